@@ -1,0 +1,53 @@
+"""statsfs: a program's counters as a live filesystem, with totals in every directory."""
+
+from statsfs.exceptions import (
+    BaseMismatchError,
+    DuplicateNameError,
+    InvalidNameError,
+    MountError,
+    ReadOnlyValueError,
+    ReleasedError,
+    SegmentError,
+    StatsfsError,
+    TreeError,
+    UnknownValueError,
+)
+from statsfs.registry import Registry
+from statsfs.snapshots import Snapshot
+from statsfs.sources import Source
+from statsfs.structs import Stats, boolean, s8, s16, s32, s64, u8, u16, u32, u64, values_of
+from statsfs.values import Aggregate, Kind, Type, Unit, Value
+
+__all__ = [
+    "Aggregate",
+    "BaseMismatchError",
+    "DuplicateNameError",
+    "InvalidNameError",
+    "Kind",
+    "MountError",
+    "ReadOnlyValueError",
+    "Registry",
+    "ReleasedError",
+    "SegmentError",
+    "Snapshot",
+    "Source",
+    "Stats",
+    "StatsfsError",
+    "TreeError",
+    "Type",
+    "Unit",
+    "UnknownValueError",
+    "Value",
+    "boolean",
+    "s16",
+    "s32",
+    "s64",
+    "s8",
+    "u16",
+    "u32",
+    "u64",
+    "u8",
+    "values_of",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,390 @@
+"""The bases: the objects of a producer in which the integers are.
+
+Owns how a base is recognised, checked, read, cleared and sampled; there is one `Reader` for each
+array and each way of holding integers. It knows nothing of sources. What a reader returns is raw:
+converting to the declared type is the business of `aggregates`.
+
+Threading: readers have no state that changes. Reading a *plain* base runs no Python code, so the
+interpreter does not switch threads in it; that is what makes a sample one moment. Properties,
+`__getattr__` and mappings of one's own are *dynamic*: they run the user's code, and are read
+outside every lock.
+"""
+
+import ctypes
+import operator
+import struct
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, repeat
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
+from typing import Any, ClassVar, Final
+from weakref import WeakKeyDictionary
+
+from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
+from statsfs.values import Type, Value
+
+__all__ = [
+    "AttributeReader",
+    "Binder",
+    "BufferReader",
+    "MappingReader",
+    "Reader",
+    "SlotBuffer",
+    "SlotReader",
+    "check_offsets",
+]
+
+# A mapping of one of these types is read in C; `__missing__` alone would run Python code, and that
+# only after a key was deleted that was there when the base was added.
+_PLAIN_MAPPINGS: Final = (dict, OrderedDict, defaultdict, Counter)
+_PLAIN_GETATTRIBUTES: Final[tuple[object, ...]] = (
+    object.__getattribute__,
+    type.__getattribute__,
+    ModuleType.__getattribute__,
+)
+
+
+class SlotBuffer(ctypes.Structure):
+    """The root of the classes that `Stats.from_buffer` makes: attributes over shared memory.
+
+    A subclass has one native 64-bit field per value and `stats_values`, the array it was made for.
+    """
+
+    __slots__ = ()
+    stats_values: ClassVar[tuple[Value, ...]] = ()
+
+
+class _Probe(ctypes.Structure):
+    _fields_: ClassVar = [("field", ctypes.c_uint64)]
+
+
+# Descriptors in C: reading through them runs no Python code.
+_C_DESCRIPTORS: Final = (MemberDescriptorType, GetSetDescriptorType, type(_Probe.field))
+
+
+class Reader:
+    """How the integers of one array are read and cleared in one sort of base.
+
+    Args:
+        values: the array.
+        plain: whether reading runs no Python code.
+
+    Attributes:
+        sample: called with a base, returns its row undecoded; in C for plain bases.
+    """
+
+    __slots__ = ("plain", "sample", "values")
+
+    sample: Callable[[Any], Any]
+
+    def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
+        self.values = values
+        self.plain = plain
+
+    def read(self, base: Any, index: int) -> object:
+        """Return what the base holds for the value at `index` of the array."""
+        raise NotImplementedError
+
+    def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        """Return what many bases hold for one value, in one C call for plain bases."""
+        raise NotImplementedError
+
+    def total(self, bases: Iterable[Any], index: int) -> Any:
+        """Return the sum of what many bases hold for one value."""
+        return sum(self.column(bases, index))
+
+    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
+        """Return the rows of what `sample` returned, one integer per value."""
+        raise NotImplementedError
+
+    def clear(self, base: Any, index: int) -> None:
+        """Write 0 into the base.
+
+        Raises:
+            ReadOnlyValueError: the base refuses.
+        """
+        raise NotImplementedError
+
+    def _refuse(self, base: object, index: int, error: Exception) -> ReadOnlyValueError:
+        name = self.values[index].name
+        kind = type(base).__name__
+        return ReadOnlyValueError(f"the {kind} with {name!r} cannot be cleared: {error}", name)
+
+
+class _KeyReader(Reader):
+    # Attributes and items are alike but for the getter: `attrgetter` or `itemgetter`.
+    __slots__ = ("_getters",)
+
+    _getter: ClassVar[Callable[..., Callable[[Any], Any]]]
+
+    def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
+        super().__init__(values, plain)
+        make = type(self)._getter
+        self._getters = tuple(make(value.name) for value in values)
+        self.sample = make(*(value.name for value in values))
+
+    def read(self, base: Any, index: int) -> object:
+        return self._getters[index](base)
+
+    def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        return list(map(self._getters[index], bases))
+
+    def total(self, bases: Iterable[Any], index: int) -> Any:
+        return sum(map(self._getters[index], bases))
+
+    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
+        # A getter of one name returns the bare value, one of several a tuple.
+        return list(zip(samples, strict=True)) if len(self.values) == 1 else samples
+
+
+class AttributeReader(_KeyReader):
+    """Reads objects by attribute."""
+
+    __slots__ = ()
+    _getter = operator.attrgetter
+
+    def clear(self, base: Any, index: int) -> None:
+        try:
+            setattr(base, self.values[index].name, 0)
+        except Exception as error:
+            raise self._refuse(base, index, error) from error
+
+
+class MappingReader(_KeyReader):
+    """Reads mappings by key."""
+
+    __slots__ = ()
+    _getter = operator.itemgetter
+
+    def clear(self, base: Any, index: int) -> None:
+        try:
+            base[self.values[index].name] = 0
+        except Exception as error:
+            raise self._refuse(base, index, error) from error
+
+
+class SlotReader(AttributeReader):
+    """Reads what `Stats.from_buffer` returns: one value by attribute, a row as its bytes."""
+
+    __slots__ = ("_row",)
+
+    def __init__(self, values: tuple[Value, ...]) -> None:
+        super().__init__(values)
+        self.sample = bytes
+        self._row = struct.Struct("=" + "".join("q" if v.type.signed else "Q" for v in values))
+
+    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
+        return list(map(self._row.unpack, samples))
+
+
+class BufferReader(Reader):
+    """Reads values at their offsets in a buffer, each as wide as its type, in native byte order."""
+
+    __slots__ = ("_fields", "_order", "_row")
+
+    def __init__(self, values: tuple[Value, ...]) -> None:
+        super().__init__(values)
+        self.sample = bytes
+        # BOOL is read as a byte: any bit makes it true, as `_Bool` from foreign memory would.
+        codes = ["B" if value.type is Type.BOOL else value.type.code for value in values]
+        self._fields = tuple(struct.Struct("=" + code) for code in codes)
+        by_offset = sorted(range(len(values)), key=lambda index: values[index].offset or 0)
+        layout, end = "=", 0
+        for index in by_offset:
+            offset = values[index].offset or 0
+            layout += f"{offset - end}x{codes[index]}"
+            end = offset + values[index].type.width
+        self._row = struct.Struct(layout)
+        declared = sorted(range(len(values)), key=by_offset.__getitem__)
+        self._order = None if by_offset == declared else operator.itemgetter(*declared)
+
+    def _offset(self, index: int) -> int:
+        return self.values[index].offset or 0
+
+    def read(self, base: Any, index: int) -> object:
+        return self._fields[index].unpack_from(base, self._offset(index))[0]
+
+    def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        fields = map(self._fields[index].unpack_from, bases, repeat(self._offset(index)))
+        return list(chain.from_iterable(fields))
+
+    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
+        rows = map(self._row.unpack, samples)
+        return list(map(self._order, rows)) if self._order else list(rows)
+
+    def clear(self, base: Any, index: int) -> None:
+        self._fields[index].pack_into(base, self._offset(index), 0)
+
+
+def check_offsets(values: Sequence[Value]) -> bool:
+    """Tell whether the values of an array have offsets.
+
+    Raises:
+        BaseMismatchError: some have and some have not, or one is not aligned to its width, or two
+            overlap.
+    """
+    placed = sorted(
+        ((value.offset, value) for value in values if value.offset is not None),
+        key=operator.itemgetter(0),
+    )
+    if not placed:
+        return False
+    if len(placed) != len(values):
+        bare = next(value.name for value in values if value.offset is None)
+        raise BaseMismatchError(f"value {bare!r} has no offset, but others of its array have", bare)
+    end, before = 0, ""
+    for offset, value in placed:
+        if offset % value.type.width:
+            raise BaseMismatchError(
+                f"value {value.name!r} ({value.type}) is not aligned at offset {offset}", value
+            )
+        if offset < end:
+            raise BaseMismatchError(
+                f"value {value.name!r} at offset {offset} overlaps {before!r}", value
+            )
+        end, before = offset + value.type.width, value.name
+    return True
+
+
+def _bind_buffer(values: Sequence[Value], base: Any) -> object:
+    end = max((value.offset or 0) + value.type.width for value in values)
+    last = max(values, key=lambda value: value.offset or 0).name
+    # shared_memory.SharedMemory is no buffer itself, but has one.
+    buffer = getattr(base, "buf", base)
+    try:
+        view = memoryview(buffer)
+    except (TypeError, ValueError) as error:
+        raise BaseMismatchError(
+            f"{last!r} has an offset and wants a writable buffer, not {type(base).__name__}",
+            base,
+        ) from error
+    with view:
+        if view.readonly:
+            raise BaseMismatchError(f"the buffer for {last!r} is read-only", base)
+        if not view.c_contiguous:
+            raise BaseMismatchError(f"the buffer for {last!r} is not contiguous", base)
+        if view.nbytes < end:
+            raise BaseMismatchError(
+                f"the buffer has {view.nbytes} bytes, too small for {last!r}, which ends at {end}",
+                base,
+            )
+    # A ctypes array is a view of bytes over a buffer of any format (a memoryview is not), and the
+    # export that it holds keeps a bytearray from shrinking under the readers.
+    return (ctypes.c_char * end).from_buffer(buffer)
+
+
+def _is_raw_buffer(base: object) -> bool:
+    # A ctypes structure has fields, and is read by attribute as any object.
+    if isinstance(base, ctypes.Structure | ctypes.Union):
+        return False
+    try:
+        memoryview(base).release()  # type: ignore[arg-type]  # that is the question
+    except TypeError:
+        return False
+    except (ValueError, BufferError):  # closed, or not to be had just now: a buffer all the same
+        return True
+    return True
+
+
+def _find_attribute(cls: type, name: str) -> object:
+    for klass in cls.__mro__:
+        if name in vars(klass):
+            return vars(klass)[name]
+    return None
+
+
+def _is_plain_class(cls: type, names: Iterable[str]) -> bool:
+    if cls.__getattribute__ not in _PLAIN_GETATTRIBUTES:
+        return False
+    if _find_attribute(cls, "__getattr__") is not None:
+        return False
+    found = (_find_attribute(cls, name) for name in names)
+    return all(
+        isinstance(attribute, _C_DESCRIPTORS) or not hasattr(type(attribute), "__get__")
+        for attribute in found
+    )
+
+
+def _is_plain_mapping(cls: type) -> bool:
+    return cls in _PLAIN_MAPPINGS or (
+        issubclass(cls, dict)
+        and cls.__getitem__ is dict.__getitem__
+        and not hasattr(cls, "__missing__")
+    )
+
+
+class Binder:
+    """What recognises the bases of one array.
+
+    Args:
+        values: the array.
+
+    Raises:
+        BaseMismatchError: the offsets of the array are wrong.
+    """
+
+    # It keeps which classes are plain for its names: looking 47 names up in a class takes longer
+    # than all the rest of `bind`.
+    __slots__ = ("_plain_classes", "_readers", "has_offsets", "values")
+
+    def __init__(self, values: tuple[Value, ...]) -> None:
+        self.values = values
+        self.has_offsets = check_offsets(values)
+        self._readers: dict[tuple[type[Reader], bool], Reader] = {}
+        self._plain_classes: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
+
+    def _reader(self, cls: type[Reader], plain: bool) -> Reader:
+        key = (cls, plain)
+        if key not in self._readers:
+            own = cls(self.values) if cls in (SlotReader, BufferReader) else cls(self.values, plain)
+            self._readers.setdefault(key, own)
+        return self._readers[key]
+
+    def _is_plain(self, cls: type) -> bool:
+        plain = self._plain_classes.get(cls)
+        if plain is None:
+            plain = _is_plain_class(cls, [value.name for value in self.values])
+            self._plain_classes[cls] = plain
+        return plain
+
+    def bind(self, base: object) -> tuple[Reader, Any]:
+        """Return the reader for a base, and what to give that reader in the base's place.
+
+        Raises:
+            BaseMismatchError: the base lacks a value, or is a raw buffer where none is meant, or
+                one too small or read-only.
+        """
+        if self.has_offsets:
+            return self._reader(BufferReader, True), _bind_buffer(self.values, base)
+        if isinstance(base, SlotBuffer) and base.stats_values == self.values:
+            return self._reader(SlotReader, True), base
+        if isinstance(base, Mapping):
+            reader = self._reader(MappingReader, _is_plain_mapping(type(base)))
+        elif _is_raw_buffer(base):
+            raise BaseMismatchError(
+                f"a {type(base).__name__} is a raw buffer: the values need offsets "
+                f"({self.values[0].name!r} has none)",
+                base,
+            )
+        else:
+            reader = self._reader(AttributeReader, self._is_plain(type(base)))
+        self._check(reader, base)
+        return reader, base
+
+    def _check(self, reader: Reader, base: object) -> None:
+        try:
+            row = reader.decode([reader.sample(base)])[0]
+            list(map(operator.index, row))
+        except Exception:
+            self._blame(reader, base)
+
+    def _blame(self, reader: Reader, base: object) -> None:
+        for index, value in enumerate(self.values):
+            try:
+                operator.index(reader.read(base, index))  # type: ignore[arg-type]  # the question
+            except Exception as error:
+                lacks = isinstance(error, AttributeError | LookupError)
+                how = "has no" if lacks else "holds no integer for"
+                raise BaseMismatchError(
+                    f"the {type(base).__name__} {how} value {value.name!r}", base
+                ) from error

@@ -1,0 +1,142 @@
+"""Changes of the tree: the one lock, what waits behind it, and who is told.
+
+Owns the lock under which trees change and are sampled, and the order of what happens around it:
+first the change, under the lock and with garbage collection off; then, with the lock released, what
+the change dropped is let go of (which may run the user's finalizers) and listeners are told; then
+the changes that were made from inside it (by a signal handler, say) have their turn.
+
+Threading: this is the threading. The lock is reentrant only so that a thread which holds it can be
+recognised; a change inside a change never runs at once.
+"""
+
+import gc
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+__all__ = ["Change", "Listening", "Operation", "apply_change", "lock_tree"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a listener is told: which directories are not as they were.
+
+    Attributes:
+        touched: the names of subordinates that came or went, by the place of the directory (0 is
+            the registry). A directory of which only files came or went has an empty set.
+        left: the places of the sources that were removed; what is below them went with them.
+    """
+
+    touched: dict[int, set[str]] = field(default_factory=dict)
+    left: list[int] = field(default_factory=list)
+
+
+class Listening(Protocol):
+    """Something that tells listeners of changes below it; `registry.Registry` is one."""
+
+    def notify(self, change: Change) -> None:
+        """Call the listeners, in the calling thread and under no lock."""
+
+
+class Operation:
+    """One change being made.
+
+    Attributes:
+        garbage: what the change drops; kept here so that no finalizer runs under the lock.
+    """
+
+    __slots__ = ("_changes", "garbage")
+
+    def __init__(self) -> None:
+        self.garbage: list[object] = []
+        self._changes: dict[Listening, Change] = {}
+
+    def touch(self, registry: Listening | None, place: int, name: str | None = None) -> None:
+        """Note that a directory changed; `name` is the subordinate that came or went."""
+        if registry is not None:
+            names = self._changes.setdefault(registry, Change()).touched.setdefault(place, set())
+            if name is not None:
+                names.add(name)
+
+    def leave(self, registry: Listening | None, place: int) -> None:
+        """Note that a source left its place."""
+        if registry is not None:
+            self._changes.setdefault(registry, Change()).left.append(place)
+
+    def finish(self) -> None:
+        """Drop the garbage and tell the listeners; to be called under no lock."""
+        self.garbage.clear()
+        for registry, change in self._changes.items():
+            registry.notify(change)
+
+
+_lock: Final = threading.RLock()
+_changing = False
+_waiting: Final[deque[Callable[[Operation], None]]] = deque()
+
+# A child that was forked while another thread held the lock would wait for ever.
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+)
+
+
+@contextmanager
+def lock_tree() -> Iterator[None]:
+    """Hold the tree still, with garbage collection off.
+
+    Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads in
+    and may want the tree itself. Collection is switched on again only if it was on.
+    """
+    with _lock:
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
+
+
+def apply_change(operation: Callable[[Operation], None]) -> None:
+    """Make a change under the lock, then tell the listeners before returning.
+
+    From inside another change of the same thread (a signal handler, a finalizer) it is queued
+    behind that change instead; what it raises is then logged.
+    """
+    global _changing
+    change = Operation()
+    try:
+        with lock_tree():
+            # Between taking the lock and this line a signal handler may make a whole change of its
+            # own; that is as good as before this one.
+            if _changing:
+                _waiting.append(operation)
+                return
+            _changing = True
+            try:
+                operation(change)
+            finally:
+                _changing = False
+    finally:
+        change.finish()
+        if _waiting and not _changing:
+            _apply_waiting()
+
+
+def _apply_waiting() -> None:
+    while True:
+        try:
+            operation = _waiting.popleft()
+        except IndexError:
+            return
+        try:
+            apply_change(operation)
+        except Exception:
+            log.exception("a change made from inside another change failed")

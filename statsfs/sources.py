@@ -1,0 +1,574 @@
+"""Sources: the directories, and the tree that they make.
+
+Owns references, parents, names, lookup, clearing and sampling. What is in a base is the business of
+`bases`, who gets which name that of `arrays`, and the lock that of `changes`.
+
+Threading: the tree changes under the lock of `changes`, from any thread. Reading one value or one
+aggregate takes no lock; a snapshot takes it for the names of its subtree and for its pass.
+"""
+
+import operator
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from types import TracebackType
+from typing import Final, Self
+
+from statsfs.arrays import Entry, File, intern_array
+from statsfs.changes import Listening, Operation, apply_change, lock_tree
+from statsfs.directories import Directory
+from statsfs.exceptions import (
+    BaseMismatchError,
+    DuplicateNameError,
+    InvalidNameError,
+    ReadOnlyValueError,
+    ReleasedError,
+    TreeError,
+    UnknownValueError,
+)
+from statsfs.flats import Flat
+from statsfs.snapshots import Sampling, Snapshot, Tree
+from statsfs.structs import Stats, values_of
+from statsfs.values import Value, check_name
+
+__all__ = ["Parent", "Source", "check_sibling", "check_source"]
+
+# Every stay of a source under a parent has a number, never used again: inode numbers come of it.
+_places: Final = count(1)
+
+
+class Parent(Listening):
+    """What a source may be placed in besides another source: the registry."""
+
+
+class Source(Directory):
+    """A directory of statistics: arrays of values over their bases, and subordinate sources.
+
+    A new source has one reference, its creator's; the tree takes its own when the source is added
+    to it. The source is released when the last reference is put. As a context manager it puts
+    the creator's reference at the end.
+
+    Args:
+        name: the directory's name; `name % args` if there are arguments.
+        args: what the name is formatted with, as by printf.
+        label: the Prometheus label whose value is this source's name; None for none.
+        hidden: no directory, for it nor for what is below; but its values count above.
+
+    Raises:
+        InvalidNameError: the name is none for a directory, or the arguments do not fit it.
+    """
+
+    __slots__ = (
+        "_holds",
+        "_parent",
+        "_references",
+        "_released",
+        "_subordinates",
+        "changed",
+        "hidden",
+        "label",
+        "name",
+        "place",
+        "placed",
+        "visible",
+    )
+
+    def __init__(
+        self, name: str, *args: object, label: str | None = None, hidden: bool = False
+    ) -> None:
+        super().__init__()
+        if args:
+            try:
+                name = name % args
+            except (TypeError, ValueError) as error:
+                raise InvalidNameError(
+                    f"a source's name {name!r} % {args!r}: {error}", name
+                ) from error
+        self.name: Final = check_name(name, "a source's name")
+        self.label: Final = None if label is None else check_name(label, "a source's label")
+        self.hidden: Final = hidden
+        self._parent: Source | Parent | None = None
+        self._references = 1
+        self._holds = 0
+        self._released = False
+        self._subordinates: dict[str, Source] | None = None
+        self.visible = 0
+        self.place = 0
+        self.placed = self.changed = time.time_ns()
+
+    def __repr__(self) -> str:
+        state = " released" if self._released else f" references={self.refcount}"
+        return f"<Source {self.path!r}{state}>"
+
+    def __enter__(self) -> Self:
+        self.check()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.put()
+
+    # What it is, and where
+
+    @property
+    def parent(self) -> "Source | Parent | None":
+        """The source or registry that this one is in, or None."""
+        return self._parent
+
+    @property
+    def subordinates(self) -> tuple["Source", ...]:
+        """The sources below this one, hidden ones too, in the order they were added.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        self.check()
+        return tuple((self._subordinates or {}).values())
+
+    @property
+    def path(self) -> str:
+        """The names from the top of the tree to this source, joined by "/"."""
+        return "/".join(source.name for source in reversed(list(self._lineage())))
+
+    @property
+    def refcount(self) -> int:
+        """How many references there are: the creator's, the tree's, those of open files."""
+        return self._references + self._holds
+
+    def shows_directory(self, name: str) -> bool:
+        """Tell whether a name is that of a visible subordinate."""
+        source = (self._subordinates or {}).get(name)
+        return source is not None and not source.hidden
+
+    def _lineage(self) -> Iterator["Source"]:
+        # This source, its parent, and so on to the top.
+        source: Source | Parent | None = self
+        while isinstance(source, Source):
+            yield source
+            source = source._parent
+
+    def check(self) -> None:
+        """Raise ReleasedError if the source was released."""
+        if self._released:
+            raise ReleasedError(f"source {self.name!r} was released", self)
+
+    # References
+
+    def get(self) -> Self:
+        """Take a reference; return the source.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+
+        def take(operation: Operation) -> None:
+            self.check()
+            self._references += 1
+
+        apply_change(take)
+        return self
+
+    def put(self) -> None:
+        """Give a reference back; with the last one the source is released.
+
+        Its subordinates are then removed, its bases dropped, and every later use raises.
+
+        Raises:
+            ReleasedError: it was released, or what references are left are not the caller's but
+                the tree's or an open file's.
+        """
+
+        def give(operation: Operation) -> None:
+            self.check()
+            if not self._references:
+                raise ReleasedError(f"source {self.path!r}: one put() more than get()s", self)
+            self._references -= 1
+            self._release_unused(operation)
+
+        apply_change(give)
+
+    def hold(self) -> None:
+        """Take a reference for an open file; `put` does not give it back, `unhold` does.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+
+        def take(operation: Operation) -> None:
+            self.check()
+            self._holds += 1
+
+        apply_change(take)
+
+    def unhold(self) -> None:
+        """Give a reference of `hold` back."""
+
+        def give(operation: Operation) -> None:
+            self._holds -= 1
+            self._release_unused(operation)
+
+        apply_change(give)
+
+    def _release_unused(self, operation: Operation) -> None:
+        unused = [self]
+        while unused:
+            source = unused.pop()
+            if source._released or source.refcount:
+                continue
+            source._released = True
+            subordinates = source._subordinates or {}
+            for subordinate in subordinates.values():
+                subordinate._parent = None
+                subordinate.place = 0
+                subordinate._holds -= 1
+                unused.append(subordinate)
+            operation.garbage += (subordinates, source._entries, source._flats)
+            for entry in source._entries:
+                operation.garbage.append((entry.base, entry.origin))
+                entry.base = entry.origin = None
+            source._subordinates, source._entries, source._flats = None, [], {}
+            source._layout = None
+
+    # The tree
+
+    def add_subordinate(self, source: "Source") -> None:
+        """Put a source below this one; the tree takes a reference to it.
+
+        Raises:
+            TreeError: it has a parent already, or is this source or an ancestor of it.
+            DuplicateNameError: another subordinate has its name.
+            ReleasedError: one of the two was released.
+            TypeError: it is no source.
+        """
+        check_source(source)
+
+        def add(operation: Operation) -> None:
+            self.check()
+            source.check_orphan()
+            lineage = list(self._lineage())
+            if source in lineage:
+                raise TreeError(
+                    f"{source.path!r} cannot be below {self.path!r}, which is below it", source
+                )
+            if self._subordinates is None:
+                self._subordinates = {}
+            check_sibling(self._subordinates, source, self.path)
+            self._subordinates[source.name] = source
+            self.visible += not source.hidden
+            source.settle(self)
+            stale = [ancestor for ancestor in lineage if ancestor._join(source)]
+            self._note(operation, lineage, source, stale)
+
+        apply_change(add)
+
+    def remove_subordinate(self, source: "Source") -> None:
+        """Take a source, and with it all that is below, out of this one.
+
+        When this returns, the names are gone from every mount; open files go on reading.
+
+        Raises:
+            TreeError: it is no subordinate of this source.
+            ReleasedError: one of the two was released.
+            TypeError: it is no source.
+        """
+        check_source(source)
+
+        def remove(operation: Operation) -> None:
+            self.check()
+            source.check()
+            if source._parent is not self or self._subordinates is None:
+                raise TreeError(f"{source.path!r} is no subordinate of {self.path!r}", source)
+            lineage = list(self._lineage())
+            del self._subordinates[source.name]
+            self.visible -= not source.hidden
+            stale = [ancestor for ancestor in lineage if ancestor._part(source)]
+            operation.leave(_registry_of(lineage), source.place)
+            self._note(operation, lineage, source, stale)
+            source.leave(operation)
+
+        apply_change(remove)
+
+    def check_orphan(self) -> None:
+        """Raise ReleasedError or TreeError if the source cannot be placed anywhere."""
+        self.check()
+        if self._parent is not None:
+            raise TreeError(f"source {self.path!r} has a parent already", self)
+
+    def settle(self, parent: "Source | Parent") -> None:
+        """Note the place that a parent gave it; for parents, inside a change."""
+        self._parent = parent
+        self._holds += 1
+        self.placed = time.time_ns()
+        moved = [self]
+        while moved:
+            source = moved.pop()
+            source.place = next(_places)
+            if source._subordinates:
+                moved += source._subordinates.values()
+
+    def leave(self, operation: Operation) -> None:
+        """Give up its place; for parents, inside a change."""
+        self._parent = None
+        self.place = 0
+        self._holds -= 1
+        self._release_unused(operation)
+
+    def _join(self, source: "Source") -> bool:
+        # Takes the entries of a new descendant; tells whether the directory's files change by it.
+        stale = False
+        for array, flat in source._flats.items():
+            mine = self._flats.get(array)
+            if mine is None:
+                mine = self._flats[array] = Flat()
+            stale = stale or not mine.below
+            mine.update(flat)
+        self._version += stale
+        return stale
+
+    def _part(self, source: "Source") -> bool:
+        # The reverse of `_join`.
+        stale = False
+        for array, flat in source._flats.items():
+            mine = self._flats[array]
+            mine.subtract(flat)
+            stale = stale or not mine.below
+            if not len(mine):
+                del self._flats[array]
+        self._version += stale
+        return stale
+
+    def _note(
+        self,
+        operation: Operation,
+        lineage: list["Source"],
+        source: "Source",
+        stale: list["Source"],
+    ) -> None:
+        # Tells which directories are not as they were: this one, where a subdirectory came or went,
+        # and those above whose files did.
+        registry = _registry_of(lineage)
+        if not source.hidden:
+            self.changed = time.time_ns()
+            # A subdirectory's name may be one that a file had or wants.
+            self._version += self._layout is None or source.name in self._layout[1].claimed
+            operation.touch(registry, self.place, source.name)
+        _note_files(operation, lineage, stale)
+
+    # Values
+
+    def add_values(
+        self,
+        values: type[Stats] | Sequence[Value],
+        base: object,
+        *,
+        hidden: bool = False,
+    ) -> None:
+        """Show an array of values that are held by a base.
+
+        Args:
+            values: a `Stats` class, or any sequence of `Value`s; equal arrays belong together.
+            base: where the integers are: a writable buffer if the values have offsets, else a
+                mapping read by key or anything else read by attribute; None declares the
+                aggregates of the values here and above, before any base of theirs is there.
+            hidden: no files here, but counted above.
+
+        Raises:
+            BaseMismatchError: the base lacks a value, or is not of the sort the values want.
+            DuplicateNameError: a name is twice in the array, or the source shows the array already,
+                or has it over the same base.
+            ReleasedError: the source was released.
+            TypeError, ValueError: `values` is no array.
+        """
+        self.check()
+        try:
+            array = intern_array(values_of(values) if isinstance(values, type) else values)
+            reader, bound = (None, None) if base is None else array.binder.bind(base)
+        except (BaseMismatchError, DuplicateNameError) as error:
+            raise type(error)(f"{self.path}: {error}", error.offender) from error
+        entry = Entry(self, array, reader, bound, base, hidden)
+
+        def add(operation: Operation) -> None:
+            self.check()
+            self._check_entry(entry)
+            revoked = [old for old in self._entries if old.revoked and old.array is array]
+            stale = self._add_entry(entry)
+            for old in revoked:
+                self._remove_entry(old, operation)
+            _note_files(operation, list(self._lineage()), stale)
+
+        apply_change(add)
+
+    def _check_entry(self, entry: Entry) -> None:
+        name = entry.array.values[0].name
+        for other in self._entries:
+            if other.array is not entry.array or other.revoked:
+                continue
+            if other.origin is entry.origin:
+                how = "over the same base"
+            elif not (other.declared or entry.declared or other.hidden or entry.hidden):
+                how = "and would be shown twice"
+            else:
+                continue
+            raise DuplicateNameError(
+                f"{self.path}: the array of {name!r} is there already, {how}", entry.array.values
+            )
+
+    def _add_entry(self, entry: Entry) -> list["Source"]:
+        # Returns the sources of which the files change by it.
+        self._entries.append(entry)
+        stale = []
+        for source in self._lineage():
+            flat = source._flats.get(entry.array)
+            if flat is None:
+                flat = source._flats[entry.array] = Flat()
+            if source is self or not flat.below:
+                stale.append(source)
+            flat.below += source is not self
+            flat.add(entry)
+            source._version += source is self or flat.below == 1
+        return stale
+
+    def _remove_entry(self, entry: Entry, operation: Operation) -> None:
+        # Only ever done where another entry of the array takes its place, so no file goes.
+        self._entries.remove(entry)
+        operation.garbage.append((entry.base, entry.origin))
+        for source in self._lineage():
+            flat = source._flats[entry.array]
+            flat.discard(entry)
+            flat.below -= source is not self
+        self._version += 1
+
+    def revoke(self) -> None:
+        """Drop the bases of this source alone, as when their memory goes away.
+
+        Its arrays stay as if their base were None: names here and above remain, and read 0. Open
+        files read 0. An array may be added again.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+
+        def drop(operation: Operation) -> None:
+            self.check()
+            for entry in [entry for entry in self._entries if not entry.declared]:
+                kept = Entry(self, entry.array, None, None, None, entry.hidden)
+                kept.revoked = True
+                # First the new, then the old: no ancestor ever lacks the array in between.
+                self._add_entry(kept)
+                self._remove_entry(entry, operation)
+                entry.base = entry.origin = None
+            _note_files(operation, list(self._lineage()), [self])
+
+        apply_change(drop)
+
+    # Files
+
+    def names(self) -> list[str]:
+        """Return the file names that the source's directory shows: own values, then aggregates.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        self.check()
+        return list(self.files)
+
+    def _find(self, name: str) -> tuple[File, Entry | None]:
+        self.check()
+        file = self.files.get(name)
+        if file is not None:
+            return file, self.entry_of(file)
+        for entry in list(self._entries):
+            for hidden in entry.array.own:
+                if hidden.name == name and not entry.declared:
+                    if entry.hidden or hidden.value.hidden:
+                        return hidden, entry
+        raise UnknownValueError(f"{self.path}: no value {name!r}", name)
+
+    def get_value(self, name: str) -> int:
+        """Read a value or an aggregate now.
+
+        Args:
+            name: one of `names()`, or a hidden value of this source itself.
+
+        Returns:
+            The integer, converted to its type; not the text of `show`.
+
+        Raises:
+            UnknownValueError: there is no such value.
+            BaseMismatchError: the base holds no integer for it any more.
+            ReleasedError: the source was released.
+        """
+        return self.read_file(*self._find(name))
+
+    def clear_value(self, name: str) -> None:
+        """Write 0 into a value, or into all that an aggregate covers.
+
+        Args:
+            name: one of `names()`, or a hidden value of this source itself.
+
+        Raises:
+            UnknownValueError: there is no such value.
+            ReadOnlyValueError: its mode has no write bit, or its base refuses. An aggregate skips
+                bases that refuse, and logs them.
+            ReleasedError: the source was released.
+        """
+        file, entry = self._find(name)
+        if not file.value.writable:
+            raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
+        self.clear_file(file, entry)
+
+    # Sampling
+
+    def snapshot(self) -> Snapshot:
+        """Sample the whole subtree in one uninterrupted pass.
+
+        All numbers are of one moment where the bases are slotted or plain objects, dictionaries,
+        or buffers of this process. Bases that run Python code when read (properties,
+        `__getattr__`) are read after the pass, one by one. A base that holds no integers any more
+        is left out, and logged once.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        with lock_tree():
+            self.check()
+            sampling = Sampling(self._structure(), self._flats)
+        return sampling.finish()
+
+    def _structure(self) -> Tree:
+        parents = [self] if self._subordinates else []
+        subordinates: list[tuple[Source, list[Source]]] = []
+        has_some = operator.attrgetter("_subordinates")
+        for source in parents:
+            below = list((source._subordinates or {}).values())
+            subordinates.append((source, below))
+            parents += filter(has_some, below)
+        return Tree(self, subordinates)
+
+
+def check_source(source: object) -> None:
+    """Raise TypeError if something is no source."""
+    if not isinstance(source, Source):
+        raise TypeError(f"not a Source: {source!r}")
+
+
+def check_sibling(siblings: Mapping[str, Source], source: Source, path: str) -> None:
+    """Raise DuplicateNameError if a sibling has the name of a source that is to be placed."""
+    if source.name in siblings:
+        raise DuplicateNameError(f"{path}: there is a {source.name!r} already", source.name)
+
+
+def _registry_of(lineage: list[Source]) -> Parent | None:
+    top = lineage[-1]._parent
+    return top if isinstance(top, Parent) else None
+
+
+def _note_files(operation: Operation, lineage: list[Source], stale: list[Source]) -> None:
+    registry = _registry_of(lineage)
+    for source in stale:
+        source.changed = time.time_ns()
+        operation.touch(registry, source.place)

@@ -1,0 +1,191 @@
+"""`Stats`: an array of values and the object that holds their integers, as one class.
+
+Owns the field functions (`u64`, `boolean`, …), the class that they make, and its form over a
+buffer. Aggregation and files are the business of others: `sources` knows of this module nothing
+but `values_of`.
+
+Threading: an instance is a plain slotted object; counting is Python's own attribute increment.
+"""
+
+import ctypes
+from collections.abc import Callable
+from typing import Any, Final, Self, cast
+
+from statsfs.bases import SlotBuffer
+from statsfs.exceptions import DuplicateNameError, InvalidNameError
+from statsfs.values import Aggregate, Kind, Type, Unit, Value
+
+__all__ = [
+    "Stats",
+    "boolean",
+    "s8",
+    "s16",
+    "s32",
+    "s64",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+    "values_of",
+]
+
+
+class _Field:
+    # What a field function returns; the metaclass turns it into a slot and a `Value`.
+    __slots__ = ("make",)
+
+    def __init__(self, make: Callable[[str], Value]) -> None:
+        self.make = make
+
+
+def _field_function(type: Type) -> Callable[..., int]:
+    def declare(
+        aggregate: Aggregate = Aggregate.NONE,
+        mode: int | None = None,
+        *,
+        kind: Kind = Kind.CUMULATIVE,
+        unit: Unit = Unit.NONE,
+        base: int = 10,
+        exponent: int = 0,
+        description: str = "",
+        hidden: bool = False,
+        show: Callable[[int], str] | None = None,
+    ) -> int:
+        def make(name: str) -> Value:
+            return Value(
+                name,
+                type,
+                aggregate,
+                cast(int, mode),
+                kind=kind,
+                unit=unit,
+                base=base,
+                exponent=exponent,
+                description=description,
+                hidden=hidden,
+                show=show,
+            )
+
+        # The attribute of an instance is an int; that is what a type checker must see.
+        return cast(int, _Field(make))
+
+    declare.__name__ = declare.__qualname__ = "boolean" if type is Type.BOOL else type.label
+    declare.__doc__ = (
+        f"Declare a {type.label} value of a `Stats` class, named as the attribute it is assigned "
+        "to.\n\nThe arguments are those of `Value`."
+    )
+    return declare
+
+
+boolean: Final = _field_function(Type.BOOL)
+u8: Final = _field_function(Type.U8)
+u16: Final = _field_function(Type.U16)
+u32: Final = _field_function(Type.U32)
+u64: Final = _field_function(Type.U64)
+s8: Final = _field_function(Type.S8)
+s16: Final = _field_function(Type.S16)
+s32: Final = _field_function(Type.S32)
+s64: Final = _field_function(Type.S64)
+
+
+class _StatsMeta(type):
+    # Slots must be known when a class is made; hence a metaclass and not `__init_subclass__`.
+    _stats_values: tuple[Value, ...]
+    _stats_buffer_class: type[SlotBuffer] | None
+    _stats_zero: tuple[Callable[[object, int], None], ...]
+
+    def __new__(
+        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
+    ) -> "_StatsMeta":
+        fields = {key: item for key, item in namespace.items() if isinstance(item, _Field)}
+        inherited = tuple(
+            value for base in bases if isinstance(base, _StatsMeta) for value in base._stats_values
+        )
+        reserved = {*(value.name for value in inherited), *(dir(Stats) if bases else ())}
+        for key in fields:
+            if key in reserved:
+                raise DuplicateNameError(f"{name} declares {key!r}, which its base class has", key)
+        body = {key: item for key, item in namespace.items() if key not in fields}
+        body["__slots__"] = (*body.get("__slots__", ()), *fields)
+        cls = super().__new__(mcs, name, bases, body, **kwargs)
+        cls._stats_values = (*inherited, *(field.make(key) for key, field in fields.items()))
+        cls._stats_buffer_class = None
+        cls._stats_zero = tuple(getattr(cls, value.name).__set__ for value in cls._stats_values)
+        return cls
+
+
+class Stats(metaclass=_StatsMeta):
+    """The ergonomic way to declare an array of values: one attribute a value.
+
+    ::
+
+        class VcpuStats(Stats):
+            exits = u64(Aggregate.SUM, description="VM exits of every kind")
+
+        stats = VcpuStats()
+        stats.exits += 1
+
+    An instance has one slot for each value and no others; all start at 0. `values_of` returns the
+    values that the class declares; a subclass has those of its bases first.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        self = super().__new__(cls)
+        for zero in cls._stats_zero:
+            zero(self, 0)
+        return self
+
+    def __repr__(self) -> str:
+        held = ", ".join(f"{v.name}={getattr(self, v.name)!r}" for v in type(self)._stats_values)
+        return f"{type(self).__name__}({held})"
+
+    @classmethod
+    def from_buffer(cls, buffer: Any, offset: int = 0) -> Self:
+        """Return an object with the same attributes over a writable buffer, as shared memory is.
+
+        Each value has one native 64-bit slot, in order, whatever its type; signed values are
+        signed there. The slots keep what they hold, and wrap as C does.
+
+        Args:
+            buffer: a writable buffer; it cannot shrink or be closed while the object lives.
+            offset: where the first slot is, in bytes.
+
+        Raises:
+            TypeError: no buffer, or a read-only one.
+            ValueError: fewer than `offset + 8 * len(values_of(cls))` bytes.
+            InvalidNameError: a value has a name that a structure cannot have.
+        """
+        return cast(Self, _buffer_class(cls).from_buffer(buffer, offset))
+
+
+def _buffer_class(cls: _StatsMeta) -> type[SlotBuffer]:
+    if cls._stats_buffer_class is None:
+        values = cls._stats_values
+        for value in values:
+            if hasattr(SlotBuffer, value.name):
+                raise InvalidNameError(
+                    f"{cls.__name__}.{value.name}: no value over a buffer can have that name",
+                    value.name,
+                )
+        signed = {True: ctypes.c_int64, False: ctypes.c_uint64}
+        body = {
+            # Unknown names must raise, as they do on the slotted object.
+            "__slots__": (),
+            "_fields_": [(value.name, signed[value.type.signed]) for value in values],
+            "stats_values": values,
+        }
+        cls._stats_buffer_class = type(cls.__name__, (SlotBuffer,), body)
+    return cls._stats_buffer_class
+
+
+def values_of(stats: type[Stats]) -> tuple[Value, ...]:
+    """Return the values that a `Stats` class declares, in order.
+
+    Raises:
+        TypeError: it is no `Stats` class.
+    """
+    if not isinstance(stats, _StatsMeta):
+        raise TypeError(f"not a Stats class: {stats!r}")
+    return stats._stats_values

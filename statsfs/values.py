@@ -1,0 +1,245 @@
+"""What a value is: its name, type, kind and unit, and how it is aggregated.
+
+Owns the descriptions, which are immutable, hashable and compared by content. Where the integers
+are is the business of `bases`; what totals they make that of `aggregates`. `Aggregate` stands here
+and not beside the reductions because a `Value` carries one, and modules import upwards only.
+
+Threading: everything here is immutable.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, Flag, auto
+from functools import cached_property
+from typing import Final
+
+from statsfs.exceptions import InvalidNameError
+
+__all__ = ["Aggregate", "Kind", "Type", "Unit", "Value", "check_name"]
+
+_NAME_MAX: Final = 255  # bytes; NAME_MAX of Linux
+
+
+class Type(Enum):
+    """The C type of a value: what its integers are converted to when they are read.
+
+    `width` is in bytes, `minimum` and `maximum` are the integers that the type holds, `code` is
+    the letter of the `struct` module.
+    """
+
+    BOOL = ("bool", 1, False, "?")
+    U8 = ("u8", 1, False, "B")
+    U16 = ("u16", 2, False, "H")
+    U32 = ("u32", 4, False, "I")
+    U64 = ("u64", 8, False, "Q")
+    S8 = ("s8", 1, True, "b")
+    S16 = ("s16", 2, True, "h")
+    S32 = ("s32", 4, True, "i")
+    S64 = ("s64", 8, True, "q")
+
+    def __init__(self, label: str, width: int, signed: bool, code: str) -> None:
+        self.label = label
+        self.width = width
+        self.signed = signed
+        self.code = code
+        bits = 1 if label == "bool" else 8 * width
+        self.minimum = -(1 << (bits - 1)) if signed else 0
+        self.maximum = (1 << (bits - 1)) - 1 if signed else (1 << bits) - 1
+
+    def __str__(self) -> str:
+        return self.label
+
+    def convert(self, number: int) -> int:
+        """Convert an integer of any size as C does: BOOL is `!= 0`, the others wrap modulo 2^N."""
+        if self is Type.BOOL:
+            return int(number != 0)
+        return ((number - self.minimum) & (self.maximum - self.minimum)) + self.minimum
+
+
+class Aggregate(Flag):
+    """Which totals of a value every directory above it shows."""
+
+    NONE = 0
+    SUM = auto()
+    MIN = auto()
+    MAX = auto()
+    AVG = auto()
+    COUNT_ZERO = auto()
+    COUNT_NONZERO = auto()
+
+    @property
+    def label(self) -> str:
+        """The name of one kind as it stands in file names: `sum`, `count_zero`."""
+        return (self.name or "none").lower()
+
+
+class Kind(Enum):
+    """What the numbers of a value mean over time.
+
+    Names, meanings and numbers are those of KVM's binary statistics (the kernel's
+    Documentation/virt/kvm/api.rst, 4.133 KVM_GET_STATS_FD): CUMULATIVE only grows until it is
+    cleared, INSTANT goes up and down and cannot be cleared, PEAK is the largest seen since it was
+    cleared.
+    """
+
+    CUMULATIVE = 0
+    INSTANT = 1
+    PEAK = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+class Unit(Enum):
+    """What a value counts, times `base` to the power `exponent`; as in KVM_GET_STATS_FD."""
+
+    NONE = 0
+    BYTES = 1
+    SECONDS = 2
+    CYCLES = 3
+    BOOLEAN = 4
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+def check_name(name: object, what: str) -> str:
+    """Return a name that a file may have, or raise.
+
+    Args:
+        name: 1 to 255 bytes of UTF-8, no "/", no control character, no "." at its start.
+        what: what the name is of, for the message.
+
+    Raises:
+        InvalidNameError: it is something else.
+    """
+    if not isinstance(name, str):
+        raise InvalidNameError(f"{what} must be a str, not {type(name).__name__}", name)
+    try:
+        length = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidNameError(f"{what} {name!r} is not valid UTF-8", name) from None
+    if not 1 <= length <= _NAME_MAX:
+        raise InvalidNameError(f"{what} {name[:40]!r} has {length} bytes, not 1 to 255", name)
+    if name.startswith("."):
+        raise InvalidNameError(f'{what} {name!r} starts with "."', name)
+    if "/" in name or any(unicodedata.category(char) == "Cc" for char in name):
+        raise InvalidNameError(f'{what} {name!r} has a "/" or a control character', name)
+    return name
+
+
+@dataclass(frozen=True)
+class Value:
+    """One quantity of a source: a file, and how it is read, cleared and aggregated.
+
+    Args:
+        name: the file's name.
+        type: the C type that its integers are converted to.
+        aggregate: which totals the directories above show.
+        mode: the file's permission bits; by default 0644, and 0444 for INSTANT.
+        offset: where it is in a buffer base, in bytes; None for attribute and mapping bases.
+        kind: what its numbers mean over time.
+        unit: what it counts, times `base` (10 or 2) to the power `exponent`.
+        description: one line for people; it becomes Prometheus's HELP.
+        hidden: no file, but counted in the aggregates above.
+        show: the text for a number, for enums; own values, MIN and MAX are shown by it.
+
+    Raises:
+        InvalidNameError: the name, or that of one of its aggregates, is none for a file.
+        ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
+            value; an offset below 0; a base that is neither 10 nor 2.
+        TypeError: an argument of another type.
+    """
+
+    name: str
+    type: Type = Type.U64
+    aggregate: Aggregate = Aggregate.NONE
+    mode: int = None  # type: ignore[assignment]  # resolved below; always an int afterwards
+    offset: int | None = None
+    kind: Kind = field(default=Kind.CUMULATIVE, kw_only=True)
+    unit: Unit = field(default=Unit.NONE, kw_only=True)
+    base: int = field(default=10, kw_only=True)
+    exponent: int = field(default=0, kw_only=True)
+    description: str = field(default="", kw_only=True)
+    hidden: bool = field(default=False, kw_only=True)
+    show: Callable[[int], str] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "a value's name")
+        for attribute, wanted in _FIELD_TYPES.items():
+            found = getattr(self, attribute)
+            if not isinstance(found, wanted) or (wanted is int and isinstance(found, bool)):
+                raise TypeError(
+                    f"value {self.name!r}: {attribute} is no {wanted.__name__}: {found!r}"
+                )
+        if self.show is not None and not callable(self.show):
+            raise TypeError(f"value {self.name!r}: show is not callable: {self.show!r}")
+        if self.base not in (2, 10):
+            raise ValueError(f"value {self.name!r}: base is {self.base}, not 10 or 2")
+        if not -0x8000 <= self.exponent <= 0x7FFF:
+            raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
+        self._resolve_mode()
+        self._check_offset()
+        for _, name in self.aggregate_names:
+            check_name(name, "an aggregate's name")
+
+    def _resolve_mode(self) -> None:
+        mode: object = self.mode
+        if mode is None:
+            mode = 0o444 if self.kind is Kind.INSTANT else 0o644
+            object.__setattr__(self, "mode", mode)
+        if not isinstance(mode, int) or isinstance(mode, bool):
+            raise TypeError(f"value {self.name!r}: mode is no int: {mode!r}")
+        if mode & ~0o666:
+            raise ValueError(f"value {self.name!r}: mode {mode:#o} is not of read and write bits")
+        if self.kind is Kind.INSTANT and mode & 0o222:
+            raise ValueError(f"value {self.name!r} is INSTANT, not to be cleared: mode {mode:#o}")
+
+    def _check_offset(self) -> None:
+        offset: object = self.offset
+        if offset is None:
+            return
+        if not isinstance(offset, int) or isinstance(offset, bool):
+            raise TypeError(f"value {self.name!r}: offset is no int: {offset!r}")
+        if offset < 0:
+            raise ValueError(f"value {self.name!r}: offset {offset} is below 0")
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # An array is looked up by content at each `add_values`; 47 full hashes would cost 50 us.
+        return hash((self.name, self.type, self.aggregate, self.mode, self.offset, self.kind))
+
+    @property
+    def writable(self) -> bool:
+        """Whether the value can be cleared: its mode has a write bit."""
+        return bool(self.mode & 0o222)
+
+    @cached_property
+    def aggregate_names(self) -> tuple[tuple[Aggregate, str], ...]:
+        """The kinds of aggregate and the name under which each is shown above.
+
+        SUM, or the only kind, has the plain name; each other kind is `name.kind`.
+        """
+        kinds = list(self.aggregate)
+        if not kinds:
+            return ()
+        plain = Aggregate.SUM if Aggregate.SUM in kinds else kinds[0] if len(kinds) == 1 else None
+        return tuple(
+            (kind, self.name if kind is plain else f"{self.name}.{kind.label}") for kind in kinds
+        )
+
+
+_FIELD_TYPES: Final[dict[str, type]] = {
+    "type": Type,
+    "aggregate": Aggregate,
+    "kind": Kind,
+    "unit": Unit,
+    "base": int,
+    "exponent": int,
+    "description": str,
+    "hidden": bool,
+}
