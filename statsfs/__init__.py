@@ -12,6 +12,7 @@ from statsfs.exceptions import (
     TreeError,
     UnknownValueError,
 )
+from statsfs.mounting import Mount, mount, mounted
 from statsfs.registry import Registry
 from statsfs.snapshots import Snapshot
 from statsfs.sources import Source
@@ -24,6 +25,7 @@ __all__ = [
     "DuplicateNameError",
     "InvalidNameError",
     "Kind",
+    "Mount",
     "MountError",
     "ReadOnlyValueError",
     "Registry",
@@ -39,6 +41,8 @@ __all__ = [
     "UnknownValueError",
     "Value",
     "boolean",
+    "mount",
+    "mounted",
     "s16",
     "s32",
     "s64",

@@ -139,9 +139,13 @@ class Source(Directory):
         """How many references there are: the creator's, the tree's, those of open files."""
         return self._references + self._holds
 
+    def find_subordinate(self, name: str) -> "Source | None":
+        """Return the subordinate of that name, hidden or not, or None."""
+        return (self._subordinates or {}).get(name)
+
     def shows_directory(self, name: str) -> bool:
         """Tell whether a name is that of a visible subordinate."""
-        source = (self._subordinates or {}).get(name)
+        source = self.find_subordinate(name)
         return source is not None and not source.hidden
 
     def _lineage(self) -> Iterator["Source"]:

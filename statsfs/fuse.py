@@ -1,0 +1,379 @@
+"""The FUSE protocol over `vfs`: handlers, errnos, and what the kernel must forget.
+
+Owns the one table from errors to errnos, and the rule that nothing but a `FUSEError` leaves a
+handler: pyfuse3 ends its loop, and the mount with it, at any other exception.
+
+Threading: handlers run on the serving thread. Invalidations are sent by the thread that changed the
+tree, before its change returns, but for changes made on the serving thread: the kernel would wait
+for a reply that this thread must give, so a thread of our own sends those.
+"""
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from functools import wraps
+from queue import SimpleQueue
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileHandleT,
+    FileInfo,
+    FileNameT,
+    FlagT,
+    FUSEError,
+    InodeT,
+    ModeT,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from statsfs.changes import Change
+from statsfs.exceptions import ReadOnlyValueError, ReleasedError, StatsfsError, UnknownValueError
+from statsfs.vfs import (
+    FILE_SIZE,
+    NAME_MAX,
+    Attributes,
+    BrokenValueError,
+    NoSuchAttributeError,
+    NoSuchFileError,
+    NotZeroError,
+    Stale,
+    Vfs,
+)
+
+__all__ = ["ERRNOS", "Handlers", "Invalidator"]
+
+log = logging.getLogger(__name__)
+
+ERRNOS: Final[dict[type[StatsfsError], int]] = {
+    NoSuchFileError: errno.ENOENT,
+    UnknownValueError: errno.ENOENT,
+    ReleasedError: errno.ENOENT,
+    ReadOnlyValueError: errno.EACCES,
+    NotZeroError: errno.EINVAL,
+    NoSuchAttributeError: errno.ENODATA,
+    BrokenValueError: errno.EIO,
+}
+
+# Seconds for which the kernel may keep names and attributes. They change only by what we tell it;
+# the end of it is a second line of defence.
+_TIMEOUT: Final = 300.0
+# How long a change on the serving thread waits for its invalidations, at most, in seconds: they
+# take 10 to 100 us unless a lookup in the same directory is under way, which waits for us.
+_PATIENCE: Final = 0.002
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _handler(
+    function: Callable[Concatenate["Handlers", _P], _T],
+) -> Callable[Concatenate["Handlers", _P], Coroutine[Any, Any, _T]]:
+    # Makes a plain method a handler that raises nothing but FUSEError.
+    @wraps(function)
+    async def handle(self: "Handlers", *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return function(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise FUSEError(self.errno_of(error, function.__name__)) from None
+
+    # `wraps` hides that `self` is positional only.
+    return cast(Any, handle)  # type: ignore[no-any-return]
+
+
+def _refuse(code: int) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
+    async def refuse(self: "Handlers", *args: object) -> NoReturn:
+        raise FUSEError(code)
+
+    return refuse
+
+
+class Handlers(pyfuse3.Operations):
+    """What pyfuse3 calls.
+
+    Args:
+        vfs: the filesystem.
+        uid, gid: who owns all files.
+    """
+
+    supports_dot_lookup = False
+    enable_writeback_cache = False
+
+    def __init__(self, vfs: Vfs, uid: int, gid: int) -> None:
+        super().__init__()
+        self._vfs = vfs
+        self._uid = uid
+        self._gid = gid
+        self._logged: set[tuple[str, str]] = set()
+
+    def errno_of(self, error: Exception, where: str) -> int:
+        """Return the errno for an error; one that is in no table is logged once, and EIO."""
+        code = ERRNOS.get(type(error))  # type: ignore[arg-type]  # others are not in it
+        if code is not None:
+            return code
+        key = (where, repr(error))
+        if key not in self._logged:
+            self._logged.add(key)
+            log.error("%s failed; the reader gets EIO", where, exc_info=error)
+        return errno.EIO
+
+    def _entry(self, attributes: Attributes) -> EntryAttributes:
+        entry = EntryAttributes()
+        inode, mode, links, size, modified = attributes
+        entry.st_ino = InodeT(inode)
+        entry.st_mode = ModeT(mode)
+        entry.st_nlink = links
+        entry.st_size = size
+        entry.st_uid = self._uid
+        entry.st_gid = self._gid
+        entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
+        entry.entry_timeout = entry.attr_timeout = _TIMEOUT
+        return entry
+
+    # Names and attributes
+
+    @_handler
+    def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+        """Find a name."""
+        if len(name) > NAME_MAX:
+            raise FUSEError(errno.ENAMETOOLONG)
+        return self._entry(self._vfs.lookup(parent_inode, name))
+
+    async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
+        """Take back lookups; there is nobody to answer to, so it never raises."""
+        for inode, lookups in inode_list:
+            try:
+                self._vfs.forget(inode, lookups)
+            except Exception:
+                log.exception("forget failed")
+
+    @_handler
+    def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        """Return attributes."""
+        return self._entry(self._vfs.attributes(inode))
+
+    @_handler
+    def setattr(
+        self,
+        inode: InodeT,
+        attr: EntryAttributes,
+        fields: SetattrFields,
+        fh: FileHandleT | None,
+        ctx: RequestContext,
+    ) -> EntryAttributes:
+        """Let a file that can be written be truncated, without effect; refuse all else."""
+        if (
+            fields.update_mode
+            or fields.update_uid
+            or fields.update_gid
+            or (not fields.update_size and (fields.update_mtime or fields.update_atime))
+        ):
+            raise FUSEError(errno.EPERM)
+        if fields.update_size:
+            self._vfs.check_truncate(inode)
+        return self._entry(self._vfs.attributes(inode))
+
+    @_handler
+    def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
+        """Return an extended attribute."""
+        return self._vfs.extended_attribute(inode, name)
+
+    @_handler
+    def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
+        """Return the names of the extended attributes."""
+        return list(self._vfs.extended_attributes(inode))
+
+    @_handler
+    def statfs(self, ctx: RequestContext) -> StatvfsData:
+        """Say that nothing is stored here, as sysfs does."""
+        data = StatvfsData()
+        data.f_bsize = data.f_frsize = FILE_SIZE
+        data.f_namemax = NAME_MAX
+        return data
+
+    # Directories
+
+    @_handler
+    def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
+        """Open a directory."""
+        return FileHandleT(self._vfs.open_directory(inode))
+
+    @_handler
+    def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        """List a directory, attributes included."""
+
+        def reply(name: bytes, attributes: Attributes, offset: int) -> bool:
+            return pyfuse3.readdir_reply(token, FileNameT(name), self._entry(attributes), offset)
+
+        self._vfs.list_directory(fh, start_id, reply)
+
+    @_handler
+    def releasedir(self, fh: FileHandleT) -> None:
+        """Close a directory."""
+        self._vfs.close_directory(fh)
+
+    # Files
+
+    @_handler
+    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Open a file."""
+        # Without direct_io the page cache would cut the text to the size, and keep it.
+        return FileInfo(FileHandleT(self._vfs.open(inode, flags)), direct_io=True, keep_cache=False)
+
+    @_handler
+    def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Read a file."""
+        return self._vfs.read(fh, off, size)
+
+    @_handler
+    def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+        """Clear a file; the offset is ignored, so that ">>" works as ">"."""
+        return self._vfs.write(fh, buf)
+
+    @_handler
+    def release(self, fh: FileHandleT) -> None:
+        """Close a file."""
+        self._vfs.close(fh)
+
+    # What sysfs refuses. `flush`, `fsync` and `access` stay unimplemented: the kernel asks once,
+    # is told ENOSYS and does without, which saves a request a file.
+
+    create = _refuse(errno.EACCES)
+    mknod = _refuse(errno.EACCES)
+    mkdir = _refuse(errno.EPERM)
+    unlink = _refuse(errno.EPERM)
+    rmdir = _refuse(errno.EPERM)
+    rename = _refuse(errno.EPERM)
+    symlink = _refuse(errno.EPERM)
+    link = _refuse(errno.EPERM)
+    setxattr = _refuse(errno.EPERM)
+    removexattr = _refuse(errno.EPERM)
+    readlink = _refuse(errno.EINVAL)
+
+
+class Invalidator:
+    """Tells the kernel what to forget after each change of the tree; a listener of the registry.
+
+    Args:
+        vfs: knows what the kernel was told.
+
+    It does nothing until `start`, and nothing after `stop`: without a session pyfuse3 crashes.
+    """
+
+    def __init__(self, vfs: Vfs) -> None:
+        self._vfs = vfs
+        self._pid = os.getpid()
+        self._serving: int | None = None
+        self._running = False
+        self._busy = 0
+        self._idle = threading.Condition()
+        self._queue: SimpleQueue[tuple[Stale, threading.Event] | None] = SimpleQueue()
+        self._worker: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin; the session is there."""
+        self._running = True
+
+    def serve_from(self, thread: int) -> None:
+        """Say which thread answers the kernel (`threading.get_ident`)."""
+        self._serving = thread
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being sent."""
+        return not self._busy
+
+    def __call__(self, change: Change) -> None:
+        """Send what follows from a change."""
+        if not self._enter():
+            return
+        try:
+            stale = self._vfs.find_stale(change)
+            if not stale.names and not stale.directories:
+                return
+            if threading.get_ident() == self._serving:
+                self._hand_over(stale)
+            else:
+                _send(stale)
+        finally:
+            self._leave()
+
+    def _enter(self) -> bool:
+        with self._idle:
+            # A forked child shares no session with us.
+            if not self._running or os.getpid() != self._pid:
+                return False
+            self._busy += 1
+            return True
+
+    def _leave(self) -> None:
+        with self._idle:
+            self._busy -= 1
+            self._idle.notify_all()
+
+    def _hand_over(self, stale: Stale) -> None:
+        if self._worker is None:
+            self._worker = threading.Thread(
+                target=self._work, name="statsfs-invalidate", daemon=True
+            )
+            self._worker.start()
+        if not self._enter():
+            return
+        sent = threading.Event()
+        self._queue.put((stale, sent))
+        # Nearly always done by then; if not, a lookup waits for this very thread.
+        sent.wait(_PATIENCE)
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            stale, sent = job
+            try:
+                _send(stale)
+            finally:
+                sent.set()
+                self._leave()
+
+    def stop(self) -> None:
+        """End; return when nothing is being sent any more.
+
+        Not on the serving thread while it serves: what is being sent may wait for it.
+        """
+        with self._idle:
+            self._running = False
+            self._idle.wait_for(lambda: not self._busy)
+        if self._worker is not None:
+            self._queue.put(None)
+            self._worker.join()
+            self._worker = None
+
+
+def _send(stale: Stale) -> None:
+    for parent, name in stale.names:
+        _invalidate_name(parent, name)
+    for inode, by_name in stale.directories:
+        try:
+            pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
+        except FileNotFoundError:
+            # The kernel is being told of this directory just now, perhaps with old attributes; this
+            # waits until it knows it.
+            if by_name is not None:
+                _invalidate_name(*by_name)
+        except OSError as error:
+            log.debug("invalidating inode %d: %s", inode, error)
+
+
+def _invalidate_name(parent: int, name: bytes) -> None:
+    try:
+        pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name))
+    except FileNotFoundError:
+        pass  # not cached
+    except OSError as error:
+        log.debug("invalidating %r: %s", name, error)

@@ -1,0 +1,325 @@
+"""Mounting: `mount` for any program, `mounted` for trio programs.
+
+Owns the session: what is checked before, the serving thread, the end, and what a fork or a death
+leaves behind. Handlers and invalidations are those of `fuse`, waiting that of `loop`.
+
+Threading: pyfuse3 has one session per process, and so have we. `mount` serves from a daemon thread
+with a trio loop of its own; `mounted` serves from the program's trio loop. The session is closed on
+the thread that served it, or libfuse leaks that thread's pipes.
+
+pyfuse3 and trio are imported when something is mounted, so that counting works without them.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from statsfs.exceptions import MountError
+from statsfs.mountpoints import make_mountpoint, prepare_mountpoint, remove_mountpoint
+from statsfs.registry import Registry
+from statsfs.vfs import Vfs
+from statsfs.watcher import Watcher
+
+if TYPE_CHECKING:
+    import trio
+
+__all__ = ["Mount", "mount", "mounted"]
+
+log = logging.getLogger(__name__)
+
+_INSTALL: Final = (
+    "mounting needs pyfuse3: apt install fuse3 libfuse3-dev pkg-config gcc python3-dev, "
+    "then pip install 'statsfs[fuse]'"
+)
+
+_session_lock: Final = threading.Lock()
+_session: "_Session | None" = None
+
+
+class _Session:
+    # The one session of the process, from the checks before to the unmounting.
+
+    def __init__(
+        self,
+        registry: Registry,
+        mountpoint: str | os.PathLike[str],
+        uid: int | None,
+        gid: int | None,
+        allow_other: bool | None,
+        create: bool,
+    ) -> None:
+        try:
+            import pyfuse3
+
+            from statsfs import fuse, loop
+        except ImportError as error:
+            raise MountError(_INSTALL, mountpoint) from error
+        self._pyfuse3, self._loop = pyfuse3, loop
+        self.mountpoint = os.path.abspath(os.fspath(mountpoint))
+        if allow_other is None:
+            allow_other = os.geteuid() == 0
+        self._pid = os.getpid()
+        self._registry = registry
+        self.done = threading.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._open = False
+        self._claim()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._unclaim)
+            created = make_mountpoint(self.mountpoint) if create else []
+            undo.callback(remove_mountpoint, created)
+            prepare_mountpoint(self.mountpoint, allow_other=allow_other)
+            self._vfs = Vfs(registry)
+            handlers = fuse.Handlers(
+                self._vfs,
+                os.geteuid() if uid is None else uid,
+                os.getegid() if gid is None else gid,
+            )
+            self.invalidator = fuse.Invalidator(self._vfs)
+            registry.add_listener(self.invalidator)
+            undo.callback(registry.remove_listener, self.invalidator)
+            undo.callback(self._vfs.close_all)
+            self._watcher = Watcher(self.mountpoint)
+            undo.callback(self._watcher.close)
+            self._init(handlers, allow_other)
+            self._undo = undo.pop_all()
+
+    def _claim(self) -> None:
+        global _session
+        with _session_lock:
+            if _session is not None:
+                raise MountError(
+                    f"{self.mountpoint}: this process has a mount already, at "
+                    f"{_session.mountpoint}; close it first, or mount from another process",
+                    self.mountpoint,
+                )
+            _session = self
+
+    def _unclaim(self) -> None:
+        global _session
+        with _session_lock:
+            _session = None
+
+    def _init(self, handlers: object, allow_other: bool) -> None:
+        options = {*self._pyfuse3.default_options, "fsname=statsfs", "subtype=statsfs", "noexec"}
+        if allow_other:
+            options.add("allow_other")
+        before = self._loop.find_descriptors()
+        try:
+            self._pyfuse3.init(handlers, self.mountpoint, options)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            self._pyfuse3.close(unmount=False)
+            raise MountError(
+                f"{self.mountpoint}: the mount was refused; mounting needs root, or the rights "
+                "that fusermount3 asks for (its message is above)",
+                self.mountpoint,
+            ) from error
+        self._descriptor = (self._loop.find_descriptors() - before).pop()
+        self._open = True
+        self.invalidator.start()
+
+    async def serve(self) -> None:
+        """Serve until the session ends; then close it, on this same thread."""
+        import trio
+
+        self._token = trio.lowlevel.current_trio_token()
+        self.invalidator.serve_from(threading.get_ident())
+        try:
+            await self._loop.serve(self._descriptor)
+        except Exception:
+            log.exception("%s: serving failed", self.mountpoint)
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._open:
+            # Whatever is still being sent ends by itself: nobody serves a mount that is gone, and
+            # one that is stopped by us was quiet before.
+            self.invalidator.stop()
+            self._open = False
+            self._pyfuse3.close()
+            self._undo.close()
+            self.done.set()
+
+    def terminate(self) -> None:
+        """Make `serve` return; on the serving thread."""
+        if self._open:
+            self._pyfuse3.terminate()
+
+    def close(self) -> None:
+        """End the session from another thread than the serving one; return when it is unmounted."""
+        if os.getpid() != self._pid or self.done.is_set():
+            return
+        # While the loop still answers: an invalidation may wait for an answer.
+        self.invalidator.stop()
+        if self._token is not None:
+            import trio
+
+            with contextlib.suppress(trio.RunFinishedError):
+                trio.from_thread.run_sync(self.terminate, trio_token=self._token)
+        self.done.wait()
+
+    def disown(self) -> None:
+        """Let go of the mount in a forked child, which would keep a dead server's mount alive."""
+        if self._open:
+            self._open = False
+            os.close(self._descriptor)
+            self._watcher.disown()
+            self._registry.remove_listener(self.invalidator)
+            self.done.set()
+
+
+def _disown_in_child() -> None:
+    global _session, _session_lock
+    session, _session = _session, None
+    _session_lock = threading.Lock()  # type: ignore[misc]  # its owner is not in this process
+    if session is not None:
+        session.disown()
+
+
+os.register_at_fork(after_in_child=_disown_in_child)
+
+
+class Mount:
+    """A live mount; a context manager that unmounts at its end.
+
+    Attributes:
+        mountpoint: where it is, as an absolute path.
+    """
+
+    def __init__(self, session: _Session) -> None:
+        self._session = session
+        self.mountpoint: Final = session.mountpoint
+
+    def __repr__(self) -> str:
+        return f"<Mount {self.mountpoint!r}{' closed' if self.closed else ''}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is unmounted, by `close` or by somebody else."""
+        return self._session.done.is_set()
+
+    def close(self) -> None:
+        """Unmount, and return when that is done; once more does nothing.
+
+        Files that clients hold open answer ENOTCONN from then on.
+        """
+        self._session.close()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is unmounted, by `close` or by somebody else.
+
+        Args:
+            timeout: seconds to wait at most; None for ever.
+
+        Returns:
+            Whether it is unmounted.
+        """
+        return self._session.done.wait(timeout)
+
+
+def mount(
+    registry: Registry,
+    mountpoint: str | os.PathLike[str],
+    *,
+    uid: int | None = None,
+    gid: int | None = None,
+    allow_other: bool | None = None,
+    create: bool = False,
+) -> Mount:
+    """Mount a registry, and serve it from a background thread.
+
+    It is mounted when this returns; use the result as a context manager, or close it. At the end of
+    the program it is closed by itself. A program must not read its own mount from a thread that
+    holds the interpreter without releasing it; ordinary reads are fine.
+
+    Args:
+        registry: what the root shows.
+        mountpoint: an empty directory.
+        uid, gid: who owns the files; by default the user that this process runs as.
+        allow_other: whether other users may look; by default only if this process is root's.
+        create: make the directory if it is not there, and remove it afterwards.
+
+    Raises:
+        MountError: it is refused; the message is one line that says what to do.
+    """
+    session = _Session(registry, mountpoint, uid, gid, allow_other, create)
+    serving = threading.Thread(
+        target=_serve_session, args=(session,), name="statsfs-serve", daemon=True
+    )
+    serving.start()
+    atexit.register(_close_at_exit, weakref.ref(session))
+    return Mount(session)
+
+
+def _serve_session(session: _Session) -> None:
+    import trio
+
+    trio.run(session.serve)
+
+
+def _close_at_exit(session: "weakref.ref[_Session]") -> None:
+    living = session()
+    if living is not None:
+        living.close()
+
+
+@asynccontextmanager
+async def mounted(
+    registry: Registry,
+    mountpoint: str | os.PathLike[str],
+    *,
+    uid: int | None = None,
+    gid: int | None = None,
+    allow_other: bool | None = None,
+    create: bool = False,
+) -> AsyncIterator[Mount]:
+    """Mount a registry, and serve it from the trio program that calls.
+
+    ::
+
+        async with mounted(registry, "/run/stats"):
+            await work()
+
+    The arguments and errors are those of `mount`. The program must not read its own mount from the
+    trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
+    """
+    session = _Session(registry, mountpoint, uid, gid, allow_other, create)
+    import trio
+
+    served = trio.Event()
+
+    async def serve() -> None:
+        await session.serve()
+        served.set()
+
+    # A system task: what the body raises is not wrapped in an exception group, and Ctrl-C does not
+    # strike in the middle of a handler.
+    trio.lowlevel.spawn_system_task(serve, name="statsfs")
+    try:
+        yield Mount(session)
+    finally:
+        with trio.CancelScope(shield=True):
+            if not session.invalidator.idle:
+                # An invalidation may wait for an answer, which only this thread can give.
+                await trio.to_thread.run_sync(session.invalidator.stop)
+            session.terminate()
+            await served.wait()

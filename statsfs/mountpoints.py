@@ -1,0 +1,194 @@
+"""Mount points: what may be mounted on, and what is wrong with what may not.
+
+Owns the checks before a mount. libfuse accepts a file, a directory with something in it and an
+existing mount as mount points, and prints to stderr about bad ones; so everything is looked at
+first, and every refusal is one line that says what to do.
+
+Threading: as the caller's.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+from statsfs.exceptions import MountError
+
+__all__ = ["find_mount", "make_mountpoint", "prepare_mountpoint", "remove_mountpoint", "unmount"]
+
+_FUSE_CONF = "/etc/fuse.conf"
+
+
+def find_mount(path: str) -> str | None:
+    """Return the type of the filesystem that is mounted on a path, or None.
+
+    Args:
+        path: an absolute path.
+    """
+    found = None
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            # proc(5): … (5) mount point, … "-" (9) type; blanks in paths are octal.
+            fields = line.split()
+            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            if point == path:
+                found = fields[fields.index("-") + 1]
+    return found
+
+
+def make_mountpoint(path: str) -> list[str]:
+    """Make a directory and its parents; return those that were not there, the innermost first.
+
+    Raises:
+        MountError: they cannot be made.
+    """
+    missing = []
+    while not os.path.lexists(path) and not _is_dead(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    made: list[str] = []
+    for directory in reversed(missing):
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            remove_mountpoint(made)
+            raise MountError(
+                f"{directory}: cannot be made: {error.strerror}", directory, error.errno
+            ) from error
+        made.insert(0, directory)
+    return made
+
+
+def remove_mountpoint(made: list[str]) -> None:
+    """Remove the directories that `make_mountpoint` returned, where they are empty."""
+    for directory in made:
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+def unmount(path: str, *, lazy: bool = False) -> None:
+    """Unmount a FUSE filesystem.
+
+    Args:
+        path: where it is mounted.
+        lazy: detach it at once, even if it is busy; for what nobody serves any more.
+
+    Raises:
+        MountError: it is busy, not there, or somebody else's.
+    """
+    command = [_find_fusermount(path), "-uz" if lazy else "-u", "--", path]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        reason = " ".join(done.stderr.split()) or f"fusermount3 ended with {done.returncode}"
+        raise MountError(f"{path}: cannot be unmounted: {reason}", path)
+
+
+def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
+    """Check that a directory can be mounted on; clear the mount of a dead server of ours.
+
+    Args:
+        path: an absolute path.
+        allow_other: whether other users shall be let in.
+
+    Raises:
+        MountError: it cannot; the message says why, and what to do.
+    """
+    _check_system(path, allow_other)
+    while _is_dead(path):
+        kind = find_mount(path)
+        if kind != "fuse.statsfs":
+            raise MountError(
+                f"{path}: a dead mount ({kind}) of another program is there; "
+                f"unmount it first: fusermount3 -uz {path}",
+                path,
+                errno.ENOTCONN,
+            )
+        unmount(path, lazy=True)
+    _check_directory(path)
+
+
+def _is_dead(path: str) -> bool:
+    try:
+        os.statvfs(path)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def _find_fusermount(path: str) -> str:
+    command = shutil.which("fusermount3")
+    if command is None:
+        raise MountError(f"{path}: there is no fusermount3; apt install fuse3", path, errno.ENOENT)
+    return command
+
+
+def _check_system(path: str, allow_other: bool) -> None:
+    if not os.path.exists("/dev/fuse"):
+        raise MountError(
+            f"{path}: there is no /dev/fuse; load the module (modprobe fuse), "
+            "or give the container the device (--device /dev/fuse)",
+            path,
+            errno.ENODEV,
+        )
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise MountError(
+            f"{path}: no permission to use /dev/fuse; run as root, or chmod 666 /dev/fuse",
+            path,
+            errno.EACCES,
+        )
+    _find_fusermount(path)
+    if allow_other and os.geteuid() and not _others_allowed():
+        raise MountError(
+            f"{path}: letting other users in needs root, or the line user_allow_other in "
+            f"{_FUSE_CONF}",
+            path,
+            errno.EPERM,
+        )
+
+
+def _others_allowed() -> bool:
+    try:
+        with open(_FUSE_CONF, encoding="utf-8", errors="replace") as conf:
+            return any(line.strip() == "user_allow_other" for line in conf)
+    except OSError:
+        return False
+
+
+def _check_directory(path: str) -> None:
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISDIR(mode):
+            raise MountError(f"{path}: not a directory", path, errno.ENOTDIR)
+        kind = find_mount(path)
+        if kind is not None:
+            raise MountError(
+                f"{path}: something is mounted there already ({kind}); "
+                "unmount it first, or choose another directory",
+                path,
+                errno.EBUSY,
+            )
+        if os.geteuid() and not os.access(path, os.W_OK):
+            raise MountError(
+                f"{path}: no permission; choose a directory that you may write",
+                path,
+                errno.EACCES,
+            )
+        if os.listdir(path):
+            raise MountError(
+                f"{path}: the directory is not empty; choose another", path, errno.ENOTEMPTY
+            )
+    except MountError:
+        raise
+    except FileNotFoundError as error:
+        raise MountError(
+            f"{path}: no such directory; make it (mkdir), or mount with create",
+            path,
+            error.errno,
+        ) from error
+    except OSError as error:
+        raise MountError(f"{path}: {error.strerror}", path, error.errno) from error

@@ -1,0 +1,71 @@
+"""The watcher: a shell that clears the mount of a server that was killed.
+
+Owns one process per mount, blocked on a pipe of which the server has the other end. When the server
+dies, however it dies, the pipe closes; the watcher then asks the mount, and unmounts it if it
+answers that nobody serves it (ENOTCONN). libfuse's `auto_unmount` would leak a descriptor and a
+process for each mount until the program ends.
+
+Threading: as the caller's; `disown` runs in a forked child.
+"""
+
+import contextlib
+import os
+import subprocess
+from typing import Final
+
+__all__ = ["Watcher"]
+
+# A line on the pipe is a clean end. `stat -f` always asks the server, whatever is cached; while the
+# dead server's descriptors are still being closed it may answer something else than ENOTCONN.
+_SCRIPT: Final = """
+trap '' HUP INT TERM
+read -r line && exit 0
+tries=50
+while [ $tries -gt 0 ]; do
+    if answer=$(LC_ALL=C stat -f -- "$1" 2>&1); then exit 0; fi
+    case $answer in
+        *"not connected"*) fusermount3 -uz -- "$1"; exit ;;
+    esac
+    tries=$((tries - 1))
+    sleep 0.1
+done
+"""
+
+
+class Watcher:
+    """Clears a mount when this process dies without closing it.
+
+    Args:
+        mountpoint: an absolute path.
+    """
+
+    def __init__(self, mountpoint: str) -> None:
+        reading, self._writing = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, "statsfs-watcher", mountpoint],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                # Signals for the server's terminal or process group are not for the watcher.
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._writing)
+            raise
+        finally:
+            os.close(reading)
+
+    def close(self) -> None:
+        """End the watcher; the mount is closed, or about to be."""
+        with contextlib.suppress(BrokenPipeError):
+            os.write(self._writing, b"\n")
+        os.close(self._writing)
+        self._process.wait()
+
+    def disown(self) -> None:
+        """Let go of the pipe in a forked child, which must not keep the watcher waiting."""
+        os.close(self._writing)
+        # The child can neither wait for it nor should it be warned that nobody did.
+        self._process.returncode = 0
