@@ -11,22 +11,20 @@ import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from types import TracebackType
 from typing import Final, Self
 
 from statsfs.arrays import Entry, File, intern_array
 from statsfs.changes import Listening, Operation, apply_change, lock_tree
-from statsfs.directories import Directory
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
     InvalidNameError,
     ReadOnlyValueError,
-    ReleasedError,
     TreeError,
     UnknownValueError,
 )
 from statsfs.flats import Flat
+from statsfs.references import Counted
 from statsfs.snapshots import Sampling, Snapshot, Tree
 from statsfs.structs import Stats, values_of
 from statsfs.values import Value, check_name
@@ -41,7 +39,7 @@ class Parent(Listening):
     """What a source may be placed in besides another source: the registry."""
 
 
-class Source(Directory):
+class Source(Counted):
     """A directory of statistics: arrays of values over their bases, and subordinate sources.
 
     A new source has one reference, its creator's; the tree takes its own when the source is added
@@ -59,10 +57,7 @@ class Source(Directory):
     """
 
     __slots__ = (
-        "_holds",
         "_parent",
-        "_references",
-        "_released",
         "_subordinates",
         "changed",
         "hidden",
@@ -88,9 +83,6 @@ class Source(Directory):
         self.label: Final = None if label is None else check_name(label, "a source's label")
         self.hidden: Final = hidden
         self._parent: Source | Parent | None = None
-        self._references = 1
-        self._holds = 0
-        self._released = False
         self._subordinates: dict[str, Source] | None = None
         self.visible = 0
         self.place = 0
@@ -99,18 +91,6 @@ class Source(Directory):
     def __repr__(self) -> str:
         state = " released" if self._released else f" references={self.refcount}"
         return f"<Source {self.path!r}{state}>"
-
-    def __enter__(self) -> Self:
-        self.check()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.put()
 
     # What it is, and where
 
@@ -134,11 +114,6 @@ class Source(Directory):
         """The names from the top of the tree to this source, joined by "/"."""
         return "/".join(source.name for source in reversed(list(self._lineage())))
 
-    @property
-    def refcount(self) -> int:
-        """How many references there are: the creator's, the tree's, those of open files."""
-        return self._references + self._holds
-
     def find_subordinate(self, name: str) -> "Source | None":
         """Return the subordinate of that name, hidden or not, or None."""
         return (self._subordinates or {}).get(name)
@@ -155,87 +130,18 @@ class Source(Directory):
             yield source
             source = source._parent
 
-    def check(self) -> None:
-        """Raise ReleasedError if the source was released."""
-        if self._released:
-            raise ReleasedError(f"source {self.name!r} was released", self)
-
-    # References
-
-    def get(self) -> Self:
-        """Take a reference; return the source.
-
-        Raises:
-            ReleasedError: it was released.
-        """
-
-        def take(operation: Operation) -> None:
-            self.check()
-            self._references += 1
-
-        apply_change(take)
-        return self
-
-    def put(self) -> None:
-        """Give a reference back; with the last one the source is released.
-
-        Its subordinates are then removed, its bases dropped, and every later use raises.
-
-        Raises:
-            ReleasedError: it was released, or what references are left are not the caller's but
-                the tree's or an open file's.
-        """
-
-        def give(operation: Operation) -> None:
-            self.check()
-            if not self._references:
-                raise ReleasedError(f"source {self.path!r}: one put() more than get()s", self)
-            self._references -= 1
-            self._release_unused(operation)
-
-        apply_change(give)
-
-    def hold(self) -> None:
-        """Take a reference for an open file; `put` does not give it back, `unhold` does.
-
-        Raises:
-            ReleasedError: it was released.
-        """
-
-        def take(operation: Operation) -> None:
-            self.check()
-            self._holds += 1
-
-        apply_change(take)
-
-    def unhold(self) -> None:
-        """Give a reference of `hold` back."""
-
-        def give(operation: Operation) -> None:
-            self._holds -= 1
-            self._release_unused(operation)
-
-        apply_change(give)
-
-    def _release_unused(self, operation: Operation) -> None:
-        unused = [self]
-        while unused:
-            source = unused.pop()
-            if source._released or source.refcount:
-                continue
-            source._released = True
-            subordinates = source._subordinates or {}
-            for subordinate in subordinates.values():
-                subordinate._parent = None
-                subordinate.place = 0
-                subordinate._holds -= 1
-                unused.append(subordinate)
-            operation.garbage += (subordinates, source._entries, source._flats)
-            for entry in source._entries:
-                operation.garbage.append((entry.base, entry.origin))
-                entry.base = entry.origin = None
-            source._subordinates, source._entries, source._flats = None, [], {}
-            source._layout = None
+    def _release(self, operation: Operation) -> list[Counted]:
+        subordinates = self._subordinates or {}
+        operation.garbage += (subordinates, self._entries, self._flats)
+        for entry in self._entries:
+            operation.garbage.append((entry.base, entry.origin))
+            entry.base = entry.origin = None
+        for subordinate in subordinates.values():
+            subordinate._parent = None
+            subordinate.place = 0
+        self._subordinates, self._entries, self._flats = None, [], {}
+        self._layout = None
+        return list(subordinates.values())
 
     # The tree
 
@@ -318,8 +224,7 @@ class Source(Directory):
         """Give up its place; for parents, inside a change."""
         self._parent = None
         self.place = 0
-        self._holds -= 1
-        self._release_unused(operation)
+        self._drop_hold(operation)
 
     def _join(self, source: "Source") -> bool:
         # Takes the entries of a new descendant; tells whether the directory's files change by it.
@@ -487,9 +392,9 @@ class Source(Directory):
             return file, self.entry_of(file)
         for entry in list(self._entries):
             for hidden in entry.array.own:
-                if hidden.name == name and not entry.declared:
-                    if entry.hidden or hidden.value.hidden:
-                        return hidden, entry
+                unseen = entry.hidden or hidden.value.hidden
+                if hidden.name == name and unseen and not entry.declared:
+                    return hidden, entry
         raise UnknownValueError(f"{self.path}: no value {name!r}", name)
 
     def get_value(self, name: str) -> int:

@@ -1,30 +1,25 @@
 """The filesystem without FUSE: names, inodes, attributes, and the bytes of files.
 
-Owns what the kernel was told (which names it may have cached, which files it holds open) and what
-it must be told to forget. Translating to and from the FUSE protocol is the business of `fuse`.
-
-An inode number is a source's place times 2^28 plus the file's number, 0 for the directory: it stays
-while the source stays in its place, needs no table, and is never used again.
+Owns what a name leads to, what stat(2) tells, and open files with their texts. Which inodes the
+kernel knows is the business of `inodes`, the FUSE protocol that of `fuse`.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
-changed the tree. The rule that keeps stale names out of the kernel's cache: a name is noted as known
-*before* it is looked at a second time, so a change either is seen by that second look or sees the
-note. (The kernel makes an invalidation wait for a lookup in the same directory that is under way.)
+changed the tree.
 """
 
 import logging
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import count
 from typing import Final, NamedTuple
 
 from statsfs.arrays import Entry, File
 from statsfs.changes import Change
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError, StatsfsError
+from statsfs.inodes import ROOT, Inodes, Known, NoSuchFileError, Stale, number_inode
 from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.values import Aggregate, Value
@@ -44,18 +39,11 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-ROOT: Final = 1
 NAME_MAX: Final = 255
 FILE_SIZE: Final = 4096  # as in sysfs; with 0, tar and diff would never read
 
-_FILE_BITS: Final = 28
-_FILE_MASK: Final = (1 << _FILE_BITS) - 1
 _ZERO: Final = re.compile(rb"[ \t\n\v\f\r]*[+-]?(?:0[xX])?0+[ \t\n\v\f\r]*")
 _SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
-
-
-class NoSuchFileError(StatsfsError, FileNotFoundError):
-    """There is no such name, or it is gone."""
 
 
 class NoSuchAttributeError(StatsfsError, KeyError):
@@ -80,74 +68,9 @@ class Attributes(NamedTuple):
     modified: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stale:
-    """What the kernel must forget after a change.
-
-    Attributes:
-        names: directory inodes and names in them.
-        directories: inodes whose attributes are not as they were, each with the inode and the name
-            by which it is known, None for the root.
-    """
-
-    names: list[tuple[int, bytes]] = field(default_factory=list)
-    directories: list[tuple[int, tuple[int, bytes] | None]] = field(default_factory=list)
-
-
-class _Known:
-    """A directory that the kernel knows.
-
-    Attributes:
-        source: None for the root.
-        place: the source's place when it was looked up; the directory is gone when that changes.
-        parent, name: where it was found.
-        lookups: by file number, how often the kernel was given it; 0 is the directory itself.
-        files: the files that the kernel was given, by number.
-        opened: how many open files of each number there are.
-        directories: the subdirectories that the kernel was given, by name.
-    """
-
-    __slots__ = (
-        "directories",
-        "files",
-        "lookups",
-        "name",
-        "opened",
-        "parent",
-        "place",
-        "source",
-    )
-
-    def __init__(
-        self, source: Source | None, place: int, parent: "_Known | None", name: str
-    ) -> None:
-        self.source = source
-        self.place = place
-        self.parent = parent
-        self.name = name
-        self.lookups: dict[int, int] = {}
-        self.files: dict[int, File] = {}
-        self.opened: dict[int, int] = {}
-        self.directories: dict[str, _Known] = {}
-
-    @property
-    def inode(self) -> int:
-        return self.place << _FILE_BITS if self.parent is not None else ROOT
-
-    @property
-    def alive(self) -> bool:
-        """Whether the path by which the kernel found it still leads to it."""
-        known: _Known | None = self
-        while known is not None and known.source is not None:
-            if known.source.place != known.place:
-                return False
-            known = known.parent
-        return True
-
-
 @dataclass(slots=True)
 class _OpenFile:
-    known: _Known
+    known: Known
     source: Source
     file: File
     entry: Entry | None
@@ -156,7 +79,7 @@ class _OpenFile:
 
 @dataclass(slots=True)
 class _OpenDirectory:
-    known: _Known
+    known: Known
     names: list[bytes] | None = None
 
 
@@ -169,29 +92,14 @@ class Vfs:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._root = _Known(None, 0, None, "")
-        self._root_changed = time.time_ns()
-        self._known: dict[int, _Known] = {0: self._root}
+        self._inodes = Inodes()
         self._files: dict[int, _OpenFile] = {}
         self._directories: dict[int, _OpenDirectory] = {}
         self._handles = count(1)
 
     # Inodes
 
-    def _directory(self, inode: int) -> _Known:
-        place, number = (0, 0) if inode == ROOT else divmod(inode, 1 << _FILE_BITS)
-        known = self._known.get(place)
-        if known is None or number:
-            raise NoSuchFileError(f"no directory has inode {inode}", inode)
-        return known
-
-    def _living(self, inode: int) -> _Known:
-        known = self._directory(inode)
-        if not known.alive:
-            raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
-        return known
-
-    def _subordinate(self, known: _Known, name: str) -> Source | None:
+    def _subordinate(self, known: Known, name: str) -> Source | None:
         if known.source is None:
             source = self._registry.by_name.get(name)
         else:
@@ -204,7 +112,7 @@ class Vfs:
         Raises:
             NoSuchFileError: there is none.
         """
-        known = self._living(parent)
+        known = self._inodes.living(parent)
         try:
             text = name.decode()
         except UnicodeDecodeError:
@@ -212,16 +120,16 @@ class Vfs:
         while True:
             source = self._subordinate(known, text)
             if source is not None:
-                place = source.place
-                child = self._note_directory(known, source, place, text)
-                if self._subordinate(known, text) is source and child.alive:
-                    return self._directory_attributes(child)
-                self.forget(child.inode, 1)
+                child = self._inodes.note_directory(known, source, text)
+                if child is not None:
+                    if self._subordinate(known, text) is source and child.alive:
+                        return self._directory_attributes(child)
+                    self.forget(child.inode, 1)
             else:
                 file = known.source.files.get(text) if known.source is not None else None
                 if file is None:
                     raise NoSuchFileError(f"{known.name}: no {text!r}", text)
-                inode = self._note_file(known, file)
+                inode = self._inodes.note_file(known, file)
                 if self._shows(known, file) and self._subordinate(known, text) is None:
                     return self._file_attributes(known, file)
                 self.forget(inode, 1)
@@ -229,79 +137,39 @@ class Vfs:
                 raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
 
     @staticmethod
-    def _shows(known: _Known, file: File) -> bool:
+    def _shows(known: Known, file: File) -> bool:
         return (
             known.source is not None and known.source.files.get(file.name) is file and known.alive
         )
 
-    def _note_directory(self, known: _Known, source: Source, place: int, name: str) -> _Known:
-        child = self._known.get(place)
-        if child is None or child is self._root:
-            child = self._known[place] = _Known(source, place, known, name)
-        known.directories[name] = child
-        child.lookups[0] = child.lookups.get(0, 0) + 1
-        return child
-
-    def _note_file(self, known: _Known, file: File) -> int:
-        known.files[file.number] = file
-        known.lookups[file.number] = known.lookups.get(file.number, 0) + 1
-        return known.place << _FILE_BITS | file.number
-
     def forget(self, inode: int, lookups: int) -> None:
         """Take back that the kernel knows an inode, as often as it says; never raises."""
-        place, number = divmod(inode, 1 << _FILE_BITS)
-        known = self._known.get(place)
-        if known is None or known is self._root:
-            return
-        left = known.lookups.get(number, 0) - lookups
-        if left > 0:
-            known.lookups[number] = left
-            return
-        known.lookups.pop(number, None)
-        known.files.pop(number, None)
-        self._prune(known)
+        self._inodes.forget(inode, lookups)
 
-    def _prune(self, known: _Known) -> None:
-        # A directory goes when the kernel knows neither it nor anything in it.
-        while not known.lookups and not known.directories and known.parent is not None:
-            if self._known.get(known.place) is known:
-                del self._known[known.place]
-            parent = known.parent
-            if parent.directories.get(known.name) is known:
-                del parent.directories[known.name]
-            known = parent
+    def find_stale(self, change: Change) -> Stale:
+        """Return what the kernel must forget after a change; for the thread that made it."""
+        return self._inodes.find_stale(change)
 
     # Attributes
 
-    def _directory_attributes(self, known: _Known) -> Attributes:
+    def _directory_attributes(self, known: Known) -> Attributes:
         mode = stat.S_IFDIR | 0o755
         source = known.source
         if source is None:
             visible = sum(not source.hidden for source in self._registry.sources)
-            return Attributes(ROOT, mode, 2 + visible, 0, self._root_changed)
+            return Attributes(ROOT, mode, 2 + visible, 0, self._inodes.changed)
         links = 2 + source.visible if known.alive else 0
         return Attributes(known.inode, mode, links, 0, source.changed)
 
-    def _file_attributes(self, known: _Known, file: File) -> Attributes:
+    def _file_attributes(self, known: Known, file: File) -> Attributes:
         assert known.source is not None
         return Attributes(
-            known.place << _FILE_BITS | file.number,
+            number_inode(known.place, file.number),
             stat.S_IFREG | file.value.mode,
             1,
             FILE_SIZE,
             known.source.placed,
         )
-
-    def _find(self, inode: int) -> tuple[_Known, File | None]:
-        # A directory, or a directory and a file of it, that the kernel knows.
-        if inode == ROOT:
-            return self._root, None
-        place, number = divmod(inode, 1 << _FILE_BITS)
-        known = self._known.get(place)
-        file = known.files.get(number) if known is not None else None
-        if known is None or (number and file is None):
-            raise NoSuchFileError(f"no file has inode {inode}", inode)
-        return known, file
 
     def attributes(self, inode: int) -> Attributes:
         """Return the attributes of an inode that the kernel knows, gone or not.
@@ -309,7 +177,7 @@ class Vfs:
         Raises:
             NoSuchFileError: there is none.
         """
-        known, file = self._find(inode)
+        known, file = self._inodes.find(inode)
         if file is None:
             return self._directory_attributes(known)
         attributes = self._file_attributes(known, file)
@@ -322,13 +190,13 @@ class Vfs:
             NoSuchFileError: there is none.
             ReadOnlyValueError: it cannot be written.
         """
-        _, file = self._find(inode)
+        _, file = self._inodes.find(inode)
         if file is not None and not file.value.writable:
             raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
 
     def extended_attributes(self, inode: int) -> dict[bytes, bytes]:
         """Return the extended attributes of an inode: what a value is, or a source's label."""
-        known, file = self._find(inode)
+        known, file = self._inodes.find(inode)
         if file is not None:
             return _describe(file.value)
         label = known.source.label if known.source is not None else None
@@ -356,7 +224,7 @@ class Vfs:
             NoSuchFileError: it is gone.
         """
         handle = next(self._handles)
-        self._directories[handle] = _OpenDirectory(self._living(inode))
+        self._directories[handle] = _OpenDirectory(self._inodes.living(inode))
         return handle
 
     def list_directory(
@@ -390,7 +258,7 @@ class Vfs:
                 self.forget(attributes.inode, 1)
                 return
 
-    def _names(self, known: _Known) -> Iterator[bytes]:
+    def _names(self, known: Known) -> Iterator[bytes]:
         yield from (b".", b"..")
         below = self._registry.sources if known.source is None else known.source.subordinates
         yield from (source.name.encode() for source in below if not source.hidden)
@@ -414,7 +282,7 @@ class Vfs:
             NoSuchFileError: it is gone.
             ReadOnlyValueError: its mode has no bit for what is wanted, whoever asks.
         """
-        known, file = self._find(inode)
+        known, file = self._inodes.find(inode)
         if file is None or known.source is None or not self._shows(known, file):
             raise NoSuchFileError(f"inode {inode} is gone", inode)
         access = flags & os.O_ACCMODE
@@ -484,58 +352,7 @@ class Vfs:
         for handle in list(self._files):
             self.close(handle)
         self._directories.clear()
-        self._known = {0: self._root}
-        self._root.directories.clear()
-
-    # Changes
-
-    def find_stale(self, change: Change) -> Stale:
-        """Return what the kernel must forget after a change; for the thread that made it."""
-        stale = Stale()
-        names: dict[tuple[int, bytes], None] = {}
-        for place in change.left:
-            known = self._known.get(place)
-            if known is not None and known.parent is not None:
-                names[known.parent.inode, known.name.encode()] = None
-                names.update(dict.fromkeys(_in_use(known)))
-        for place, touched in change.touched.items():
-            known = self._known.get(place)
-            if known is None:
-                continue
-            for name in touched:
-                if name in known.directories:
-                    names[known.inode, name.encode()] = None
-            names.update(dict.fromkeys(self._changed_files(known)))
-            if known is self._root:
-                self._root_changed = time.time_ns()
-            parent = known.parent
-            by_name = None if parent is None else (parent.inode, known.name.encode())
-            stale.directories.append((known.inode, by_name))
-        stale.names.extend(names)
-        return stale
-
-    @staticmethod
-    def _changed_files(known: _Known) -> Iterator[tuple[int, bytes]]:
-        if known.source is None or not known.files:
-            return
-        files = known.source.files
-        for file in list(known.files.values()):
-            if files.get(file.name) is not file:
-                yield known.inode, file.name.encode()
-
-
-def _in_use(known: _Known) -> Iterator[tuple[int, bytes]]:
-    # When a directory's name is invalidated, the kernel drops what is cached below it, but for what
-    # is in use: open files, and directories that somebody stands in.
-    below = [known]
-    for directory in below:
-        for number in list(directory.opened):
-            file = directory.files.get(number)
-            if file is not None:
-                yield directory.inode, file.name.encode()
-        for name, child in list(directory.directories.items()):
-            yield directory.inode, name.encode()
-            below.append(child)
+        self._inodes.forget_all()
 
 
 def _describe(value: Value) -> dict[bytes, bytes]:

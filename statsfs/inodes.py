@@ -1,0 +1,248 @@
+"""Inodes: what the kernel was told, and what it must forget.
+
+Owns inode numbers and the table of the directories and files that the kernel knows, which are those
+it looked up and has not forgotten.
+
+An inode number is a source's place times 2^28 plus the file's number, 0 for the directory: it stays
+while the source stays in its place, needs no table, and is never used again.
+
+Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
+changed the tree. The rule that keeps stale names out of the kernel's cache: a name is noted as
+known *before* it is looked at a second time, so a change either is seen by that second look or sees
+the note. (The kernel makes an invalidation wait for a lookup in the same directory that is under way.)
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from statsfs.arrays import File
+from statsfs.changes import Change
+from statsfs.exceptions import StatsfsError
+from statsfs.sources import Source
+
+__all__ = ["ROOT", "Inodes", "Known", "NoSuchFileError", "Stale", "number_inode"]
+
+ROOT: Final = 1
+
+# 2^28 numbers are 33 million values declared in the life of a process; 2^36 places 2 years of
+# 1,000 sources a second.
+_FILE_BITS: Final = 28
+
+
+class NoSuchFileError(StatsfsError, FileNotFoundError):
+    """There is no such name, or it is gone."""
+
+
+def number_inode(place: int, number: int = 0) -> int:
+    """Return the inode number of a file in a place; 0 is the directory itself."""
+    if number >> _FILE_BITS:
+        raise OverflowError("more than 33 million values were declared")
+    return place << _FILE_BITS | number
+
+
+def _split_inode(inode: int) -> tuple[int, int]:
+    return (0, 0) if inode == ROOT else divmod(inode, 1 << _FILE_BITS)
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """What the kernel must forget after a change.
+
+    Attributes:
+        names: directory inodes and names in them.
+        directories: inodes whose attributes are not as they were, each with the inode and the name
+            by which it is known, None for the root.
+    """
+
+    names: list[tuple[int, bytes]] = field(default_factory=list)
+    directories: list[tuple[int, tuple[int, bytes] | None]] = field(default_factory=list)
+
+
+class Known:
+    """A directory that the kernel knows.
+
+    Attributes:
+        source: None for the root.
+        place: the source's place when it was looked up; the directory is gone when that changes.
+        parent, name: where it was found.
+        lookups: by file number, how often the kernel was given it; 0 is the directory itself.
+        files: the files that the kernel was given, by number.
+        opened: how many open files of each number there are.
+        directories: the subdirectories that the kernel was given, by name.
+    """
+
+    __slots__ = (
+        "directories",
+        "files",
+        "lookups",
+        "name",
+        "opened",
+        "parent",
+        "place",
+        "source",
+    )
+
+    def __init__(
+        self, source: Source | None, place: int, parent: "Known | None", name: str
+    ) -> None:
+        self.source = source
+        self.place = place
+        self.parent = parent
+        self.name = name
+        self.lookups: dict[int, int] = {}
+        self.files: dict[int, File] = {}
+        self.opened: dict[int, int] = {}
+        self.directories: dict[str, Known] = {}
+
+    @property
+    def inode(self) -> int:
+        """Its inode number."""
+        return ROOT if self.parent is None else number_inode(self.place)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the path by which the kernel found it still leads to it."""
+        known: Known | None = self
+        while known is not None and known.source is not None:
+            if known.source.place != known.place:
+                return False
+            known = known.parent
+        return True
+
+
+class Inodes:
+    """The directories and files that the kernel knows.
+
+    Attributes:
+        root: the mount's root; never forgotten.
+        changed: when a top-level directory last came or went, in nanoseconds since the epoch.
+    """
+
+    def __init__(self) -> None:
+        self.root: Final = Known(None, 0, None, "")
+        self.changed = time.time_ns()
+        self._known: dict[int, Known] = {0: self.root}
+
+    def __len__(self) -> int:
+        return sum(len(known.lookups) for known in self._known.values())
+
+    def find(self, inode: int) -> tuple[Known, File | None]:
+        """Return a directory, or a directory and a file of it; gone or not.
+
+        Raises:
+            NoSuchFileError: the kernel does not know the inode.
+        """
+        place, number = _split_inode(inode)
+        known = self._known.get(place)
+        file = known.files.get(number) if known is not None else None
+        if known is None or (number and file is None):
+            raise NoSuchFileError(f"no file has inode {inode}", inode)
+        return known, file
+
+    def living(self, inode: int) -> Known:
+        """Return a directory that is still where it was found.
+
+        Raises:
+            NoSuchFileError: it is gone, or no directory.
+        """
+        known, file = self.find(inode)
+        if file is not None or not known.alive:
+            raise NoSuchFileError(f"{known.name!r} is no directory any more", known.name)
+        return known
+
+    def note_directory(self, parent: Known, source: Source, name: str) -> Known | None:
+        """Note that the kernel is given a directory; None if that has just left."""
+        place = source.place
+        if not place:
+            return None
+        child = self._known.get(place)
+        if child is None:
+            child = self._known[place] = Known(source, place, parent, name)
+        parent.directories[name] = child
+        child.lookups[0] = child.lookups.get(0, 0) + 1
+        return child
+
+    def note_file(self, known: Known, file: File) -> int:
+        """Note that the kernel is given a file; return its inode number."""
+        known.files[file.number] = file
+        known.lookups[file.number] = known.lookups.get(file.number, 0) + 1
+        return number_inode(known.place, file.number)
+
+    def forget(self, inode: int, lookups: int) -> None:
+        """Take back that the kernel knows an inode, as often as it says; never raises."""
+        place, number = _split_inode(inode)
+        known = self._known.get(place)
+        if known is None or known is self.root:
+            return
+        left = known.lookups.get(number, 0) - lookups
+        if left > 0:
+            known.lookups[number] = left
+            return
+        known.lookups.pop(number, None)
+        known.files.pop(number, None)
+        self._prune(known)
+
+    def _prune(self, known: Known) -> None:
+        # A directory goes when the kernel knows neither it nor anything in it.
+        while not known.lookups and not known.directories and known.parent is not None:
+            if self._known.get(known.place) is known:
+                del self._known[known.place]
+            parent = known.parent
+            if parent.directories.get(known.name) is known:
+                del parent.directories[known.name]
+            known = parent
+
+    def forget_all(self) -> None:
+        """Forget everything, as when the mount is gone."""
+        self._known = {0: self.root}
+        self.root.directories.clear()
+
+    def find_stale(self, change: Change) -> Stale:
+        """Return what the kernel must forget after a change; for the thread that made it."""
+        stale = Stale()
+        names: dict[tuple[int, bytes], None] = {}
+        for place in change.left:
+            known = self._known.get(place)
+            if known is not None and known.parent is not None:
+                names[known.parent.inode, known.name.encode()] = None
+                names.update(dict.fromkeys(_in_use(known)))
+        for place, touched in change.touched.items():
+            known = self._known.get(place)
+            if known is None:
+                continue
+            for name in touched:
+                if name in known.directories:
+                    names[known.inode, name.encode()] = None
+            names.update(dict.fromkeys(self._changed_files(known)))
+            if known is self.root:
+                self.changed = time.time_ns()
+            parent = known.parent
+            by_name = None if parent is None else (parent.inode, known.name.encode())
+            stale.directories.append((known.inode, by_name))
+        stale.names.extend(names)
+        return stale
+
+    @staticmethod
+    def _changed_files(known: Known) -> Iterator[tuple[int, bytes]]:
+        if known.source is None or not known.files:
+            return
+        files = known.source.files
+        for file in list(known.files.values()):
+            if files.get(file.name) is not file:
+                yield known.inode, file.name.encode()
+
+
+def _in_use(known: Known) -> Iterator[tuple[int, bytes]]:
+    # When a directory's name is invalidated, the kernel drops what is cached below it, but for what
+    # is in use: open files, and directories that somebody stands in.
+    below = [known]
+    for directory in below:
+        for number in list(directory.opened):
+            file = directory.files.get(number)
+            if file is not None:
+                yield directory.inode, file.name.encode()
+        for name, child in list(directory.directories.items()):
+            yield directory.inode, name.encode()
+            below.append(child)
