@@ -137,11 +137,20 @@ class _KeyReader(Reader):
         return list(zip(samples, strict=True)) if len(self.values) == 1 else samples
 
 
+def _attribute_getter(*names: str) -> Callable[[Any], Any]:
+    # `attrgetter` would take "a.b" for the attribute b of the attribute a.
+    if not any("." in name for name in names):
+        return operator.attrgetter(*names)
+    if len(names) == 1:
+        return lambda base: getattr(base, names[0])
+    return lambda base: tuple(getattr(base, name) for name in names)
+
+
 class AttributeReader(_KeyReader):
     """Reads objects by attribute."""
 
     __slots__ = ()
-    _getter = operator.attrgetter
+    _getter = _attribute_getter
 
     def clear(self, base: Any, index: int) -> None:
         try:
@@ -196,7 +205,8 @@ class BufferReader(Reader):
             end = offset + values[index].type.width
         self._row = struct.Struct(layout)
         declared = sorted(range(len(values)), key=by_offset.__getitem__)
-        self._order = None if by_offset == declared else operator.itemgetter(*declared)
+        in_order = declared == sorted(declared)
+        self._order = None if in_order else operator.itemgetter(*declared)
 
     def _offset(self, index: int) -> int:
         return self.values[index].offset or 0
@@ -293,11 +303,15 @@ def _find_attribute(cls: type, name: str) -> object:
     return None
 
 
-def _is_plain_class(cls: type, names: Iterable[str]) -> bool:
+def _is_plain_class(cls: type, names: Sequence[str]) -> bool:
     if cls.__getattribute__ not in _PLAIN_GETATTRIBUTES:
         return False
     if _find_attribute(cls, "__getattr__") is not None:
         return False
+    return _has_plain_attributes(cls, names) and not any("." in name for name in names)
+
+
+def _has_plain_attributes(cls: type, names: Iterable[str]) -> bool:
     found = (_find_attribute(cls, name) for name in names)
     return all(
         isinstance(attribute, _C_DESCRIPTORS) or not hasattr(type(attribute), "__get__")
@@ -340,11 +354,14 @@ class Binder:
             self._readers.setdefault(key, own)
         return self._readers[key]
 
-    def _is_plain(self, cls: type) -> bool:
-        plain = self._plain_classes.get(cls)
+    def _is_plain(self, base: object) -> bool:
+        plain = self._plain_classes.get(type(base))
         if plain is None:
-            plain = _is_plain_class(cls, [value.name for value in self.values])
-            self._plain_classes[cls] = plain
+            plain = _is_plain_class(type(base), [value.name for value in self.values])
+            self._plain_classes[type(base)] = plain
+        if plain and isinstance(base, type):
+            # A class used as a base may have descriptors that answer for itself.
+            return _has_plain_attributes(base, (value.name for value in self.values))
         return plain
 
     def bind(self, base: object) -> tuple[Reader, Any]:
@@ -367,7 +384,7 @@ class Binder:
                 base,
             )
         else:
-            reader = self._reader(AttributeReader, self._is_plain(type(base)))
+            reader = self._reader(AttributeReader, self._is_plain(base))
         self._check(reader, base)
         return reader, base
 

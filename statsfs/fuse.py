@@ -286,11 +286,6 @@ class Invalidator:
         """Say which thread answers the kernel (`threading.get_ident`)."""
         self._serving = thread
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is being sent."""
-        return not self._busy
-
     def __call__(self, change: Change) -> None:
         """Send what follows from a change."""
         if not self._enter():
@@ -307,9 +302,11 @@ class Invalidator:
             self._leave()
 
     def _enter(self) -> bool:
+        # A forked child has no session, and perhaps a lock that nobody will release.
+        if os.getpid() != self._pid:
+            return False
         with self._idle:
-            # A forked child shares no session with us.
-            if not self._running or os.getpid() != self._pid:
+            if not self._running:
                 return False
             self._busy += 1
             return True

@@ -9,7 +9,7 @@ while the source stays in its place, needs no table, and is never used again.
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
 changed the tree. The rule that keeps stale names out of the kernel's cache: a name is noted as
 known *before* it is looked at a second time, so a change either is seen by that second look or sees
-the note. (The kernel makes an invalidation wait for a lookup in the same directory that is under way.)
+the note. (The kernel makes an invalidation wait for a lookup under way in the same directory.)
 """
 
 import time

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import threading
-import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -62,12 +61,14 @@ class _Session:
         except ImportError as error:
             raise MountError(_INSTALL, mountpoint) from error
         self._pyfuse3, self._loop = pyfuse3, loop
-        self.mountpoint = os.path.abspath(os.fspath(mountpoint))
+        self.mountpoint = os.path.realpath(mountpoint)
         if allow_other is None:
             allow_other = os.geteuid() == 0
         self._pid = os.getpid()
         self._registry = registry
         self.done = threading.Event()
+        self.serving = threading.Event()
+        self._thread: int | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._open = False
         self._claim()
@@ -125,12 +126,18 @@ class _Session:
         self._open = True
         self.invalidator.start()
 
+    def serve_here(self) -> None:
+        """Say that this thread is the one that serves, or will."""
+        self._thread = threading.get_ident()
+        self.invalidator.serve_from(self._thread)
+
     async def serve(self) -> None:
         """Serve until the session ends; then close it, on this same thread."""
         import trio
 
         self._token = trio.lowlevel.current_trio_token()
-        self.invalidator.serve_from(threading.get_ident())
+        self.serve_here()
+        self.serving.set()
         try:
             await self._loop.serve(self._descriptor)
         except Exception:
@@ -157,6 +164,12 @@ class _Session:
         """End the session from another thread than the serving one; return when it is unmounted."""
         if os.getpid() != self._pid or self.done.is_set():
             return
+        if threading.get_ident() == self._thread:
+            raise RuntimeError(
+                f"{self.mountpoint}: close() would wait for the thread that calls it; leave the "
+                "`async with` block instead, or call it in trio.to_thread.run_sync"
+            )
+        self.serving.wait()
         # While the loop still answers: an invalidation may wait for an answer.
         self.invalidator.stop()
         if self._token is not None:
@@ -184,7 +197,13 @@ def _disown_in_child() -> None:
         session.disown()
 
 
+def _close_at_exit() -> None:
+    if _session is not None:
+        _session.close()
+
+
 os.register_at_fork(after_in_child=_disown_in_child)
+atexit.register(_close_at_exit)
 
 
 class Mount:
@@ -221,6 +240,9 @@ class Mount:
         """Unmount, and return when that is done; once more does nothing.
 
         Files that clients hold open answer ENOTCONN from then on.
+
+        Raises:
+            RuntimeError: this is the thread that serves (the trio thread, for `mounted`).
         """
         self._session.close()
 
@@ -266,20 +288,17 @@ def mount(
         target=_serve_session, args=(session,), name="statsfs-serve", daemon=True
     )
     serving.start()
-    atexit.register(_close_at_exit, weakref.ref(session))
+    session.serving.wait()
     return Mount(session)
 
 
 def _serve_session(session: _Session) -> None:
     import trio
 
-    trio.run(session.serve)
-
-
-def _close_at_exit(session: "weakref.ref[_Session]") -> None:
-    living = session()
-    if living is not None:
-        living.close()
+    try:
+        trio.run(session.serve)
+    finally:
+        session.serving.set()
 
 
 @asynccontextmanager
@@ -303,6 +322,7 @@ async def mounted(
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
     session = _Session(registry, mountpoint, uid, gid, allow_other, create)
+    session.serve_here()
     import trio
 
     served = trio.Event()
@@ -318,8 +338,7 @@ async def mounted(
         yield Mount(session)
     finally:
         with trio.CancelScope(shield=True):
-            if not session.invalidator.idle:
-                # An invalidation may wait for an answer, which only this thread can give.
-                await trio.to_thread.run_sync(session.invalidator.stop)
+            # An invalidation may wait for an answer, which only this thread can give.
+            await trio.to_thread.run_sync(session.invalidator.stop)
             session.terminate()
             await served.wait()

@@ -303,7 +303,12 @@ class Source(Counted):
         def add(operation: Operation) -> None:
             self.check()
             self._check_entry(entry)
-            revoked = [old for old in self._entries if old.revoked and old.array is array]
+            # A hidden base shows nothing in the place of what was shown.
+            revoked = [
+                old
+                for old in self._entries
+                if old.revoked and old.array is array and (old.hidden or not hidden)
+            ]
             stale = self._add_entry(entry)
             for old in revoked:
                 self._remove_entry(old, operation)
