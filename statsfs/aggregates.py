@@ -33,7 +33,7 @@ def clean_integers(column: Sequence[object]) -> bool:
     """
     try:
         return type(sum(column)) is int  # type: ignore[arg-type]  # that is the question
-    except TypeError:
+    except Exception:  # whatever foreign objects raise when they are added
         return False
 
 

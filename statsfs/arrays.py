@@ -8,6 +8,7 @@ Threading: arrays, files and layouts never change once made; interning has a loc
 which a `show` function may be compared, and no other lock is ever taken.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
@@ -82,10 +83,20 @@ class Array:
 
 
 # Reentrant: collecting garbage inside may run a finalizer that adds an array of its own.
-_intern_lock: Final = threading.RLock()
+_intern_lock = threading.RLock()
 _arrays: Final[dict[tuple[Value, ...], Array]] = {}
 _by_identity: Final[dict[int, Array]] = {}
 _next_serial = 1
+
+
+def _renew_lock() -> None:
+    # In a child, that of a thread which is not there is never released. What it guards is whole at
+    # every moment.
+    global _intern_lock
+    _intern_lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 def intern_array(values: Sequence[Value]) -> Array:
@@ -113,10 +124,12 @@ def intern_array(values: Sequence[Value]) -> Array:
         array = _arrays.get(key)
         if array is None:
             _check_names(key)
-            array = Array(key, _next_serial)
-            # Serials leave room for the numbers of the files of each value.
-            _next_serial += len(key)
-            array = _arrays.setdefault(key, array)
+            # Serials leave room for the numbers of the files of each value. This one is taken
+            # before anything is made: a finalizer may bring an array of its own meanwhile.
+            size = len(key)
+            serial = _next_serial
+            _next_serial = serial + size
+            array = _arrays.setdefault(key, Array(key, serial))
             _by_identity[id(array.values)] = array
     return array
 

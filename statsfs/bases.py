@@ -16,7 +16,7 @@ import struct
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, repeat
-from types import GetSetDescriptorType, MemberDescriptorType, ModuleType
+from types import GetSetDescriptorType, MemberDescriptorType, ModuleType, SimpleNamespace
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
@@ -41,6 +41,7 @@ _PLAIN_GETATTRIBUTES: Final[tuple[object, ...]] = (
     object.__getattribute__,
     type.__getattribute__,
     ModuleType.__getattribute__,
+    SimpleNamespace.__getattribute__,
 )
 
 

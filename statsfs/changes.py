@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 __all__ = ["Change", "Listening", "Operation", "apply_change", "lock_tree"]
 
@@ -38,11 +38,12 @@ class Change:
     left: list[int] = field(default_factory=list)
 
 
-class Listening(Protocol):
-    """Something that tells listeners of changes below it; `registry.Registry` is one."""
+class Listening:
+    """Something that tells listeners of changes below it; `registry.Registry` is the one."""
 
     def notify(self, change: Change) -> None:
         """Call the listeners, in the calling thread and under no lock."""
+        raise NotImplementedError
 
 
 class Operation:
@@ -113,17 +114,21 @@ def apply_change(operation: Callable[[Operation], None]) -> None:
     global _changing
     change = Operation()
     try:
-        with lock_tree():
+        with _lock:
             # Between taking the lock and this line a signal handler may make a whole change of its
             # own; that is as good as before this one.
             if _changing:
                 _waiting.append(operation)
                 return
             _changing = True
+            collecting = gc.isenabled()
+            gc.disable()
             try:
                 operation(change)
             finally:
                 _changing = False
+                if collecting:
+                    gc.enable()
     finally:
         change.finish()
         if _waiting and not _changing:

@@ -52,7 +52,7 @@ class Registry(Parent):
 
         def add(operation: Operation) -> None:
             source.check_orphan()
-            check_sibling(self._sources, source, "the registry")
+            check_sibling(self._sources, source, self)
             self._sources[source.name] = source
             source.settle(self)
             operation.touch(self, 0, None if source.hidden else source.name)

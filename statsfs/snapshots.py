@@ -7,11 +7,11 @@ Threading: a pass is made under the tree's lock, by `Source.snapshot`. A snapsho
 decoding it in two threads at once does the same work twice.
 """
 
+import logging
 import operator
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from statsfs.aggregates import clean_integers, convert_column, reduce_column
@@ -21,6 +21,8 @@ from statsfs.flats import Flat
 from statsfs.values import Value
 
 __all__ = ["Group", "Row", "Samples", "Sampling", "Snapshot", "Tree"]
+
+log = logging.getLogger(__name__)
 
 Row = tuple[int, ...]
 
@@ -77,7 +79,11 @@ class Sampling:
         except Exception:
             # Once more without the broken ones: the others are still of one moment.
             self._plain = [self._mend(group) for group in self._plain]
-            self._take(self._plain)
+            try:
+                self._take(self._plain)
+            except Exception:
+                # Another one just broke: what was read one by one has to do.
+                log.debug("a snapshot was read one by one", exc_info=True)
         self._moment = time.time_ns()
         self._dynamic = [
             Group(group.array, group.reader, group.entries, list(group.bases))
@@ -117,7 +123,9 @@ class Sampling:
             _complain(entry, error)
         by_array: dict[Array, list[Group]] = {array: [] for array in self._arrays}
         for group in groups:
-            by_array[group.array].append(group)
+            # A snapshot that somebody keeps must not keep the producers' memory.
+            done = Group(group.array, group.reader, group.entries, (), group.samples)
+            by_array[group.array].append(done)
         arrays = {
             array.values: Samples(array.values, tuple(found)) for array, found in by_array.items()
         }
@@ -130,14 +138,17 @@ def _convert_rows(rows: list[tuple[Any, ...]], values: Sequence[Value]) -> list[
     for value, column in zip(values, zip(*rows, strict=True), strict=True):
         if not clean_integers(column):
             return None
-        columns.append(convert_column(column, value.type))
+        try:
+            columns.append(convert_column(column, value.type))
+        except Exception:  # whatever foreign integers raise when they are compared
+            return None
     return list(zip(*columns, strict=True))
 
 
 def _convert_row(row: tuple[Any, ...], entry: Entry) -> Row | None:
     try:
         numbers = [int(operator.index(item)) for item in row]
-    except TypeError as error:
+    except Exception as error:  # whatever foreign objects raise
         _complain(entry, error)
         return None
     types = (value.type for value in entry.array.values)
@@ -156,8 +167,16 @@ class Samples:
     values: tuple[Value, ...]
     groups: tuple[Group, ...]
 
-    @cached_property
+    @property
     def _decoded(self) -> tuple[list[Entry], list[Row]]:
+        # No cached_property: Python 3.11 has one lock for all of a class, and this may run the
+        # user's code.
+        known: tuple[list[Entry], list[Row]] | None = self.__dict__.get("_known")
+        if known is None:
+            known = self.__dict__["_known"] = self._decode()
+        return known
+
+    def _decode(self) -> tuple[list[Entry], list[Row]]:
         entries: list[Entry] = []
         rows: list[Row] = []
         for group in self.groups:
@@ -216,11 +235,14 @@ class Snapshot:
         directories = {id(self.tree.root): _Directory()}
         for _, subordinates in self.tree.subordinates:
             directories.update((id(source), _Directory()) for source in subordinates)
+        # A signal handler's snapshot may meet a change half made, and entries of a source that is
+        # just leaving: they go nowhere.
+        nowhere = _Directory()
         for entry in self.declared:
-            directories[id(entry.source)].declared.append(entry)
+            directories.get(id(entry.source), nowhere).declared.append(entry)
         for samples in self.arrays.values():
             for entry, row in zip(samples.entries, samples.rows, strict=True):
-                directories[id(entry.source)].own.append((entry, row))
+                directories.get(id(entry.source), nowhere).own.append((entry, row))
         # Parents come first, so backwards every subordinate is complete when it is needed.
         for source, subordinates in reversed(self.tree.subordinates):
             for subordinate in subordinates:

@@ -166,7 +166,7 @@ class Source(Counted):
                 )
             if self._subordinates is None:
                 self._subordinates = {}
-            check_sibling(self._subordinates, source, self.path)
+            check_sibling(self._subordinates, source, self)
             self._subordinates[source.name] = source
             self.visible += not source.hidden
             source.settle(self)
@@ -470,10 +470,11 @@ def check_source(source: object) -> None:
         raise TypeError(f"not a Source: {source!r}")
 
 
-def check_sibling(siblings: Mapping[str, Source], source: Source, path: str) -> None:
+def check_sibling(siblings: Mapping[str, Source], source: Source, parent: object) -> None:
     """Raise DuplicateNameError if a sibling has the name of a source that is to be placed."""
     if source.name in siblings:
-        raise DuplicateNameError(f"{path}: there is a {source.name!r} already", source.name)
+        where = parent.path if isinstance(parent, Source) else "the registry"
+        raise DuplicateNameError(f"{where}: there is a {source.name!r} already", source.name)
 
 
 def _registry_of(lineage: list[Source]) -> Parent | None:

@@ -101,9 +101,10 @@ class _StatsMeta(type):
         inherited = tuple(
             value for base in bases if isinstance(base, _StatsMeta) for value in base._stats_values
         )
-        reserved = {*(value.name for value in inherited), *(dir(Stats) if bases else ())}
-        for key in fields:
-            if key in reserved:
+        taken = {value.name for value in inherited}
+        reserved = dir(Stats) if bases else ()
+        for key in namespace:
+            if key in taken or (key in fields and key in reserved):
                 raise DuplicateNameError(f"{name} declares {key!r}, which its base class has", key)
         body = {key: item for key, item in namespace.items() if key not in fields}
         body["__slots__"] = (*body.get("__slots__", ()), *fields)
@@ -132,6 +133,8 @@ class Stats(metaclass=_StatsMeta):
     __slots__ = ()
 
     def __new__(cls, *args: object, **kwargs: object) -> Self:
+        if (args or kwargs) and cls.__init__ is object.__init__:
+            raise TypeError(f"{cls.__name__}() takes no arguments")
         self = super().__new__(cls)
         for zero in cls._stats_zero:
             zero(self, 0)

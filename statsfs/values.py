@@ -7,11 +7,10 @@ and not beside the reductions because a `Value` carries one, and modules import 
 Threading: everything here is immutable.
 """
 
-import unicodedata
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
-from functools import cached_property
 from typing import Final
 
 from statsfs.exceptions import InvalidNameError
@@ -19,6 +18,7 @@ from statsfs.exceptions import InvalidNameError
 __all__ = ["Aggregate", "Kind", "Type", "Unit", "Value", "check_name"]
 
 _NAME_MAX: Final = 255  # bytes; NAME_MAX of Linux
+_FORBIDDEN: Final = re.compile("[/\x00-\x1f\x7f-\x9f]")  # with Unicode's control characters, Cc
 
 
 class Type(Enum):
@@ -124,7 +124,7 @@ def check_name(name: object, what: str) -> str:
         raise InvalidNameError(f"{what} {name[:40]!r} has {length} bytes, not 1 to 255", name)
     if name.startswith("."):
         raise InvalidNameError(f'{what} {name!r} starts with "."', name)
-    if "/" in name or any(unicodedata.category(char) == "Cc" for char in name):
+    if _FORBIDDEN.search(name):
         raise InvalidNameError(f'{what} {name!r} has a "/" or a control character', name)
     return name
 
@@ -206,19 +206,25 @@ class Value:
             raise ValueError(f"value {self.name!r}: offset {offset} is below 0")
 
     def __hash__(self) -> int:
-        return self._hash
-
-    @cached_property
-    def _hash(self) -> int:
         # An array is looked up by content at each `add_values`; 47 full hashes would cost 50 us.
-        return hash((self.name, self.type, self.aggregate, self.mode, self.offset, self.kind))
+        # No cached_property: its lock, in Python 3.11, is held for ever in a child that was forked
+        # while another thread had it.
+        known: int | None = self.__dict__.get("_hash")
+        if known is None:
+            known = hash((self.name, self.type, self.aggregate, self.mode, self.offset, self.kind))
+            self.__dict__["_hash"] = known
+        return known
+
+    def __getstate__(self) -> dict[str, object]:
+        # What is pickled has no hash: those of strings differ from process to process.
+        return {name: item for name, item in vars(self).items() if name != "_hash"}
 
     @property
     def writable(self) -> bool:
         """Whether the value can be cleared: its mode has a write bit."""
         return bool(self.mode & 0o222)
 
-    @cached_property
+    @property
     def aggregate_names(self) -> tuple[tuple[Aggregate, str], ...]:
         """The kinds of aggregate and the name under which each is shown above.
 

@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, NamedTuple
@@ -243,7 +243,7 @@ class Vfs:
         """
         opened = self._directories[handle]
         if start == 0 or opened.names is None:
-            opened.names = list(self._names(opened.known)) if opened.known.alive else []
+            opened.names = self._names(opened.known) if opened.known.alive else []
         for offset, name in enumerate(opened.names[start:], start + 1):
             if name in (b".", b".."):
                 known = opened.known.parent or opened.known if name == b".." else opened.known
@@ -258,12 +258,15 @@ class Vfs:
                 self.forget(attributes.inode, 1)
                 return
 
-    def _names(self, known: Known) -> Iterator[bytes]:
-        yield from (b".", b"..")
-        below = self._registry.sources if known.source is None else known.source.subordinates
-        yield from (source.name.encode() for source in below if not source.hidden)
-        if known.source is not None:
-            yield from (name.encode() for name in known.source.files)
+    def _names(self, known: Known) -> list[bytes]:
+        source = known.source
+        # Files before the directories and once more after them: a name that turns from one into the
+        # other meanwhile is not missed, and comes once.
+        before = source.files if source is not None else ()
+        below = self._registry.sources if source is None else source.subordinates
+        directories = [found.name for found in below if not found.hidden]
+        after = source.files if source is not None else ()
+        return [name.encode() for name in dict.fromkeys((".", "..", *directories, *before, *after))]
 
     def close_directory(self, handle: int) -> None:
         """Close an open directory."""
