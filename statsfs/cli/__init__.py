@@ -1,0 +1,30 @@
+"""The command line, `statsfs`: arguments, output, exit codes.
+
+Owns the entry point, which works where click and rich are not installed: it says so on one line.
+The commands themselves are in `commands`, the demo's screen is in `demo`, signals are in `stop`.
+
+Exit codes: 0 done, also when told to stop by a signal; 1 failed; 2 wrong usage.
+
+Threading: everything here runs in the main thread; mounts are served by threads of their own.
+"""
+
+import sys
+from typing import NoReturn
+
+__all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command that the arguments name, and exit."""
+    try:
+        from statsfs.cli.commands import run
+
+        code = run()
+    except KeyboardInterrupt:
+        code = 0  # Ctrl-C before a command has begun: nothing is mounted yet
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
+            raise
+        sys.exit(f"statsfs: error: the command line needs {missing}: pip install 'statsfs[all]'")
+    sys.exit(code)

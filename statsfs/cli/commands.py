@@ -1,0 +1,228 @@
+"""The commands of `statsfs`, and what becomes of their errors.
+
+Owns options, help texts and exit codes. A user's mistake is one line on stderr, never a traceback.
+
+Threading: main thread only, see `stop`.
+"""
+
+import math
+import os
+import threading
+from typing import Any, Final
+
+import click
+
+import statsfs
+from statsfs.cli import loading
+from statsfs.cli.demo import Churn, create_vm, run_demo, silence
+from statsfs.cli.stop import Stop, Stopped
+from statsfs.exceptions import MountError, StatsfsError
+from statsfs.mock_kvm import MockKvm
+from statsfs.mounting import mount
+from statsfs.mountpoints import find_mount, unmount
+from statsfs.registry import Registry
+
+__all__ = ["cli", "run"]
+
+_DONE, _FAILED, _USAGE = 0, 1, 2  # the exit codes
+_POLL: Final = 0.2  # seconds until an unmount by others is noticed
+
+_EPILOG: Final = """\b
+Exit codes:
+  0  done, also when told to stop by SIGTERM or SIGINT
+  1  failed: a refused mount, a failing --load function, a refused unmount
+  2  wrong usage
+"""
+
+
+class _Number(click.FloatRange):
+    # FloatRange lets nan and inf pass.
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return number
+
+
+_ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to the kernel
+
+
+@click.group(epilog=_EPILOG, context_settings={"max_content_width": 100})
+@click.version_option(statsfs.__version__, prog_name="statsfs", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Show a program's counters as files: live, with totals in every directory above.
+
+    \b
+    Example:
+      statsfs demo ./stats
+    """
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("mountpoint")
+@click.option("--vms", type=click.IntRange(0), default=4, show_default=True, help="VMs that stay.")
+@click.option(
+    "--vcpus", type=click.IntRange(1), default=4, show_default=True, help="vCPUs of each VM."
+)
+@click.option(
+    "--rate",
+    type=_Number(0),
+    default=1000,
+    show_default=True,
+    metavar="EVENTS_PER_SECOND",
+    help="VM exits of each vCPU; 0 holds every counter still at a number that is not 0.",
+)
+@click.option(
+    "--churn",
+    type=_Number(0),
+    default=0,
+    metavar="SECONDS",
+    help="One VM more comes and goes, a full cycle in so many seconds; 0, the default: none.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="What names and numbers are made from."
+)
+@click.option(
+    "--for",
+    "duration",
+    type=_Number(0),
+    metavar="SECONDS",
+    help="End by itself; without it, at SIGINT (Ctrl-C) or SIGTERM.",
+)
+def demo(
+    mountpoint: str,
+    vms: int,
+    vcpus: int,
+    rate: float,
+    churn: float,
+    seed: int,
+    duration: float | None,
+) -> None:
+    """Mount a mock KVM at MOUNTPOINT.
+
+    Its virtual machines work, come and go. The directory is made if it is missing, and removed
+    afterwards. On a terminal a live table shows what moves; elsewhere it is one line a second.
+
+    \b
+    Examples:
+      statsfs demo ./stats
+      statsfs demo ./stats --vms 8 --vcpus 2 --churn 5
+      statsfs demo ./stats --rate 0 --seed 7 --for 60
+    """
+    stop = Stop()
+    registry = Registry()
+    with MockKvm(registry, rate=rate, seed=seed) as kvm:
+        for _ in range(vms):
+            if not stop.wait(0):
+                create_vm(kvm, vcpus)
+        with mount(registry, mountpoint, create=True) as mounted:
+            _say(f"statsfs: mounted at {mounted.mountpoint}")
+            run_demo(stop, mounted, Churn(kvm, vcpus, churn), duration)
+    _say(f"statsfs: unmounted {mounted.mountpoint}")
+
+
+@cli.command("mount", epilog=_EPILOG)
+@click.argument("mountpoint")
+@click.option(
+    "--load",
+    "loads",
+    metavar="MODULE:FUNCTION",
+    multiple=True,
+    required=True,
+    callback=loading.parse,
+    help="A function to call with the registry, from the current directory or what is installed.",
+)
+@click.option("--create", is_flag=True, help="Make the directory; remove it afterwards.")
+@click.option(
+    "--allow-other/--no-allow-other",
+    default=None,
+    help="Let other users in; the default is to do so when root mounts.",
+)
+@click.option("--uid", type=_ID, help="Owner of all files, as a number; default: who mounts.")
+@click.option("--gid", type=_ID, help="Group of all files, as a number; default: who mounts.")
+def mount_command(
+    mountpoint: str,
+    loads: list[tuple[str, str]],
+    create: bool,
+    allow_other: bool | None,
+    uid: int | None,
+    gid: int | None,
+) -> None:
+    """Mount at MOUNTPOINT what functions register.
+
+    Each function is called with the registry, in order; then the tree is served until SIGINT
+    (Ctrl-C), SIGTERM or an unmount. Threads that a function starts should be daemons.
+
+    \b
+    Example, with a file app.py here that has `def setup(registry): ...`:
+      statsfs mount /run/stats --create --load app:setup
+    """
+    stop = Stop()
+    registry = Registry()
+    with stop.interrupting():
+        loading.load(registry, loads)
+    with mount(
+        registry, mountpoint, uid=uid, gid=gid, allow_other=allow_other, create=create
+    ) as mounted:
+        _say(f"statsfs: mounted at {mounted.mountpoint}")
+        while not stop.wait(_POLL) and not mounted.wait(0):
+            pass
+    _say(f"statsfs: unmounted {mounted.mountpoint}")
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
+    if left:
+        _say(f"statsfs: waiting for threads that are no daemons: {', '.join(left)}")
+        stop.release()
+
+
+@cli.command(epilog=_EPILOG)
+@click.argument("mountpoint")
+def umount(mountpoint: str) -> None:
+    """Unmount the statsfs at MOUNTPOINT.
+
+    Whoever serves it notices and ends. It is refused while somebody uses the tree.
+
+    \b
+    Example:
+      statsfs umount ./stats
+    """
+    path = os.path.realpath(mountpoint)
+    if find_mount(path) != "fuse.statsfs":
+        raise click.ClickException(f"{mountpoint} is not a mounted statsfs")
+    try:
+        unmount(path)
+    except MountError as error:
+        if "busy" not in str(error):
+            raise
+        hint = "close its files and leave its directories (fuser -vm tells whose), then try again"
+        raise click.ClickException(f"{mountpoint} is busy: {hint}") from error
+
+
+def run() -> int:
+    """Run the command that `sys.argv` names; return the exit code."""
+    try:
+        cli.main(prog_name="statsfs", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return _USAGE
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "statsfs"
+        return _fail(f"{error.format_message()} (see {command} --help)", _USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message())
+    except StatsfsError as error:
+        return _fail(str(error))
+    except (Stopped, click.Abort, BrokenPipeError):
+        silence()
+    return _DONE
+
+
+def _fail(message: str, code: int = _FAILED) -> int:
+    click.echo(f"statsfs: error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _say(text: str) -> None:
+    try:
+        click.echo(text)
+    except OSError:
+        silence()  # nobody reads it; a server goes on

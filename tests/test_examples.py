@@ -1,0 +1,123 @@
+"""The examples, each as its own process: it counts, it is read, it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DEADLINE = 30.0  # seconds
+ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+
+
+@contextmanager
+def example(name: str, mountpoint: Path, number: signal.Signals) -> Iterator[Path]:
+    """Run an example while the test looks at it; then end it, and see that it ended well."""
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / name, mountpoint],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or os.path.ismount(mountpoint))
+            yield mountpoint
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=DEADLINE)
+            assert (process.returncode, output) == (0, "")
+            assert not mountpoint.exists()
+        finally:
+            process.kill()
+            if os.path.ismount(mountpoint):
+                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+
+
+def integer(path: Path) -> int:
+    return int(path.read_text())
+
+
+@ENDS
+def test_threaded_daemon(number: signal.Signals, tmp_path: Path) -> None:
+    """Hidden workers: one visible total, no directories."""
+    with example("threaded_daemon.py", tmp_path / "stats", number) as mountpoint:
+        daemon = mountpoint / "daemon"
+        assert sorted(os.listdir(daemon)) == ["errors", "requests", "slowest_us"]
+        wait_until(lambda: integer(daemon / "requests") > 20)
+        assert 1000 <= integer(daemon / "slowest_us") <= 20_000
+        (daemon / "slowest_us").write_text("0\n")
+
+
+@ENDS
+def test_trio_daemon(number: signal.Signals, tmp_path: Path) -> None:
+    """Connections come and go; the totals are theirs."""
+    with example("trio_daemon.py", tmp_path / "stats", number) as mountpoint:
+        echo = mountpoint / "echo"
+        seen: set[str] = set()
+
+        def ten() -> bool:
+            seen.update(name for name in os.listdir(echo) if name.startswith("connection"))
+            return len(seen) >= 10
+
+        wait_until(ten)
+        wait_until(lambda: integer(echo / "messages") > 0)
+        assert integer(echo / "busy") <= 5
+        assert os.stat(echo / "busy").st_mode & 0o777 == 0o444
+
+
+@ENDS
+def test_asyncio_daemon(number: signal.Signals, tmp_path: Path) -> None:
+    """Two queues: their sum, and the longest, stand above them."""
+    with example("asyncio_daemon.py", tmp_path / "stats", number) as mountpoint:
+        queue = mountpoint / "queue"
+        names = ["high", "jobs_done", "length", "length.max", "low"]
+        assert sorted(os.listdir(queue)) == names
+        wait_until(lambda: all(integer(queue / x / "jobs_done") > 10 for x in ("high", "low")))
+        assert integer(queue / "jobs_done") >= 20
+
+
+@ENDS
+def test_ctypes_counters(number: signal.Signals, tmp_path: Path) -> None:
+    """The kernel's own numbers, written by C code into a C structure."""
+    with example("ctypes_counters.py", tmp_path / "stats", number) as mountpoint:
+        own = mountpoint / "rusage" / "self"
+        wait_until(lambda: integer(own / "minflt") > 100 and integer(own / "nvcsw") > 10)
+        children = integer(mountpoint / "rusage" / "children" / "maxrss")
+        assert integer(mountpoint / "rusage" / "maxrss") >= max(children, 1000)
+        with pytest.raises(PermissionError):
+            (own / "minflt").write_text("0\n")
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_an_example_can_end_by_itself(name: str, tmp_path: Path) -> None:
+    """`--for` ends it with status 0; and each fits on a page."""
+    path = EXAMPLES / name
+    assert path.read_text().count("\n") <= 80
+    done = subprocess.run(
+        [sys.executable, path, tmp_path / "stats", "--for", "0.3"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not (tmp_path / "stats").exists()
+
+
+def test_every_example_is_tested() -> None:
+    """A new example needs a test of its own here."""
+    tested = Path(__file__).read_text()
+    assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
