@@ -11,7 +11,7 @@ import operator
 from collections.abc import Mapping
 
 from statsfs.arrays import Array, Entry, File, Layout, make_layout
-from statsfs.exceptions import BaseMismatchError
+from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.flats import Flat
 
 __all__ = ["Directory"]
@@ -55,7 +55,7 @@ class Directory:
         layout = make_layout(
             [entry.array for entry in entries if not entry.declared],
             [entry.array for entry in entries if entry.declared],
-            [array for array, flat in list(self._flats.items()) if flat.below],
+            [array for array, flat in self._flats.copy().items() if flat.below],
             self.shows_directory,
         )
         self._layout = (version, layout)
@@ -101,9 +101,10 @@ class Directory:
             return 0
         number, broken = flat.reduce(file)
         if broken is not None:
-            self.complain(
-                ("left out", file, broken),
-                f"{file.name!r} leaves out {broken.source.path}, which holds no integer for it",
+            # The broken source keeps what was said of it: it may be the first to go.
+            name = file.value.name
+            broken.source.complain(
+                ("left out", broken, name), f"left out of aggregates: {name!r} holds no integer"
             )
         return number
 
@@ -128,7 +129,10 @@ class Directory:
         if file.kind is None:
             base = entry and entry.base
             if entry is not None and base is not None and entry.reader is not None:
-                entry.reader.clear(base, file.index)
+                try:
+                    entry.reader.clear(base, file.index)
+                except ReadOnlyValueError as error:
+                    raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
             return
         flat = self._flats.get(file.array)
         refused = flat.clear(file.index) if flat is not None else []
