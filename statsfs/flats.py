@@ -111,32 +111,37 @@ class Flat:
         return self._reduce_slowly(file)
 
     def _bases(self) -> Iterator[tuple[Reader, list[Any]]]:
-        # Copying the values is one C call; without it, a change made meanwhile (a property may
-        # let other threads in) would resize the dictionary under the iterator.
-        for reader, members in list(self.groups.items()):
+        # Copying is one C call each; without it, a change made meanwhile (a property may let other
+        # threads in) would resize the dictionary under the iterator. `list(….items())` would not
+        # do: it makes tuples, for which Python 3.11 may collect garbage and run finalizers.
+        for reader, members in self.groups.copy().items():
             yield reader, list(members.values())
+
+    def _entries(self) -> Iterator[tuple[Reader, Entry, Any]]:
+        # The same, one by one and with the entries.
+        for reader, members in self.groups.copy().items():
+            for entry, base in members.copy().items():
+                yield reader, entry, base
 
     def _reduce_slowly(self, file: File) -> tuple[int, Entry | None]:
         assert file.kind is not None
         column, broken = [], None
-        for reader, members in list(self.groups.items()):
-            for entry, base in list(members.items()):
-                try:
-                    number = operator.index(reader.read(base, file.index))  # type: ignore[arg-type]
-                except Exception:
-                    broken = broken or entry
-                else:
-                    column.append(int(number))
+        for reader, entry, base in self._entries():
+            try:
+                number = operator.index(reader.read(base, file.index))  # type: ignore[arg-type]
+            except Exception:
+                broken = broken or entry
+            else:
+                column.append(int(number))
         type = file.value.type
         return reduce_column(convert_column(column, type), type, file.kind), broken
 
     def clear(self, index: int) -> list[tuple[Entry, ReadOnlyValueError]]:
         """Write 0 into every base; return those that refused, and why."""
         refused = []
-        for reader, members in list(self.groups.items()):
-            for entry, base in list(members.items()):
-                try:
-                    reader.clear(base, index)
-                except ReadOnlyValueError as error:
-                    refused.append((entry, error))
+        for reader, entry, base in self._entries():
+            try:
+                reader.clear(base, index)
+            except ReadOnlyValueError as error:
+                refused.append((entry, error))
         return refused

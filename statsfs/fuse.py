@@ -334,6 +334,9 @@ class Invalidator:
             stale, sent = job
             try:
                 _send(stale)
+            except Exception:
+                # A dead worker would make `stop` wait for ever.
+                log.exception("an invalidation failed")
             finally:
                 sent.set()
                 self._leave()
@@ -346,10 +349,10 @@ class Invalidator:
         with self._idle:
             self._running = False
             self._idle.wait_for(lambda: not self._busy)
-        if self._worker is not None:
+            worker, self._worker = self._worker, None
+        if worker is not None:
             self._queue.put(None)
-            self._worker.join()
-            self._worker = None
+            worker.join()
 
 
 def _send(stale: Stale) -> None:

@@ -13,6 +13,8 @@ Threading: `serve` runs on the serving thread.
 import errno
 import logging
 import os
+import stat
+from typing import Final
 
 import pyfuse3
 
@@ -20,16 +22,20 @@ __all__ = ["find_descriptors", "serve"]
 
 log = logging.getLogger(__name__)
 
+# By number, whatever its path: containers are given it by another.
+_DEVICE: Final = os.makedev(10, 229)
+
 
 def find_descriptors() -> set[int]:
     """Return the descriptors of this process that are open on /dev/fuse."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                found.add(int(name))
+            status = os.fstat(int(name))
         except OSError:  # the descriptor of the listing itself, and what other threads close
             continue
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == _DEVICE:
+            found.add(int(name))
     return found
 
 

@@ -262,11 +262,11 @@ class Source(Counted):
         registry = _registry_of(lineage)
         if not source.hidden:
             self.changed = time.time_ns()
-            # A subdirectory's name may be one that a file had or wants; where the layout is not
-            # known, or is just being worked out, by a reader that did not see it, it is.
+            # A subdirectory's name may be one that a file had or wants. Where nobody worked that
+            # out since the last change, a reader that saw no such subdirectory may just be at it.
             layout = self._layout
-            known = layout is not None and layout[0] == self._version
-            self._version += not known or (layout is not None and source.name in layout[1].claimed)
+            if layout is None or layout[0] != self._version or source.name in layout[1].claimed:
+                self._version += 1
             operation.touch(registry, self.place, source.name)
         _note_files(operation, lineage, stale)
 

@@ -1,0 +1,88 @@
+"""Fixtures that every test may ask for."""
+
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+
+from statsfs.registry import Registry
+from statsfs.vfs import Vfs
+from tests.kernel import Kernel
+from tests.mounts import Server, directory_for_a_mount, serving, sweep_dead_mounts
+
+# Trees are large to draw and the machines of CI slow: no time limits; and no explanations, which
+# would run a failing test hundreds of times more.
+settings.register_profile(
+    "statsfs",
+    deadline=None,
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+settings.load_profile("statsfs")
+
+
+@pytest.fixture
+def registry() -> Registry:
+    """A registry that nobody else has."""
+    return Registry()
+
+
+@pytest.fixture
+def kernel(registry: Registry) -> Kernel:
+    """A stand-in for a kernel that has the registry mounted, and is told what changes."""
+    kernel = Kernel(Vfs(registry))
+    registry.add_listener(kernel)
+    return kernel
+
+
+# Real mounts
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marks of tests that need something of the machine."""
+    config.addinivalue_line("markers", "mount: mounts a filesystem; where that can be, it must be")
+    config.addinivalue_line("markers", "root: needs the rights of root")
+
+
+def pytest_sessionstart() -> None:
+    """Clear what an earlier run left."""
+    sweep_dead_mounts()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot do."""
+    for item in items:
+        if item.get_closest_marker("mount") and not os.path.exists("/dev/fuse"):
+            item.add_marker(pytest.mark.skip(reason="there is no /dev/fuse"))
+        if item.get_closest_marker("root") and os.geteuid():
+            item.add_marker(pytest.mark.skip(reason="needs root"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where there is a /dev/fuse, a mount test that is skipped fails the run."""
+    report = yield
+    must = item.get_closest_marker("mount") and os.path.exists("/dev/fuse")
+    cannot = item.get_closest_marker("root") and os.geteuid()
+    if report.skipped and must and not cannot and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, though there is a /dev/fuse: {report.longrepr}"
+    return report
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A server with an empty tree, of this test alone."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def mountpoint() -> Iterator[Path]:
+    """An empty directory to mount on."""
+    with directory_for_a_mount() as path:
+        yield path

@@ -1,0 +1,228 @@
+"""A naive model of the tree, written from the design and not from the code.
+
+It is slow and simple on purpose: every question walks the whole subtree, every number is converted
+alone, every directory's names are worked out anew. It shares no code with statsfs but the enums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from math import trunc
+from typing import Any
+
+from statsfs.values import Aggregate, Type, Value
+
+BITS = {
+    Type.U8: 8, Type.U16: 16, Type.U32: 32, Type.U64: 64,
+    Type.S8: 8, Type.S16: 16, Type.S32: 32, Type.S64: 64,
+}  # fmt: skip
+SIGNED = {Type.S8, Type.S16, Type.S32, Type.S64}
+SUFFIXES = {
+    Aggregate.SUM: "sum",
+    Aggregate.MIN: "min",
+    Aggregate.MAX: "max",
+    Aggregate.AVG: "avg",
+    Aggregate.COUNT_ZERO: "count_zero",
+    Aggregate.COUNT_NONZERO: "count_nonzero",
+}
+
+
+def convert(number: int, type: Type) -> int:
+    """Convert as C does, in the most literal way."""
+    if type is Type.BOOL:
+        return 1 if number else 0
+    number %= 2 ** BITS[type]
+    if type in SIGNED and number >= 2 ** (BITS[type] - 1):
+        number -= 2 ** BITS[type]
+    return number
+
+
+def aggregate(numbers: list[int], type: Type, kind: Aggregate) -> int:
+    """One aggregate of converted numbers."""
+    if not numbers:
+        return 0
+    if kind is Aggregate.SUM:
+        return convert(sum(numbers), Type.S64 if type in SIGNED else Type.U64)
+    if kind is Aggregate.MIN:
+        return sorted(numbers)[0]
+    if kind is Aggregate.MAX:
+        return sorted(numbers)[-1]
+    if kind is Aggregate.AVG:
+        return trunc(Fraction(sum(numbers), len(numbers)))
+    zeros = len([number for number in numbers if number == 0])
+    return zeros if kind is Aggregate.COUNT_ZERO else len(numbers) - zeros
+
+
+def aggregate_files(value: Value) -> list[tuple[Aggregate, str]]:
+    """The kinds of a value and the file names they have above."""
+    kinds = [kind for kind in SUFFIXES if kind in value.aggregate]
+    return [
+        (
+            kind,
+            value.name
+            if kind is Aggregate.SUM or len(kinds) == 1
+            else f"{value.name}.{SUFFIXES[kind]}",
+        )
+        for kind in kinds
+    ]
+
+
+class Ages:
+    """Which array was first added anywhere in the process."""
+
+    def __init__(self) -> None:
+        self._ages: dict[tuple[Value, ...], int] = {}
+
+    def note(self, values: tuple[Value, ...]) -> None:
+        """Remember an array that was added, if it is the first of its content."""
+        self._ages.setdefault(values, len(self._ages))
+
+    def __getitem__(self, values: tuple[Value, ...]) -> int:
+        return self._ages[values]
+
+
+@dataclass(eq=False)
+class ModelEntry:
+    """An array over its numbers; None for an array that is only declared.
+
+    `numbers` has, for each value, what the base holds; two hidden values of one name in an
+    attribute base share one number, so it is by name there and by index in buffers.
+    """
+
+    values: tuple[Value, ...]
+    numbers: dict[Any, int] | None
+    by_name: bool
+    clearable: bool = True
+    hidden: bool = False
+    revoked: bool = False
+
+    def number(self, index: int) -> int:
+        assert self.numbers is not None
+        value = self.values[index]
+        return convert(self.numbers[value.name if self.by_name else index], value.type)
+
+    def clear(self, index: int) -> bool:
+        assert self.numbers is not None
+        if self.clearable:
+            self.numbers[self.values[index].name if self.by_name else index] = 0
+        return self.clearable
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """A file: an own value (`entry`), or an aggregate (`kind`) of a value of an array."""
+
+    values: tuple[Value, ...]
+    index: int
+    kind: Aggregate | None
+    entry: ModelEntry | None
+
+    @property
+    def value(self) -> Value:
+        return self.values[self.index]
+
+
+@dataclass(eq=False)
+class ModelSource:
+    """A source: its name, what it has, what is below it."""
+
+    name: str
+    hidden: bool = False
+    entries: list[ModelEntry] = field(default_factory=list)
+    subordinates: list[ModelSource] = field(default_factory=list)
+
+    def subtree(self) -> list[ModelSource]:
+        """This source and all below it."""
+        found = [self]
+        for subordinate in self.subordinates:
+            found += subordinate.subtree()
+        return found
+
+    def entries_below(self) -> list[ModelEntry]:
+        """The entries of all sources below this one, and not its own."""
+        return [entry for source in self.subtree()[1:] for entry in source.entries]
+
+    def covered(self, values: tuple[Value, ...]) -> list[ModelEntry]:
+        """The entries that an aggregate of an array covers here."""
+        return [
+            entry
+            for source in self.subtree()
+            for entry in source.entries
+            if entry.values == values and entry.numbers is not None
+        ]
+
+    def files(self, ages: Ages) -> dict[str, ModelFile]:
+        """The files that the directory shows."""
+        claims: list[tuple[int, int, int, list[tuple[str, ModelFile]]]] = []
+        for entry in self.entries:
+            if entry.hidden:
+                continue
+            for index, value in enumerate(entry.values):
+                if value.hidden:
+                    continue
+                if entry.numbers is not None:
+                    own = ModelFile(entry.values, index, None, entry)
+                    claims.append((1, ages[entry.values], index, [(value.name, own)]))
+                else:
+                    claims.append((2, ages[entry.values], index, _totals(entry.values, index)))
+        for entry in self.entries_below():
+            for index in range(len(entry.values)):
+                claims.append((3, ages[entry.values], index, _totals(entry.values, index)))
+        shown: dict[str, ModelFile] = {}
+        taken = {source.name for source in self.subordinates if not source.hidden}
+        seen = set()
+        for _, age, index, files in sorted(claims, key=lambda claim: claim[:3]):
+            if files and files[0][1].kind is not None:
+                # The same aggregate, declared here or contributed from several places below.
+                if (age, index) in seen:
+                    continue
+                seen.add((age, index))
+            if not taken.intersection(name for name, _ in files):
+                shown.update(files)
+                taken.update(name for name, _ in files)
+        return shown
+
+    def find(self, name: str, ages: Ages) -> ModelFile | None:
+        """What `get_value` finds: the files, then the hidden values of the source itself."""
+        shown = self.files(ages)
+        if name in shown:
+            return shown[name]
+        for entry in self.entries:
+            for index, value in enumerate(entry.values):
+                if value.name == name and entry.numbers is not None:
+                    if entry.hidden or value.hidden:
+                        return ModelFile(entry.values, index, None, entry)
+        return None
+
+    def read(self, file: ModelFile) -> int:
+        """The number that a file shows."""
+        if file.kind is None:
+            assert file.entry is not None
+            return file.entry.number(file.index)
+        numbers = [entry.number(file.index) for entry in self.covered(file.values)]
+        return aggregate(numbers, file.value.type, file.kind)
+
+    def to_dict(self, ages: Ages) -> dict[str, Any]:
+        """What `snapshot().to_dict()` returns."""
+        return {
+            "values": {name: self.read(file) for name, file in self.files(ages).items()},
+            "subordinates": {
+                source.name: source.to_dict(ages)
+                for source in self.subordinates
+                if not source.hidden
+            },
+        }
+
+    def revoke(self) -> None:
+        """All arrays stay as if their base were None."""
+        for entry in self.entries:
+            if entry.numbers is not None:
+                entry.numbers, entry.revoked = None, True
+
+
+def _totals(values: tuple[Value, ...], index: int) -> list[tuple[str, ModelFile]]:
+    return [
+        (name, ModelFile(values, index, kind, None))
+        for kind, name in aggregate_files(values[index])
+    ]

@@ -1,0 +1,233 @@
+"""Who may import whom, what is public, and what is not needed."""
+
+import ast
+import importlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import statsfs
+
+PACKAGE = Path(statsfs.__file__).parent
+
+# Design, section 4, with the modules that were split off: each imports only from above itself.
+ORDER = (
+    "exceptions",
+    "values",
+    "aggregates",
+    "bases",
+    "structs",
+    "arrays",
+    "flats",
+    "changes",
+    "directories",
+    "references",
+    "snapshots",
+    "sources",
+    "registry",
+    "formats",
+    "inodes",
+    "vfs",
+    "fuse",
+    "loop",
+    "mountpoints",
+    "watcher",
+    "mounting",
+    "segments",
+    "kvm",
+    "mock_kvm",
+    "cli",
+)
+CORE = ORDER[: ORDER.index("registry") + 1]
+
+# Used by nobody else.
+USERS = {
+    "formats": {"vfs", "segments", "cli"},
+    "mock_kvm": {"vfs", "segments", "cli"},
+    "kvm": {"vfs", "segments", "cli"},
+}
+THIRD_PARTIES = {
+    "pyfuse3": {"fuse", "loop", "mounting"},
+    "trio": {"fuse", "loop", "mounting", "cli"},
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.name not in ("__main__.py",)
+)
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a module of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in FILES}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, at its top or inside its functions; of names, the module."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            submodules = {f"{node.module}.{alias.name}" for alias in node.names} & MODULES.keys()
+            found.update(submodules or {node.module})
+    return found
+
+
+def part(module: str) -> str:
+    """Which of `ORDER` a module of ours belongs to; "" for the package itself."""
+    return (module.split(".") + [""])[1]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "statsfs"])
+def test_modules_import_upwards_only(module: str) -> None:
+    """The order of the design holds, so there are no cycles either."""
+    assert part(module) in ORDER, f"{module} has no place in the design's order"
+    place = ORDER.index(part(module))
+    for imported in imports_of(MODULES[module]):
+        if imported.split(".")[0] != "statsfs" or part(imported) == part(module):
+            continue
+        if not part(imported):
+            assert part(module) == "cli", "only the command line asks the package for its version"
+            continue
+        assert ORDER.index(part(imported)) < place, f"{module} imports {imported}"
+        assert part(module) in USERS.get(part(imported), {part(module)})
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_the_edge_imports_third_parties(module: str) -> None:
+    """FUSE and trio are known to few modules, and nothing else at all to the library."""
+    for imported in imports_of(MODULES[module]):
+        top = imported.split(".")[0]
+        if top in sys.stdlib_module_names or top == "statsfs":
+            continue
+        assert part(module) in THIRD_PARTIES.get(top, set()), f"{module} imports {imported}"
+
+
+def sort_key(name: str) -> tuple[int, str]:
+    """As ruff sorts `__all__`: CONSTANTS, Classes, functions."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2), name
+
+
+@pytest.mark.parametrize("module", [n for n in MODULES if not n.startswith("statsfs.cli.")])
+def test_every_module_says_what_is_public(module: str) -> None:
+    """`__all__` is there and sorted, has nothing twice, and each of its names exists."""
+    third = {"pyfuse3": "statsfs.fuse statsfs.loop", "click": "statsfs.cli"}
+    for package, users in third.items():
+        if module in users.split() and importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    loaded = importlib.import_module(module)
+    names = loaded.__all__
+    assert len(set(names)) == len(names)
+    assert [n for n in names if not hasattr(loaded, n)] == []
+    by_kind = [[n for n in names if sort_key(n)[0] == kind] for kind in (0, 1, 2)]
+    assert [n for some in by_kind for n in some] == names
+
+
+@pytest.mark.parametrize("module", CORE)
+def test_what_the_core_defines_in_public_is_in_all(module: str) -> None:
+    """A name without an underscore that is not in `__all__` would be public by accident."""
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+    defined = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    }
+    loaded = importlib.import_module(f"statsfs.{module}")
+    assert defined <= set(loaded.__all__)
+
+
+# The names that the design's sections 2 and 4 pin for users.
+PINNED = {
+    "Aggregate", "Kind", "Registry", "Snapshot", "Source", "Stats", "Type", "Unit", "Value",
+    "boolean", "mount", "mounted", "values_of",
+    "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
+    "StatsfsError", "BaseMismatchError", "DuplicateNameError", "InvalidNameError", "MountError",
+    "ReadOnlyValueError", "ReleasedError", "SegmentError", "TreeError", "UnknownValueError",
+}  # fmt: skip
+
+
+def test_the_package_exports_what_the_design_pins() -> None:
+    """Everything that a user needs comes from `statsfs` itself."""
+    assert set(statsfs.__all__) >= PINNED
+
+
+def test_the_packages_all_is_complete() -> None:
+    """What `__init__` imports is what it exports, and all of it is public where it comes from."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    imported = {
+        alias.name: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert sorted(imported) == sorted(statsfs.__all__) == statsfs.__all__
+    for name, module in imported.items():
+        assert module is not None
+        assert name in importlib.import_module(module).__all__
+
+
+WITHOUT = """
+import sys
+
+class Blocker:
+    blocked = {"pyfuse3", "trio", "click", "rich"}
+
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.blocked:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+import statsfs
+from statsfs import *
+
+class VcpuStats(Stats):
+    exits = u64(Aggregate.SUM)
+
+registry, kvm, stats = Registry(), Source("kvm"), VcpuStats()
+registry.register(kvm)
+vcpu = Source("vcpu%d", 0)
+vcpu.add_values(VcpuStats, stats)
+kvm.add_subordinate(vcpu)
+stats.exits += 3
+assert kvm.get_value("exits") == 3
+assert kvm.snapshot().to_dict()["values"] == {"exits": 3}
+kvm.clear_value("exits")
+assert stats.exits == 0
+assert not Blocker.blocked & {name.partition(".")[0] for name in sys.modules}
+"""
+
+
+def test_the_library_counts_where_fuse_is_not_installed() -> None:
+    """Importing, counting, aggregating, sampling and clearing need nothing but Python."""
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_importing_reads_no_environment_and_starts_nothing() -> None:
+    """No thread, no variable of the environment that changes anything at import."""
+    program = (
+        "import os, sys, threading\n"
+        "class Watched(dict):\n"
+        "    read = []\n"
+        "    def __getitem__(self, key): self.read.append(key); return super().__getitem__(key)\n"
+        "    def get(self, key, default=None): self.read.append(key); return default\n"
+        "before = set(sys.modules)\n"
+        "import ctypes, logging, subprocess, shutil, contextlib, multiprocessing.shared_memory\n"
+        "os.environ = Watched(os.environ)\n"
+        "import statsfs\n"
+        "assert threading.active_count() == 1\n"
+        "assert Watched.read == [], Watched.read\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
