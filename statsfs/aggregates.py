@@ -6,6 +6,7 @@ knows nothing of sources, bases or names.
 Threading: pure functions.
 """
 
+from array import array
 from collections.abc import Sequence
 from typing import Final
 
@@ -44,14 +45,15 @@ def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
     third of what converting every integer would.
     """
     if type is Type.BOOL:
-        return list(map(int, map(bool, column)))
+        return bytes(map(bool, column))
     if not column or (min(column) >= type.minimum and max(column) <= type.maximum):
         return column
     mask = (type.maximum - type.minimum).__and__
     if not type.signed:
         return list(map(mask, column))
-    low = type.minimum
-    return list(map(low.__add__, map(mask, map((-low).__add__, column))))
+    # Unsigned memory, read again as signed.
+    wrapped: array[int] = array(type.code.upper(), map(mask, column))
+    return array(type.code, wrapped.tobytes()).tolist()
 
 
 def reduce_column(column: Sequence[int], type: Type, kind: Aggregate) -> int:

@@ -23,6 +23,7 @@ __all__ = [
     "Array",
     "Entry",
     "File",
+    "Key",
     "Layout",
     "Loss",
     "intern_array",
@@ -144,6 +145,9 @@ def _check_names(values: tuple[Value, ...]) -> None:
         seen.add(value.name)
 
 
+Key = tuple[Array, str | int]
+
+
 class Entry:
     """An array of one source over one base.
 
@@ -155,12 +159,22 @@ class Entry:
         hidden: counted above, but not shown.
         declared: has no base, or none any more: the names of its aggregates only.
         revoked: had a base; the array may be added again, and then this entry goes.
+        key: unique in its source. "own" is what the source shows, "declared" what it has with base
+            None, of which there is one each for an array; else a number.
     """
 
-    __slots__ = ("array", "base", "hidden", "origin", "reader", "revoked", "source")
+    __slots__ = ("array", "base", "hidden", "key", "origin", "reader", "revoked", "source")
 
     def __init__(
-        self, source: Any, array: Array, reader: Reader | None, base: Any, origin: Any, hidden: bool
+        self,
+        source: Any,
+        array: Array,
+        reader: Reader | None,
+        base: Any,
+        origin: Any,
+        hidden: bool,
+        *,
+        revoked: bool = False,
     ) -> None:
         self.source = source
         self.array = array
@@ -168,7 +182,13 @@ class Entry:
         self.base = base
         self.origin = origin
         self.hidden = hidden
-        self.revoked = False
+        self.revoked = revoked
+        self.key: Key = (array, id(self) if revoked else self._kind())
+
+    def _kind(self) -> str | int:
+        if self.reader is None:
+            return "declared"
+        return id(self.origin) if self.hidden else "own"
 
     @property
     def declared(self) -> bool:

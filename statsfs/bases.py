@@ -260,9 +260,9 @@ def check_offsets(values: Sequence[Value]) -> bool:
 def _bind_buffer(values: Sequence[Value], base: Any) -> object:
     end = max((value.offset or 0) + value.type.width for value in values)
     last = max(values, key=lambda value: value.offset or 0).name
-    # shared_memory.SharedMemory is no buffer itself, but has one.
-    buffer = getattr(base, "buf", base)
     try:
+        # shared_memory.SharedMemory is no buffer itself, but has one.
+        buffer = base if _is_buffer(base) else getattr(base, "buf", base)
         view = memoryview(buffer)
     except (TypeError, ValueError) as error:
         raise BaseMismatchError(
@@ -286,8 +286,10 @@ def _bind_buffer(values: Sequence[Value], base: Any) -> object:
 
 def _is_raw_buffer(base: object) -> bool:
     # A ctypes structure has fields, and is read by attribute as any object.
-    if isinstance(base, ctypes.Structure | ctypes.Union):
-        return False
+    return not isinstance(base, ctypes.Structure | ctypes.Union) and _is_buffer(base)
+
+
+def _is_buffer(base: object) -> bool:
     try:
         memoryview(base).release()  # type: ignore[arg-type]  # that is the question
     except TypeError:

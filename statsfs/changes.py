@@ -14,14 +14,15 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeVar
 
 __all__ = ["Change", "Listening", "Operation", "apply_change", "lock_tree"]
 
 log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +89,18 @@ os.register_at_fork(
 )
 
 
-@contextmanager
-def lock_tree() -> Iterator[None]:
-    """Hold the tree still, with garbage collection off.
+def lock_tree(sample: Callable[[], _T]) -> _T:
+    """Call a function while the tree stands still, with garbage collection off.
 
     Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads in
     and may want the tree itself. Collection is switched on again only if it was on.
     """
+    # Not a context manager: an interrupt (Ctrl-C) in its `__enter__` would leave the tree locked.
     with _lock:
         collecting = gc.isenabled()
-        gc.disable()
         try:
-            yield
+            gc.disable()
+            return sample()
         finally:
             if collecting:
                 gc.enable()
@@ -109,10 +110,11 @@ def apply_change(operation: Callable[[Operation], None]) -> None:
     """Make a change under the lock, then tell the listeners before returning.
 
     From inside another change of the same thread (a signal handler, a finalizer) it is queued
-    behind that change instead; what it raises is then logged.
+    behind that change instead, which makes it before it returns; what it raises is then logged.
     """
     global _changing
-    change = Operation()
+    changes = [Operation()]
+    failures: list[Exception] = []
     try:
         with _lock:
             # Between taking the lock and this line a signal handler may make a whole change of its
@@ -120,28 +122,39 @@ def apply_change(operation: Callable[[Operation], None]) -> None:
             if _changing:
                 _waiting.append(operation)
                 return
-            _changing = True
             collecting = gc.isenabled()
-            gc.disable()
             try:
-                operation(change)
+                # A signal handler may raise after any call from here on.
+                _changing = True
+                gc.disable()
+                operation(changes[0])
             finally:
-                _changing = False
-                if collecting:
-                    gc.enable()
+                try:
+                    _apply_waiting(changes, failures)
+                finally:
+                    _changing = False
+                    if collecting:
+                        gc.enable()
     finally:
-        change.finish()
-        if _waiting and not _changing:
-            _apply_waiting()
+        for change in changes:
+            change.finish()
+        for failure in failures:
+            log.error("a change made from inside another change failed", exc_info=failure)
+    if _waiting:
+        # A signal handler came between the last look at the queue and the end.
+        apply_change(_change_nothing)
 
 
-def _apply_waiting() -> None:
-    while True:
+def _apply_waiting(changes: list[Operation], failures: list[Exception]) -> None:
+    # In the order in which they were asked for, before any other thread has its turn.
+    while _waiting:
+        operation, change = _waiting.popleft(), Operation()
+        changes.append(change)
         try:
-            operation = _waiting.popleft()
-        except IndexError:
-            return
-        try:
-            apply_change(operation)
-        except Exception:
-            log.exception("a change made from inside another change failed")
+            operation(change)
+        except Exception as error:
+            failures.append(error)
+
+
+def _change_nothing(operation: Operation) -> None:
+    """For the sake of what is waiting."""

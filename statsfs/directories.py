@@ -10,7 +10,7 @@ import logging
 import operator
 from collections.abc import Mapping
 
-from statsfs.arrays import Array, Entry, File, Layout, make_layout
+from statsfs.arrays import Array, Entry, File, Key, Layout, make_layout
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.flats import Flat
 
@@ -25,10 +25,19 @@ class Directory:
     This is what a filesystem needs of a source besides the tree; `Source` is the one subclass.
     """
 
-    __slots__ = ("__weakref__", "_complaints", "_entries", "_flats", "_layout", "_version")
+    __slots__ = (
+        "__weakref__",
+        "_complaints",
+        "_entries",
+        "_flats",
+        "_layout",
+        "_revoked",
+        "_version",
+    )
 
     def __init__(self) -> None:
-        self._entries: list[Entry] = []
+        self._entries: dict[Key, Entry] = {}
+        self._revoked = 0
         self._flats: dict[Array, Flat] = {}
         self._version = 0
         self._layout: tuple[int, Layout] | None = None
@@ -51,7 +60,7 @@ class Directory:
         version = self._version
         if cached is not None and cached[0] == version:
             return cached[1]
-        entries = [entry for entry in list(self._entries) if not entry.hidden]
+        entries = [entry for entry in list(self._entries.values()) if not entry.hidden]
         layout = make_layout(
             [entry.array for entry in entries if not entry.declared],
             [entry.array for entry in entries if entry.declared],
@@ -81,11 +90,7 @@ class Directory:
 
     def entry_of(self, file: File) -> Entry | None:
         """Return the entry that an own value of this source is read from; None for an aggregate."""
-        if file.kind is None:
-            for entry in list(self._entries):
-                if entry.array is file.array and not (entry.hidden or entry.declared):
-                    return entry
-        return None
+        return self._entries.get((file.array, "own")) if file.kind is None else None
 
     def read_file(self, file: File, entry: Entry | None) -> int:
         """Read a file of this source, even one that it shows no longer.
@@ -137,8 +142,8 @@ class Directory:
         flat = self._flats.get(file.array)
         refused = flat.clear(file.index) if flat is not None else []
         if refused:
-            first, error = refused[0]
+            first, reason = refused[0]
             log.warning(
                 "%s: clearing %r: %d bases refused, first that of %s: %s",
-                self.path, file.name, len(refused), first.source.path, error,
+                self.path, file.name, len(refused), first.source.path, reason,
             )  # fmt: skip

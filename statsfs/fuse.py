@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import wraps
 from queue import SimpleQueue
@@ -35,6 +36,7 @@ from pyfuse3 import (
 
 from statsfs.changes import Change
 from statsfs.exceptions import ReadOnlyValueError, ReleasedError, StatsfsError, UnknownValueError
+from statsfs.registry import Registry
 from statsfs.vfs import (
     FILE_SIZE,
     NAME_MAX,
@@ -67,6 +69,8 @@ _TIMEOUT: Final = 300.0
 # How long a change on the serving thread waits for its invalidations, at most, in seconds: they
 # take 10 to 100 us unless a lookup in the same directory is under way, which waits for us.
 _PATIENCE: Final = 0.002
+# How often `stop` looks whether all is quiet, in seconds.
+_POLL: Final = 0.001
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -113,6 +117,10 @@ class Handlers(pyfuse3.Operations):
         self._uid = uid
         self._gid = gid
         self._logged: set[tuple[str, str]] = set()
+
+    def detach(self) -> None:
+        """Let go of the filesystem: pyfuse3 keeps these handlers until the next mount."""
+        self._vfs = Vfs(Registry())
 
     def errno_of(self, error: Exception, where: str) -> int:
         """Return the errno for an error; one that is in no table is logged once, and EIO."""
@@ -273,8 +281,10 @@ class Invalidator:
         self._pid = os.getpid()
         self._serving: int | None = None
         self._running = False
-        self._busy = 0
-        self._idle = threading.Condition()
+        # How deep each thread is in here. Each touches its own number only, so there is no lock
+        # that a signal handler's exception could leave held.
+        self._busy: dict[int, int] = {}
+        self._stoppers: set[int] = set()
         self._queue: SimpleQueue[tuple[Stale, threading.Event] | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
 
@@ -288,44 +298,30 @@ class Invalidator:
 
     def __call__(self, change: Change) -> None:
         """Send what follows from a change."""
-        if not self._enter():
+        # A forked child has no session.
+        if not self._running or os.getpid() != self._pid:
             return
-        try:
-            stale = self._vfs.find_stale(change)
-            if not stale.names and not stale.directories:
-                return
-            if threading.get_ident() == self._serving:
-                self._hand_over(stale)
-            else:
-                _send(stale)
-        finally:
-            self._leave()
-
-    def _enter(self) -> bool:
-        # A forked child has no session, and perhaps a lock that nobody will release.
-        if os.getpid() != self._pid:
-            return False
-        with self._idle:
-            if not self._running:
-                return False
-            self._busy += 1
-            return True
-
-    def _leave(self) -> None:
-        with self._idle:
-            self._busy -= 1
-            self._idle.notify_all()
+        stale = self._vfs.find_stale(change)
+        if not stale.names and not stale.directories:
+            return
+        if threading.get_ident() == self._serving:
+            self._hand_over(stale)
+        else:
+            self._send(stale)
 
     def _hand_over(self, stale: Stale) -> None:
+        if not self._running:
+            return
         if self._worker is None:
             self._worker = threading.Thread(
                 target=self._work, name="statsfs-invalidate", daemon=True
             )
             self._worker.start()
-        if not self._enter():
-            return
         sent = threading.Event()
         self._queue.put((stale, sent))
+        if not self._running:
+            # `stop` may have come before there was a worker to end.
+            self._queue.put(None)
         # Nearly always done by then; if not, a lookup waits for this very thread.
         sent.wait(_PATIENCE)
 
@@ -333,41 +329,61 @@ class Invalidator:
         while (job := self._queue.get()) is not None:
             stale, sent = job
             try:
-                _send(stale)
+                self._send(stale)
             except Exception:
-                # A dead worker would make `stop` wait for ever.
+                # A dead worker would send nothing any more.
                 log.exception("an invalidation failed")
             finally:
                 sent.set()
-                self._leave()
 
-    def stop(self) -> None:
-        """End; return when nothing is being sent any more.
-
-        Not on the serving thread while it serves: what is being sent may wait for it.
-        """
-        with self._idle:
-            self._running = False
-            self._idle.wait_for(lambda: not self._busy)
-            worker, self._worker = self._worker, None
-        if worker is not None:
-            self._queue.put(None)
-            worker.join()
-
-
-def _send(stale: Stale) -> None:
-    for parent, name in stale.names:
-        _invalidate_name(parent, name)
-    for inode, by_name in stale.directories:
+    def _send(self, stale: Stale) -> None:
+        thread = threading.get_ident()
+        depth = self._busy.get(thread, 0)
         try:
-            pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
+            self._busy[thread] = depth + 1
+            for parent, name in stale.names:
+                self._forget_name(parent, name)
+            for inode, by_name in stale.directories:
+                self._forget_attributes(inode, by_name)
+        finally:
+            if depth:
+                self._busy[thread] = depth
+            else:
+                self._busy.pop(thread, None)
+
+    # Each call to pyfuse3 is preceded by a look at `_running`: a signal handler may have closed the
+    # mount in the middle of a change.
+
+    def _forget_name(self, parent: int, name: bytes) -> None:
+        if self._running:
+            _invalidate_name(parent, name)
+
+    def _forget_attributes(self, inode: int, by_name: tuple[int, bytes] | None) -> None:
+        try:
+            if self._running:
+                pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
         except FileNotFoundError:
             # The kernel is being told of this directory just now, perhaps with old attributes; this
             # waits until it knows it.
             if by_name is not None:
-                _invalidate_name(*by_name)
+                self._forget_name(*by_name)
         except OSError as error:
             log.debug("invalidating inode %d: %s", inode, error)
+
+    def stop(self) -> None:
+        """End; return when nothing is being sent any more.
+
+        Not on the serving thread while it serves: what is being sent may wait for it. From a signal
+        handler that interrupted a change, that change sends nothing more.
+        """
+        self._stoppers.add(threading.get_ident())
+        self._running = False
+        while not self._stoppers.issuperset(self._busy.copy()):
+            time.sleep(_POLL)
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._queue.put(None)
+            worker.join()
 
 
 def _invalidate_name(parent: int, name: bytes) -> None:

@@ -18,10 +18,16 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.exceptions import MountError
-from statsfs.mountpoints import make_mountpoint, prepare_mountpoint, remove_mountpoint
+from statsfs.mountpoints import (
+    lock_mountpoint,
+    make_mountpoint,
+    prepare_mountpoint,
+    remove_mountpoint,
+    resolve_mountpoint,
+)
 from statsfs.registry import Registry
 from statsfs.vfs import Vfs
 from statsfs.watcher import Watcher
@@ -54,43 +60,55 @@ class _Session:
         allow_other: bool | None,
         create: bool,
     ) -> None:
-        try:
-            import pyfuse3
-
-            from statsfs import fuse, loop
-        except ImportError as error:
-            raise MountError(_INSTALL, mountpoint) from error
-        self._pyfuse3, self._loop = pyfuse3, loop
-        self.mountpoint = os.path.realpath(mountpoint)
-        if allow_other is None:
-            allow_other = os.geteuid() == 0
+        self._pyfuse3, self._fuse, self._loop = _import_fuse(mountpoint)
+        if not isinstance(registry, Registry):
+            raise TypeError(f"not a Registry: {registry!r}")
+        self.mountpoint = resolve_mountpoint(mountpoint)
+        self._owner = (
+            _check_id(self.mountpoint, "uid", os.geteuid() if uid is None else uid),
+            _check_id(self.mountpoint, "gid", os.getegid() if gid is None else gid),
+        )
+        self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
         self._pid = os.getpid()
         self._registry = registry
         self.done = threading.Event()
         self.serving = threading.Event()
+        self.server: threading.Thread | None = None
         self._thread: int | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        self._open = False
+        self._before: set[int] | None = None
+        self.open = False
+        self.failure: BaseException | None = None
         self._claim()
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._unclaim)
-            created = make_mountpoint(self.mountpoint) if create else []
-            undo.callback(remove_mountpoint, created)
-            prepare_mountpoint(self.mountpoint, allow_other=allow_other)
-            self._vfs = Vfs(registry)
-            handlers = fuse.Handlers(
-                self._vfs,
-                os.geteuid() if uid is None else uid,
-                os.getegid() if gid is None else gid,
-            )
-            self.invalidator = fuse.Invalidator(self._vfs)
-            registry.add_listener(self.invalidator)
-            undo.callback(registry.remove_listener, self.invalidator)
-            undo.callback(self._vfs.close_all)
+        try:
+            with contextlib.ExitStack() as undo:
+                self._mount(undo, create)
+                self._undo = undo.pop_all()
+        except MountError:
+            raise
+        except OSError as error:
+            raise MountError(
+                f"{self.mountpoint}: {error.strerror}", self.mountpoint, error.errno
+            ) from error
+
+    def _mount(self, undo: contextlib.ExitStack, create: bool) -> None:
+        undo.callback(self._unclaim)
+        created = make_mountpoint(self.mountpoint) if create else []
+        undo.callback(remove_mountpoint, created)
+        # A watcher that is just clearing a dead mount here must not clear ours.
+        with lock_mountpoint(self.mountpoint):
+            prepare_mountpoint(self.mountpoint, allow_other=self._allow_other)
+            vfs = Vfs(self._registry)
+            handlers = self._fuse.Handlers(vfs, *self._owner)
+            # pyfuse3 keeps the handlers until the next mount.
+            undo.callback(handlers.detach)
+            self.invalidator = self._fuse.Invalidator(vfs)
+            self._registry.add_listener(self.invalidator)
+            undo.callback(self._registry.remove_listener, self.invalidator)
+            undo.callback(vfs.close_all)
             self._watcher = Watcher(self.mountpoint)
             undo.callback(self._watcher.close)
-            self._init(handlers, allow_other)
-            self._undo = undo.pop_all()
+            self._init(handlers)
 
     def _claim(self) -> None:
         global _session
@@ -108,13 +126,13 @@ class _Session:
         with _session_lock:
             _session = None
 
-    def _init(self, handlers: object, allow_other: bool) -> None:
+    def _init(self, handlers: object) -> None:
         options = {*self._pyfuse3.default_options, "fsname=statsfs", "subtype=statsfs", "noexec"}
-        if allow_other:
+        if self._allow_other:
             options.add("allow_other")
-        before = self._loop.find_descriptors()
+        self._before = self._loop.find_descriptors()
         try:
-            self._pyfuse3.init(handlers, self.mountpoint, options)  # type: ignore[arg-type]
+            self._pyfuse3.init(handlers, self.mountpoint, options)
         except RuntimeError as error:
             self._pyfuse3.close(unmount=False)
             raise MountError(
@@ -122,8 +140,8 @@ class _Session:
                 "that fusermount3 asks for (its message is above)",
                 self.mountpoint,
             ) from error
-        self._descriptor = (self._loop.find_descriptors() - before).pop()
-        self._open = True
+        self._descriptor = (self._loop.find_descriptors() - self._before).pop()
+        self.open = True
         self.invalidator.start()
 
     def serve_here(self) -> None:
@@ -143,21 +161,25 @@ class _Session:
         except Exception:
             log.exception("%s: serving failed", self.mountpoint)
         finally:
-            self._finish()
+            self.finish()
 
-    def _finish(self) -> None:
-        if self._open:
+    def finish(self) -> None:
+        """Unmount; on the thread that served, or where none could."""
+        if not self.open:
+            return
+        try:
             # Whatever is still being sent ends by itself: nobody serves a mount that is gone, and
             # one that is stopped by us was quiet before.
             self.invalidator.stop()
-            self._open = False
+            self.open = False
             self._pyfuse3.close()
             self._undo.close()
+        finally:
             self.done.set()
 
     def terminate(self) -> None:
         """Make `serve` return; on the serving thread."""
-        if self._open:
+        if self.open:
             self._pyfuse3.terminate()
 
     def close(self) -> None:
@@ -176,17 +198,40 @@ class _Session:
             import trio
 
             with contextlib.suppress(trio.RunFinishedError):
-                trio.from_thread.run_sync(self.terminate, trio_token=self._token)
+                self._token.run_sync_soon(self.terminate)
         self.done.wait()
+        if self.server is not None:
+            # It is at its end; until then it would keep the tree alive.
+            self.server.join()
 
     def disown(self) -> None:
         """Let go of the mount in a forked child, which would keep a dead server's mount alive."""
-        if self._open:
-            self._open = False
-            os.close(self._descriptor)
-            self._watcher.disown()
-            self._registry.remove_listener(self.invalidator)
-            self.done.set()
+        if self._before is None:
+            return
+        self.open = False
+        for descriptor in self._loop.find_descriptors() - self._before:
+            os.close(descriptor)
+        self._watcher.disown()
+        self._registry.remove_listener(self.invalidator)
+        self.done.set()
+
+
+def _import_fuse(mountpoint: object) -> tuple[Any, Any, Any]:
+    try:
+        import pyfuse3
+        import trio  # noqa: F401  # whether it is there
+
+        from statsfs import fuse, loop
+    except ImportError as error:
+        raise MountError(_INSTALL, mountpoint) from error
+    return pyfuse3, fuse, loop
+
+
+def _check_id(mountpoint: str, what: str, number: object) -> int:
+    # The highest is how the kernel says "none".
+    if not isinstance(number, int) or not 0 <= number < 0xFFFFFFFF:
+        raise MountError(f"{mountpoint}: {what} {number!r} is not one that a user has", mountpoint)
+    return number
 
 
 def _disown_in_child() -> None:
@@ -198,7 +243,7 @@ def _disown_in_child() -> None:
 
 
 def _close_at_exit() -> None:
-    if _session is not None:
+    if _session is not None and _session.open:
         _session.close()
 
 
@@ -284,20 +329,35 @@ def mount(
         MountError: it is refused; the message is one line that says what to do.
     """
     session = _Session(registry, mountpoint, uid, gid, allow_other, create)
-    serving = threading.Thread(
+    server = threading.Thread(
         target=_serve_session, args=(session,), name="statsfs-serve", daemon=True
     )
-    serving.start()
+    try:
+        server.start()
+    except BaseException as error:
+        session.finish()
+        raise MountError(
+            f"{session.mountpoint}: no thread can be started: {error}", session.mountpoint
+        ) from error
+    session.server = server
     session.serving.wait()
+    if session.failure is not None:
+        raise MountError(
+            f"{session.mountpoint}: cannot serve: {session.failure}", session.mountpoint
+        ) from session.failure
     return Mount(session)
 
 
 def _serve_session(session: _Session) -> None:
-    import trio
-
     try:
+        import trio
+
         trio.run(session.serve)
+    except BaseException as error:
+        log.debug("%s: serving ended", session.mountpoint, exc_info=True)
+        session.failure = error
     finally:
+        session.finish()
         session.serving.set()
 
 
@@ -321,19 +381,26 @@ async def mounted(
     The arguments and errors are those of `mount`. The program must not read its own mount from the
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
+    _check_trio(mountpoint)
     session = _Session(registry, mountpoint, uid, gid, allow_other, create)
-    session.serve_here()
     import trio
 
+    session.serve_here()
     served = trio.Event()
 
     async def serve() -> None:
-        await session.serve()
-        served.set()
+        try:
+            await session.serve()
+        finally:
+            served.set()
 
-    # A system task: what the body raises is not wrapped in an exception group, and Ctrl-C does not
-    # strike in the middle of a handler.
-    trio.lowlevel.spawn_system_task(serve, name="statsfs")
+    try:
+        # A system task: what the body raises is not wrapped in an exception group, and Ctrl-C does
+        # not strike in the middle of a handler.
+        trio.lowlevel.spawn_system_task(serve, name="statsfs")
+    except BaseException:
+        session.finish()
+        raise
     try:
         yield Mount(session)
     finally:
@@ -342,3 +409,15 @@ async def mounted(
             await trio.to_thread.run_sync(session.invalidator.stop)
             session.terminate()
             await served.wait()
+
+
+def _check_trio(mountpoint: str | os.PathLike[str]) -> None:
+    _import_fuse(mountpoint)
+    import trio
+
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError as error:
+        raise MountError(
+            f"{mountpoint}: mounted() is for trio programs; use mount() in this one", mountpoint
+        ) from error

@@ -9,17 +9,30 @@ Threading: as the caller's.
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
 import stat
 import subprocess
+import time
+from collections.abc import Iterator
+from typing import Final
 
 from statsfs.exceptions import MountError
 
-__all__ = ["find_mount", "make_mountpoint", "prepare_mountpoint", "remove_mountpoint", "unmount"]
+__all__ = [
+    "find_mount",
+    "lock_mountpoint",
+    "make_mountpoint",
+    "prepare_mountpoint",
+    "remove_mountpoint",
+    "resolve_mountpoint",
+    "unmount",
+]
 
-_FUSE_CONF = "/etc/fuse.conf"
+_FUSE_CONF: Final = "/etc/fuse.conf"
+_PATIENCE: Final = 5.0  # seconds
 
 
 def find_mount(path: str) -> str | None:
@@ -29,14 +42,55 @@ def find_mount(path: str) -> str | None:
         path: an absolute path.
     """
     found = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    # As bytes: a path may have what Python takes for a blank or for the end of a line.
+    with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             # proc(5): … (5) mount point, … "-" (9) type; blanks in paths are octal.
-            fields = line.split()
-            point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
-            if point == path:
-                found = fields[fields.index("-") + 1]
+            fields = line.rstrip(b"\n").split(b" ")
+            point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+            if point == os.fsencode(path):
+                found = fields[fields.index(b"-") + 1].decode()
     return found
+
+
+def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
+    """Return the absolute path of a mount point, without symbolic links.
+
+    Raises:
+        MountError: it is no path.
+    """
+    try:
+        text = os.fsdecode(path)
+        if not text:
+            raise ValueError("it is empty")
+        return os.path.realpath(text)
+    except (TypeError, ValueError) as error:
+        raise MountError(f"{path!r} is no path: {error}", path, errno.EINVAL) from error
+
+
+@contextlib.contextmanager
+def lock_mountpoint(path: str) -> Iterator[None]:
+    """Keep watchers of dead mounts, and other servers, from mounting or unmounting at a path.
+
+    It is a lock on the parent directory, waited for a few seconds and then done without: anyone who
+    may read the directory can hold it.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, directory)
+            deadline = time.monotonic() + _PATIENCE
+            while not _try_lock(directory) and time.monotonic() < deadline:
+                time.sleep(0.005)
+        yield
+
+
+def _try_lock(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_mountpoint(path: str) -> list[str]:

@@ -11,7 +11,7 @@ import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from typing import Final, Self
+from typing import Final
 
 from statsfs.arrays import Entry, File, intern_array
 from statsfs.changes import Listening, Operation, apply_change, lock_tree
@@ -133,13 +133,13 @@ class Source(Counted):
     def _release(self, operation: Operation) -> list[Counted]:
         subordinates = self._subordinates or {}
         operation.garbage += (subordinates, self._entries, self._flats)
-        for entry in self._entries:
+        for entry in self._entries.values():
             operation.garbage.append((entry.base, entry.origin))
             entry.base = entry.origin = None
         for subordinate in subordinates.values():
             subordinate._parent = None
             subordinate.place = 0
-        self._subordinates, self._entries, self._flats = None, [], {}
+        self._subordinates, self._entries, self._flats = None, {}, {}
         self._layout = None
         return list(subordinates.values())
 
@@ -306,12 +306,7 @@ class Source(Counted):
         def add(operation: Operation) -> None:
             self.check()
             self._check_entry(entry)
-            # A hidden base shows nothing in the place of what was shown.
-            revoked = [
-                old
-                for old in self._entries
-                if old.revoked and old.array is array and (old.hidden or not hidden)
-            ]
+            revoked = self._find_revoked(entry) if self._revoked else []
             stale = self._add_entry(entry)
             for old in revoked:
                 self._remove_entry(old, operation)
@@ -320,23 +315,31 @@ class Source(Counted):
         apply_change(add)
 
     def _check_entry(self, entry: Entry) -> None:
+        shown = self._entries.get((entry.array, "own"))
+        hidden = self._entries.get((entry.array, id(entry.origin)))
+        if hidden is not None or (shown is not None and shown.origin is entry.origin):
+            how = "over the same base"
+        elif entry.key in self._entries:
+            how = "over base None" if entry.declared else "and would be shown twice"
+        else:
+            return
         name = entry.array.values[0].name
-        for other in self._entries:
-            if other.array is not entry.array or other.revoked:
-                continue
-            if other.origin is entry.origin:
-                how = "over the same base"
-            elif not (other.declared or entry.declared or other.hidden or entry.hidden):
-                how = "and would be shown twice"
-            else:
-                continue
-            raise DuplicateNameError(
-                f"{self.path}: the array of {name!r} is there already, {how}", entry.array.values
-            )
+        raise DuplicateNameError(
+            f"{self.path}: the array of {name!r} is there already, {how}", entry.array.values
+        )
+
+    def _find_revoked(self, entry: Entry) -> list[Entry]:
+        # Whose place the entry takes. A hidden base shows nothing in the place of what was shown.
+        return [
+            old
+            for old in self._entries.values()
+            if old.revoked and old.array is entry.array and (old.hidden or not entry.hidden)
+        ]
 
     def _add_entry(self, entry: Entry) -> list["Source"]:
         # Returns the sources of which the files change by it.
-        self._entries.append(entry)
+        self._entries[entry.key] = entry
+        self._revoked += entry.revoked
         stale = []
         for source in self._lineage():
             flat = source._flats.get(entry.array)
@@ -351,7 +354,8 @@ class Source(Counted):
 
     def _remove_entry(self, entry: Entry, operation: Operation) -> None:
         # Only ever done where another entry of the array takes its place, so no file goes.
-        self._entries.remove(entry)
+        del self._entries[entry.key]
+        self._revoked -= entry.revoked
         operation.garbage.append((entry.base, entry.origin))
         for source in self._lineage():
             flat = source._flats[entry.array]
@@ -371,9 +375,8 @@ class Source(Counted):
 
         def drop(operation: Operation) -> None:
             self.check()
-            for entry in [entry for entry in self._entries if not entry.declared]:
-                kept = Entry(self, entry.array, None, None, None, entry.hidden)
-                kept.revoked = True
+            for entry in [entry for entry in self._entries.values() if not entry.declared]:
+                kept = Entry(self, entry.array, None, None, None, entry.hidden, revoked=True)
                 # First the new, then the old: no ancestor ever lacks the array in between.
                 self._add_entry(kept)
                 self._remove_entry(entry, operation)
@@ -398,7 +401,7 @@ class Source(Counted):
         file = self.files.get(name)
         if file is not None:
             return file, self.entry_of(file)
-        for entry in list(self._entries):
+        for entry in list(self._entries.values()):
             for hidden in entry.array.own:
                 unseen = entry.hidden or hidden.value.hidden
                 if hidden.name == name and unseen and not entry.declared:
@@ -451,10 +454,12 @@ class Source(Counted):
         Raises:
             ReleasedError: it was released.
         """
-        with lock_tree():
+
+        def sample() -> Sampling:
             self.check()
-            sampling = Sampling(self._structure(), self._flats)
-        return sampling.finish()
+            return Sampling(self._structure(), self._flats)
+
+        return lock_tree(sample).finish()
 
     def _structure(self) -> Tree:
         parents = [self] if self._subordinates else []

@@ -244,7 +244,8 @@ class Vfs:
         opened = self._directories[handle]
         if start == 0 or opened.names is None:
             opened.names = self._names(opened.known) if opened.known.alive else []
-        for offset, name in enumerate(opened.names[start:], start + 1):
+        for index in range(start, len(opened.names)):
+            name, offset = opened.names[index], index + 1
             if name in (b".", b".."):
                 known = opened.known.parent or opened.known if name == b".." else opened.known
                 if not reply(name, self._directory_attributes(known), offset):

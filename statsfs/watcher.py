@@ -15,19 +15,21 @@ from typing import Final
 
 __all__ = ["Watcher"]
 
-# A line on the pipe is a clean end. `stat -f` always asks the server, whatever is cached; while the
-# dead server's descriptors are still being closed it may answer something else than ENOTCONN.
+# It wakes at a line, which is a clean end, as at the end of the server: a server that gave up its
+# rights after mounting cannot unmount, and the watcher still can. `stat -f` always asks the server,
+# whatever is cached; while a dead one's descriptors are being closed, a request is aborted first.
 _SCRIPT: Final = """
 trap '' HUP INT TERM
-read -r line && exit 0
+read -r line
+if [ -r "$2" ]; then exec 8< "$2"; flock -w 5 8; fi
 tries=50
 while [ $tries -gt 0 ]; do
-    if answer=$(LC_ALL=C stat -f -- "$1" 2>&1); then exit 0; fi
+    answer=$(LC_ALL=C stat -f -- "$1" 2>&1) && exit
     case $answer in
         *"not connected"*) fusermount3 -uz -- "$1"; exit ;;
+        *"connection abort"*) tries=$((tries - 1)); sleep 0.1 ;;
+        *) exit ;;
     esac
-    tries=$((tries - 1))
-    sleep 0.1
 done
 """
 
@@ -40,10 +42,12 @@ class Watcher:
     """
 
     def __init__(self, mountpoint: str) -> None:
+        # Locked by whoever mounts there anew, so that only a dead mount is cleared.
+        parent = os.path.dirname(mountpoint)
         reading, self._writing = os.pipe()
         try:
             self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "statsfs-watcher", mountpoint],
+                ["/bin/sh", "-c", _SCRIPT, "statsfs-watcher", mountpoint, parent],
                 stdin=reading,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -58,7 +62,7 @@ class Watcher:
             os.close(reading)
 
     def close(self) -> None:
-        """End the watcher; the mount is closed, or about to be."""
+        """End the watcher; the mount is closed. Return when nothing is left of it."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._writing, b"\n")
         os.close(self._writing)

@@ -190,9 +190,9 @@ class ModelSource:
             return shown[name]
         for entry in self.entries:
             for index, value in enumerate(entry.values):
-                if value.name == name and entry.numbers is not None:
-                    if entry.hidden or value.hidden:
-                        return ModelFile(entry.values, index, None, entry)
+                hidden = entry.hidden or value.hidden
+                if value.name == name and hidden and entry.numbers is not None:
+                    return ModelFile(entry.values, index, None, entry)
         return None
 
     def read(self, file: ModelFile) -> int:

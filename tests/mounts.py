@@ -100,7 +100,7 @@ def directory_for_a_mount() -> Iterator[Path]:
     path.chmod(0o755)
     try:
         yield path
-        assert not is_mounted(path)
+        assert not is_mounted(path), f"{path} is mounted still"
     finally:
         detach(path)
         if path.exists():
@@ -146,6 +146,7 @@ class Server:
                 stderr=self._errors,
                 pass_fds=[theirs.fileno()],
                 cwd=ROOT,
+                process_group=0,
                 env={**os.environ, **(env or {})},
             )
         self._reaper = threading.Timer(_LIFETIME, self.process.kill)
@@ -218,8 +219,9 @@ class Server:
             self.process.wait(DEADLINE)
         except subprocess.TimeoutExpired:
             self._fail("it does not end")
-        assert (self.process.returncode, self.stderr) == (status, "")
-        assert not is_mounted(self.mountpoint)
+        assert self.process.returncode == status, (self.process.returncode, self.stderr)
+        assert self.stderr == "", self.stderr
+        assert not is_mounted(self.mountpoint), "it is mounted still"
 
     def kill(self) -> None:
         """Kill it, as the kernel does when memory is short; the test then looks after its mount."""

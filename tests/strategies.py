@@ -9,6 +9,7 @@ import mmap
 import struct
 import types
 from collections import OrderedDict, UserDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Recipe:
             arguments = dict(one)
             name, declare = arguments.pop("name"), FIELD_FUNCTIONS[arguments.pop("type")]
             body[name] = declare(**arguments)
-        made = types.new_class("Drawn", (Stats,), exec_body=lambda namespace: namespace.update(body))
+        made = types.new_class("Drawn", (Stats,), exec_body=lambda space: space.update(body))
         assert issubclass(made, Stats)
         return made
 
@@ -186,7 +187,7 @@ def make_base(recipe: Recipe, flavour: str, drawn: list[int], hidden: bool) -> M
     clearable = not flavour.startswith("read-only")
     if flavour in STATS_FLAVOURS:
         return _make_stats(recipe, flavour, held, hidden)
-    base: Any = {
+    makers: dict[str, Callable[[], Any]] = {
         "attributes": lambda: Plain(held),
         "dict": lambda: dict(held),
         "ordered dict": lambda: OrderedDict(held),
@@ -196,7 +197,8 @@ def make_base(recipe: Recipe, flavour: str, drawn: list[int], hidden: bool) -> M
         "indexed": lambda: {name: Indexed(number) for name, number in held.items()},
         "read-only mapping": lambda: types.MappingProxyType(held),
         "read-only properties": lambda: property_base(held, False),
-    }[flavour]()
+    }
+    base = makers[flavour]()
     return Made(values, base, ModelEntry(values, dict(held), True, clearable, hidden))
 
 
@@ -221,12 +223,13 @@ def _make_stats(recipe: Recipe, flavour: str, held: dict[str, int], hidden: bool
 
 def _make_buffer(values: tuple[Value, ...], flavour: str, drawn: list[int], hidden: bool) -> Made:
     size = 64 + max(value.offset or 0 for value in values)
-    base: Any = {
+    makers: dict[str, Callable[[], Any]] = {
         "bytearray": lambda: bytearray(size),
         "mmap": lambda: mmap.mmap(-1, size),
         "ctypes": lambda: (ctypes.c_uint16 * size)(),
         "memoryview": lambda: memoryview(bytearray(size)),
-    }[flavour]()
+    }
+    base = makers[flavour]()
     held = {}
     for index, (value, number) in enumerate(zip(values, drawn, strict=True)):
         width = 1 if value.type is Type.BOOL else BITS[value.type] // 8

@@ -43,9 +43,7 @@ def test_a_column_in_range_is_not_copied(data: st.DataObject, type: Type) -> Non
 
 
 @given(columns, value_types, kinds)
-def test_a_reduction_is_what_the_model_says(
-    column: list[int], type: Type, kind: Aggregate
-) -> None:
+def test_a_reduction_is_what_the_model_says(column: list[int], type: Type, kind: Aggregate) -> None:
     """Each kind of aggregate of each type agrees with the naive one."""
     converted = [model.convert(number, type) for number in column]
     assert reduce_column(converted, type, kind) == model.aggregate(converted, type, kind)

@@ -89,9 +89,7 @@ def test_the_numbers_of_files_are_unique() -> None:
         ([Value("a", offset=4)], BaseMismatchError, "'a' .* not aligned"),
     ],
 )
-def test_arrays_that_are_refused(
-    values: list[Value], error: type[Exception], match: str
-) -> None:
+def test_arrays_that_are_refused(values: list[Value], error: type[Exception], match: str) -> None:
     """What is no array is refused each time it is offered."""
     for _ in range(2):
         with pytest.raises(error, match=match):
@@ -135,17 +133,19 @@ def test_an_array_made_while_another_is_being_made_has_a_number_of_its_own() -> 
     assert len(set(numbers)) == len(numbers)
 
 
+def bring_array(number: int, barrier: threading.Barrier, found: list[Array]) -> None:
+    """Bring an array when all are ready to."""
+    values = [Value(f"contended{number}")]
+    barrier.wait()
+    found.append(intern_array(values))
+
+
 def test_threads_that_bring_one_array_at_once_bring_one() -> None:
     """Interning is atomic: all threads get the same array."""
     for attempt in range(20):
-        barrier, found = threading.Barrier(4), []
-
-        def bring(number: int = attempt, barrier: threading.Barrier = barrier) -> None:
-            values = [Value(f"contended{number}")]
-            barrier.wait()
-            found.append(intern_array(values))
-
-        threads = [threading.Thread(target=bring) for _ in range(4)]
+        found: list[Array] = []
+        arguments = (attempt, threading.Barrier(4), found)
+        threads = [threading.Thread(target=bring_array, args=arguments) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -158,24 +158,20 @@ def test_a_child_that_was_forked_while_arrays_came_can_bring_some() -> None:
     """The lock of another thread, which the child does not have, is not waited for."""
     program = """
 import os, signal, sys, threading
-from statsfs import Value
-from statsfs.arrays import intern_array
-sys.setswitchinterval(1e-6)
-stop = False
-def bring():
-    number = 0
-    while not stop:
-        number += 1
-        intern_array([Value(f"other{number % 5000}-{i}") for i in range(40)])
-threading.Thread(target=bring, daemon=True).start()
-for attempt in range(60):
-    child = os.fork()
-    if not child:
-        signal.alarm(20)
-        intern_array([Value("of the child")])
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0, "the child hangs"
-stop = True
+from statsfs import Value, arrays
+held = threading.Event()
+def hold():
+    with arrays._intern_lock:
+        held.set()
+        signal.pause()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    arrays.intern_array([Value("of the child")])
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0, "the child hangs"
 """
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
     done = subprocess.run(command, capture_output=True, timeout=100, text=True)
@@ -224,9 +220,7 @@ def test_an_own_value_wins_over_an_older_aggregate() -> None:
     older, newer = array("a"), array("a")
     layout = make_layout([newer], [older], [older], nothing)
     assert layout.files == {"a": newer.own[0]}
-    assert [(loss.files[0].array, loss.winner) for loss in layout.losses] == [
-        (older, newer.own[0])
-    ]
+    assert [(loss.files[0].array, loss.winner) for loss in layout.losses] == [(older, newer.own[0])]
 
 
 def test_a_declared_aggregate_wins_over_an_older_aggregate() -> None:

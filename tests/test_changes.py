@@ -36,7 +36,7 @@ class Listener(Listening):
 
 @contextmanager
 def interrupted_everywhere(handler: Callable[[], None]) -> Iterator[list[str]]:
-    """Run a signal handler at every call and return of a function of statsfs, this thread's only.
+    """Run a signal handler wherever Python looks for signals in statsfs, this thread's only.
 
     Yields the names of the functions in which it ran.
     """
@@ -50,7 +50,10 @@ def interrupted_everywhere(handler: Callable[[], None]) -> Iterator[list[str]]:
         return frame is not None
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
-        if frame.f_code.co_filename.startswith(PACKAGE) and not is_queued(frame):
+        # Python looks for signals where a function begins and where one in C has returned.
+        if event not in ("call", "c_return") or is_queued(frame):
+            return
+        if frame.f_code.co_filename.startswith(PACKAGE):
             where.append(frame.f_code.co_name)
             # Handlers of signals run at the next moment at which Python looks for them: here.
             sys.setprofile(None)
@@ -68,11 +71,9 @@ def interrupted_everywhere(handler: Callable[[], None]) -> Iterator[list[str]]:
 def test_collection_is_off_under_the_lock_and_on_again_afterwards() -> None:
     """A finalizer must not run in the middle of a change or of a sample."""
     assert gc.isenabled()
-    with lock_tree():
-        assert not gc.isenabled()
-        with lock_tree():
-            assert not gc.isenabled()
-        assert not gc.isenabled()
+    assert lock_tree(lambda: (gc.isenabled(), lock_tree(gc.isenabled), gc.isenabled())) == (
+        False, False, False,
+    )  # fmt: skip
     assert gc.isenabled()
     apply_change(lambda operation: collecting.append(gc.isenabled()))
     assert collecting == [False]
@@ -86,8 +87,7 @@ def test_collection_stays_off_where_the_program_wants_it_off() -> None:
     """Who switched it off finds it so after changes and samples."""
     gc.disable()
     try:
-        with lock_tree():
-            pass
+        lock_tree(gc.isenabled)
         apply_change(lambda operation: None)
         Source("s").snapshot()
         assert not gc.isenabled()
@@ -139,9 +139,7 @@ def test_listeners_and_finalizers_run_without_the_lock() -> None:
     progress: list[bool] = []
 
     def let_another_thread_change() -> None:
-        thread = threading.Thread(
-            target=apply_change, args=[lambda operation: None], daemon=True
-        )
+        thread = threading.Thread(target=apply_change, args=[lambda operation: None], daemon=True)
         thread.start()
         thread.join(10)
         progress.append(not thread.is_alive())
@@ -232,9 +230,7 @@ def test_a_finalizer_of_what_a_change_drops_may_change_the_tree(registry: Regist
 
 
 @pytest.mark.parametrize("inner", ["add", "remove", "values", "revoke", "put"])
-def test_a_signal_handler_may_change_the_tree_at_any_moment(
-    registry: Registry, inner: str
-) -> None:
+def test_a_signal_handler_may_change_the_tree_at_any_moment(registry: Registry, inner: str) -> None:
     """Wherever in a change the handler runs, both changes are made, whole."""
     top = Source("top")
     registry.register(top)
@@ -343,3 +339,35 @@ def test_a_handler_that_is_refused_changes_nothing(
     assert 0 < raised < len(where)
     assert len(caplog.records) == len(where) - raised
     assert [source.name for source in top.subordinates] == ["vm", "other"]
+
+
+def test_an_interrupt_at_any_moment_blocks_nobody_after_it() -> None:
+    """After Ctrl-C in the middle of a change or a sample, others are made: no lock, no queue is left behind."""
+    moments = 0
+
+    def interrupt() -> None:
+        nonlocal moments
+        moments += 1
+        if moments > skipped:
+            raise KeyboardInterrupt
+
+    for skipped in range(300):
+        moments = 0
+        top = Source("top")
+        try:
+            with interrupted_everywhere(interrupt):
+                top.add_subordinate(Source("vm"))
+                top.snapshot()
+        except KeyboardInterrupt:
+            pass
+        assert gc.isenabled()
+        done: list[int] = []
+        thread = threading.Thread(
+            target=apply_change, args=[lambda operation, done=done: done.append(1)], daemon=True
+        )
+        thread.start()
+        thread.join(10)
+        assert done == [1]
+        if moments <= skipped:
+            return
+    raise AssertionError("it never ended")

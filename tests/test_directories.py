@@ -181,7 +181,7 @@ def test_clearing_an_own_value_whose_base_refuses() -> None:
     top, vm = Source("top"), Source("vm")
     top.add_subordinate(vm)
     vm.add_values(array("n", text="refusing own"), property_base({"n": 2}, False))
-    with pytest.raises(ReadOnlyValueError, match="top/vm: .*'n' cannot be cleared") as caught:
+    with pytest.raises(ReadOnlyValueError, match=r"top/vm: .*'n' cannot be cleared") as caught:
         vm.clear_value("n")
     assert caught.value.offender == "n"
     assert vm.get_value("n") == 2

@@ -56,9 +56,7 @@ THIRD_PARTIES = {
     "rich": {"cli"},
 }
 
-FILES = sorted(
-    path for path in PACKAGE.rglob("*.py") if path.name not in ("__main__.py",)
-)
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__main__.py")
 
 
 def module_name(path: Path) -> str:
@@ -72,7 +70,7 @@ MODULES = {module_name(path): path for path in FILES}
 
 def imports_of(path: Path) -> set[str]:
     """The modules that a file imports, at its top or inside its functions; of names, the module."""
-    found = set()
+    found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -86,7 +84,7 @@ def imports_of(path: Path) -> set[str]:
 
 def part(module: str) -> str:
     """Which of `ORDER` a module of ours belongs to; "" for the package itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name != "statsfs"])
@@ -217,12 +215,11 @@ def test_the_library_counts_where_fuse_is_not_installed() -> None:
 def test_importing_reads_no_environment_and_starts_nothing() -> None:
     """No thread, no variable of the environment that changes anything at import."""
     program = (
-        "import os, sys, threading\n"
+        "import os, threading\n"
         "class Watched(dict):\n"
         "    read = []\n"
         "    def __getitem__(self, key): self.read.append(key); return super().__getitem__(key)\n"
         "    def get(self, key, default=None): self.read.append(key); return default\n"
-        "before = set(sys.modules)\n"
         "import ctypes, logging, subprocess, shutil, contextlib, multiprocessing.shared_memory\n"
         "os.environ = Watched(os.environ)\n"
         "import statsfs\n"

@@ -18,6 +18,7 @@ from statsfs.exceptions import (
     StatsfsError,
     TreeError,
 )
+from statsfs.references import Counted
 from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.values import Aggregate, Value
@@ -299,5 +300,11 @@ class References(RuleBasedStateMachine):
             assert caught.value.offender is source
 
 
+def test_references_alone_are_abstract() -> None:
+    """What is dropped at zero is the business of `Source`."""
+    with pytest.raises(NotImplementedError):
+        Counted().put()
+
+
 TestReferences = References.TestCase
-TestReferences.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestReferences.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

@@ -2,6 +2,8 @@
 
 import ctypes
 import gc
+import logging
+import os
 import subprocess
 import sys
 import threading
@@ -138,7 +140,7 @@ class Producers:
 
     def sample_slowly(self) -> int:
         """What a loop in Python finds: how many more `a`s than `b`s."""
-        found = [(one.a, one.b) for one in self.objects]
+        found: list[tuple[int, int]] = [(one.a, one.b) for one in self.objects]
         found += [(one.a, one.b) for one in self.stats]
         found += [(one.a, one.b) for one in self.slots]
         found += [(one["a"], one["b"]) for one in self.dicts]
@@ -381,25 +383,36 @@ def test_the_code_of_bases_was_run() -> None:
         assert ByProperty.uses > before
 
 
-@pytest.mark.parametrize("how", ["revoke", "release", "replace", "put below"])
-def test_no_finalizer_of_a_base_runs_under_the_lock(how: str) -> None:
+class DroppedObject(Meddling):
+    """A base that is an object."""
+
+    n = 1
+
+
+class DroppedHolder(Meddling):
+    """A base that has a buffer, as `SharedMemory` does."""
+
+    def __init__(self) -> None:
+        self.buf = bytearray(8)
+
+
+@pytest.mark.parametrize("how", ["revoke", "release", "release above"])
+@pytest.mark.parametrize("dropped", [DroppedObject, DroppedHolder])
+def test_no_finalizer_of_a_base_runs_under_the_lock(dropped: type[Meddling], how: str) -> None:
     """Bases are let go of after the change, and before it returns."""
-
-    class Dropped(Meddling):
-        n = 1
-
     top, vm = Source("top"), Source("vm")
-    vm.add_values(N, Dropped())
+    dropped.uses = 0
+    vm.add_values([Value("n", offset=0 if dropped is DroppedHolder else None)], dropped())
     top.add_subordinate(vm)
     vm.put()
     match how:
-        case "revoke" | "replace":
+        case "revoke":
             vm.revoke()
         case "release":
             top.remove_subordinate(vm)
-        case "put below":
+        case "release above":
             top.put()
-    assert Dropped.uses == 1
+    assert dropped.uses == 1
 
 
 def test_no_listener_runs_under_the_lock(registry: Registry) -> None:
@@ -432,10 +445,12 @@ def test_reading_takes_no_lock() -> None:
         seen.append((top.names(), vm.get_value("n"), top.get_value("n")))
         top.clear_value("n")
 
-    with lock_tree():
+    def meanwhile() -> None:
         assert in_another_thread(read)
         assert not in_another_thread(lambda: seen.append(top.snapshot()), 0.2)
         assert seen == [(["n"], 5, 5)]
+
+    lock_tree(meanwhile)
     assert base == {"n": 0}
     deadline = time.monotonic() + 20
     while len(seen) < 2:
@@ -557,6 +572,29 @@ def test_totals_are_read_and_cleared_while_garbage_lets_others_in(broken: bool) 
             work()
 
 
+def test_bases_that_break_and_mend_while_they_are_sampled(caplog: Any) -> None:
+    """They cost their own rows at most, and never an error, also where the second try meets one."""
+    top = Source("top")
+    held = [{"n": 1} for _ in range(30)]
+    for number, one in enumerate(held):
+        add_below(top, str(number), N, one)
+
+    def flicker() -> None:
+        for one in held:
+            one.clear()
+            one["n"] = 1
+
+    caplog.set_level(logging.DEBUG, "statsfs.snapshots")
+    deadline = time.monotonic() + 60
+    with running(flicker):
+        while not any("one by one" in record.message for record in caplog.records):
+            rows = top.snapshot().arrays[tuple(N)].rows
+            assert len(rows) <= 30
+            assert set(rows) <= {(1,)}
+            assert time.monotonic() < deadline
+    assert len(top.snapshot().arrays[tuple(N)].rows) == 30
+
+
 def test_references_are_counted_exactly() -> None:
     """Of many threads that take and give back, none loses a reference of another."""
     source = Source("s")
@@ -632,9 +670,12 @@ top = Source("top")
 registry.register(top)
 stop = False
 def churn(name):
+    number = 0
     while not stop:
+        number += 1
         source = Source(name)
         source.add_values(N, {"n": 1})
+        source.add_values([Value(f"{name}{number % 500}")], {f"{name}{number % 500}": 1})
         top.add_subordinate(source)
         top.snapshot().to_dict()
         top.remove_subordinate(source)
@@ -665,7 +706,9 @@ assert top.subordinates == ()
 def test_a_fork_while_other_threads_change_the_tree() -> None:
     """The child has a whole tree, and may change and sample it."""
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
-    done = subprocess.run(command, capture_output=True, timeout=110, text=True)
+    # Not under coverage: its tracer has a lock that a child waits for, forked while it was held.
+    bare = {key: text for key, text in os.environ.items() if not key.startswith("COVERAGE_")}
+    done = subprocess.run(command, capture_output=True, timeout=110, text=True, env=bare)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -258,7 +258,8 @@ def test_values_are_compared_by_content() -> None:
     assert one == other
     assert hash(one) == hash(other)
     assert len({one, other, copy.copy(one), copy.deepcopy(one)}) == 1
-    assert one != "m"
+    other_thing: object = "m"
+    assert one != other_thing
 
 
 @pytest.mark.parametrize("field", list(FIELDS))

@@ -1,0 +1,112 @@
+"""What counting costs its producer, beside a bare attribute and beside prometheus_client."""
+
+from collections.abc import Iterator
+from itertools import repeat
+from types import FunctionType
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+
+from statsfs.structs import Stats, u64
+from statsfs.values import Aggregate
+from tests.bench.measuring import Line, Loop, compare, show, take_turns
+
+TIMES = 100_000
+ROUNDS = 15
+
+
+class Slotted:
+    """What a program without statsfs would count in."""
+
+    __slots__ = ("exits",)
+
+    def __init__(self) -> None:
+        self.exits = 0
+
+
+class Counting(Stats):
+    """The same with statsfs."""
+
+    exits = u64(Aggregate.SUM)
+
+
+def fresh(loop: Any) -> Loop:
+    """The same function of code of its own.
+
+    Python specialises code for the type that it meets there; loops that share theirs would cost
+    each other that.
+    """
+    return FunctionType(loop.__code__.replace(), loop.__globals__, closure=loop.__closure__)
+
+
+def increment(stats: Any) -> Loop:
+    """A loop that increments an attribute."""
+
+    def loop() -> None:
+        for _ in repeat(None, TIMES):
+            stats.exits += 1
+
+    return fresh(loop)
+
+
+def nothing() -> None:
+    """The loop without anything in it, to be taken off the others."""
+    for _ in repeat(None, TIMES):
+        pass
+
+
+def increment_counter(counter: Any) -> Loop:
+    """A loop that increments a counter of prometheus_client."""
+
+    def loop() -> None:
+        for _ in repeat(None, TIMES):
+            counter.inc()
+
+    return fresh(loop)
+
+
+def increment_labelled(counter: Any) -> Loop:
+    """The same with labels given each time."""
+
+    def loop() -> None:
+        for _ in repeat(None, TIMES):
+            counter.labels("1234-11", "vcpu0").inc()
+
+    return loop
+
+
+def measure() -> Iterator[Line]:
+    """One increment of each."""
+    registry = CollectorRegistry()
+    plain = Counter("exits", "VM exits", registry=registry)
+    labelled = Counter("labelled", "VM exits", ["vm", "vcpu"], registry=registry)
+    loops = [
+        nothing,
+        increment(Slotted()),
+        increment(Counting()),
+        increment(Counting.from_buffer(bytearray(8))),
+        increment_counter(plain),
+        increment_counter(labelled.labels("1234-11", "vcpu0")),
+        increment_labelled(labelled),
+    ]
+    empty, bare, stats, slots, *others = take_turns(loops, ROUNDS)
+    per_call = [(seconds - empty) / TIMES for seconds in (bare, stats, slots, *others)]
+    bare, stats, slots, *others = per_call
+    yield Line("a bare slotted attribute += 1", f"{bare * 1e9:.1f} ns")
+    yield compare("a Stats attribute += 1", stats, bare, 1.05, "ns")
+    yield compare("an attribute of from_buffer += 1", slots, bare, None, "ns")
+    names = ("Counter.inc()", "a kept labels(...) child .inc()", "labels(...).inc()")
+    for name, seconds in zip(names, others, strict=True):
+        least = 10 if name == "Counter.inc()" else None
+        bound = f">= {least} x" if least else ""
+        kept = seconds / stats >= least if least else None
+        yield Line(
+            f"prometheus_client: {name}", f"{seconds * 1e9:.1f} ns", seconds / stats, bound, kept
+        )
+
+
+def main() -> None:
+    """Print what was measured."""
+    show(
+        "counting, one increment (ratios: to the bare one; prometheus_client: to Stats)", measure()
+    )

@@ -1,0 +1,93 @@
+"""How things are measured: interleaved rounds, medians, ratios.
+
+A machine's speed changes while it is measured, so nothing is compared across runs: what is compared
+takes turns, and of all rounds the median counts.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+
+Loop = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table.
+
+    Attributes:
+        what: what was measured.
+        figure: the figure, with its unit.
+        ratio: how many times the baseline it is, or None.
+        bound: what is required of it, or "".
+        kept: whether it is within the bound; None where nothing is required.
+    """
+
+    what: str
+    figure: str
+    ratio: float | None = None
+    bound: str = ""
+    kept: bool | None = None
+
+
+@contextmanager
+def collection_off() -> Iterator[None]:
+    """Keep garbage collection, and what it costs, out of what is timed."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
+def time_once(loop: Loop) -> float:
+    """Seconds that one call takes."""
+    before = time.perf_counter()
+    loop()
+    return time.perf_counter() - before
+
+
+def take_turns(loops: Iterable[Loop], rounds: int) -> list[float]:
+    """The median seconds of each loop, all of which take turns for some rounds."""
+    loops = list(loops)
+    seconds: list[list[float]] = [[] for _ in loops]
+    with collection_off():
+        for loop in loops:
+            loop()
+        for _ in range(rounds):
+            for loop, found in zip(loops, seconds, strict=True):
+                found.append(time_once(loop))
+    return [median(found) for found in seconds]
+
+
+def compare(what: str, seconds: float, baseline: float, most: float | None, unit: str) -> Line:
+    """A line for something that may be at most so many times as slow as its baseline.
+
+    Args:
+        what: what was measured.
+        seconds: its median.
+        baseline: the median of what it is compared with.
+        most: the bound, or None.
+        unit: "ns", "us" or "ms".
+    """
+    ratio = seconds / baseline
+    scale = {"ns": 1e9, "us": 1e6, "ms": 1e3}[unit]
+    bound = f"<= {most:g} x" if most is not None else ""
+    kept = None if most is None else ratio <= most
+    return Line(what, f"{seconds * scale:.1f} {unit}", ratio, bound, kept)
+
+
+def show(title: str, lines: Iterable[Line]) -> None:
+    """Print a small table."""
+    lines = list(lines)
+    width = max(len(line.what) for line in lines)
+    print(f"\n{title}")
+    for line in lines:
+        ratio = f"{line.ratio:9.2f} x" if line.ratio is not None else " " * 11
+        verdict = {True: "ok", False: "MISSED", None: ""}[line.kept]
+        text = f"  {line.what:<{width}}  {line.figure:>14} {ratio}  {line.bound:>12}  {verdict}"
+        print(text.rstrip())

@@ -1,0 +1,414 @@
+"""`mount` as a program uses it: what it returns, how it ends, what it leaves, what it refuses."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statsfs.mounting import mount
+from tests.deadlines import DEADLINE, wait_until
+from tests.mount_server import World, mount_here, try_to_mount
+from tests.mounts import RemoteError, Server, detach, is_mounted, run, serving
+from tests.trees import add_cpu, make_kvm, subordinate
+
+pytestmark = pytest.mark.mount
+
+
+# What the server does
+
+
+def build(world: World) -> None:
+    """Make `kvm` with two CPUs."""
+    make_kvm(world.registry)
+
+
+def state(world: World) -> tuple[str, bool, str]:
+    """Return what a mount says of itself."""
+    return world.mount.mountpoint, world.mount.closed, repr(world.mount)
+
+
+def close(world: World, times: int = 1) -> bool:
+    """Close the mount, perhaps more than once; tell whether it is closed."""
+    for _ in range(times):
+        world.mount.close()
+    return world.mount.closed
+
+
+def close_in_threads(world: World, count: int) -> list[bool]:
+    """Close the mount in many threads at once; return what each saw afterwards."""
+    begin = threading.Barrier(count)
+    seen: list[bool] = []
+
+    def work() -> None:
+        begin.wait()
+        world.mount.close()
+        seen.append(world.mount.closed and not is_mounted(world.mount.mountpoint))
+
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    return seen
+
+
+def wait(world: World, timeout: float) -> bool:
+    """Wait for the end of the mount."""
+    return world.mount.wait(timeout)
+
+
+def cycle(world: World, mountpoint: Path, times: int) -> None:
+    """Mount and unmount, so many times, with a look in between."""
+    for _ in range(times):
+        with mount(world.registry, mountpoint) as mounted:
+            assert os.listdir(mountpoint) == ["kvm"]
+            assert not mounted.closed
+        assert mounted.closed
+        assert not is_mounted(mountpoint)
+
+
+def cycle_in_haste(world: World, mountpoint: Path, times: int) -> None:
+    """Mount and unmount at once, so many times."""
+    for _ in range(times):
+        mount(world.registry, mountpoint).close()
+        assert not is_mounted(mountpoint)
+
+
+def resources(world: World) -> tuple[list[str], list[str], str]:
+    """Return the descriptors, the threads and the children of the process."""
+    descriptors = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            descriptors.append(os.readlink(f"/proc/self/fd/{name}").split(":")[0])
+        except FileNotFoundError:  # that of the listing
+            continue
+    threads = [thread.name for thread in threading.enumerate()]
+    tasks = Path("/proc/self/task")
+    children = "".join((tasks / task / "children").read_text() for task in os.listdir(tasks))
+    # Trio keeps threads of its own for a while; they are not the mount's.
+    ours = [name for name in threads if not name.startswith("Trio thread")]
+    return sorted(descriptors), sorted(ours), children
+
+
+def change(world: World) -> int:
+    """Change the tree; return how many references its top has."""
+    kvm = world.registry.sources[0]
+    add_cpu(kvm, "cpu2")
+    kvm.remove_subordinate(subordinate(kvm, "cpu2"))
+    return kvm.refcount
+
+
+def block_import(world: World, name: str) -> None:
+    """Have a module not be installed."""
+    sys.modules[name] = None  # type: ignore[assignment]  # this is how it is said
+
+
+@pytest.fixture
+def later() -> Iterator[Server]:
+    """A program that has not mounted yet."""
+    with serving("later") as server:
+        server.call(build)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def patient() -> Iterator[Server]:
+    """A program that is refused again and again."""
+    with serving("later") as server:
+        server.call(build)
+        yield server
+
+
+# A mount and its end
+
+
+def test_what_a_mount_says_of_itself(later: Server) -> None:
+    """Where it is, and whether it is closed."""
+    path = str(later.mountpoint)
+    later.call(mount_here, later.mountpoint)
+    assert later.call(state) == (path, False, f"<Mount {path!r}>")
+    assert is_mounted(path)
+    later.call(close)
+    assert later.call(state) == (path, True, f"<Mount {path!r} closed>")
+    assert not is_mounted(path)
+
+
+def test_closing_twice(later: Server) -> None:
+    """The second time does nothing, not even to another mount."""
+    later.call(mount_here, later.mountpoint)
+    assert later.call(close, times=3)
+    later.call(mount_here, later.mountpoint)
+    assert later.call(close_first)
+    assert os.listdir(later.mountpoint) == ["kvm"]
+    later.call(close)
+
+
+def close_first(world: World) -> bool:
+    """Close the mount that is closed already."""
+    world.mounts[0].close()
+    return not world.mount.closed
+
+
+def test_closing_from_many_threads(later: Server) -> None:
+    """All return when it is unmounted."""
+    for _ in range(5):
+        later.call(mount_here, later.mountpoint)
+        os.listdir(later.mountpoint)
+        assert later.call(close_in_threads, 8) == [True] * 8
+
+
+@pytest.mark.parametrize("method", [cycle, cycle_in_haste])
+def test_nothing_is_left_of_a_mount(later: Server, method: Any) -> None:
+    """No descriptor, no thread, no process; thirty times."""
+    later.call(method, later.mountpoint, 2)
+    before = later.call(resources)
+    later.call(method, later.mountpoint, 30)
+    assert later.call(resources) == before
+    assert before[2] == ""
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[int]:
+    """Hold a file open; when the mount has gone meanwhile, closing says so too."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+
+
+def test_files_that_clients_hold_open(later: Server) -> None:
+    """They answer ENOTCONN when the mount is closed, and hold nothing in the program."""
+    later.call(mount_here, later.mountpoint)
+    with held(later / "kvm/exits") as file:
+        assert later.call(change) == 3
+        assert later.call(close)
+        with pytest.raises(OSError, match="not connected"):
+            os.read(file, 99)
+        assert later.call(change) == 2
+
+
+def test_unmounted_by_somebody_else(later: Server) -> None:
+    """The program learns of it, may change its tree, and may mount again."""
+    later.call(mount_here, later.mountpoint)
+    assert not later.call(wait, 0)
+    run("fusermount3", "-u", later.mountpoint)
+    assert later.call(wait, DEADLINE)
+    assert later.call(state)[1]
+    later.call(change)
+    later.call(close)
+    later.call(mount_here, later.mountpoint)
+    assert os.listdir(later.mountpoint) == ["kvm"]
+    later.call(close)
+
+
+def test_a_busy_mount_is_not_unmounted_by_others(later: Server) -> None:
+    """A lazy unmount takes its name away, and ends it when the last file is closed."""
+    later.call(mount_here, later.mountpoint)
+    with held(later / "kvm/exits") as file:
+        assert "busy" in run("fusermount3", "-u", later.mountpoint, status=1).stderr
+        run("fusermount3", "-uz", later.mountpoint)
+        assert os.listdir(later.mountpoint) == []
+        assert os.read(file, 99) == b"0\n"
+        assert not later.call(wait, 0)
+    assert later.call(wait, DEADLINE)
+
+
+def test_closing_what_was_lazily_unmounted(later: Server) -> None:
+    """It does not wait for clients that hold files open, and does not complain."""
+    later.call(mount_here, later.mountpoint)
+    with held(later / "kvm/exits") as file:
+        run("fusermount3", "-uz", later.mountpoint)
+        assert later.call(close)
+        with pytest.raises(OSError, match="not connected"):
+            os.read(file, 99)
+
+
+def test_closing_where_another_program_mounted_meanwhile(later: Server) -> None:
+    """A mount that is not ours any more is not ours to unmount."""
+    later.call(mount_here, later.mountpoint)
+    with held(later / "kvm/exits"):
+        run("fusermount3", "-uz", later.mountpoint)
+        other = Server(later.mountpoint)
+        try:
+            other.wait_until_mounted()
+            assert later.call(close)
+            assert is_mounted(other.mountpoint)
+            assert os.listdir(other.mountpoint) == []
+            other.end()
+        finally:
+            other.clean_up()
+
+
+@pytest.mark.root
+def test_an_aborted_connection(later: Server, tmp_path: Path) -> None:
+    """As an administrator may do: the program learns of it, and no dead mount is left."""
+    later.call(mount_here, later.mountpoint)
+    device = os.minor(os.stat(later.mountpoint).st_dev)
+    run("mount", "-t", "fusectl", "none", tmp_path)
+    try:
+        (tmp_path / str(device) / "abort").write_text("1")
+    finally:
+        run("umount", tmp_path)
+    assert later.call(wait, DEADLINE)
+    assert not is_mounted(later.mountpoint)
+
+
+# Where it is mounted
+
+
+def test_paths(later: Server, tmp_path: Path) -> None:
+    """A str or a path, relative or with links in it: the mount says where it is at last."""
+    real = later.mountpoint
+    link = tmp_path / "link"
+    link.symlink_to(real)
+    for path in (str(real), link, f"{real}/", os.path.relpath(real, Path(__file__).parent.parent)):
+        later.call(mount_here, path)
+        assert later.call(state)[0] == str(real)
+        assert os.listdir(link) == ["kvm"]
+        message, _ = later.call(try_to_mount, link)
+        assert "has a mount already" in message
+        later.call(close)
+
+
+def test_odd_paths(later: Server, tmp_path: Path) -> None:
+    """Blanks, newlines, a dash, umlauts: the watcher and the mount table cope."""
+    for name in ("a b", "-v", "ü\\n", "tab\there", "new\nline", "'\"$(x)`"):
+        path = tmp_path / name
+        later.call(mount_here, path, create=True)
+        assert os.listdir(path) == ["kvm"]
+        message, _ = later.call(try_to_mount, path)
+        assert "has a mount already" in message
+        later.call(close)
+        assert not path.exists()
+
+
+def test_create(later: Server, tmp_path: Path) -> None:
+    """What was not there is made, and removed afterwards; what was there stays."""
+    path = tmp_path / "one" / "two"
+    for _ in range(2):
+        later.call(mount_here, path, create=True)
+        assert os.listdir(path) == ["kvm"]
+        later.call(close)
+        assert os.listdir(tmp_path) == []
+    later.call(mount_here, path, create=True)
+    run("fusermount3", "-u", path)
+    assert later.call(wait, DEADLINE)
+    wait_until(lambda: os.listdir(tmp_path) == [], "the removal")
+    path.parent.mkdir()
+    later.call(mount_here, path, create=True)
+    later.call(close)
+    assert os.listdir(tmp_path) == ["one"]
+    (path.parent / "file").touch()
+    later.call(try_to_mount, path.parent, create=True)
+    assert os.listdir(path.parent) == ["file"]
+
+
+# Refusals
+
+
+def refused(server: Server, mountpoint: Path, **options: Any) -> str:
+    """Return why a mount is refused: one line that begins with the place."""
+    before = server.call(resources)
+    message, _ = server.call(try_to_mount, mountpoint, **options)
+    assert server.call(resources) == before
+    assert "\n" not in message
+    place, _, reason = message.partition(": ")
+    assert place == str(mountpoint)
+    return reason
+
+
+def test_bad_mount_points(patient: Server, tmp_path: Path) -> None:
+    """No directory, a file, not empty; and afterwards a good one is fine."""
+    (tmp_path / "file").touch()
+    assert (
+        refused(patient, tmp_path / "no")
+        == "no such directory; make it (mkdir), or mount with create"
+    )
+    assert refused(patient, tmp_path / "file") == "not a directory"
+    assert refused(patient, tmp_path) == "the directory is not empty; choose another"
+    assert refused(patient, tmp_path / "file/x", create=True).startswith("cannot be made: ")
+    assert refused(patient, tmp_path / "file", create=True) == "not a directory"
+    patient.call(mount_here, patient.mountpoint)
+    patient.call(close)
+
+
+def test_already_mounted(patient: Server, server: Server) -> None:
+    """By another program of ours, whatever its tree holds; or anything else."""
+    for _ in range(2):
+        assert refused(patient, server.mountpoint).startswith(
+            "something is mounted there already (fuse.statsfs); unmount it first"
+        )
+        server.call(rebuild)
+    assert "already (proc)" in refused(patient, Path("/proc"))
+    assert os.listdir(server.mountpoint) == ["kvm"]
+
+
+def rebuild(world: World) -> None:
+    """Make `kvm` if it is not there."""
+    if not world.registry.sources:
+        make_kvm(world.registry)
+
+
+def test_a_second_mount_in_one_process(server: Server, mountpoint: Path) -> None:
+    """It says where the first one is; and that goes on."""
+    reason = refused(server, mountpoint)
+    assert reason.startswith(f"this process has a mount already, at {server.mountpoint}; close it")
+    assert os.listdir(server.mountpoint) == []
+    assert not is_mounted(mountpoint)
+
+
+def test_a_dead_mount_of_another_program(patient: Server, mountpoint: Path) -> None:
+    """It is not ours to clear; the message says how to."""
+    program = (
+        "import os, pyfuse3, sys\n"
+        "pyfuse3.init(pyfuse3.Operations(), sys.argv[1], {'fsname=x', 'subtype=other'})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, mountpoint], check=False)
+    try:
+        reason = refused(patient, mountpoint)
+        assert reason == (
+            "a dead mount (fuse.other) of another program is there; "
+            f"unmount it first: fusermount3 -uz {mountpoint}"
+        )
+        assert is_mounted(mountpoint)
+    finally:
+        detach(mountpoint)
+
+
+@pytest.mark.parametrize("module", ["pyfuse3", "trio"])
+def test_pyfuse3_is_not_installed(later: Server, module: str) -> None:
+    """The packages and the extra that are needed, in one line."""
+    later.call(block_import, module)
+    message, _ = later.call(try_to_mount, later.mountpoint)
+    assert "apt install fuse3 libfuse3-dev pkg-config gcc python3-dev" in message
+    assert "pip install 'statsfs[fuse]'" in message
+    assert "\n" not in message
+
+
+def test_there_is_no_fusermount3() -> None:
+    """The package that has it."""
+    with serving("later", env={"PATH": "/nonexistent"}) as server:
+        assert refused(server, server.mountpoint) == "there is no fusermount3; apt install fuse3"
+
+
+@pytest.mark.root
+def test_there_is_no_device() -> None:
+    """As in many containers."""
+    wrapper = ("unshare", "--mount", "sh", "-ec", 'mount -t tmpfs none /dev; exec "$@"', "sh")
+    with serving("later", wrapper=wrapper) as server:
+        assert refused(server, server.mountpoint).startswith("there is no /dev/fuse; ")
+
+
+def test_a_call_that_fails_is_told(later: Server) -> None:
+    """The tests would see an error in the program."""
+    with pytest.raises(RemoteError, match="IndexError"):
+        later.call(close)
