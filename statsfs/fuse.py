@@ -310,8 +310,6 @@ class Invalidator:
             self._send(stale)
 
     def _hand_over(self, stale: Stale) -> None:
-        if not self._running:
-            return
         if self._worker is None:
             self._worker = threading.Thread(
                 target=self._work, name="statsfs-invalidate", daemon=True

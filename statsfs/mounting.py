@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.exceptions import MountError
 from statsfs.mountpoints import (
+    find_device,
     lock_mountpoint,
     make_mountpoint,
     prepare_mountpoint,
@@ -98,14 +99,14 @@ class _Session:
         # A watcher that is just clearing a dead mount here must not clear ours.
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=self._allow_other)
-            vfs = Vfs(self._registry)
-            handlers = self._fuse.Handlers(vfs, *self._owner)
+            self._vfs = Vfs(self._registry)
+            handlers = self._fuse.Handlers(self._vfs, *self._owner)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
-            self.invalidator = self._fuse.Invalidator(vfs)
+            self.invalidator = self._fuse.Invalidator(self._vfs)
             self._registry.add_listener(self.invalidator)
             undo.callback(self._registry.remove_listener, self.invalidator)
-            undo.callback(vfs.close_all)
+            undo.callback(self._vfs.close_all)
             self._watcher = Watcher(self.mountpoint)
             undo.callback(self._watcher.close)
             self._init(handlers)
@@ -141,6 +142,7 @@ class _Session:
                 self.mountpoint,
             ) from error
         self._descriptor = (self._loop.find_descriptors() - self._before).pop()
+        self._device = find_device(self.mountpoint)
         self.open = True
         self.invalidator.start()
 
@@ -172,7 +174,8 @@ class _Session:
             # one that is stopped by us was quiet before.
             self.invalidator.stop()
             self.open = False
-            self._pyfuse3.close()
+            # libfuse would unmount whatever is there by now.
+            self._pyfuse3.close(unmount=find_device(self.mountpoint) == self._device)
             self._undo.close()
         finally:
             self.done.set()

@@ -22,6 +22,7 @@ from typing import Final
 from statsfs.exceptions import MountError
 
 __all__ = [
+    "find_device",
     "find_mount",
     "lock_mountpoint",
     "make_mountpoint",
@@ -35,22 +36,37 @@ _FUSE_CONF: Final = "/etc/fuse.conf"
 _PATIENCE: Final = 5.0  # seconds
 
 
+def _find_mounted(path: str) -> tuple[str, str] | None:
+    # The type and the device of what is mounted on a path last.
+    found = None
+    # As bytes: a path may have what Python takes for a blank or for the end of a line.
+    with open("/proc/self/mountinfo", "rb") as table:
+        for line in table:
+            # proc(5): … (3) device … (5) mount point … "-" (9) type; blanks in paths are octal.
+            fields = line.rstrip(b"\n").split(b" ")
+            point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+            if point == os.fsencode(path):
+                found = fields[fields.index(b"-") + 1].decode(), fields[2].decode()
+    return found
+
+
 def find_mount(path: str) -> str | None:
     """Return the type of the filesystem that is mounted on a path, or None.
 
     Args:
         path: an absolute path.
     """
-    found = None
-    # As bytes: a path may have what Python takes for a blank or for the end of a line.
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            # proc(5): … (5) mount point, … "-" (9) type; blanks in paths are octal.
-            fields = line.rstrip(b"\n").split(b" ")
-            point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-            if point == os.fsencode(path):
-                found = fields[fields.index(b"-") + 1].decode()
-    return found
+    found = _find_mounted(path)
+    return None if found is None else found[0]
+
+
+def find_device(path: str) -> str | None:
+    """Return the device, as "major:minor", of what is mounted on a path, or None.
+
+    No two filesystems have the same at a time, mounted or still in use.
+    """
+    found = _find_mounted(path)
+    return None if found is None else found[1]
 
 
 def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:

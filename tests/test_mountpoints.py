@@ -12,6 +12,7 @@ import pytest
 from statsfs import mountpoints
 from statsfs.exceptions import MountError
 from statsfs.mountpoints import (
+    find_device,
     find_mount,
     make_mountpoint,
     prepare_mountpoint,
@@ -46,8 +47,9 @@ def mounts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *lines: str) -> None
     table.write_text("".join(line + "\n" for line in lines))
     real = open
 
-    def opened(path: object, **options: str) -> object:
-        return real(table if path == "/proc/self/mountinfo" else str(path), **options)  # type: ignore[call-overload]  # whatever it is called with
+    def opened(path: object, *mode: str, **options: str) -> object:
+        real_path = table if path == "/proc/self/mountinfo" else str(path)
+        return real(real_path, *mode, **options)  # type: ignore[call-overload]  # as it is called
 
     monkeypatch.setattr(mountpoints, "open", opened, raising=False)
 
@@ -65,7 +67,11 @@ def test_find_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         "31 22 0:41 / /mnt/two rw - tmpfs none rw",
         "32 31 0:42 / /mnt/two rw - fuse.statsfs statsfs rw",
         "33 22 0:43 / /mnt/ü rw - proc proc rw",
+        "34 22 0:44 / /mnt/\u2028\r\x0c\xa0 rw - sysfs sysfs rw",
     )
+    assert find_mount("/mnt/\u2028\r\x0c\xa0") == "sysfs"
+    assert find_device("/mnt/two") == "0:42"
+    assert find_device("/mnt") is None
     assert find_mount("/") == "ext4"
     assert find_mount("/mnt/a b\\c") == "fuse.statsfs"
     assert find_mount("/mnt/two") == "fuse.statsfs"
