@@ -11,6 +11,7 @@ for a reply that this thread must give, so a thread of our own sends those.
 import errno
 import logging
 import os
+import select
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -67,8 +68,9 @@ ERRNOS: Final[dict[type[StatsfsError], int]] = {
 # the end of it is a second line of defence.
 _TIMEOUT: Final = 300.0
 # How long a change on the serving thread waits for its invalidations, at most, in seconds: they
-# take 10 to 100 us unless a lookup in the same directory is under way, which waits for us.
+# take 10 to 100 us, unless a lookup in the same directory is under way, which waits for us.
 _PATIENCE: Final = 0.002
+_PATIENCE_UNASKED: Final = 0.25
 # How often `stop` looks whether all is quiet, in seconds.
 _POLL: Final = 0.001
 
@@ -285,6 +287,7 @@ class Invalidator:
         # that a signal handler's exception could leave held.
         self._busy: dict[int, int] = {}
         self._stoppers: set[int] = set()
+        self._requests: select.poll | None = None
         self._queue: SimpleQueue[tuple[Stale, threading.Event] | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
 
@@ -292,9 +295,12 @@ class Invalidator:
         """Begin; the session is there."""
         self._running = True
 
-    def serve_from(self, thread: int) -> None:
-        """Say which thread answers the kernel (`threading.get_ident`)."""
+    def serve_from(self, thread: int, descriptor: int | None = None) -> None:
+        """Say which thread answers the kernel (`threading.get_ident`), and on what descriptor."""
         self._serving = thread
+        if descriptor is not None:
+            self._requests = select.poll()
+            self._requests.register(descriptor, select.POLLIN)
 
     def __call__(self, change: Change) -> None:
         """Send what follows from a change."""
@@ -320,8 +326,14 @@ class Invalidator:
         if not self._running:
             # `stop` may have come before there was a worker to end.
             self._queue.put(None)
-        # Nearly always done by then; if not, a lookup waits for this very thread.
-        sent.wait(_PATIENCE)
+        deadline = time.monotonic() + _PATIENCE_UNASKED
+        # Nearly always done by then. If not, and there is a request, it may be a lookup that waits
+        # for this very thread; if there is none, the other thread just had no turn yet.
+        while not sent.wait(_PATIENCE) and not self._is_asked() and time.monotonic() < deadline:
+            pass
+
+    def _is_asked(self) -> bool:
+        return self._requests is None or bool(self._requests.poll(0))
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:

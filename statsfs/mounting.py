@@ -149,7 +149,7 @@ class _Session:
     def serve_here(self) -> None:
         """Say that this thread is the one that serves, or will."""
         self._thread = threading.get_ident()
-        self.invalidator.serve_from(self._thread)
+        self.invalidator.serve_from(self._thread, self._descriptor)
 
     async def serve(self) -> None:
         """Serve until the session ends; then close it, on this same thread."""

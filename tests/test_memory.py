@@ -207,7 +207,11 @@ def test_what_was_read_cleared_and_refused_leaves_nothing_behind() -> None:
 def test_a_broken_base_leaves_nothing_behind_where_it_was_complained_of() -> None:
     """What an ancestor logged of it does not keep it."""
     tree = Watched()
-    (held,) = [next(iter(vcpu._entries.values())).base for vcpu in tree.vm.subordinates if vcpu.name == "held"]
+    (held,) = [
+        next(iter(vcpu._entries.values())).base
+        for vcpu in tree.vm.subordinates
+        if vcpu.name == "held"
+    ]
     held["exits"] = None
     assert tree.top.get_value("exits") == 0
     assert tree.vm.get_value("halts") == 2

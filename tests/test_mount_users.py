@@ -1,6 +1,5 @@
 """Other users on a real mount: whose the files are, who may do what, and servers without rights."""
 
-import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from statsfs.sources import Source
 from statsfs.values import Value
+from tests import mount_calls as calls
 from tests.mount_server import World, mount_here, try_to_mount
 from tests.mounts import NOBODY, Server, as_nobody, inside, run, serving
 from tests.trees import make_kvm
@@ -26,16 +26,6 @@ def build(world: World) -> None:
     values = [Value("private", mode=0o600), Value("group", mode=0o660), Value("all", mode=0o666)]
     modes.add_values(values, {"private": 1, "group": 2, "all": 3})
     world.registry.register(modes)
-
-
-def become_nobody(world: World) -> None:
-    """Give up all rights, for good."""
-    # What is imported when something is mounted may be in a directory that nobody may enter.
-    for name in ("statsfs.fuse", "statsfs.loop"):
-        importlib.import_module(name)
-    os.setgroups([])
-    os.setresgid(NOBODY, NOBODY, NOBODY)
-    os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def owner(path: Path) -> tuple[int, int]:
@@ -179,7 +169,7 @@ def test_a_user_mounts_for_himself() -> None:
     with serving("later", wrapper=isolated()) as server:
         os.chown(server.mountpoint, NOBODY, NOBODY)
         server.call(build)
-        server.call(become_nobody)
+        server.call(calls.become_nobody)
         server.call(mount_here, server.mountpoint)
         demoted = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
         file = server / "kvm/exits"
@@ -187,7 +177,7 @@ def test_a_user_mounts_for_himself() -> None:
         assert inside(server, *demoted, "stat", "-c", "%u %g", file) == f"{NOBODY} {NOBODY}\n"
         assert inside(server, *demoted, "sh", "-c", 'echo 0 >"$1"', "sh", file) == ""
         assert "Permission denied" in inside(server, "cat", file, status=1)
-        server.call(close)
+        server.call(calls.close)
         assert inside(server, "ls", server.mountpoint) == ""
 
 
@@ -196,10 +186,10 @@ def test_a_user_lets_others_in() -> None:
     with serving("later", wrapper=isolated(conf="user_allow_other")) as server:
         os.chown(server.mountpoint, NOBODY, NOBODY)
         server.call(build)
-        server.call(become_nobody)
+        server.call(calls.become_nobody)
         server.call(mount_here, server.mountpoint, allow_other=True)
         assert inside(server, "cat", server / "kvm/exits") == "0\n"
-        server.call(close)
+        server.call(calls.close)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +208,7 @@ def test_what_a_user_is_refused(
     with serving("later", wrapper=isolated(mode, conf)) as server:
         if mine:
             os.chown(server.mountpoint, NOBODY, NOBODY)
-        server.call(become_nobody)
+        server.call(calls.become_nobody)
         message, code = server.call(try_to_mount, server.mountpoint, **options)
         assert message.startswith(f"{server.mountpoint}: {words}")
         assert "\n" not in message
@@ -229,15 +219,9 @@ def test_a_mount_that_fusermount3_refuses(tmp_path: Path) -> None:
     """Where the checks before saw nothing wrong, its message is on stderr; ours is one line."""
     with serving("later", wrapper=isolated(conf="mount_max = 0")) as server:
         os.chown(server.mountpoint, NOBODY, NOBODY)
-        server.call(become_nobody)
+        server.call(calls.become_nobody)
         message, _ = server.call(try_to_mount, server.mountpoint)
         assert "the mount was refused" in message
         assert "\n" not in message
         assert "fusermount3" in server.stderr
         server.kill()
-
-
-def close(world: World) -> None:
-    """Close the mount."""
-    world.mount.close()
-    assert world.mount.closed

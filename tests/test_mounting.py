@@ -4,116 +4,25 @@ import contextlib
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from statsfs.mounting import mount
+from tests import mount_calls as calls
 from tests.deadlines import DEADLINE, wait_until
-from tests.mount_server import World, mount_here, try_to_mount
+from tests.mount_server import mount_here, try_to_mount
 from tests.mounts import RemoteError, Server, detach, is_mounted, run, serving
-from tests.trees import add_cpu, make_kvm, subordinate
 
 pytestmark = pytest.mark.mount
-
-
-# What the server does
-
-
-def build(world: World) -> None:
-    """Make `kvm` with two CPUs."""
-    make_kvm(world.registry)
-
-
-def state(world: World) -> tuple[str, bool, str]:
-    """Return what a mount says of itself."""
-    return world.mount.mountpoint, world.mount.closed, repr(world.mount)
-
-
-def close(world: World, times: int = 1) -> bool:
-    """Close the mount, perhaps more than once; tell whether it is closed."""
-    for _ in range(times):
-        world.mount.close()
-    return world.mount.closed
-
-
-def close_in_threads(world: World, count: int) -> list[bool]:
-    """Close the mount in many threads at once; return what each saw afterwards."""
-    begin = threading.Barrier(count)
-    seen: list[bool] = []
-
-    def work() -> None:
-        begin.wait()
-        world.mount.close()
-        seen.append(world.mount.closed and not is_mounted(world.mount.mountpoint))
-
-    threads = [threading.Thread(target=work) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(DEADLINE)
-    return seen
-
-
-def wait(world: World, timeout: float) -> bool:
-    """Wait for the end of the mount."""
-    return world.mount.wait(timeout)
-
-
-def cycle(world: World, mountpoint: Path, times: int) -> None:
-    """Mount and unmount, so many times, with a look in between."""
-    for _ in range(times):
-        with mount(world.registry, mountpoint) as mounted:
-            assert os.listdir(mountpoint) == ["kvm"]
-            assert not mounted.closed
-        assert mounted.closed
-        assert not is_mounted(mountpoint)
-
-
-def cycle_in_haste(world: World, mountpoint: Path, times: int) -> None:
-    """Mount and unmount at once, so many times."""
-    for _ in range(times):
-        mount(world.registry, mountpoint).close()
-        assert not is_mounted(mountpoint)
-
-
-def resources(world: World) -> tuple[list[str], list[str], str]:
-    """Return the descriptors, the threads and the children of the process."""
-    descriptors = []
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            descriptors.append(os.readlink(f"/proc/self/fd/{name}").split(":")[0])
-        except FileNotFoundError:  # that of the listing
-            continue
-    threads = [thread.name for thread in threading.enumerate()]
-    tasks = Path("/proc/self/task")
-    children = "".join((tasks / task / "children").read_text() for task in os.listdir(tasks))
-    # Trio keeps threads of its own for a while; they are not the mount's.
-    ours = [name for name in threads if not name.startswith("Trio thread")]
-    return sorted(descriptors), sorted(ours), children
-
-
-def change(world: World) -> int:
-    """Change the tree; return how many references its top has."""
-    kvm = world.registry.sources[0]
-    add_cpu(kvm, "cpu2")
-    kvm.remove_subordinate(subordinate(kvm, "cpu2"))
-    return kvm.refcount
-
-
-def block_import(world: World, name: str) -> None:
-    """Have a module not be installed."""
-    sys.modules[name] = None  # type: ignore[assignment]  # this is how it is said
 
 
 @pytest.fixture
 def later() -> Iterator[Server]:
     """A program that has not mounted yet."""
     with serving("later") as server:
-        server.call(build)
+        server.call(calls.build)
         yield server
 
 
@@ -121,7 +30,7 @@ def later() -> Iterator[Server]:
 def patient() -> Iterator[Server]:
     """A program that is refused again and again."""
     with serving("later") as server:
-        server.call(build)
+        server.call(calls.build)
         yield server
 
 
@@ -132,27 +41,21 @@ def test_what_a_mount_says_of_itself(later: Server) -> None:
     """Where it is, and whether it is closed."""
     path = str(later.mountpoint)
     later.call(mount_here, later.mountpoint)
-    assert later.call(state) == (path, False, f"<Mount {path!r}>")
+    assert later.call(calls.state) == (path, False, f"<Mount {path!r}>")
     assert is_mounted(path)
-    later.call(close)
-    assert later.call(state) == (path, True, f"<Mount {path!r} closed>")
+    later.call(calls.close)
+    assert later.call(calls.state) == (path, True, f"<Mount {path!r} closed>")
     assert not is_mounted(path)
 
 
 def test_closing_twice(later: Server) -> None:
     """The second time does nothing, not even to another mount."""
     later.call(mount_here, later.mountpoint)
-    assert later.call(close, times=3)
+    assert later.call(calls.close, times=3)
     later.call(mount_here, later.mountpoint)
-    assert later.call(close_first)
+    assert later.call(calls.close_older)
     assert os.listdir(later.mountpoint) == ["kvm"]
-    later.call(close)
-
-
-def close_first(world: World) -> bool:
-    """Close the mount that is closed already."""
-    world.mounts[0].close()
-    return not world.mount.closed
+    later.call(calls.close)
 
 
 def test_closing_from_many_threads(later: Server) -> None:
@@ -160,16 +63,16 @@ def test_closing_from_many_threads(later: Server) -> None:
     for _ in range(5):
         later.call(mount_here, later.mountpoint)
         os.listdir(later.mountpoint)
-        assert later.call(close_in_threads, 8) == [True] * 8
+        assert later.call(calls.close_in_threads, 8) == [True] * 8
 
 
-@pytest.mark.parametrize("method", [cycle, cycle_in_haste])
+@pytest.mark.parametrize("method", [calls.cycle, calls.cycle_in_haste])
 def test_nothing_is_left_of_a_mount(later: Server, method: Any) -> None:
     """No descriptor, no thread, no process; thirty times."""
     later.call(method, later.mountpoint, 2)
-    before = later.call(resources)
+    before = later.call(calls.resources)
     later.call(method, later.mountpoint, 30)
-    assert later.call(resources) == before
+    assert later.call(calls.resources) == before
     assert before[2] == ""
 
 
@@ -188,25 +91,26 @@ def test_files_that_clients_hold_open(later: Server) -> None:
     """They answer ENOTCONN when the mount is closed, and hold nothing in the program."""
     later.call(mount_here, later.mountpoint)
     with held(later / "kvm/exits") as file:
-        assert later.call(change) == 3
-        assert later.call(close)
+        assert later.call(calls.refcount) == 3
+        assert later.call(calls.close)
         with pytest.raises(OSError, match="not connected"):
             os.read(file, 99)
-        assert later.call(change) == 2
+        assert later.call(calls.refcount) == 2
 
 
 def test_unmounted_by_somebody_else(later: Server) -> None:
     """The program learns of it, may change its tree, and may mount again."""
     later.call(mount_here, later.mountpoint)
-    assert not later.call(wait, 0)
+    assert not later.call(calls.wait, 0)
     run("fusermount3", "-u", later.mountpoint)
-    assert later.call(wait, DEADLINE)
-    assert later.call(state)[1]
-    later.call(change)
-    later.call(close)
+    assert later.call(calls.wait, DEADLINE)
+    assert later.call(calls.state)[1]
+    later.call(calls.add, "cpu2")
+    later.call(calls.remove, "cpu2")
+    later.call(calls.close)
     later.call(mount_here, later.mountpoint)
     assert os.listdir(later.mountpoint) == ["kvm"]
-    later.call(close)
+    later.call(calls.close)
 
 
 def test_a_busy_mount_is_not_unmounted_by_others(later: Server) -> None:
@@ -217,8 +121,8 @@ def test_a_busy_mount_is_not_unmounted_by_others(later: Server) -> None:
         run("fusermount3", "-uz", later.mountpoint)
         assert os.listdir(later.mountpoint) == []
         assert os.read(file, 99) == b"0\n"
-        assert not later.call(wait, 0)
-    assert later.call(wait, DEADLINE)
+        assert not later.call(calls.wait, 0)
+    assert later.call(calls.wait, DEADLINE)
 
 
 def test_closing_what_was_lazily_unmounted(later: Server) -> None:
@@ -226,7 +130,7 @@ def test_closing_what_was_lazily_unmounted(later: Server) -> None:
     later.call(mount_here, later.mountpoint)
     with held(later / "kvm/exits") as file:
         run("fusermount3", "-uz", later.mountpoint)
-        assert later.call(close)
+        assert later.call(calls.close)
         with pytest.raises(OSError, match="not connected"):
             os.read(file, 99)
 
@@ -239,7 +143,7 @@ def test_closing_where_another_program_mounted_meanwhile(later: Server) -> None:
         other = Server(later.mountpoint)
         try:
             other.wait_until_mounted()
-            assert later.call(close)
+            assert later.call(calls.close)
             assert is_mounted(other.mountpoint)
             assert os.listdir(other.mountpoint) == []
             other.end()
@@ -257,7 +161,7 @@ def test_an_aborted_connection(later: Server, tmp_path: Path) -> None:
         (tmp_path / str(device) / "abort").write_text("1")
     finally:
         run("umount", tmp_path)
-    assert later.call(wait, DEADLINE)
+    assert later.call(calls.wait, DEADLINE)
     assert not is_mounted(later.mountpoint)
 
 
@@ -271,11 +175,11 @@ def test_paths(later: Server, tmp_path: Path) -> None:
     link.symlink_to(real)
     for path in (str(real), link, f"{real}/", os.path.relpath(real, Path(__file__).parent.parent)):
         later.call(mount_here, path)
-        assert later.call(state)[0] == str(real)
+        assert later.call(calls.state)[0] == str(real)
         assert os.listdir(link) == ["kvm"]
         message, _ = later.call(try_to_mount, link)
         assert "has a mount already" in message
-        later.call(close)
+        later.call(calls.close)
 
 
 def test_odd_paths(later: Server, tmp_path: Path) -> None:
@@ -286,7 +190,7 @@ def test_odd_paths(later: Server, tmp_path: Path) -> None:
         assert os.listdir(path) == ["kvm"]
         message, _ = later.call(try_to_mount, path)
         assert "has a mount already" in message
-        later.call(close)
+        later.call(calls.close)
         assert not path.exists()
 
 
@@ -296,15 +200,15 @@ def test_create(later: Server, tmp_path: Path) -> None:
     for _ in range(2):
         later.call(mount_here, path, create=True)
         assert os.listdir(path) == ["kvm"]
-        later.call(close)
+        later.call(calls.close)
         assert os.listdir(tmp_path) == []
     later.call(mount_here, path, create=True)
     run("fusermount3", "-u", path)
-    assert later.call(wait, DEADLINE)
+    assert later.call(calls.wait, DEADLINE)
     wait_until(lambda: os.listdir(tmp_path) == [], "the removal")
     path.parent.mkdir()
     later.call(mount_here, path, create=True)
-    later.call(close)
+    later.call(calls.close)
     assert os.listdir(tmp_path) == ["one"]
     (path.parent / "file").touch()
     later.call(try_to_mount, path.parent, create=True)
@@ -316,9 +220,9 @@ def test_create(later: Server, tmp_path: Path) -> None:
 
 def refused(server: Server, mountpoint: Path, **options: Any) -> str:
     """Return why a mount is refused: one line that begins with the place."""
-    before = server.call(resources)
+    before = server.call(calls.resources)
     message, _ = server.call(try_to_mount, mountpoint, **options)
-    assert server.call(resources) == before
+    assert server.call(calls.resources) == before
     assert "\n" not in message
     place, _, reason = message.partition(": ")
     assert place == str(mountpoint)
@@ -337,7 +241,7 @@ def test_bad_mount_points(patient: Server, tmp_path: Path) -> None:
     assert refused(patient, tmp_path / "file/x", create=True).startswith("cannot be made: ")
     assert refused(patient, tmp_path / "file", create=True) == "not a directory"
     patient.call(mount_here, patient.mountpoint)
-    patient.call(close)
+    patient.call(calls.close)
 
 
 def test_already_mounted(patient: Server, server: Server) -> None:
@@ -346,15 +250,9 @@ def test_already_mounted(patient: Server, server: Server) -> None:
         assert refused(patient, server.mountpoint).startswith(
             "something is mounted there already (fuse.statsfs); unmount it first"
         )
-        server.call(rebuild)
+        server.call(calls.clear)
     assert "already (proc)" in refused(patient, Path("/proc"))
     assert os.listdir(server.mountpoint) == ["kvm"]
-
-
-def rebuild(world: World) -> None:
-    """Make `kvm` if it is not there."""
-    if not world.registry.sources:
-        make_kvm(world.registry)
 
 
 def test_a_second_mount_in_one_process(server: Server, mountpoint: Path) -> None:
@@ -387,7 +285,7 @@ def test_a_dead_mount_of_another_program(patient: Server, mountpoint: Path) -> N
 @pytest.mark.parametrize("module", ["pyfuse3", "trio"])
 def test_pyfuse3_is_not_installed(later: Server, module: str) -> None:
     """The packages and the extra that are needed, in one line."""
-    later.call(block_import, module)
+    later.call(calls.block_import, module)
     message, _ = later.call(try_to_mount, later.mountpoint)
     assert "apt install fuse3 libfuse3-dev pkg-config gcc python3-dev" in message
     assert "pip install 'statsfs[fuse]'" in message
@@ -411,4 +309,4 @@ def test_there_is_no_device() -> None:
 def test_a_call_that_fails_is_told(later: Server) -> None:
     """The tests would see an error in the program."""
     with pytest.raises(RemoteError, match="IndexError"):
-        later.call(close)
+        later.call(calls.close)
