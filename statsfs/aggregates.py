@@ -41,19 +41,22 @@ def clean_integers(column: Sequence[object]) -> bool:
 def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
     """Convert a column of integers to a type, as C does.
 
-    The range is checked first: nearly always nothing is out of it, and `min` and `max` cost a
-    third of what converting every integer would.
+    The range is checked first: nearly always nothing is out of it, and an array, which takes
+    nothing that is, costs a fraction of what converting every integer would.
     """
     if type is Type.BOOL:
         return bytes(map(bool, column))
-    if not column or (min(column) >= type.minimum and max(column) <= type.maximum):
+    try:
+        array(type.code, column)
+    except OverflowError:
+        wrapped = list(map((type.maximum - type.minimum).__and__, column))
+    else:
         return column
-    mask = (type.maximum - type.minimum).__and__
     if not type.signed:
-        return list(map(mask, column))
+        return wrapped
     # Unsigned memory, read again as signed.
-    wrapped: array[int] = array(type.code.upper(), map(mask, column))
-    return array(type.code, wrapped.tobytes()).tolist()
+    unsigned = bytes(wrapped) if type.width == 1 else array(type.code.upper(), wrapped).tobytes()
+    return array(type.code, unsigned).tolist()
 
 
 def reduce_column(column: Sequence[int], type: Type, kind: Aggregate) -> int:

@@ -4,22 +4,27 @@ They stand here and not beside the tests because a server imports the module of 
 and pytest, which it does not need, would double the time that it takes to start.
 """
 
+import asyncio
 import contextlib
+import errno
 import gc
 import importlib
 import logging
 import os
+import resource
 import select
 import sys
 import threading
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from statsfs.mounting import mount
+from statsfs.exceptions import MountError
+from statsfs.mounting import mount, mounted
 from statsfs.sources import Source
 from statsfs.values import Aggregate, Value
 from tests.deadlines import DEADLINE
-from tests.mount_server import World
+from tests.mount_server import World, mount_here, try_to_mount
 from tests.mounts import NOBODY, is_mounted
 from tests.trees import Cpu, add_cpu, make_kvm, subordinate
 
@@ -141,6 +146,12 @@ def close(world: World, times: int = 1) -> bool:
     return world.mount.closed
 
 
+def close_all(world: World) -> None:
+    """Close whatever is mounted."""
+    for live in world.mounts:
+        live.close()
+
+
 def close_older(world: World) -> bool:
     """Close once more the mount before this one; tell whether this one goes on."""
     world.mounts[-2].close()
@@ -168,10 +179,10 @@ def close_in_threads(world: World, count: int) -> list[bool]:
 def cycle(world: World, mountpoint: Path, times: int) -> None:
     """Mount and unmount, so many times, with a look in between."""
     for _ in range(times):
-        with mount(world.registry, mountpoint) as mounted:
+        with mount(world.registry, mountpoint) as live:
             assert os.listdir(mountpoint) == ["kvm"]
-            seen = [mounted.closed]
-        assert [*seen, mounted.closed] == [False, True]
+            seen = [live.closed]
+        assert [*seen, live.closed] == [False, True]
         assert not is_mounted(mountpoint)
 
 
@@ -180,6 +191,56 @@ def cycle_in_haste(world: World, mountpoint: Path, times: int) -> None:
     for _ in range(times):
         mount(world.registry, mountpoint).close()
         assert not is_mounted(mountpoint)
+
+
+def try_outside_of_trio(world: World, mountpoint: Path) -> str:
+    """Use `mounted` in a program without trio; return why it is refused."""
+
+    async def use() -> None:
+        async with mounted(world.registry, mountpoint):
+            raise AssertionError("it was mounted")
+
+    try:
+        asyncio.run(use())
+    except MountError as error:
+        return str(error)
+    raise AssertionError("it was not refused")
+
+
+def try_without_threads(world: World, mountpoint: Path) -> tuple[str, int | None]:
+    """Mount where no thread can be started; return the refusal."""
+    error = RuntimeError("can't start new thread")
+    with mock.patch.object(threading.Thread, "start", side_effect=error):
+        return try_to_mount(world, mountpoint)
+
+
+def try_without_trio(world: World, mountpoint: Path) -> tuple[str, int | None]:
+    """Mount where trio cannot begin; return the refusal."""
+    error = OSError(errno.EMFILE, "Too many open files")
+    with mock.patch("trio.run", side_effect=error):
+        return try_to_mount(world, mountpoint)
+
+
+def try_with_descriptors(world: World, mountpoint: Path, spare: int) -> str:
+    """Mount with so many descriptors to spare; return the refusal, or nothing if it was mounted."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
+    taken = []
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.open("/dev/null", os.O_RDONLY))
+    for descriptor in taken[:spare]:
+        os.close(descriptor)
+    try:
+        mount_here(world, mountpoint)
+    except MountError as error:
+        return str(error)
+    finally:
+        for descriptor in taken[spare:]:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    world.mount.close()
+    return ""
 
 
 # The program
@@ -211,6 +272,7 @@ def descriptors(world: World) -> dict[int, str]:
 
 def resources(world: World) -> tuple[list[str], list[str], str]:
     """Return the descriptors, the threads and the children of the program."""
+    gc.collect()  # what trio has when it cannot begin is closed by nobody else
     threads = [thread.name for thread in threading.enumerate()]
     # Trio keeps threads of its own for a while; they are not the mount's.
     ours = [name for name in threads if not name.startswith("Trio thread")]

@@ -342,7 +342,7 @@ def test_a_handler_that_is_refused_changes_nothing(
 
 
 def test_an_interrupt_at_any_moment_blocks_nobody_after_it() -> None:
-    """After Ctrl-C in the middle of a change or a sample, others are made: no lock, no queue is left behind."""
+    """After Ctrl-C in the middle of a change or a sample, others are made: nothing is stuck."""
     moments = 0
 
     def interrupt() -> None:

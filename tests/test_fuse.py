@@ -1,9 +1,11 @@
 """The handlers, called as pyfuse3 calls them but with no kernel: replies, refusals, errnos."""
 
 import errno
+import gc
 import logging
 import os
 import stat
+import weakref
 from collections.abc import Coroutine
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -322,3 +324,14 @@ def test_a_broken_value_is_eio(handlers: Handlers, registry: Registry) -> None:
     source.put()
     registry.unregister(source)
     assert refused(handlers.open(inode, FlagT(os.O_RDONLY), CTX)) == errno.ENOENT
+
+
+def test_detached_handlers(handlers: Handlers, registry: Registry) -> None:
+    """After the end of a mount pyfuse3 keeps them, but they keep nothing of its tree."""
+    kvm = weakref.ref(registry.sources[0])
+    handlers.detach()
+    assert run(handlers.getattr(InodeT(ROOT), CTX)).st_nlink == 2
+    assert refused(handlers.lookup(InodeT(ROOT), FileNameT(b"kvm"), CTX)) == errno.ENOENT
+    registry.unregister(registry.sources[0])
+    gc.collect()
+    assert kvm() is None

@@ -107,6 +107,27 @@ def test_what_is_left_of_a_source_that_came_back() -> None:
     assert len(inodes) == 0
 
 
+def test_a_parent_that_is_forgotten_before_its_children() -> None:
+    """Whatever the order in which the kernel forgets, in the end nothing is known."""
+    inodes, registry = Inodes(), Registry()
+    parent, child = Source("parent"), Source("child")
+    registry.register(parent)
+    above = inodes.note_directory(inodes.root, parent, "parent")
+    assert above is not None
+    below = []
+    for _ in range(2):
+        parent.add_subordinate(child)
+        below.append(inodes.note_directory(above, child, "child"))
+        parent.remove_subordinate(child)
+    inodes.forget(above.inode, 1)
+    # The newer took the name in its parent, so the parent goes with it, and the older is last.
+    for known in reversed(below):
+        assert known is not None
+        inodes.forget(known.inode, 1)
+    assert len(inodes) == 0
+    assert inodes.root.directories == {}
+
+
 # What must be forgotten
 
 

@@ -3,7 +3,9 @@
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -133,19 +135,61 @@ def test_a_change_on_the_serving_thread_is_sent_by_another(
     assert len(device.sent) == 2
 
 
-def test_a_change_on_the_serving_thread_does_not_wait_for_long(
-    invalidator: Invalidator, registry: Registry, device: Device
+@contextmanager
+def requests() -> Iterator[tuple[int, int]]:
+    """Have a pipe in place of the device: what is written to it is a request."""
+    reading, writing = os.pipe()
+    try:
+        yield reading, writing
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize("asked", [True, None])
+def test_a_change_on_the_serving_thread_does_not_wait_for_a_lookup(
+    invalidator: Invalidator, registry: Registry, device: Device, asked: bool | None
 ) -> None:
-    """Where the kernel waits for a reply that this very thread must give, it goes on to give it."""
+    """Where the kernel may wait for a reply that this very thread must give, it goes on."""
     lookup = threading.Event()
     device.answer = lambda _: None if lookup.wait(DEADLINE) else pytest.fail("nobody replied")
     invalidator.start()
-    invalidator.serve_from(threading.get_ident())
-    registry.register(Source("one"))
-    assert device.sent == []
-    lookup.set()
-    invalidator.stop()
-    assert device.sent == [(ROOT,)]
+    with requests() as (reading, writing):
+        os.write(writing, b"a request")
+        invalidator.serve_from(threading.get_ident(), reading if asked else None)
+        registry.register(Source("one"))
+        assert device.sent == []
+        lookup.set()
+        invalidator.stop()
+
+
+def test_a_change_on_the_serving_thread_waits_while_nobody_asks(
+    invalidator: Invalidator, registry: Registry, device: Device
+) -> None:
+    """The other thread may be late; the kernel is told all the same when the change returns."""
+    device.answer = lambda _: time.sleep(0.02)
+    invalidator.start()
+    with requests() as (reading, _):
+        invalidator.serve_from(threading.get_ident(), reading)
+        for number in range(5):
+            registry.register(Source(str(number)))
+            assert len(device.sent) == number + 1
+        invalidator.stop()
+
+
+def test_a_change_on_the_serving_thread_does_not_wait_for_ever(
+    invalidator: Invalidator, registry: Registry, device: Device
+) -> None:
+    """Whatever the other thread waits for: then the kernel is told later."""
+    leave = threading.Event()
+    device.answer = lambda _: None if leave.wait(DEADLINE) else pytest.fail("nobody let it go")
+    invalidator.start()
+    with requests() as (reading, _):
+        invalidator.serve_from(threading.get_ident(), reading)
+        registry.register(Source("one"))
+        assert device.sent == []
+        leave.set()
+        invalidator.stop()
 
 
 def test_stop_waits_for_what_is_being_sent(
@@ -275,3 +319,33 @@ def test_an_error_on_the_sending_thread(
         registry.register(Source(name))
     invalidator.stop()
     assert device.sent == [(ROOT,)]
+
+
+def test_closing_from_inside_an_invalidation(
+    registry: Registry, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a signal handler may: `stop` does not wait for itself, and nothing more is sent."""
+    invalidator = Invalidator(Vfs(registry))
+    stale = Stale([(ROOT, b"one"), (ROOT, b"two")], [(ROOT, None), (5, (ROOT, b"five"))])
+    monkeypatch.setattr(invalidator._vfs, "find_stale", lambda change: stale)
+    device.answer = lambda _: invalidator.stop()
+    invalidator.start()
+    invalidator(CHANGE)
+    assert device.sent == [(ROOT, b"one")]
+
+
+def test_a_change_from_inside_an_invalidation(
+    registry: Registry, device: Device, invalidator: Invalidator
+) -> None:
+    """As a signal handler may make: both are sent, and then `stop` has nothing to wait for."""
+    sources = [Source("two")]
+
+    def answer(told: tuple[Any, ...]) -> None:
+        if sources:
+            registry.register(sources.pop())
+
+    device.answer = answer
+    invalidator.start()
+    registry.register(Source("one"))
+    assert device.sent == [(ROOT,), (ROOT,)]
+    invalidator.stop()

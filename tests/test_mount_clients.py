@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def client(*command: str | os.PathLike[str], **options: Any) -> Iterator[subproc
                 os.killpg(process.pid, signal.SIGKILL)
 
 
+def counts_on(server: Server, before: int) -> bool:
+    """Tell whether the counting thread has come further."""
+    return server.call(threads.counted) > before + 1000
+
+
+def was_woken(server: Server, times: int) -> bool:
+    """Tell whether so many reads found nothing."""
+    return server.call(calls.restarts) == times
+
+
 def test_the_descriptor_does_not_block(server: Server) -> None:
     """A read without a request, which holds the interpreter, returns at once."""
     wait_until(lambda: server.call(calls.is_blocking) == [False], "the descriptor")
@@ -50,10 +61,10 @@ def test_a_request_that_is_taken_back(server: Server, times: int) -> None:
     server.call(calls.wake_for_nothing, times)
     # The first request ends a wait that was begun before.
     assert run("cat", server / "kvm/exits").stdout == "0\n"
-    wait_until(lambda: server.call(calls.restarts) == times, "so many reads for nothing")
+    wait_until(partial(was_woken, server, times), "so many reads for nothing")
     assert run("cat", server / "kvm/exits").stdout == "0\n"
     before = server.call(threads.counted)
-    wait_until(lambda: server.call(threads.counted) > before + 1000, "counting")
+    wait_until(partial(counts_on, server, before), "counting")
     assert server.call(threads.stop_counter) < 1
 
 
@@ -71,7 +82,7 @@ def test_killed_clients_stop_nobody(server: Server) -> None:
             time.sleep(moment.uniform(0.005, 0.05))
         # Nobody asks anything now: a server that was blocked would stay so.
         before = server.call(threads.counted)
-        wait_until(lambda before=before: server.call(threads.counted) > before, "counting")  # type: ignore[misc]
+        wait_until(partial(counts_on, server, before), "counting")
     assert server.call(threads.stop_counter) < 1
     assert run("cat", server / "kvm/exits").stdout == "0\n"
 
@@ -149,6 +160,6 @@ def test_what_a_request_costs_that_is_taken_back(server: Server) -> None:
     for turn in range(1, 4):
         server.call(calls.wake_for_nothing, 1000)
         run("cat", server / "kvm/exits")
-        wait_until(lambda turn=turn: server.call(calls.restarts) == 1000 * turn)  # type: ignore[misc]
+        wait_until(partial(was_woken, server, 1000 * turn))
         used.append(server.call(calls.memory))
     assert used[-1] - used[0] < 2000 * 6000

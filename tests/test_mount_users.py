@@ -142,6 +142,24 @@ def test_nobody_else_is_let_in_if_so_wished() -> None:
         assert "allow_other" not in line
 
 
+def test_a_server_that_gives_up_its_rights() -> None:
+    """After mounting as root, as daemons do: it cannot unmount, but its watcher can."""
+    with serving() as server:
+        server.call(build)
+        server.call(calls.become_nobody)
+        assert run("cat", server / "kvm/exits").stdout == "0\n"
+        assert owner(server / "kvm/exits") == (0, 0)
+        server.end()
+
+
+@pytest.mark.parametrize("ids", [{"uid": -1}, {"gid": 1 << 32}])
+def test_owners_that_there_cannot_be(ids: dict[str, int]) -> None:
+    """They are refused when mounting, and not when somebody looks."""
+    with serving("later") as server:
+        message, _ = server.call(try_to_mount, server.mountpoint, **ids)
+        assert "is not one that a user has" in message
+
+
 # Servers of users who are not root. They have a /dev/fuse and a fuse.conf of this test's.
 
 ISOLATED = """

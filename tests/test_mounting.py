@@ -1,6 +1,7 @@
 """`mount` as a program uses it: what it returns, how it ends, what it leaves, what it refuses."""
 
 import contextlib
+import errno
 import os
 import subprocess
 import sys
@@ -18,20 +19,19 @@ from tests.mounts import RemoteError, Server, detach, is_mounted, run, serving
 pytestmark = pytest.mark.mount
 
 
-@pytest.fixture
-def later() -> Iterator[Server]:
-    """A program that has not mounted yet."""
-    with serving("later") as server:
-        server.call(calls.build)
-        yield server
-
-
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Server]:
-    """A program that is refused again and again."""
+def program() -> Iterator[Server]:
+    """A program that mounts and closes again and again."""
     with serving("later") as server:
         server.call(calls.build)
         yield server
+
+
+@pytest.fixture
+def later(program: Server) -> Iterator[Server]:
+    """The program, which has not mounted yet; a test that fails may leave it mounted."""
+    yield program
+    program.call(calls.close_all)
 
 
 # A mount and its end
@@ -229,29 +229,29 @@ def refused(server: Server, mountpoint: Path, **options: Any) -> str:
     return reason
 
 
-def test_bad_mount_points(patient: Server, tmp_path: Path) -> None:
+def test_bad_mount_points(later: Server, tmp_path: Path) -> None:
     """No directory, a file, not empty; and afterwards a good one is fine."""
     (tmp_path / "file").touch()
     assert (
-        refused(patient, tmp_path / "no")
+        refused(later, tmp_path / "no")
         == "no such directory; make it (mkdir), or mount with create"
     )
-    assert refused(patient, tmp_path / "file") == "not a directory"
-    assert refused(patient, tmp_path) == "the directory is not empty; choose another"
-    assert refused(patient, tmp_path / "file/x", create=True).startswith("cannot be made: ")
-    assert refused(patient, tmp_path / "file", create=True) == "not a directory"
-    patient.call(mount_here, patient.mountpoint)
-    patient.call(calls.close)
+    assert refused(later, tmp_path / "file") == "not a directory"
+    assert refused(later, tmp_path) == "the directory is not empty; choose another"
+    assert refused(later, tmp_path / "file/x", create=True).startswith("cannot be made: ")
+    assert refused(later, tmp_path / "file", create=True) == "not a directory"
+    later.call(mount_here, later.mountpoint)
+    later.call(calls.close)
 
 
-def test_already_mounted(patient: Server, server: Server) -> None:
+def test_already_mounted(later: Server, server: Server) -> None:
     """By another program of ours, whatever its tree holds; or anything else."""
     for _ in range(2):
-        assert refused(patient, server.mountpoint).startswith(
+        assert refused(later, server.mountpoint).startswith(
             "something is mounted there already (fuse.statsfs); unmount it first"
         )
         server.call(calls.clear)
-    assert "already (proc)" in refused(patient, Path("/proc"))
+    assert "already (proc)" in refused(later, Path("/proc"))
     assert os.listdir(server.mountpoint) == ["kvm"]
 
 
@@ -263,7 +263,7 @@ def test_a_second_mount_in_one_process(server: Server, mountpoint: Path) -> None
     assert not is_mounted(mountpoint)
 
 
-def test_a_dead_mount_of_another_program(patient: Server, mountpoint: Path) -> None:
+def test_a_dead_mount_of_another_program(later: Server, mountpoint: Path) -> None:
     """It is not ours to clear; the message says how to."""
     program = (
         "import os, pyfuse3, sys\n"
@@ -272,7 +272,7 @@ def test_a_dead_mount_of_another_program(patient: Server, mountpoint: Path) -> N
     )
     subprocess.run([sys.executable, "-c", program, mountpoint], check=False)
     try:
-        reason = refused(patient, mountpoint)
+        reason = refused(later, mountpoint)
         assert reason == (
             "a dead mount (fuse.other) of another program is there; "
             f"unmount it first: fusermount3 -uz {mountpoint}"
@@ -283,10 +283,11 @@ def test_a_dead_mount_of_another_program(patient: Server, mountpoint: Path) -> N
 
 
 @pytest.mark.parametrize("module", ["pyfuse3", "trio"])
-def test_pyfuse3_is_not_installed(later: Server, module: str) -> None:
+def test_pyfuse3_is_not_installed(module: str) -> None:
     """The packages and the extra that are needed, in one line."""
-    later.call(calls.block_import, module)
-    message, _ = later.call(try_to_mount, later.mountpoint)
+    with serving("later") as server:
+        server.call(calls.block_import, module)
+        message, _ = server.call(try_to_mount, server.mountpoint)
     assert "apt install fuse3 libfuse3-dev pkg-config gcc python3-dev" in message
     assert "pip install 'statsfs[fuse]'" in message
     assert "\n" not in message
@@ -306,7 +307,44 @@ def test_there_is_no_device() -> None:
         assert refused(server, server.mountpoint).startswith("there is no /dev/fuse; ")
 
 
+def test_what_mounting_needs_of_the_system(later: Server) -> None:
+    """Threads and an event loop; without them nothing is left mounted, and later it works."""
+    path = later.mountpoint
+    later.call(calls.cycle, path, 1)
+    before = later.call(calls.resources)
+    message, _ = later.call(calls.try_without_threads, path)
+    assert message == f"{path}: no thread can be started: can't start new thread"
+    message, _ = later.call(calls.try_without_trio, path)
+    assert message == f"{path}: cannot serve: [Errno {errno.EMFILE}] Too many open files"
+    assert not is_mounted(path)
+    assert later.call(calls.resources) == before
+    later.call(calls.cycle, path, 1)
+
+
+def test_mounting_with_few_descriptors(later: Server) -> None:
+    """However few there are: it is refused in one line or it works, and nothing is left."""
+    path = later.mountpoint
+    later.call(calls.cycle, path, 1)
+    before = later.call(calls.resources)
+    messages = []
+    for spare in range(20):
+        message = later.call(calls.try_with_descriptors, path, spare)
+        assert not is_mounted(path)
+        assert later.call(calls.resources) == before
+        assert "\n" not in message
+        messages.append(message)
+    assert messages[0].startswith(f"{path}: ")
+    assert messages[-1] == ""
+
+
+def test_mounted_is_for_trio(later: Server) -> None:
+    """In another program it says what to use; `mount` wants a registry."""
+    message = later.call(calls.try_outside_of_trio, later.mountpoint)
+    assert message.startswith(f"{later.mountpoint}: mounted() is for trio programs; use mount()")
+    assert not is_mounted(later.mountpoint)
+
+
 def test_a_call_that_fails_is_told(later: Server) -> None:
     """The tests would see an error in the program."""
-    with pytest.raises(RemoteError, match="IndexError"):
-        later.call(calls.close)
+    with pytest.raises(RemoteError, match="AssertionError"):
+        later.call(calls.remove, "nothing")

@@ -1,9 +1,13 @@
 """What may be mounted on: every refusal, in one line that says what to do."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +18,11 @@ from statsfs.exceptions import MountError
 from statsfs.mountpoints import (
     find_device,
     find_mount,
+    lock_mountpoint,
     make_mountpoint,
     prepare_mountpoint,
     remove_mountpoint,
+    resolve_mountpoint,
     unmount,
 )
 
@@ -312,3 +318,75 @@ def test_an_unmount_that_fails(
     with pytest.raises(MountError) as caught:
         unmount(str(tmp_path))
     assert str(caught.value) == f"{tmp_path}: cannot be unmounted: {reason}"
+
+
+# Paths and locks
+
+
+def test_resolving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links, dots, relative paths, bytes: one absolute path; what is no path is refused."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path)
+    real = os.path.realpath(tmp_path / "real")
+    for path in (
+        tmp_path / "link",
+        "link",
+        "./real/../link/",
+        b"real",
+        os.fsencode(tmp_path / "link"),
+    ):
+        assert resolve_mountpoint(path) == real
+    for bad in ("", b"", None, 5, "nul\0"):
+        with pytest.raises(MountError, match="is no path") as caught:
+            resolve_mountpoint(bad)  # type: ignore[arg-type]  # that is what is tested
+        assert caught.value.errno == errno.EINVAL
+        assert caught.value.offender == bad
+
+
+def locks(path: Path) -> bool:
+    """Tell whether the lock on a directory is to be had."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def test_the_lock(tmp_path: Path) -> None:
+    """It is on the parent, for the length of the block."""
+    before = os.listdir("/proc/self/fd")
+    with lock_mountpoint(str(tmp_path / "point")):
+        assert not locks(tmp_path)
+    assert locks(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_lock_that_is_not_to_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, but not for ever; where there is no parent it is done without."""
+    with open_directory(tmp_path) as descriptor:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        timer = threading.Timer(0.05, fcntl.flock, (descriptor, fcntl.LOCK_UN))
+        timer.start()
+        with lock_mountpoint(str(tmp_path / "point")):
+            assert not locks(tmp_path)
+        timer.join()
+        monkeypatch.setattr(mountpoints, "_PATIENCE", 0.02)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with lock_mountpoint(str(tmp_path / "point")):
+            assert not locks(tmp_path)
+    with lock_mountpoint(str(tmp_path / "no" / "point")):
+        assert locks(tmp_path)
+
+
+@contextlib.contextmanager
+def open_directory(path: Path) -> Iterator[int]:
+    """Hold a directory open."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)

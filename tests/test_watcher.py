@@ -84,3 +84,62 @@ def test_a_dead_program_without_a_mount(tmp_path: Path) -> None:
         assert watcher._process.returncode == 0
         assert os.path.isdir(path)
         assert not os.path.exists(f"/proc/{pid}")
+
+
+def fake(directory: Path, name: str, script: str) -> None:
+    """Put a program in a directory of programs."""
+    program = directory / name
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("answers", "cleared"),
+    [
+        (["Transport endpoint is not connected"], True),
+        (["Software caused connection abort", "Transport endpoint is not connected"], True),
+        (["Software caused connection abort", ""], False),
+        (["No such file or directory"], False),
+        (["Permission denied"], False),
+        ([""], False),
+    ],
+)
+@pytest.mark.parametrize("closed", [True, False])
+def test_what_is_cleared(
+    answers: list[str], cleared: bool, closed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mount that answers that nobody serves it; after a clean end as well as after a death."""
+    for number, answer in enumerate(answers):
+        (tmp_path / f"answer{number}").write_text(answer)
+    fake(
+        tmp_path,
+        "stat",
+        f"""cd {tmp_path}; echo "$@" >>asked; n=$(($(wc -l <asked) - 1)); cat answer$n
+        test ! -s answer$n""",
+    )
+    fake(tmp_path, "fusermount3", f'echo "$@" >>{tmp_path}/unmounted')
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    watcher = Watcher("/some/where -x")
+    if closed:
+        watcher.close()
+    else:
+        os.close(watcher._writing)
+        watcher._process.wait(20)
+    unmounted = tmp_path / "unmounted"
+    assert (tmp_path / "asked").read_text() == "-f -- /some/where -x\n" * len(answers)
+    assert unmounted.exists() == cleared
+    if cleared:
+        assert unmounted.read_text() == "-uz -- /some/where -x\n"
+
+
+def test_a_forked_child_lets_go(tmp_path: Path) -> None:
+    """It has the pipe no more, and is not warned that it did not wait for the process."""
+    before = descriptors()
+    watcher = Watcher(str(tmp_path))
+    process = watcher._process
+    copy = os.dup(watcher._writing)  # the parent's
+    watcher.disown()
+    assert len(descriptors() - before) == 1
+    assert process.poll() == 0
+    os.close(copy)
+    assert os.waitpid(process.pid, 0)[0] == process.pid

@@ -39,7 +39,7 @@ def make_tree(type: Type, bases: list[Base]) -> Source:
 
 def measure_type(type: Type, spread: int) -> Iterator[Line]:
     """All kinds of aggregates of a type, over numbers up to `spread`."""
-    bases = [Base(number * 7919 % spread) for number in range(SOURCES)]
+    bases = [Base(number * 0x9E3779B97F4A7C15 % spread) for number in range(SOURCES)]
     top, getter = make_tree(type, bases), attrgetter("n")
 
     def bare() -> Any:

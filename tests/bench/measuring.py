@@ -1,17 +1,18 @@
 """How things are measured: interleaved rounds, medians, ratios.
 
 A machine's speed changes while it is measured, so nothing is compared across runs: what is compared
-takes turns, and of all rounds the median counts.
+takes turns, each round has a ratio of its own, and of all rounds the median counts.
 """
 
 import gc
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 Loop = Callable[[], object]
+SCALES = {"ns": 1e9, "us": 1e6, "ms": 1e3}
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def time_once(loop: Loop) -> float:
     return time.perf_counter() - before
 
 
-def take_turns(loops: Iterable[Loop], rounds: int) -> list[float]:
-    """The median seconds of each loop, all of which take turns for some rounds."""
+def take_turns(loops: Iterable[Loop], rounds: int) -> list[list[float]]:
+    """The seconds of each loop in each of some rounds, in which all take turns."""
     loops = list(loops)
     seconds: list[list[float]] = [[] for _ in loops]
     with collection_off():
@@ -61,24 +62,35 @@ def take_turns(loops: Iterable[Loop], rounds: int) -> list[float]:
         for _ in range(rounds):
             for loop, found in zip(loops, seconds, strict=True):
                 found.append(time_once(loop))
-    return [median(found) for found in seconds]
+    return seconds
 
 
-def compare(what: str, seconds: float, baseline: float, most: float | None, unit: str) -> Line:
+def tell(what: str, seconds: Sequence[float], unit: str) -> Line:
+    """A line for something that is compared with nothing."""
+    return Line(what, f"{median(seconds) * SCALES[unit]:.1f} {unit}")
+
+
+def divide(seconds: Sequence[float], baseline: Sequence[float]) -> float:
+    """How many times as long something took as another, in the same rounds."""
+    return median(one / other for one, other in zip(seconds, baseline, strict=True))
+
+
+def compare(
+    what: str, seconds: Sequence[float], baseline: Sequence[float], most: float | None, unit: str
+) -> Line:
     """A line for something that may be at most so many times as slow as its baseline.
 
     Args:
         what: what was measured.
-        seconds: its median.
-        baseline: the median of what it is compared with.
+        seconds: what it took in each round.
+        baseline: what the baseline took in each round.
         most: the bound, or None.
         unit: "ns", "us" or "ms".
     """
-    ratio = seconds / baseline
-    scale = {"ns": 1e9, "us": 1e6, "ms": 1e3}[unit]
+    ratio = divide(seconds, baseline)
     bound = f"<= {most:g} x" if most is not None else ""
     kept = None if most is None else ratio <= most
-    return Line(what, f"{seconds * scale:.1f} {unit}", ratio, bound, kept)
+    return replace(tell(what, seconds, unit), ratio=ratio, bound=bound, kept=kept)
 
 
 def show(title: str, lines: Iterable[Line]) -> None:
