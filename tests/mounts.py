@@ -116,6 +116,7 @@ class Server:
         options: those of `mount`.
         env: variables of its environment, besides the test's.
         wrapper: a command that is put before its own.
+        measured: whether coverage follows it; not where it ends as a user who may not write here.
     """
 
     def __init__(
@@ -126,11 +127,13 @@ class Server:
         options: Mapping[str, Any] | None = None,
         env: Mapping[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
+        measured: bool = True,
     ) -> None:
         self.mountpoint = mountpoint
         self.ended = False
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in `clean_up`
         self._connection, theirs = Pipe()
+        own = {k: v for k, v in os.environ.items() if measured or not k.startswith("COVERAGE_")}
         with theirs:
             self.process = subprocess.Popen(
                 [
@@ -147,7 +150,7 @@ class Server:
                 pass_fds=[theirs.fileno()],
                 cwd=ROOT,
                 process_group=0,
-                env={**os.environ, **(env or {})},
+                env={**own, **(env or {})},
             )
         self._reaper = threading.Timer(_LIFETIME, self.process.kill)
         self._reaper.daemon = True
@@ -186,7 +189,11 @@ class Server:
         self.send(function, *args, **kwargs)
         if not self._connection.poll(DEADLINE):
             self._fail(f"no answer from {function.__name__}")
-        answer: Answer = self._connection.recv()
+        try:
+            answer: Answer = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.wait(DEADLINE)
+            raise AssertionError(f"it is dead ({self.process.returncode}): {self.stderr}") from None
         if answer.error is not None:
             error = RemoteError(answer.error)
             error.add_note(answer.traceback)

@@ -1,8 +1,6 @@
 """Arrays: equal ones are one, and who gets which name where several meet."""
 
 import gc
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 
@@ -12,6 +10,7 @@ from statsfs.arrays import FILES_PER_VALUE, Array, Entry, intern_array, make_lay
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError
 from statsfs.structs import Stats, u64, values_of
 from statsfs.values import Aggregate, Type, Value
+from tests.forking import run_forking
 
 ALL = (
     Aggregate.SUM | Aggregate.MIN | Aggregate.MAX | Aggregate.AVG
@@ -173,9 +172,7 @@ if not child:
     sys.exit(0)
 assert os.waitpid(child, 0)[1] == 0, "the child hangs"
 """
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program]
-    done = subprocess.run(command, capture_output=True, timeout=100, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run_forking(program, measured=True) == (0, "")
 
 
 def test_what_files_and_entries_are() -> None:

@@ -179,6 +179,24 @@ def test_a_change_inside_a_change_runs_behind_it() -> None:
     assert order == ["outer begins", "outer ends", "first", "second", "of the second"]
 
 
+def test_a_change_that_comes_at_the_very_end_of_another_is_made() -> None:
+    """A signal handler may run after the last look at what is queued; nothing is left there."""
+    order: list[str] = []
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "return" and frame.f_code.co_name == "_apply_waiting":
+            sys.setprofile(None)
+            apply_change(lambda operation: order.append("late"))
+            order.append("asked for")
+
+    sys.setprofile(profile)
+    try:
+        apply_change(lambda operation: order.append("first"))
+    finally:
+        sys.setprofile(None)
+    assert order == ["first", "asked for", "late"]
+
+
 def test_a_change_that_fails_behind_another_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Nobody waits for its error, and those behind it still have their turn."""
     order = []

@@ -144,7 +144,7 @@ def test_nobody_else_is_let_in_if_so_wished() -> None:
 
 def test_a_server_that_gives_up_its_rights() -> None:
     """After mounting as root, as daemons do: it cannot unmount, but its watcher can."""
-    with serving() as server:
+    with serving(measured=False) as server:
         server.call(build)
         server.call(calls.become_nobody)
         assert run("cat", server / "kvm/exits").stdout == "0\n"
@@ -184,7 +184,7 @@ def isolated(mode: str = "666", conf: str = "") -> tuple[str, ...]:
 
 def test_a_user_mounts_for_himself() -> None:
     """On a directory of his own; the files are his, nobody else is let in, root neither."""
-    with serving("later", wrapper=isolated()) as server:
+    with serving("later", measured=False, wrapper=isolated()) as server:
         os.chown(server.mountpoint, NOBODY, NOBODY)
         server.call(build)
         server.call(calls.become_nobody)
@@ -201,7 +201,7 @@ def test_a_user_mounts_for_himself() -> None:
 
 def test_a_user_lets_others_in() -> None:
     """Where fuse.conf allows it."""
-    with serving("later", wrapper=isolated(conf="user_allow_other")) as server:
+    with serving("later", measured=False, wrapper=isolated(conf="user_allow_other")) as server:
         os.chown(server.mountpoint, NOBODY, NOBODY)
         server.call(build)
         server.call(calls.become_nobody)
@@ -223,7 +223,7 @@ def test_what_a_user_is_refused(
     mode: str, conf: str, mine: bool, options: dict[str, bool], words: str
 ) -> None:
     """One line that says what to do; and what is allowed can then be done."""
-    with serving("later", wrapper=isolated(mode, conf)) as server:
+    with serving("later", measured=False, wrapper=isolated(mode, conf)) as server:
         if mine:
             os.chown(server.mountpoint, NOBODY, NOBODY)
         server.call(calls.become_nobody)
@@ -235,7 +235,7 @@ def test_what_a_user_is_refused(
 
 def test_a_mount_that_fusermount3_refuses(tmp_path: Path) -> None:
     """Where the checks before saw nothing wrong, its message is on stderr; ours is one line."""
-    with serving("later", wrapper=isolated(conf="mount_max = 0")) as server:
+    with serving("later", measured=False, wrapper=isolated(conf="mount_max = 0")) as server:
         os.chown(server.mountpoint, NOBODY, NOBODY)
         server.call(calls.become_nobody)
         message, _ = server.call(try_to_mount, server.mountpoint)

@@ -3,8 +3,6 @@
 import ctypes
 import gc
 import logging
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -22,6 +20,7 @@ from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.structs import Stats, u64
 from statsfs.values import Aggregate, Value
+from tests.forking import run_forking
 from tests.strategies import Plain
 
 
@@ -705,11 +704,7 @@ assert top.subordinates == ()
 
 def test_a_fork_while_other_threads_change_the_tree() -> None:
     """The child has a whole tree, and may change and sample it."""
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING]
-    # Not under coverage: its tracer has a lock that a child waits for, forked while it was held.
-    bare = {key: text for key, text in os.environ.items() if not key.startswith("COVERAGE_")}
-    done = subprocess.run(command, capture_output=True, timeout=110, text=True, env=bare)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert run_forking(FORKING) == (0, "")
 
 
 def test_memory_written_by_another_library_is_read_whole() -> None:
