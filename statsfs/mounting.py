@@ -141,8 +141,12 @@ class _Session:
                 "that fusermount3 asks for (its message is above)",
                 self.mountpoint,
             ) from error
-        self._descriptor = (self._loop.find_descriptors() - self._before).pop()
-        self._device = find_device(self.mountpoint)
+        try:
+            self._descriptor = (self._loop.find_descriptors() - self._before).pop()
+            self._device = find_device(self.mountpoint)
+        except BaseException:
+            self._pyfuse3.close()
+            raise
         self.open = True
         self.invalidator.start()
 
