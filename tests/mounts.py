@@ -5,16 +5,16 @@ are left open. It must then have ended with status 0, with nothing mounted and n
 Only after a failure is it killed and its mount detached.
 """
 
+import contextlib
 import json
 import os
-import shutil
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -31,7 +31,6 @@ __all__ = [
     "directory_for_a_mount",
     "inside",
     "is_mounted",
-    "mounts_of_ours",
     "run",
     "serving",
     "shell",
@@ -43,7 +42,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parent.parent
 NOBODY = 65534
-_PREFIX = "statsfs-test-"
+_PREFIX = "statsfs-test"
 # A test that hangs in a system call on a mount can only be freed by the end of the server.
 _LIFETIME = 100.0  # seconds
 # Not as __main__: what is pickled here and there must be of one module.
@@ -71,12 +70,6 @@ def is_mounted(path: str | os.PathLike[str], pid: int | None = None) -> bool:
     return os.fspath(path) in (fields[4] for fields in _mountinfo(pid))
 
 
-def mounts_of_ours() -> list[str]:
-    """Return where a statsfs is mounted for a test."""
-    mounts = [fields[4] for fields in _mountinfo() if "fuse.statsfs" in fields]
-    return [path for path in mounts if Path(path).name.startswith(_PREFIX)]
-
-
 def detach(path: str | os.PathLike[str]) -> None:
     """Detach a mount of which nobody expects anything any more."""
     while is_mounted(path):
@@ -84,19 +77,20 @@ def detach(path: str | os.PathLike[str]) -> None:
 
 
 def sweep_dead_mounts() -> None:
-    """Detach what a run that was killed left behind."""
-    for path in mounts_of_ours():
-        try:
-            os.statvfs(path)
-        except OSError:
+    """Detach what a run that was killed left behind; other runs may be under way."""
+    for fields in _mountinfo():
+        path = Path(fields[4])
+        left = re.fullmatch(rf"{_PREFIX}-(\d+)-.*", path.name)
+        if left and "fuse.statsfs" in fields and not os.path.exists(f"/proc/{left[1]}"):
             detach(path)
-            shutil.rmtree(path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                path.rmdir()
 
 
-@contextmanager
+@contextlib.contextmanager
 def directory_for_a_mount() -> Iterator[Path]:
     """Make a directory that others may enter too; at the end it must be empty and unmounted."""
-    path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{os.getpid()}-"))
     path.chmod(0o755)
     try:
         yield path
@@ -246,7 +240,7 @@ class Server:
         self._errors.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def serving(mode: str = "thread", **arguments: Any) -> Iterator[Server]:
     """Run a server; at the end it must end well, unless the test saw to its end."""
     with directory_for_a_mount() as mountpoint:
