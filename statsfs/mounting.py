@@ -178,11 +178,17 @@ class _Session:
             # one that is stopped by us was quiet before.
             self.invalidator.stop()
             self.open = False
-            # libfuse would unmount whatever is there by now.
-            self._pyfuse3.close(unmount=find_device(self.mountpoint) == self._device)
+            self._pyfuse3.close(unmount=self._is_ours())
             self._undo.close()
         finally:
             self.done.set()
+
+    def _is_ours(self) -> bool:
+        # libfuse would unmount whatever is there by now.
+        try:
+            return find_device(self.mountpoint) == self._device
+        except OSError:  # the program has no descriptor left to look with
+            return True
 
     def terminate(self) -> None:
         """Make `serve` return; on the serving thread."""

@@ -15,6 +15,7 @@ import resource
 import select
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -221,8 +222,9 @@ def try_without_trio(world: World, mountpoint: Path) -> tuple[str, int | None]:
         return try_to_mount(world, mountpoint)
 
 
-def try_with_descriptors(world: World, mountpoint: Path, spare: int) -> str:
-    """Mount with so many descriptors to spare; return the refusal, or nothing if it was mounted."""
+@contextlib.contextmanager
+def spare_descriptors(spare: int) -> Iterator[None]:
+    """Have so many descriptors to spare during a block."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))
     taken = []
@@ -232,15 +234,42 @@ def try_with_descriptors(world: World, mountpoint: Path, spare: int) -> str:
     for descriptor in taken[:spare]:
         os.close(descriptor)
     try:
-        mount_here(world, mountpoint)
-    except MountError as error:
-        return str(error)
+        yield
     finally:
         for descriptor in taken[spare:]:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def try_with_descriptors(world: World, mountpoint: Path, spare: int) -> str:
+    """Mount with so many descriptors to spare; return the refusal, or nothing if it was mounted."""
+    try:
+        with spare_descriptors(spare):
+            mount_here(world, mountpoint)
+    except MountError as error:
+        return str(error)
     world.mount.close()
     return ""
+
+
+def close_without_descriptors(world: World) -> bool:
+    """Close the mount with no descriptor to spare; tell whether it is closed."""
+    with spare_descriptors(0):
+        world.mount.close()
+    return world.mount.closed
+
+
+def serve_badly(world: World, mountpoint: Path) -> bool:
+    """Mount where the device cannot be read; tell whether the mount ends by itself."""
+    logging.getLogger("statsfs.mounting").setLevel(logging.CRITICAL)
+    with mock.patch("statsfs.loop.serve", side_effect=OSError(errno.EIO, "broken")):
+        mount_here(world, mountpoint)
+        return world.mount.wait(DEADLINE)
+
+
+def mount_no_registry(world: World, mountpoint: Path) -> None:
+    """Mount something that is no registry."""
+    mount("registry", mountpoint)  # type: ignore[arg-type]  # that is what is tested
 
 
 # The program

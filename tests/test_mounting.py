@@ -337,6 +337,29 @@ def test_mounting_with_few_descriptors(later: Server) -> None:
     assert messages[-1] == ""
 
 
+def test_closing_without_descriptors(later: Server) -> None:
+    """A program that ran out of them can unmount."""
+    later.call(mount_here, later.mountpoint)
+    assert os.listdir(later.mountpoint) == ["kvm"]
+    assert later.call(calls.close_without_descriptors)
+    assert not is_mounted(later.mountpoint)
+    later.call(calls.cycle, later.mountpoint, 1)
+
+
+def test_a_device_that_cannot_be_read(later: Server) -> None:
+    """The mount ends, and is not left without anybody who serves it."""
+    assert later.call(calls.serve_badly, later.mountpoint)
+    assert not is_mounted(later.mountpoint)
+    later.call(calls.cycle, later.mountpoint, 1)
+
+
+def test_mounting_what_is_no_registry(later: Server) -> None:
+    """It is a mistake of the program, and nothing is mounted."""
+    with pytest.raises(RemoteError, match="TypeError: not a Registry: 'registry'"):
+        later.call(calls.mount_no_registry, later.mountpoint)
+    assert not is_mounted(later.mountpoint)
+
+
 def test_mounted_is_for_trio(later: Server) -> None:
     """In another program it says what to use; `mount` wants a registry."""
     message = later.call(calls.try_outside_of_trio, later.mountpoint)
