@@ -31,6 +31,7 @@ __all__ = [
     "directory_for_a_mount",
     "inside",
     "is_mounted",
+    "one_cpu",
     "run",
     "serving",
     "shell",
@@ -253,6 +254,21 @@ def serving(mode: str = "thread", **arguments: Any) -> Iterator[Server]:
                 server.end()
         finally:
             server.clean_up()
+
+
+@contextlib.contextmanager
+def one_cpu() -> Iterator[None]:
+    """Keep this thread, and what it starts, on one CPU.
+
+    On a machine that is otherwise idle, and a virtual one more than others, waking another CPU for
+    each of thousands of calls takes most of the time.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 # Clients

@@ -15,7 +15,7 @@ import pytest
 from tests import mount_calls as calls
 from tests.deadlines import wait_until
 from tests.mount_server import World
-from tests.mounts import Server, run, serving
+from tests.mounts import Server, one_cpu, run, serving
 
 pytestmark = pytest.mark.mount
 
@@ -34,7 +34,7 @@ def mode(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def shared(mode: str) -> Iterator[Server]:
     """A server for all tests of this module."""
-    with serving(mode) as server:
+    with one_cpu(), serving(mode) as server:
         server.call(calls.clear)
         yield server
 
