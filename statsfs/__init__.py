@@ -16,7 +16,21 @@ from statsfs.mounting import Mount, mount, mounted
 from statsfs.registry import Registry
 from statsfs.snapshots import Snapshot
 from statsfs.sources import Source
-from statsfs.structs import Stats, boolean, s8, s16, s32, s64, u8, u16, u32, u64, values_of
+from statsfs.structs import (
+    Stats,
+    boolean,
+    linear_hist,
+    log_hist,
+    s8,
+    s16,
+    s32,
+    s64,
+    u8,
+    u16,
+    u32,
+    u64,
+    values_of,
+)
 from statsfs.values import Aggregate, Kind, Type, Unit, Value
 
 __all__ = [
@@ -41,6 +55,8 @@ __all__ = [
     "UnknownValueError",
     "Value",
     "boolean",
+    "linear_hist",
+    "log_hist",
     "mount",
     "mounted",
     "s16",

@@ -12,7 +12,7 @@ from typing import Final
 
 from statsfs.values import Aggregate, Type
 
-__all__ = ["Aggregate", "clean_integers", "convert_column", "reduce_column", "wrap_sum"]
+__all__ = ["Aggregate", "clean_integers", "convert_column", "divide", "reduce_column", "wrap_sum"]
 
 _U64: Final = (1 << 64) - 1
 
@@ -22,8 +22,8 @@ def wrap_sum(total: int, type: Type) -> int:
     return Type.S64.convert(total) if type.signed else total & _U64
 
 
-def _divide(total: int, count: int) -> int:
-    # C divides toward zero, Python toward minus infinity.
+def divide(total: int, count: int) -> int:
+    """Divide as C does, toward zero; Python's own division goes toward minus infinity."""
     return total // count if total >= 0 else -(-total // count)
 
 
@@ -81,7 +81,7 @@ def reduce_column(column: Sequence[int], type: Type, kind: Aggregate) -> int:
         case Aggregate.MAX:
             return int(max(column))
         case Aggregate.AVG:
-            return _divide(sum(column), len(column))
+            return divide(sum(column), len(column))
         case Aggregate.COUNT_ZERO:
             return column.count(0)
         case Aggregate.COUNT_NONZERO:

@@ -14,13 +14,14 @@ import ctypes
 import operator
 import struct
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain, repeat
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain, repeat
 from types import GetSetDescriptorType, MemberDescriptorType, ModuleType, SimpleNamespace
 from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
+from statsfs.histograms import convert_buckets
 from statsfs.values import Type, Value
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "SlotBuffer",
     "SlotReader",
     "check_offsets",
+    "convert_number",
+    "describe_number",
 ]
 
 # A mapping of one of these types is read in C; `__missing__` alone would run Python code, and that
@@ -71,7 +74,7 @@ class Reader:
         plain: whether reading runs no Python code.
 
     Attributes:
-        sample: called with a base, returns its row undecoded; in C for plain bases.
+        sample: called with a base, returns its row undecoded.
     """
 
     __slots__ = ("plain", "sample", "values")
@@ -86,6 +89,13 @@ class Reader:
         """Return what the base holds for the value at `index` of the array."""
         raise NotImplementedError
 
+    def parts(self, bases: Collection[Any]) -> list[tuple[Callable[[Any], Any], Iterable[Any]]]:
+        """Return what is to be mapped over what, in one C call, to sample many bases.
+
+        For plain bases nothing of it runs Python code.
+        """
+        return [(self.sample, bases)]
+
     def column(self, bases: Iterable[Any], index: int) -> list[Any]:
         """Return what many bases hold for one value, in one C call for plain bases."""
         raise NotImplementedError
@@ -94,8 +104,12 @@ class Reader:
         """Return the sum of what many bases hold for one value."""
         return sum(self.column(bases, index))
 
-    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
-        """Return the rows of what `sample` returned, one integer per value."""
+    def decode(self, parts: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+        """Return the rows of what was sampled: an integer, or a list of buckets, per value.
+
+        Args:
+            parts: what mapping each of `parts` returned, or what `sample` returned, in one list.
+        """
         raise NotImplementedError
 
     def clear(self, base: Any, index: int) -> None:
@@ -114,7 +128,7 @@ class Reader:
 
 class _KeyReader(Reader):
     # Attributes and items are alike but for the getter: `attrgetter` or `itemgetter`.
-    __slots__ = ("_getters",)
+    __slots__ = ("_getters", "_histograms", "_row")
 
     _getter: ClassVar[Callable[..., Callable[[Any], Any]]]
 
@@ -122,7 +136,24 @@ class _KeyReader(Reader):
         super().__init__(values, plain)
         make = type(self)._getter
         self._getters = tuple(make(value.name) for value in values)
-        self.sample = make(*(value.name for value in values))
+        self._row = make(*(value.name for value in values))
+        self._histograms = [index for index, value in enumerate(values) if value.histogram]
+        self.sample = self._sample_copies if self._histograms else self._row
+
+    def _sample_copies(self, base: Any) -> Any:
+        # A getter returns the list of a histogram itself, in which the producer goes on counting.
+        row = self._row(base)
+        if len(self.values) == 1:
+            return list.copy(row)
+        copied = list(row)
+        for index in self._histograms:
+            copied[index] = list.copy(copied[index])
+        return tuple(copied)
+
+    def parts(self, bases: Collection[Any]) -> list[tuple[Callable[[Any], Any], Iterable[Any]]]:
+        # `list.copy` takes nothing but lists, and runs no Python code of their subclasses.
+        copies = [(list.copy, map(self._getters[index], bases)) for index in self._histograms]
+        return [(self._row, bases), *copies]
 
     def read(self, base: Any, index: int) -> object:
         return self._getters[index](base)
@@ -133,9 +164,22 @@ class _KeyReader(Reader):
     def total(self, bases: Iterable[Any], index: int) -> Any:
         return sum(map(self._getters[index], bases))
 
-    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
+    def decode(self, parts: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+        samples, *copies = parts
         # A getter of one name returns the bare value, one of several a tuple.
-        return list(zip(samples, strict=True)) if len(self.values) == 1 else samples
+        if len(self.values) == 1:
+            return list(zip(copies[0] if copies else samples, strict=True))
+        if not copies:
+            return samples
+        columns: list[Sequence[Any]] = list(zip(*samples, strict=True))
+        for index, copied in zip(self._histograms, copies, strict=True):
+            columns[index] = copied
+        return list(zip(*columns, strict=True))
+
+    def _empty(self, base: Any, index: int) -> None:
+        # In place: the producer may have the list at hand.
+        buckets = self._getters[index](base)
+        buckets[:] = [0] * len(buckets)
 
 
 def _attribute_getter(*names: str) -> Callable[[Any], Any]:
@@ -155,7 +199,10 @@ class AttributeReader(_KeyReader):
 
     def clear(self, base: Any, index: int) -> None:
         try:
-            setattr(base, self.values[index].name, 0)
+            if index in self._histograms:
+                self._empty(base, index)
+            else:
+                setattr(base, self.values[index].name, 0)
         except Exception as error:
             raise self._refuse(base, index, error) from error
 
@@ -168,63 +215,116 @@ class MappingReader(_KeyReader):
 
     def clear(self, base: Any, index: int) -> None:
         try:
-            base[self.values[index].name] = 0
+            if index in self._histograms:
+                self._empty(base, index)
+            else:
+                base[self.values[index].name] = 0
         except Exception as error:
             raise self._refuse(base, index, error) from error
 
 
-class SlotReader(AttributeReader):
+class _PackedReader(Reader):
+    # A base is sampled as its bytes.
+    __slots__ = ("_pick", "_starts", "_struct")
+
+    def __init__(self, values: tuple[Value, ...], layout: str, stored: Sequence[int]) -> None:
+        super().__init__(values)
+        self.sample = bytes
+        self._struct = struct.Struct(layout)
+        # Where each value begins among the integers that `layout` gives, in the order `stored`.
+        ends = accumulate(values[index].size for index in stored)
+        begins = {index: end - values[index].size for index, end in zip(stored, ends, strict=True)}
+        self._starts = [begins[index] for index in range(len(values))]
+        in_order = self._starts == list(range(len(values)))
+        self._pick = None if in_order else operator.itemgetter(*self._starts)
+
+    def decode(self, parts: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+        (samples,) = parts
+        rows = map(self._struct.unpack, samples)
+        if any(value.histogram for value in self.values):
+            return [tuple(self._split(row)) for row in rows]
+        return list(map(self._pick, rows) if self._pick else rows)
+
+    def _split(self, row: tuple[int, ...]) -> Iterator[int | list[int]]:
+        for value, start in zip(self.values, self._starts, strict=True):
+            yield list(row[start : start + value.size]) if value.histogram else row[start]
+
+
+class SlotReader(_PackedReader):
     """Reads what `Stats.from_buffer` returns: one value by attribute, a row as its bytes."""
 
-    __slots__ = ("_row",)
+    __slots__ = ("_getters",)
 
     def __init__(self, values: tuple[Value, ...]) -> None:
-        super().__init__(values)
-        self.sample = bytes
-        self._row = struct.Struct("=" + "".join("q" if v.type.signed else "Q" for v in values))
+        codes = (f"{value.size}{'q' if value.type.signed else 'Q'}" for value in values)
+        super().__init__(values, "=" + "".join(codes), range(len(values)))
+        self._getters = [operator.attrgetter(value.name) for value in values]
 
-    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
-        return list(map(self._row.unpack, samples))
+    def read(self, base: Any, index: int) -> object:
+        held = self._getters[index](base)
+        return list(held) if self.values[index].histogram else held
+
+    def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        held = map(self._getters[index], bases)
+        return list(map(list, held) if self.values[index].histogram else held)
+
+    def total(self, bases: Iterable[Any], index: int) -> Any:
+        return sum(map(self._getters[index], bases))
+
+    def clear(self, base: Any, index: int) -> None:
+        value = self.values[index]
+        setattr(base, value.name, (0,) * value.size if value.histogram else 0)
 
 
-class BufferReader(Reader):
+class BufferReader(_PackedReader):
     """Reads values at their offsets in a buffer, each as wide as its type, in native byte order."""
 
-    __slots__ = ("_fields", "_order", "_row")
+    __slots__ = ("_fields",)
 
     def __init__(self, values: tuple[Value, ...]) -> None:
-        super().__init__(values)
-        self.sample = bytes
         # BOOL is read as a byte: any bit makes it true, as `_Bool` from foreign memory would.
-        codes = ["B" if value.type is Type.BOOL else value.type.code for value in values]
+        types = ["B" if value.type is Type.BOOL else value.type.code for value in values]
+        codes = [f"{value.size}{code}" for value, code in zip(values, types, strict=True)]
         self._fields = tuple(struct.Struct("=" + code) for code in codes)
         by_offset = sorted(range(len(values)), key=lambda index: values[index].offset or 0)
         layout, end = "=", 0
         for index in by_offset:
             offset = values[index].offset or 0
             layout += f"{offset - end}x{codes[index]}"
-            end = offset + values[index].type.width
-        self._row = struct.Struct(layout)
-        declared = sorted(range(len(values)), key=by_offset.__getitem__)
-        in_order = declared == sorted(declared)
-        self._order = None if in_order else operator.itemgetter(*declared)
+            end = offset + values[index].width
+        super().__init__(values, layout, by_offset)
 
     def _offset(self, index: int) -> int:
         return self.values[index].offset or 0
 
     def read(self, base: Any, index: int) -> object:
-        return self._fields[index].unpack_from(base, self._offset(index))[0]
+        held = self._fields[index].unpack_from(base, self._offset(index))
+        return list(held) if self.values[index].histogram else held[0]
 
     def column(self, bases: Iterable[Any], index: int) -> list[Any]:
         fields = map(self._fields[index].unpack_from, bases, repeat(self._offset(index)))
+        if self.values[index].histogram:
+            return list(map(list, fields))
         return list(chain.from_iterable(fields))
 
-    def decode(self, samples: list[Any]) -> list[tuple[Any, ...]]:
-        rows = map(self._row.unpack, samples)
-        return list(map(self._order, rows)) if self._order else list(rows)
-
     def clear(self, base: Any, index: int) -> None:
-        self._fields[index].pack_into(base, self._offset(index), 0)
+        self._fields[index].pack_into(base, self._offset(index), *(0,) * self.values[index].size)
+
+
+def convert_number(value: Value, number: object) -> Any:
+    """Convert what a base holds to the value's type: an integer, or a list of buckets.
+
+    Raises:
+        TypeError, ValueError: it is something else.
+    """
+    if value.histogram:
+        return convert_buckets(number, value)
+    return int(value.type.convert(operator.index(number)))  # type: ignore[arg-type]  # the question
+
+
+def describe_number(value: Value) -> str:
+    """Say what a base must hold for a value, for messages."""
+    return f"list of {value.size} integers" if value.histogram else "integer"
 
 
 def check_offsets(values: Sequence[Value]) -> bool:
@@ -253,12 +353,12 @@ def check_offsets(values: Sequence[Value]) -> bool:
             raise BaseMismatchError(
                 f"value {value.name!r} at offset {offset} overlaps {before!r}", value
             )
-        end, before = offset + value.type.width, value.name
+        end, before = offset + value.width, value.name
     return True
 
 
 def _bind_buffer(values: Sequence[Value], base: Any) -> object:
-    end = max((value.offset or 0) + value.type.width for value in values)
+    end = max((value.offset or 0) + value.width for value in values)
     last = max(values, key=lambda value: value.offset or 0).name
     try:
         # shared_memory.SharedMemory is no buffer itself, but has one.
@@ -393,18 +493,18 @@ class Binder:
 
     def _check(self, reader: Reader, base: object) -> None:
         try:
-            row = reader.decode([reader.sample(base)])[0]
-            list(map(operator.index, row))
+            row = reader.decode([[reader.sample(base)]])[0]
+            list(map(convert_number, self.values, row))
         except Exception:
             self._blame(reader, base)
 
     def _blame(self, reader: Reader, base: object) -> None:
         for index, value in enumerate(self.values):
             try:
-                operator.index(reader.read(base, index))  # type: ignore[arg-type]  # the question
+                convert_number(value, reader.read(base, index))
             except Exception as error:
                 lacks = isinstance(error, AttributeError | LookupError)
-                how = "has no" if lacks else "holds no integer for"
+                how = "has no" if lacks else f"holds no {describe_number(value)} for"
                 raise BaseMismatchError(
                     f"the {type(base).__name__} {how} value {value.name!r}", base
                 ) from error

@@ -7,10 +7,12 @@ Threading: what is here changes under the tree's lock only, and is read without 
 """
 
 import logging
-import operator
 from collections.abc import Mapping
+from typing import Any
 
 from statsfs.arrays import Array, Entry, File, Key, Layout, make_layout
+from statsfs.bases import convert_number, describe_number
+from statsfs.changes import lock_tree
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.flats import Flat
 
@@ -23,6 +25,10 @@ class Directory:
     """The arrays of a source over their bases, and those of all that is below.
 
     This is what a filesystem needs of a source besides the tree; `Source` is the one subclass.
+
+    Attributes:
+        version: changes when the files may not be as they were.
+        cached: the layout of a version, if it was worked out.
     """
 
     __slots__ = (
@@ -30,17 +36,17 @@ class Directory:
         "_complaints",
         "_entries",
         "_flats",
-        "_layout",
         "_revoked",
-        "_version",
+        "cached",
+        "version",
     )
 
     def __init__(self) -> None:
         self._entries: dict[Key, Entry] = {}
         self._revoked = 0
         self._flats: dict[Array, Flat] = {}
-        self._version = 0
-        self._layout: tuple[int, Layout] | None = None
+        self.version = 0
+        self.cached: tuple[int, Layout] | None = None
         self._complaints: set[object] | None = None
 
     @property
@@ -54,27 +60,48 @@ class Directory:
         return self._current_layout().files
 
     def _current_layout(self) -> Layout:
-        cached = self._layout
+        cached = self.cached
         # The version is read before the tree is looked at, so that a layout made of what changes
         # at the same moment is made again.
-        version = self._version
+        version = self.version
         if cached is not None and cached[0] == version:
             return cached[1]
+        layout = self._make_layout()
+        self.cached = (version, layout)
+        self._complain_of_losses(layout)
+        return layout
+
+    def layout_at(self, version: int) -> Layout | None:
+        """Return which files the directory showed in a version, or None if that has passed."""
+
+        def make() -> Layout | None:
+            if self.version != version:
+                return None
+            layout = self._make_layout()
+            self.cached = (version, layout)
+            return layout
+
+        layout = lock_tree(make)
+        if layout is not None:
+            self._complain_of_losses(layout)
+        return layout
+
+    def _make_layout(self) -> Layout:
         entries = [entry for entry in list(self._entries.values()) if not entry.hidden]
-        layout = make_layout(
+        return make_layout(
             [entry.array for entry in entries if not entry.declared],
             [entry.array for entry in entries if entry.declared],
             [array for array, flat in self._flats.copy().items() if flat.below],
             self.shows_directory,
         )
-        self._layout = (version, layout)
+
+    def _complain_of_losses(self, layout: Layout) -> None:
         for loss in layout.losses:
             taken_by = "a subdirectory" if loss.winner is None else "another array"
             name = loss.files[0].value.name
             self.complain(
                 (loss.files, loss.winner), f"{name!r} is not shown: {taken_by} has {loss.name!r}"
             )
-        return layout
 
     def shows_directory(self, name: str) -> bool:
         """Tell whether a name is that of a visible subordinate."""
@@ -92,8 +119,8 @@ class Directory:
         """Return the entry that an own value of this source is read from; None for an aggregate."""
         return self._entries.get((file.array, "own")) if file.kind is None else None
 
-    def read_file(self, file: File, entry: Entry | None) -> int:
-        """Read a file of this source, even one that it shows no longer.
+    def read_file(self, file: File, entry: Entry | None) -> Any:
+        """Read a file of this source, even one that it shows no longer: an integer or buckets.
 
         Args:
             file: one of `files`.
@@ -103,27 +130,27 @@ class Directory:
             return self._read_own(file, entry)
         flat = self._flats.get(file.array)
         if flat is None:
-            return 0
+            return file.value.zero
         number, broken = flat.reduce(file)
         if broken is not None:
             # The broken source keeps what was said of it: it may be the first to go.
             name = file.value.name
             broken.source.complain(
-                ("left out", broken, name), f"left out of aggregates: {name!r} holds no integer"
+                ("left out", broken, name),
+                f"left out of aggregates: {name!r} holds no {describe_number(file.value)}",
             )
         return number
 
-    def _read_own(self, file: File, entry: Entry | None) -> int:
+    def _read_own(self, file: File, entry: Entry | None) -> Any:
         base = entry and entry.base
         if entry is None or base is None or entry.reader is None:
-            return 0
+            return file.value.zero
         try:
-            number = operator.index(entry.reader.read(base, file.index))  # type: ignore[arg-type]
+            return convert_number(file.value, entry.reader.read(base, file.index))
         except Exception as error:
             raise BaseMismatchError(
-                f"{self.path}: {file.name!r} holds no integer: {error}", base
+                f"{self.path}: {file.name!r} holds no {describe_number(file.value)}: {error}", base
             ) from error
-        return int(file.value.type.convert(number))
 
     def clear_file(self, file: File, entry: Entry | None) -> None:
         """Write 0 into a file of this source, whatever its mode; the arguments as for `read_file`.

@@ -8,14 +8,14 @@ one C call.
 """
 
 import logging
-import operator
 from collections.abc import Iterator
 from typing import Any
 
 from statsfs.aggregates import clean_integers, convert_column, reduce_column, wrap_sum
 from statsfs.arrays import Entry, File
-from statsfs.bases import Reader
+from statsfs.bases import Reader, convert_number
 from statsfs.exceptions import ReadOnlyValueError
+from statsfs.histograms import add_buckets, convert_histograms
 from statsfs.values import Aggregate, Type
 
 __all__ = ["Flat"]
@@ -85,16 +85,26 @@ class Flat:
             del self.declared[entry]
         self.below -= len(other)
 
-    def reduce(self, file: File) -> tuple[int, Entry | None]:
+    def reduce(self, file: File) -> tuple[Any, Entry | None]:
         """Compute one aggregate, without a lock.
 
         Returns:
-            The aggregate, and None or an entry that it leaves out, whose base holds no integer.
+            The aggregate, a list for a histogram, and None or an entry that it leaves out, whose
+            base holds no integer.
         """
         assert file.kind is not None
         type = file.value.type
         try:
-            if file.kind is Aggregate.SUM and type in _WIDE:
+            if file.value.histogram:
+                held = [
+                    list
+                    for reader, bases in self._bases()
+                    for list in reader.column(bases, file.index)
+                ]
+                histograms = convert_histograms(held, file.value)
+                if histograms is not None:
+                    return add_buckets(histograms, file.value), None
+            elif file.kind is Aggregate.SUM and type in _WIDE:
                 # Modulo 2^64 it is all the same whether the parts are converted before the sum.
                 total = sum(reader.total(bases, file.index) for reader, bases in self._bases())
                 if total.__class__ is int:
@@ -123,18 +133,17 @@ class Flat:
             for entry, base in members.copy().items():
                 yield reader, entry, base
 
-    def _reduce_slowly(self, file: File) -> tuple[int, Entry | None]:
+    def _reduce_slowly(self, file: File) -> tuple[Any, Entry | None]:
         assert file.kind is not None
         column, broken = [], None
         for reader, entry, base in self._entries():
             try:
-                number = operator.index(reader.read(base, file.index))  # type: ignore[arg-type]
+                column.append(convert_number(file.value, reader.read(base, file.index)))
             except Exception:
                 broken = broken or entry
-            else:
-                column.append(int(number))
-        type = file.value.type
-        return reduce_column(convert_column(column, type), type, file.kind), broken
+        if file.value.histogram:
+            return add_buckets(column, file.value), broken
+        return reduce_column(column, file.value.type, file.kind), broken
 
     def clear(self, index: int) -> list[tuple[Entry, ReadOnlyValueError]]:
         """Write 0 into every base; return those that refused, and why."""

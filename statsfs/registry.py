@@ -10,9 +10,10 @@ import logging
 from collections.abc import Callable
 from types import MappingProxyType
 
-from statsfs.changes import Change, Operation, apply_change
+from statsfs.changes import Change, Operation, apply_change, lock_tree
 from statsfs.exceptions import TreeError
-from statsfs.sources import Parent, Source, check_sibling, check_source
+from statsfs.snapshots import Snapshot
+from statsfs.sources import Parent, Source, check_sibling, check_source, sample_tree
 
 __all__ = ["Registry"]
 
@@ -81,6 +82,10 @@ class Registry(Parent):
             source.leave(operation)
 
         apply_change(remove)
+
+    def snapshot(self) -> Snapshot:
+        """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
+        return lock_tree(lambda: sample_tree(self, (), self.sources)).finish()
 
     def add_listener(self, listener: Callable[[Change], None]) -> None:
         """Have a function called after each change below this registry.

@@ -8,47 +8,40 @@ decoding it in two threads at once does the same work twice.
 """
 
 import logging
-import operator
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import chain, islice
+from typing import Any, Final
 
-from statsfs.aggregates import clean_integers, convert_column, reduce_column
-from statsfs.arrays import Array, Entry, File, make_layout
-from statsfs.bases import Reader
+from statsfs.aggregates import clean_integers, convert_column
+from statsfs.arrays import Array, Entry
+from statsfs.bases import Reader, convert_number
+from statsfs.contents import Content, Pause, Row, Tree, make_contents, no_pause
 from statsfs.flats import Flat
+from statsfs.histograms import convert_histograms
 from statsfs.values import Value
 
-__all__ = ["Group", "Row", "Samples", "Sampling", "Snapshot", "Tree"]
+__all__ = ["Group", "Pause", "Row", "Samples", "Sampling", "Snapshot", "no_pause"]
 
 log = logging.getLogger(__name__)
 
-Row = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tree:
-    """The sources of a subtree, as they stood.
-
-    Attributes:
-        root: the source that was sampled.
-        subordinates: each source that has some, and those, hidden ones too; parents come first.
-    """
-
-    root: Any
-    subordinates: list[tuple[Any, list[Any]]]
+_CHUNK: Final = 256  # rows that are decoded between two pauses
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """What one reader is to sample, or sampled: entries, their bases, their rows undecoded."""
+    """What one reader is to sample, or sampled: entries, their bases, their rows undecoded.
+
+    Attributes:
+        parts: what the reader's `parts` gave for all bases, or its `sample` for each.
+    """
 
     array: Array
     reader: Reader
     entries: list[Entry]
     bases: Collection[Any]
-    samples: list[Any] = field(default_factory=list)
+    parts: list[list[Any]] = field(default_factory=list)
 
 
 def _complain(entry: Entry, error: Exception) -> None:
@@ -60,16 +53,17 @@ class Sampling:
 
     Args:
         tree: the subtree's sources.
-        flats: its entries.
+        tops: the entries below each of its topmost sources, by array.
     """
 
-    def __init__(self, tree: Tree, flats: Mapping[Array, Flat]) -> None:
+    def __init__(self, tree: Tree, tops: Iterable[Mapping[Array, Flat]]) -> None:
         self._tree = tree
-        self._arrays = list(flats)
-        self._declared = [entry for flat in flats.values() for entry in flat.declared or ()]
+        flats = [(array, flat) for top in tops for array, flat in top.items()]
+        self._arrays = dict.fromkeys(array for array, _ in flats)
+        self._declared = [entry for _, flat in flats for entry in flat.declared or ()]
         groups = [
             Group(array, reader, list(members), members.values())
-            for array, flat in flats.items()
+            for array, flat in flats
             for reader, members in flat.groups.items()
         ]
         self._plain = [group for group in groups if group.reader.plain]
@@ -93,27 +87,26 @@ class Sampling:
 
     @staticmethod
     def _take(groups: list[Group]) -> None:
-        samplers = [group.reader.sample for group in groups]
-        bases = [group.bases for group in groups]
+        parts = [group.reader.parts(group.bases) for group in groups]
+        samplers, bases = zip(*chain.from_iterable(parts), strict=True) if parts else ((), ())
         # One C call: nothing else runs in this process until everything is read.
-        taken = list(map(list, map(map, samplers, bases)))
-        for group, samples in zip(groups, taken, strict=True):
-            group.samples[:] = samples
+        taken = iter(list(map(list, map(map, samplers, bases))))
+        for group, several in zip(groups, parts, strict=True):
+            group.parts[:] = islice(taken, len(several))
 
     def _mend(self, group: Group) -> Group:
         # The group without what cannot be sampled.
-        sound = Group(group.array, group.reader, [], [])
-        bases = []
+        entries, bases, samples = [], [], []
         for entry, base in zip(group.entries, list(group.bases), strict=True):
             try:
                 sample = group.reader.sample(base)
             except Exception as error:
                 self._broken.append((entry, error))
             else:
-                sound.entries.append(entry)
-                sound.samples.append(sample)
+                entries.append(entry)
                 bases.append(base)
-        return Group(group.array, group.reader, sound.entries, bases, sound.samples)
+                samples.append(sample)
+        return Group(group.array, group.reader, entries, bases, [samples])
 
     def finish(self) -> "Snapshot":
         """Read the bases that run the user's code, and return all that was found."""
@@ -124,7 +117,7 @@ class Sampling:
         by_array: dict[Array, list[Group]] = {array: [] for array in self._arrays}
         for group in groups:
             # A snapshot that somebody keeps must not keep the producers' memory.
-            done = Group(group.array, group.reader, group.entries, (), group.samples)
+            done = Group(group.array, group.reader, group.entries, (), group.parts)
             by_array[group.array].append(done)
         arrays = {
             array.values: Samples(array.values, tuple(found)) for array, found in by_array.items()
@@ -132,27 +125,29 @@ class Sampling:
         return Snapshot(self._moment, arrays, self._tree, self._declared)
 
 
-def _convert_rows(rows: list[tuple[Any, ...]], values: Sequence[Value]) -> list[Row] | None:
-    # By columns, at C speed; None where something is no int.
-    columns: list[Sequence[int]] = []
-    for value, column in zip(values, zip(*rows, strict=True), strict=True):
-        if not clean_integers(column):
-            return None
-        try:
-            columns.append(convert_column(column, value.type))
-        except Exception:  # whatever foreign integers raise when they are compared
-            return None
-    return list(zip(*columns, strict=True))
-
-
-def _convert_row(row: tuple[Any, ...], entry: Entry) -> Row | None:
+def _convert_column(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
+    # At C speed; None where something is no int.
+    if value.histogram:
+        return convert_histograms(column, value)
+    if not clean_integers(column):
+        return None
     try:
-        numbers = [int(operator.index(item)) for item in row]
+        return convert_column(column, value.type)
+    except Exception:  # whatever foreign integers raise when they are compared
+        return None
+
+
+def _convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
+    columns = list(map(_convert_column, values, zip(*rows, strict=True)))
+    return None if None in columns else list(zip(*columns, strict=True))
+
+
+def _convert_row(row: Row, entry: Entry) -> Row | None:
+    try:
+        return tuple(map(convert_number, entry.array.values, row))
     except Exception as error:  # whatever foreign objects raise
         _complain(entry, error)
         return None
-    types = (value.type for value in entry.array.values)
-    return tuple(type.convert(number) for type, number in zip(types, numbers, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,25 +168,21 @@ class Samples:
         # user's code.
         known: tuple[list[Entry], list[Row]] | None = self.__dict__.get("_known")
         if known is None:
-            known = self.__dict__["_known"] = self._decode()
+            known = self.decode()
         return known
 
-    def _decode(self) -> tuple[list[Entry], list[Row]]:
+    def decode(self, pause: Pause = no_pause) -> tuple[list[Entry], list[Row]]:
+        """Decode what was sampled, once for all; return `entries` and `rows`."""
         entries: list[Entry] = []
         rows: list[Row] = []
         for group in self.groups:
-            raw = group.reader.decode(group.samples)
-            converted = _convert_rows(raw, self.values) if raw else []
-            if converted is not None:
-                entries += group.entries
-                rows += converted
-                continue
-            for entry, row in zip(group.entries, raw, strict=True):
-                numbers = _convert_row(row, entry)
-                if numbers is not None:
-                    entries.append(entry)
-                    rows.append(numbers)
-        return entries, rows
+            for start in range(0, len(group.entries), _CHUNK):
+                chunk = slice(start, start + _CHUNK)
+                raw = group.reader.decode([part[chunk] for part in group.parts])
+                _decode_rows(group.entries[chunk], raw, entries, rows)
+                pause()
+        known = self.__dict__["_known"] = (entries, rows)
+        return known
 
     @property
     def entries(self) -> list[Entry]:
@@ -205,8 +196,27 @@ class Samples:
 
     @property
     def rows(self) -> list[Row]:
-        """One tuple a source, with one integer for each of `values`, converted to its type."""
+        """One tuple a source, with one item for each of `values`, converted to its type.
+
+        An item is an integer, or a list of integers for a histogram.
+        """
         return self._decoded[1]
+
+
+def _decode_rows(
+    found: Sequence[Entry], raw: list[Row], entries: list[Entry], rows: list[Row]
+) -> None:
+    # Adds to `entries` and `rows` what is sound of some entries of one array.
+    converted = _convert_rows(raw, found[0].array.values)
+    if converted is not None:
+        entries += found
+        rows += converted
+        return
+    for entry, row in zip(found, raw, strict=True):
+        numbers = _convert_row(row, entry)
+        if numbers is not None:
+            entries.append(entry)
+            rows.append(numbers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +226,7 @@ class Snapshot:
     Attributes:
         moment: when the pass ended, in nanoseconds since the epoch (`time.time_ns`).
         arrays: the `Samples` of each array, by the tuple of its values (`values_of`).
-        tree: the sources of the subtree, as they stood.
+        tree: the sources, as they stood.
         declared: the entries that had no base.
     """
 
@@ -225,74 +235,46 @@ class Snapshot:
     tree: Tree
     declared: list[Entry]
 
+    def decode(self, pause: Pause = no_pause) -> None:
+        """Decode all that was sampled, which otherwise happens when it is first looked at.
+
+        Args:
+            pause: called every few hundred rows.
+        """
+        for samples in self.arrays.values():
+            samples.decode(pause)
+
+    def contents(self, pause: Pause = no_pause) -> Content:
+        """Return what the directory of the root shows, with all that is below.
+
+        Args:
+            pause: called every few hundred rows.
+        """
+        self.decode(pause)
+        rows = [(samples.entries, samples.rows) for samples in self.arrays.values()]
+        return make_contents(self.tree, self.declared, rows, pause)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the subtree as nested dictionaries of what its directories show.
 
         Returns:
             `{"values": {name: int}, "subordinates": {name: {…the same…}}}`, aggregates included,
-            all of the snapshot's one moment. Hidden sources have no dictionary, but count.
+            all of the snapshot's one moment; a histogram is a list. Hidden sources have no
+            dictionary, but count.
         """
-        directories = {id(self.tree.root): _Directory()}
-        for _, subordinates in self.tree.subordinates:
-            directories.update((id(source), _Directory()) for source in subordinates)
-        # A signal handler's snapshot may meet a change half made, and entries of a source that is
-        # just leaving: they go nowhere.
-        nowhere = _Directory()
-        for entry in self.declared:
-            directories.get(id(entry.source), nowhere).declared.append(entry)
-        for samples in self.arrays.values():
-            for entry, row in zip(samples.entries, samples.rows, strict=True):
-                directories.get(id(entry.source), nowhere).own.append((entry, row))
-        # Parents come first, so backwards every subordinate is complete when it is needed.
-        for source, subordinates in reversed(self.tree.subordinates):
-            for subordinate in subordinates:
-                directories[id(source)].adopt(subordinate, directories[id(subordinate)])
-        return directories[id(self.tree.root)].to_dict()
+        root = self.contents()
+        whole = _to_dict(root)
+        pending = [(root, whole)]
+        for content, shown in pending:
+            for child in content.subordinates:
+                below = shown["subordinates"][child.source.name] = _to_dict(child)
+                pending.append((child, below))
+        return whole
 
 
-class _Directory:
-    # One directory of `Snapshot.to_dict`: what it has itself, and the rows of all that is below.
-    __slots__ = ("below", "declared", "own", "subordinates")
-
-    def __init__(self) -> None:
-        self.own: list[tuple[Entry, Row]] = []
-        self.declared: list[Entry] = []
-        self.below: dict[Array, list[Row]] = {}
-        self.subordinates: dict[str, dict[str, Any]] = {}
-
-    def adopt(self, source: Any, directory: "_Directory") -> None:
-        for array, rows in directory.subtree().items():
-            self.below.setdefault(array, []).extend(rows)
-        if not source.hidden:
-            self.subordinates[source.name] = directory.to_dict()
-
-    def subtree(self) -> dict[Array, list[Row]]:
-        rows = {array: list(found) for array, found in self.below.items()}
-        for entry, row in self.own:
-            rows.setdefault(entry.array, []).append(row)
-        for entry in self.declared:
-            rows.setdefault(entry.array, [])
-        return rows
-
-    def to_dict(self) -> dict[str, Any]:
-        shown = {entry.array: row for entry, row in self.own if not entry.hidden}
-        layout = make_layout(
-            list(shown),
-            [entry.array for entry in self.declared if not entry.hidden],
-            self.below,
-            self.subordinates.__contains__,
-        )
-        subtree = self.subtree()
-        values = {
-            name: _reduce(subtree[file.array], file)
-            if file.kind is not None
-            else int(shown[file.array][file.index])
-            for name, file in layout.files.items()
-        }
-        return {"values": values, "subordinates": self.subordinates}
-
-
-def _reduce(rows: list[Row], file: File) -> int:
-    assert file.kind is not None
-    column = list(map(operator.itemgetter(file.index), rows))
-    return reduce_column(column, file.value.type, file.kind)
+def _to_dict(content: Content) -> dict[str, Any]:
+    values = {
+        file.name: list(map(int, number)) if file.value.histogram else int(number)
+        for file, number in content.files()
+    }
+    return {"values": values, "subordinates": {}}

@@ -11,10 +11,11 @@ import operator
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from statsfs.arrays import Entry, File, intern_array
 from statsfs.changes import Listening, Operation, apply_change, lock_tree
+from statsfs.contents import Tree
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
@@ -25,11 +26,11 @@ from statsfs.exceptions import (
 )
 from statsfs.flats import Flat
 from statsfs.references import Counted
-from statsfs.snapshots import Sampling, Snapshot, Tree
+from statsfs.snapshots import Sampling, Snapshot
 from statsfs.structs import Stats, values_of
 from statsfs.values import Value, check_name
 
-__all__ = ["Parent", "Source", "check_sibling", "check_source"]
+__all__ = ["Parent", "Source", "check_sibling", "check_source", "sample_tree"]
 
 # Every stay of a source under a parent has a number, never used again: inode numbers come of it.
 _places: Final = count(1)
@@ -140,7 +141,8 @@ class Source(Counted):
             subordinate._parent = None
             subordinate.place = 0
         self._subordinates, self._entries, self._flats = None, {}, {}
-        self._layout = None
+        self.version += 1
+        self.cached = None
         return list(subordinates.values())
 
     # The tree
@@ -235,7 +237,7 @@ class Source(Counted):
                 mine = self._flats[array] = Flat()
             stale = stale or not mine.below
             mine.update(flat)
-        self._version += stale
+        self.version += stale
         return stale
 
     def _part(self, source: "Source") -> bool:
@@ -247,7 +249,7 @@ class Source(Counted):
             stale = stale or not mine.below
             if not len(mine):
                 del self._flats[array]
-        self._version += stale
+        self.version += stale
         return stale
 
     def _note(
@@ -264,9 +266,9 @@ class Source(Counted):
             self.changed = time.time_ns()
             # A subdirectory's name may be one that a file had or wants. Where nobody worked that
             # out since the last change, a reader that saw no such subdirectory may just be at it.
-            layout = self._layout
-            if layout is None or layout[0] != self._version or source.name in layout[1].claimed:
-                self._version += 1
+            layout = self.cached
+            if layout is None or layout[0] != self.version or source.name in layout[1].claimed:
+                self.version += 1
             operation.touch(registry, self.place, source.name)
         _note_files(operation, lineage, stale)
 
@@ -349,7 +351,7 @@ class Source(Counted):
                 stale.append(source)
             flat.below += source is not self
             flat.add(entry)
-            source._version += source is self or flat.below == 1
+            source.version += source is self or flat.below == 1
         return stale
 
     def _remove_entry(self, entry: Entry, operation: Operation) -> None:
@@ -361,7 +363,7 @@ class Source(Counted):
             flat = source._flats[entry.array]
             flat.discard(entry)
             flat.below -= source is not self
-        self._version += 1
+        self.version += 1
 
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
@@ -408,14 +410,15 @@ class Source(Counted):
                     return hidden, entry
         raise UnknownValueError(f"{self.path}: no value {name!r}", name)
 
-    def get_value(self, name: str) -> int:
+    def get_value(self, name: str) -> Any:
         """Read a value or an aggregate now.
 
         Args:
             name: one of `names()`, or a hidden value of this source itself.
 
         Returns:
-            The integer, converted to its type; not the text of `show`.
+            The integer, converted to its type, and not the text of `show`; of a histogram a list
+            of integers, one for each bucket.
 
         Raises:
             UnknownValueError: there is no such value.
@@ -457,19 +460,31 @@ class Source(Counted):
 
         def sample() -> Sampling:
             self.check()
-            return Sampling(self._structure(), self._flats)
+            lineage = tuple(reversed(list(self._lineage())))
+            return sample_tree(self, lineage, [self])
 
         return lock_tree(sample).finish()
 
-    def _structure(self) -> Tree:
-        parents = [self] if self._subordinates else []
-        subordinates: list[tuple[Source, list[Source]]] = []
-        has_some = operator.attrgetter("_subordinates")
-        for source in parents:
-            below = list((source._subordinates or {}).values())
-            subordinates.append((source, below))
-            parents += filter(has_some, below)
-        return Tree(self, subordinates)
+
+def sample_tree(root: object, lineage: tuple[Source, ...], tops: Sequence[Source]) -> Sampling:
+    """Sample subtrees in one pass, under the tree's lock.
+
+    Args:
+        root: the one source, or the registry of the sources.
+        lineage: the sources from the top to the root; none for a registry.
+        tops: the one source, or the sources of the registry.
+    """
+    subordinates: list[tuple[object, list[Source]]] = [] if lineage else [(root, list(tops))]
+    sources = list(tops)
+    has_some = operator.attrgetter("_subordinates")
+    for source in filter(has_some, sources):
+        below = list((source._subordinates or {}).values())
+        subordinates.append((source, below))
+        sources += below
+    states = zip(sources, map(operator.attrgetter("version", "cached"), sources), strict=True)
+    return Sampling(
+        Tree(root, lineage, subordinates, dict(states)), [source._flats for source in tops]
+    )
 
 
 def check_source(source: object) -> None:

@@ -1,8 +1,8 @@
 """`Stats`: an array of values and the object that holds their integers, as one class.
 
-Owns the field functions (`u64`, `boolean`, …), the class that they make, and its form over a
-buffer. Aggregation and files are the business of others: `sources` knows of this module nothing
-but `values_of`.
+Owns the field functions (`u64`, `boolean`, `log_hist`, …), the class that they make, and its form
+over a buffer. Aggregation and files are the business of others: `sources` knows of this module
+nothing but `values_of`.
 
 Threading: an instance is a plain slotted object; counting is Python's own attribute increment.
 """
@@ -13,11 +13,14 @@ from typing import Any, Final, Self, cast
 
 from statsfs.bases import SlotBuffer
 from statsfs.exceptions import DuplicateNameError, InvalidNameError
+from statsfs.histograms import Histogram, make_histogram, make_observe
 from statsfs.values import Aggregate, Kind, Type, Unit, Value
 
 __all__ = [
     "Stats",
     "boolean",
+    "linear_hist",
+    "log_hist",
     "s8",
     "s16",
     "s32",
@@ -50,6 +53,8 @@ def _field_function(type: Type) -> Callable[..., int]:
         description: str = "",
         hidden: bool = False,
         show: Callable[[int], str] | None = None,
+        size: int = 1,
+        bucket_size: int = 0,
     ) -> int:
         def make(name: str) -> Value:
             return Value(
@@ -64,6 +69,8 @@ def _field_function(type: Type) -> Callable[..., int]:
                 description=description,
                 hidden=hidden,
                 show=show,
+                size=size,
+                bucket_size=bucket_size,
             )
 
         # The attribute of an instance is an int; that is what a type checker must see.
@@ -88,11 +95,40 @@ s32: Final = _field_function(Type.S32)
 s64: Final = _field_function(Type.S64)
 
 
+def log_hist(size: int, aggregate: Aggregate = Aggregate.NONE, **kwargs: Any) -> Histogram:
+    """Declare a u64 value of a `Stats` class of kind LOG_HIST: a list with an `observe` method.
+
+    Its buckets begin at 0, 1, 2, 4, 8 and so on.
+
+    Args:
+        size: the number of buckets, 64-bit counts; 65 hold every u64.
+        aggregate: NONE or SUM.
+        kwargs: further arguments of `Value`.
+    """
+    return cast(Histogram, u64(aggregate, kind=Kind.LOG_HIST, size=size, **kwargs))
+
+
+def linear_hist(
+    size: int, bucket_size: int, aggregate: Aggregate = Aggregate.NONE, **kwargs: Any
+) -> Histogram:
+    """Declare a u64 value of a `Stats` class of kind LINEAR_HIST: a list with an `observe` method.
+
+    Args:
+        size: the number of buckets, 64-bit counts.
+        bucket_size: how wide each is, in the value's unit; the last has no upper end.
+        aggregate: NONE or SUM.
+        kwargs: further arguments of `Value`.
+    """
+    kind = Kind.LINEAR_HIST
+    return cast(Histogram, u64(aggregate, kind=kind, size=size, bucket_size=bucket_size, **kwargs))
+
+
 class _StatsMeta(type):
     # Slots must be known when a class is made; hence a metaclass and not `__init_subclass__`.
     _stats_values: tuple[Value, ...]
     _stats_buffer_class: type[SlotBuffer] | None
     _stats_zero: tuple[Callable[[object, int], None], ...]
+    _stats_histograms: tuple[tuple[Callable[[object, Histogram], None], Value], ...]
 
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
@@ -111,7 +147,9 @@ class _StatsMeta(type):
         cls = super().__new__(mcs, name, bases, body, **kwargs)
         cls._stats_values = (*inherited, *(field.make(key) for key, field in fields.items()))
         cls._stats_buffer_class = None
-        cls._stats_zero = tuple(getattr(cls, value.name).__set__ for value in cls._stats_values)
+        setters = [(getattr(cls, value.name).__set__, value) for value in cls._stats_values]
+        cls._stats_zero = tuple(zero for zero, value in setters if not value.histogram)
+        cls._stats_histograms = tuple(pair for pair in setters if pair[1].histogram)
         return cls
 
 
@@ -126,8 +164,9 @@ class Stats(metaclass=_StatsMeta):
         stats = VcpuStats()
         stats.exits += 1
 
-    An instance has one slot for each value and no others; all start at 0. `values_of` returns the
-    values that the class declares; a subclass has those of its bases first.
+    An instance has one slot for each value and no others; all start at 0, and histograms with empty
+    buckets. `values_of` returns the values that the class declares; a subclass has those of its
+    bases first.
     """
 
     __slots__ = ()
@@ -138,6 +177,8 @@ class Stats(metaclass=_StatsMeta):
         self = super().__new__(cls)
         for zero in cls._stats_zero:
             zero(self, 0)
+        for put, value in cls._stats_histograms:
+            put(self, make_histogram(value))
         return self
 
     def __repr__(self) -> str:
@@ -148,8 +189,9 @@ class Stats(metaclass=_StatsMeta):
     def from_buffer(cls, buffer: Any, offset: int = 0) -> Self:
         """Return an object with the same attributes over a writable buffer, as shared memory is.
 
-        Each value has one native 64-bit slot, in order, whatever its type; signed values are
-        signed there. The slots keep what they hold, and wrap as C does.
+        Each value has one native 64-bit slot, in order, whatever its type, and a histogram one for
+        each bucket; signed values are signed there. The slots keep what they hold, and wrap as C
+        does.
 
         Args:
             buffer: a writable buffer; it cannot shrink or be closed while the object lives.
@@ -157,7 +199,7 @@ class Stats(metaclass=_StatsMeta):
 
         Raises:
             TypeError: no buffer, or a read-only one.
-            ValueError: fewer than `offset + 8 * len(values_of(cls))` bytes.
+            ValueError: fewer than `offset` bytes and 8 for each slot.
             InvalidNameError: a value has a name that a structure cannot have.
         """
         return cast(Self, _buffer_class(cls).from_buffer(buffer, offset))
@@ -172,15 +214,22 @@ def _buffer_class(cls: _StatsMeta) -> type[SlotBuffer]:
                     f"{cls.__name__}.{value.name}: no value over a buffer can have that name",
                     value.name,
                 )
-        signed = {True: ctypes.c_int64, False: ctypes.c_uint64}
         body = {
             # Unknown names must raise, as they do on the slotted object.
             "__slots__": (),
-            "_fields_": [(value.name, signed[value.type.signed]) for value in values],
+            "_fields_": [(value.name, _slot_type(value)) for value in values],
             "stats_values": values,
         }
         cls._stats_buffer_class = type(cls.__name__, (SlotBuffer,), body)
     return cls._stats_buffer_class
+
+
+def _slot_type(value: Value) -> type:
+    slot = ctypes.c_int64 if value.type.signed else ctypes.c_uint64
+    if not value.histogram:
+        return slot
+    body = {"_type_": slot, "_length_": value.size, "observe": make_observe(value)}
+    return type("Buckets", (ctypes.Array,), body)
 
 
 def values_of(stats: type[Stats]) -> tuple[Value, ...]:

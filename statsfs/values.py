@@ -11,13 +11,15 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
-from typing import Final
+from typing import Any, Final
 
 from statsfs.exceptions import InvalidNameError
 
 __all__ = ["Aggregate", "Kind", "Type", "Unit", "Value", "check_name"]
 
 _NAME_MAX: Final = 255  # bytes; NAME_MAX of Linux
+_SIZE_MAX: Final = 0xFFFF  # KVM's descriptors have 16 bits for it
+_WIDTH_MAX: Final = 0xFFFFFFFF  # and 32 for this
 _FORBIDDEN: Final = re.compile("[/\x00-\x1f\x7f-\x9f]")  # with Unicode's control characters, Cc
 
 
@@ -80,15 +82,22 @@ class Kind(Enum):
     Names, meanings and numbers are those of KVM's binary statistics (the kernel's
     Documentation/virt/kvm/api.rst, 4.133 KVM_GET_STATS_FD): CUMULATIVE only grows until it is
     cleared, INSTANT goes up and down and cannot be cleared, PEAK is the largest seen since it was
-    cleared.
+    cleared. A histogram is a list of buckets, each of which is a cumulative count: the buckets of
+    LINEAR_HIST are all equally wide, those of LOG_HIST begin at 0, 1, 2, 4, 8 and so on; the last
+    has no upper end.
     """
 
     CUMULATIVE = 0
     INSTANT = 1
     PEAK = 2
+    LINEAR_HIST = 3
+    LOG_HIST = 4
 
     def __str__(self) -> str:
         return self.name.lower()
+
+
+_HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
 class Unit(Enum):
@@ -144,11 +153,16 @@ class Value:
         description: one line for people; it becomes Prometheus's HELP.
         hidden: no file, but counted in the aggregates above.
         show: the text for a number, for enums; own values, MIN and MAX are shown by it.
+        size: the number of buckets of a histogram, 1 to 65,535; 1 for anything else.
+        bucket_size: the width of a bucket of LINEAR_HIST, in the value's unit, below 2^32; 0 for
+            anything else.
 
     Raises:
         InvalidNameError: the name, or that of one of its aggregates, is none for a file.
         ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
-            value; an offset below 0; a base that is neither 10 nor 2.
+            value; an offset below 0; a base that is neither 10 nor 2; a size or a bucket size that
+            the kind has not; a histogram of booleans, with a `show` or with another aggregate than
+            SUM.
         TypeError: an argument of another type.
     """
 
@@ -164,6 +178,8 @@ class Value:
     description: str = field(default="", kw_only=True)
     hidden: bool = field(default=False, kw_only=True)
     show: Callable[[int], str] | None = field(default=None, kw_only=True)
+    size: int = field(default=1, kw_only=True)
+    bucket_size: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         check_name(self.name, "a value's name")
@@ -181,6 +197,7 @@ class Value:
             raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
         self._resolve_mode()
         self._check_offset()
+        self._check_buckets()
         for _, name in self.aggregate_names:
             check_name(name, "an aggregate's name")
 
@@ -205,6 +222,21 @@ class Value:
         if offset < 0:
             raise ValueError(f"value {self.name!r}: offset {offset} is below 0")
 
+    def _check_buckets(self) -> None:
+        if not self.histogram:
+            if self.size != 1 or self.bucket_size:
+                raise ValueError(f"value {self.name!r}: only histograms have a size")
+            return
+        if not 1 <= self.size <= _SIZE_MAX:
+            raise ValueError(f"value {self.name!r}: size is {self.size}, not 1 to {_SIZE_MAX}")
+        linear = self.kind is Kind.LINEAR_HIST
+        if not (1 if linear else 0) <= self.bucket_size <= (_WIDTH_MAX if linear else 0):
+            raise ValueError(f"value {self.name!r}: bucket_size {self.bucket_size} of {self.kind}")
+        if self.type is Type.BOOL or self.show is not None:
+            raise ValueError(f"value {self.name!r}: a histogram has counts, nothing else")
+        if self.aggregate not in (Aggregate.NONE, Aggregate.SUM):
+            raise ValueError(f"value {self.name!r}: the only aggregate of a histogram is SUM")
+
     def __hash__(self) -> int:
         # An array is looked up by content at each `add_values`; 47 full hashes would cost 50 us.
         # No cached_property: its lock, in Python 3.11, is held for ever in a child that was forked
@@ -223,6 +255,28 @@ class Value:
     def writable(self) -> bool:
         """Whether the value can be cleared: its mode has a write bit."""
         return bool(self.mode & 0o222)
+
+    @property
+    def histogram(self) -> bool:
+        """Whether the value is a list of buckets."""
+        return self.kind in _HISTOGRAMS
+
+    @property
+    def zero(self) -> Any:
+        """What it reads where nothing is: 0, or empty buckets."""
+        return [0] * self.size if self.histogram else 0
+
+    @property
+    def bounds(self) -> tuple[int, ...]:
+        """Where each bucket of a histogram begins, in the value's unit."""
+        if self.kind is Kind.LINEAR_HIST:
+            return tuple(range(0, self.size * self.bucket_size, self.bucket_size))
+        return (0, *(1 << power for power in range(self.size - 1)))
+
+    @property
+    def width(self) -> int:
+        """How many bytes it takes in a buffer."""
+        return self.type.width * self.size
 
     @property
     def aggregate_names(self) -> tuple[tuple[Aggregate, str], ...]:
@@ -248,4 +302,6 @@ _FIELD_TYPES: Final[dict[str, type]] = {
     "exponent": int,
     "description": str,
     "hidden": bool,
+    "size": int,
+    "bucket_size": int,
 }

@@ -39,7 +39,7 @@ def bind(base: object, values: tuple[Value, ...] = PAIR) -> tuple[Reader, Any]:
 def rows(base: object, values: tuple[Value, ...] = PAIR) -> list[tuple[Any, ...]]:
     """Sample a base and decode it."""
     reader, bound = bind(base, values)
-    return reader.decode([reader.sample(bound)])
+    return reader.decode([[reader.sample(bound)]])
 
 
 class PairStats(Stats):
@@ -540,7 +540,7 @@ def test_slots_over_a_buffer_are_sampled_as_bytes() -> None:
     reader, base = bind(slots, PairStats._stats_values)
     assert isinstance(reader, SlotReader)
     assert isinstance(reader.sample(base), bytes)
-    assert reader.decode([reader.sample(base)]) == [((1 << 64) - 1, -3)]
+    assert reader.decode([[reader.sample(base)]]) == [((1 << 64) - 1, -3)]
     assert reader.read(base, 1) == -3
 
 
@@ -572,7 +572,7 @@ def test_a_reader_of_no_sort_reads_nothing() -> None:
         lambda: reader.read({}, 0),
         lambda: reader.column([], 0),
         lambda: reader.total([], 0),
-        lambda: reader.decode([]),
+        lambda: reader.decode([[]]),
         lambda: reader.clear({}, 0),
     ]
     for operation in operations:
