@@ -45,7 +45,7 @@ def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
     nothing that is, costs a fraction of what converting every integer would.
     """
     if type is Type.BOOL:
-        return bytes(map(bool, column))
+        return bytes(map(bool, column)) if {*column} - {0, 1} else column
     try:
         array(type.code, column)
     except OverflowError:

@@ -68,13 +68,15 @@ class Array:
         binder: recognises bases of this array.
         own: the files of a source that has the array, by value.
         aggregates: the files of an ancestor, a tuple of kinds by value.
+        size: how many numbers a row has.
     """
 
-    __slots__ = ("aggregates", "binder", "own", "serial", "values")
+    __slots__ = ("aggregates", "binder", "own", "serial", "size", "values")
 
     def __init__(self, values: tuple[Value, ...], serial: int) -> None:
         self.values = values
         self.serial = serial
+        self.size = sum(value.size for value in values)
         self.binder = Binder(values)
         self.own = tuple(File(self, index, None, v.name) for index, v in enumerate(values))
         self.aggregates = tuple(

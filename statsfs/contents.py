@@ -14,7 +14,7 @@ from typing import Any, Final
 from statsfs.arrays import Array, Entry, File, Layout, make_layout
 from statsfs.totals import Totals, add_up
 
-__all__ = ["Content", "Pause", "Row", "Tree", "make_contents", "no_pause"]
+__all__ = ["Content", "Pause", "Row", "Tree", "make_content", "make_contents", "no_pause"]
 
 Pause = Callable[[], None]
 """Called every few hundred rows or lines, so that other threads get their turn."""
@@ -84,17 +84,23 @@ class Content:
         self._arrays: dict[Array, None] = {}
         self._inner = False
 
-    def files(self) -> Iterator[tuple[File, Any]]:
-        """Return each file with its number, or with its buckets.
+    def number(self, file: File) -> Any:
+        """Return the number of one file of `layout`, or a histogram's buckets.
 
-        An own value whose base was broken has none, and is left out.
+        It is None for an own value whose base was broken.
         """
+        if file.kind is None:
+            row = self.own.get(file.array)
+            return None if row is None else row[file.index]
+        totals = self.totals.get(file.array)
+        return file.value.zero if totals is None else totals.value(file)
+
+    def files(self) -> Iterator[tuple[File, Any]]:
+        """Return each file with its number, but for those that have none."""
         for file in self.layout.files.values() if self.layout is not None else ():
-            if file.kind is not None:
-                totals = self.totals.get(file.array)
-                yield file, file.value.zero if totals is None else totals.value(file)
-            elif file.array in self.own:
-                yield file, self.own[file.array][file.index]
+            number = self.number(file)
+            if number is not None:
+                yield file, number
 
     def add(self, entry: Entry, row: Row) -> None:
         """Add what was sampled of one base of the source."""
@@ -122,21 +128,35 @@ class Content:
             else:
                 self._rows.setdefault(array, []).extend(child._rows.get(array, ()))
 
+    def add_below(self, entry: Entry, row: Row) -> None:
+        """Add what was sampled of a base anywhere below, in place of all that `adopt` does."""
+        self._inner = True
+        self._arrays[entry.array] = None
+        self._below.setdefault(entry.array, [])
+        self._rows.setdefault(entry.array, []).append(row)
+
+    def declare_below(self, entry: Entry) -> None:
+        """Add an array without a base anywhere below, in place of all that `adopt` does."""
+        self._inner = True
+        self._arrays[entry.array] = None
+        self._below.setdefault(entry.array, [])
+
     def complete(self, tree: Tree, pause: Pause) -> None:
         """Work out the files, and the totals of a source that shows some."""
         version, cached = tree.states[self.source]
         if cached is not None and cached[0] == version:
             self.layout = cached[1]
         else:
-            self.layout = self.source.layout_at(version) or self._make_layout()
+            self.layout = self.source.layout_at(version) or self._make_layout(tree)
         if self._inner or self.declared:
             for array in self._arrays:
                 rows, below = self._rows.get(array, ()), self._below.get(array, ())
                 self.totals[array] = add_up(array, rows, below, pause)
 
-    def _make_layout(self) -> Layout:
+    def _make_layout(self, tree: Tree) -> Layout:
         # The source has changed since it was sampled.
-        names = {child.source.name for child in self.subordinates}
+        below = next((below for parent, below in tree.subordinates if parent is self.source), ())
+        names = {source.name for source in below if not source.hidden}
         return make_layout(list(self.own), self.declared, self._below, names.__contains__)
 
 
@@ -154,7 +174,7 @@ def make_contents(
         rows: entries, and what was sampled of each.
         pause: called every few hundred rows.
     """
-    contents = {tree.root: Content(tree.root)}
+    contents: dict[Any, Content] = {tree.root: Content(tree.root)}
     for _, subordinates in tree.subordinates:
         contents.update((source, Content(source)) for source in subordinates)
         pause()
@@ -179,4 +199,26 @@ def make_contents(
     root = contents[tree.root]
     if tree.lineage:
         root.complete(tree, pause)
+    return root
+
+
+def make_content(
+    tree: Tree,
+    declared: Iterable[Entry],
+    rows: Iterable[tuple[Sequence[Entry], Sequence[Row]]],
+    pause: Pause = no_pause,
+) -> Content:
+    """Return what the root of a sampled subtree shows, without what is below.
+
+    The arguments are those of `make_contents`; the root is a source.
+    """
+    root = Content(tree.root)
+    for entry in declared:
+        (root.declare if entry.source is tree.root else root.declare_below)(entry)
+    for entries, found in rows:
+        for number, (entry, row) in enumerate(zip(entries, found, strict=True)):
+            (root.add if entry.source is tree.root else root.add_below)(entry, row)
+            if number % _CHUNK == 0:
+                pause()
+    root.complete(tree, pause)
     return root

@@ -15,11 +15,12 @@ import select
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
+from functools import partial, wraps
 from queue import SimpleQueue
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
+import trio
 from pyfuse3 import (
     EntryAttributes,
     FileHandleT,
@@ -38,6 +39,7 @@ from pyfuse3 import (
 from statsfs.changes import Change
 from statsfs.exceptions import ReadOnlyValueError, ReleasedError, StatsfsError, UnknownValueError
 from statsfs.registry import Registry
+from statsfs.snapshots import no_pause
 from statsfs.vfs import (
     FILE_SIZE,
     NAME_MAX,
@@ -49,6 +51,7 @@ from statsfs.vfs import (
     Stale,
     Vfs,
 )
+from statsfs.views import Rendering
 
 __all__ = ["ERRNOS", "Handlers", "Invalidator"]
 
@@ -71,8 +74,13 @@ _TIMEOUT: Final = 300.0
 # take 10 to 100 us, unless a lookup in the same directory is under way, which waits for us.
 _PATIENCE: Final = 0.002
 _PATIENCE_UNASKED: Final = 0.25
+# Views that are rendered at the same time. They share one interpreter, so more would gain nothing;
+# fewer, and a small one would wait for the end of a large one.
+_RENDERINGS: Final = 4
 # How often `stop` looks whether all is quiet, in seconds.
 _POLL: Final = 0.001
+
+_pause: Final = partial(time.sleep, 0)  # lets other threads have the interpreter
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -108,16 +116,21 @@ class Handlers(pyfuse3.Operations):
     Args:
         vfs: the filesystem.
         uid, gid: who owns all files.
+        hand_over: called when a handler is about to wait, so that others are served meanwhile.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs, uid: int, gid: int) -> None:
+    def __init__(
+        self, vfs: Vfs, uid: int, gid: int, hand_over: Callable[[], None] = lambda: None
+    ) -> None:
         super().__init__()
         self._vfs = vfs
         self._uid = uid
         self._gid = gid
+        self._hand_over = hand_over
+        self._limiter = trio.CapacityLimiter(_RENDERINGS)
         self._logged: set[tuple[str, str]] = set()
 
     def detach(self) -> None:
@@ -137,7 +150,7 @@ class Handlers(pyfuse3.Operations):
 
     def _entry(self, attributes: Attributes) -> EntryAttributes:
         entry = EntryAttributes()
-        inode, mode, links, size, modified = attributes
+        inode, mode, links, size, modified, live = attributes
         entry.st_ino = InodeT(inode)
         entry.st_mode = ModeT(mode)
         entry.st_nlink = links
@@ -145,7 +158,8 @@ class Handlers(pyfuse3.Operations):
         entry.st_uid = self._uid
         entry.st_gid = self._gid
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        entry.entry_timeout = entry.attr_timeout = _TIMEOUT
+        entry.entry_timeout = _TIMEOUT
+        entry.attr_timeout = 0 if live else _TIMEOUT
         return entry
 
     # Names and attributes
@@ -168,7 +182,7 @@ class Handlers(pyfuse3.Operations):
     @_handler
     def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
         """Return attributes."""
-        return self._entry(self._vfs.attributes(inode))
+        return self._entry(self._vfs.attributes(inode, ctx.pid))
 
     @_handler
     def setattr(
@@ -232,16 +246,49 @@ class Handlers(pyfuse3.Operations):
 
     # Files
 
-    @_handler
-    def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """Open a file."""
+    async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Open a file; a view is rendered first."""
+        try:
+            handle = self._vfs.open(inode, flags, mask=self._mask(ctx), client=ctx.pid)
+            rendering = self._vfs.rendering(handle)
+            if rendering is not None:
+                try:
+                    await self._render(handle, rendering)
+                except BaseException:
+                    self._vfs.close(handle)
+                    raise
+        except Exception as error:
+            raise FUSEError(self.errno_of(error, "open")) from None
         # Without direct_io the page cache would cut the text to the size, and keep it.
-        return FileInfo(FileHandleT(self._vfs.open(inode, flags)), direct_io=True, keep_cache=False)
+        return FileInfo(FileHandleT(handle), direct_io=True, keep_cache=False)
 
-    @_handler
-    def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        """Read a file."""
-        return self._vfs.read(fh, off, size)
+    def _mask(self, ctx: RequestContext) -> int:
+        # Which permission bits are this client's; its further groups are not known.
+        if ctx.uid == 0:
+            return 0o444
+        if ctx.uid == self._uid:
+            return 0o400
+        return 0o040 if ctx.gid == self._gid else 0o004
+
+    async def _render(self, handle: int, rendering: Rendering) -> None:
+        if rendering.quick:
+            rendering.run(no_pause)
+        else:
+            self._hand_over()
+            await trio.to_thread.run_sync(
+                rendering.run, _pause, abandon_on_cancel=True, limiter=self._limiter
+            )
+        self._vfs.finish(handle, rendering)
+
+    async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        """Read a file; a view is rendered anew when it is read from the beginning once more."""
+        try:
+            rendering = self._vfs.rendering(fh, off)
+            if rendering is not None:
+                await self._render(fh, rendering)
+            return self._vfs.read(fh, off, size)
+        except Exception as error:
+            raise FUSEError(self.errno_of(error, "read")) from None
 
     @_handler
     def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:

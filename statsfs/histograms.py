@@ -117,7 +117,7 @@ def convert_buckets(buckets: object, value: Value) -> list[int]:
     return [int(value.type.convert(operator.index(bucket))) for bucket in buckets]
 
 
-def convert_histograms(column: Sequence[Any], value: Value) -> list[list[int]] | None:
+def convert_histograms(column: Sequence[Any], value: Value) -> Sequence[list[int]] | None:
     """Convert what many bases hold for a histogram, at C speed.
 
     Args:
@@ -139,7 +139,7 @@ def convert_histograms(column: Sequence[Any], value: Value) -> list[list[int]] |
     except Exception:  # whatever foreign integers raise when they are compared
         return None
     if converted is flat:
-        return list(column)
+        return column
     return list(map(list, _chunks(converted, value.size)))
 
 

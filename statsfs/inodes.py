@@ -15,14 +15,14 @@ the note. (The kernel makes an invalidation wait for a lookup under way in the s
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from statsfs.arrays import File
 from statsfs.changes import Change
 from statsfs.exceptions import StatsfsError
 from statsfs.sources import Source
 
-__all__ = ["ROOT", "Inodes", "Known", "NoSuchFileError", "Stale", "number_inode"]
+__all__ = ["ROOT", "Inodes", "Known", "NoSuchFileError", "Numbered", "Stale", "number_inode"]
 
 ROOT: Final = 1
 
@@ -33,6 +33,19 @@ _FILE_BITS: Final = 28
 
 class NoSuchFileError(StatsfsError, FileNotFoundError):
     """There is no such name, or it is gone."""
+
+
+class Numbered(Protocol):
+    """What a directory has besides its subdirectories: a `File`, or a view of the subtree.
+
+    The numbers of views are 2 to 7, so that those of the root are not its own.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def number(self) -> int: ...
 
 
 def number_inode(place: int, number: int = 0) -> int:
@@ -70,6 +83,7 @@ class Known:
         lookups: by file number, how often the kernel was given it; 0 is the directory itself.
         files: the files that the kernel was given, by number.
         opened: how many open files of each number there are.
+        rendered: the length and the moment of a view's newest rendering, by number.
         directories: the subdirectories that the kernel was given, by name.
     """
 
@@ -81,6 +95,7 @@ class Known:
         "opened",
         "parent",
         "place",
+        "rendered",
         "source",
     )
 
@@ -92,7 +107,8 @@ class Known:
         self.parent = parent
         self.name = name
         self.lookups: dict[int, int] = {}
-        self.files: dict[int, File] = {}
+        self.files: dict[int, Numbered] = {}
+        self.rendered: dict[int, tuple[int, int]] = {}
         self.opened: dict[int, int] = {}
         self.directories: dict[str, Known] = {}
 
@@ -128,7 +144,7 @@ class Inodes:
     def __len__(self) -> int:
         return sum(len(known.lookups) for known in self._known.values())
 
-    def find(self, inode: int) -> tuple[Known, File | None]:
+    def find(self, inode: int) -> tuple[Known, Numbered | None]:
         """Return a directory, or a directory and a file of it; gone or not.
 
         Raises:
@@ -164,7 +180,7 @@ class Inodes:
         child.lookups[0] = child.lookups.get(0, 0) + 1
         return child
 
-    def note_file(self, known: Known, file: File) -> int:
+    def note_file(self, known: Known, file: Numbered) -> int:
         """Note that the kernel is given a file; return its inode number."""
         known.files[file.number] = file
         known.lookups[file.number] = known.lookups.get(file.number, 0) + 1
@@ -182,6 +198,7 @@ class Inodes:
             return
         known.lookups.pop(number, None)
         known.files.pop(number, None)
+        known.rendered.pop(number, None)
         self._prune(known)
 
     def _prune(self, known: Known) -> None:
@@ -230,7 +247,8 @@ class Inodes:
             return
         files = known.source.files
         for file in list(known.files.values()):
-            if files.get(file.name) is not file:
+            # Views stay as long as their directory.
+            if isinstance(file, File) and files.get(file.name) is not file:
                 yield known.inode, file.name.encode()
 
 

@@ -100,7 +100,7 @@ class _Session:
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=self._allow_other)
             self._vfs = Vfs(self._registry)
-            handlers = self._fuse.Handlers(self._vfs, *self._owner)
+            handlers = self._fuse.Handlers(self._vfs, *self._owner, self._loop.hand_over)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
             self.invalidator = self._fuse.Invalidator(self._vfs)

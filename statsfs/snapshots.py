@@ -8,6 +8,7 @@ decoding it in two threads at once does the same work twice.
 """
 
 import logging
+import operator
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from typing import Any, Final
 from statsfs.aggregates import clean_integers, convert_column
 from statsfs.arrays import Array, Entry
 from statsfs.bases import Reader, convert_number
-from statsfs.contents import Content, Pause, Row, Tree, make_contents, no_pause
+from statsfs.contents import Content, Pause, Row, Tree, make_content, make_contents, no_pause
 from statsfs.flats import Flat
 from statsfs.histograms import convert_histograms
 from statsfs.values import Value
@@ -138,8 +139,13 @@ def _convert_column(value: Value, column: Sequence[Any]) -> Sequence[Any] | None
 
 
 def _convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
-    columns = list(map(_convert_column, values, zip(*rows, strict=True)))
-    return None if None in columns else list(zip(*columns, strict=True))
+    columns = list(zip(*rows, strict=True))
+    converted = list(map(_convert_column, values, columns))
+    if None in converted:
+        return None
+    # Nearly always nothing had to be converted.
+    same = all(map(operator.is_, columns, converted))
+    return rows if same else list(zip(*converted, strict=True))
 
 
 def _convert_row(row: Row, entry: Entry) -> Row | None:
@@ -162,17 +168,17 @@ class Samples:
     values: tuple[Value, ...]
     groups: tuple[Group, ...]
 
-    @property
-    def _decoded(self) -> tuple[list[Entry], list[Row]]:
+    def decode(self, pause: Pause = no_pause) -> tuple[list[Entry], list[Row]]:
+        """Decode what was sampled, if it is not yet; return `entries` and `rows`.
+
+        Args:
+            pause: called every few hundred rows.
+        """
         # No cached_property: Python 3.11 has one lock for all of a class, and this may run the
         # user's code.
         known: tuple[list[Entry], list[Row]] | None = self.__dict__.get("_known")
-        if known is None:
-            known = self.decode()
-        return known
-
-    def decode(self, pause: Pause = no_pause) -> tuple[list[Entry], list[Row]]:
-        """Decode what was sampled, once for all; return `entries` and `rows`."""
+        if known is not None:
+            return known
         entries: list[Entry] = []
         rows: list[Row] = []
         for group in self.groups:
@@ -187,12 +193,12 @@ class Samples:
     @property
     def entries(self) -> list[Entry]:
         """What each row was read from."""
-        return self._decoded[0]
+        return self.decode()[0]
 
     @property
     def sources(self) -> list[Any]:
         """The `Source` of each row; one that has the array over two bases is there twice."""
-        return [entry.source for entry in self._decoded[0]]
+        return [entry.source for entry in self.decode()[0]]
 
     @property
     def rows(self) -> list[Row]:
@@ -200,7 +206,7 @@ class Samples:
 
         An item is an integer, or a list of integers for a histogram.
         """
-        return self._decoded[1]
+        return self.decode()[1]
 
 
 def _decode_rows(
@@ -250,9 +256,18 @@ class Snapshot:
         Args:
             pause: called every few hundred rows.
         """
-        self.decode(pause)
-        rows = [(samples.entries, samples.rows) for samples in self.arrays.values()]
-        return make_contents(self.tree, self.declared, rows, pause)
+        return make_contents(self.tree, self.declared, self._rows(pause), pause)
+
+    def content(self, pause: Pause = no_pause) -> Content:
+        """Return what the directory of the root shows, itself alone; the root is a source.
+
+        Args:
+            pause: called every few hundred rows.
+        """
+        return make_content(self.tree, self.declared, self._rows(pause), pause)
+
+    def _rows(self, pause: Pause) -> list[tuple[list[Entry], list[Row]]]:
+        return [samples.decode(pause) for samples in self.arrays.values()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the subtree as nested dictionaries of what its directories show.

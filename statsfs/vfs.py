@@ -19,10 +19,12 @@ from typing import Final, NamedTuple
 from statsfs.arrays import Entry, File
 from statsfs.changes import Change
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError, StatsfsError
-from statsfs.inodes import ROOT, Inodes, Known, NoSuchFileError, Stale, number_inode
+from statsfs.formats.schema import describe_value
+from statsfs.inodes import ROOT, Inodes, Known, NoSuchFileError, Numbered, Stale, number_inode
 from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.values import Aggregate, Value
+from statsfs.views import BINARY, VIEWS, Rendering, View
 
 __all__ = [
     "FILE_SIZE",
@@ -59,13 +61,17 @@ class BrokenValueError(StatsfsError, ValueError):
 
 
 class Attributes(NamedTuple):
-    """What stat(2) tells of a file; times in nanoseconds since the epoch."""
+    """What stat(2) tells of a file; times in nanoseconds since the epoch.
+
+    What is `live` changes without our saying so, and is not to be cached.
+    """
 
     inode: int
     mode: int
     links: int
     size: int
     modified: int
+    live: bool = False
 
 
 @dataclass(slots=True)
@@ -75,6 +81,19 @@ class _OpenFile:
     file: File
     entry: Entry | None
     text: bytes | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _OpenView:
+    # `client` is whoever opened it; `fresh` until it is read from the beginning.
+    known: Known
+    source: Source | None
+    file: View
+    mask: int
+    client: int
+    text: bytes = b""
+    moment: int = 0
+    fresh: bool = True
 
 
 @dataclass(slots=True)
@@ -93,7 +112,9 @@ class Vfs:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
         self._inodes = Inodes()
-        self._files: dict[int, _OpenFile] = {}
+        self._files: dict[int, _OpenFile | _OpenView] = {}
+        # Of each inode those that are open, the newest rendering last.
+        self._views: dict[int, list[_OpenView]] = {}
         self._directories: dict[int, _OpenDirectory] = {}
         self._handles = count(1)
 
@@ -117,6 +138,8 @@ class Vfs:
             text = name.decode()
         except UnicodeDecodeError:
             raise NoSuchFileError(f"no name here is {name!r}", name) from None
+        if text.startswith("."):
+            return self._lookup_view(known, text)
         while True:
             source = self._subordinate(known, text)
             if source is not None:
@@ -136,8 +159,20 @@ class Vfs:
             if not known.alive:
                 raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
 
+    def _lookup_view(self, known: Known, name: str) -> Attributes:
+        view = VIEWS.get(name)
+        if view is None or (view is BINARY and known.source is None):
+            raise NoSuchFileError(f"{known.name}: no {name!r}", name)
+        inode = self._inodes.note_file(known, view)
+        if known.alive:
+            return self._view_attributes(known, view, None)
+        self.forget(inode, 1)
+        raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
+
     @staticmethod
-    def _shows(known: Known, file: File) -> bool:
+    def _shows(known: Known, file: Numbered) -> bool:
+        if isinstance(file, View):
+            return known.alive
         return (
             known.source is not None and known.source.files.get(file.name) is file and known.alive
         )
@@ -167,12 +202,29 @@ class Vfs:
             number_inode(known.place, file.number),
             stat.S_IFREG | file.value.mode,
             1,
-            FILE_SIZE,
+            FILE_SIZE if file.value.size == 1 else _file_size(file.value),
             known.source.placed,
         )
 
-    def attributes(self, inode: int) -> Attributes:
+    def _view_attributes(self, known: Known, view: View, client: int | None) -> Attributes:
+        # As long as a client has it open, the size is that of what the client reads: tar and cp
+        # rely on it, and somebody else may have opened it since. Never rendered, it has the size
+        # of any file, since some tools never read what has none.
+        inode = number_inode(known.place, view.number)
+        since = self._inodes.changed if known.source is None else known.source.placed
+        size, moment = known.rendered.get(view.number, (FILE_SIZE, since))
+        for opened in reversed(self._views.get(inode, ())):
+            if opened.client == client:
+                size, moment = len(opened.text), opened.moment
+                break
+        return Attributes(inode, stat.S_IFREG | 0o444, 1, size, moment, live=True)
+
+    def attributes(self, inode: int, client: int | None = None) -> Attributes:
         """Return the attributes of an inode that the kernel knows, gone or not.
+
+        Args:
+            inode: the file's.
+            client: the process that asks, as for `open`.
 
         Raises:
             NoSuchFileError: there is none.
@@ -180,7 +232,10 @@ class Vfs:
         known, file = self._inodes.find(inode)
         if file is None:
             return self._directory_attributes(known)
-        attributes = self._file_attributes(known, file)
+        if isinstance(file, File):
+            attributes = self._file_attributes(known, file)
+        else:
+            attributes = self._view_attributes(known, VIEWS[file.name], client)
         return attributes if self._shows(known, file) else attributes._replace(links=0)
 
     def check_truncate(self, inode: int) -> None:
@@ -191,14 +246,14 @@ class Vfs:
             ReadOnlyValueError: it cannot be written.
         """
         _, file = self._inodes.find(inode)
-        if file is not None and not file.value.writable:
+        if file is not None and not (isinstance(file, File) and file.value.writable):
             raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
 
     def extended_attributes(self, inode: int) -> dict[bytes, bytes]:
         """Return the extended attributes of an inode: what a value is, or a source's label."""
         known, file = self._inodes.find(inode)
         if file is not None:
-            return _describe(file.value)
+            return _describe(file.value) if isinstance(file, File) else {}
         label = known.source.label if known.source is not None else None
         return {} if label is None else {b"user.statsfs.label": label.encode()}
 
@@ -275,39 +330,81 @@ class Vfs:
 
     # Files
 
-    def open(self, inode: int, flags: int) -> int:
+    def open(self, inode: int, flags: int, *, mask: int = 0o444, client: int = 0) -> int:
         """Open a file; return its handle.
 
         Args:
             inode: the file's.
             flags: those of open(2); truncation has no effect, as in sysfs.
+            mask: the permission bits of which a value must have one for this client to read it; it
+                keeps out of a view what its file would not tell.
+            client: the process that opens it.
 
         Raises:
             NoSuchFileError: it is gone.
             ReadOnlyValueError: its mode has no bit for what is wanted, whoever asks.
         """
         known, file = self._inodes.find(inode)
-        if file is None or known.source is None or not self._shows(known, file):
+        if file is None or not self._shows(known, file):
             raise NoSuchFileError(f"inode {inode} is gone", inode)
+        mode = file.value.mode if isinstance(file, File) else 0o444
         access = flags & os.O_ACCMODE
-        if access != os.O_RDONLY and not file.value.writable:
+        if access != os.O_RDONLY and not mode & 0o222:
             raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
-        if access != os.O_WRONLY and not file.value.mode & 0o444:
+        if access != os.O_WRONLY and not mode & 0o444:
             raise ReadOnlyValueError(f"{file.name!r} cannot be read", file.name)
         source = known.source
-        source.hold()
+        if source is not None:
+            source.hold()
         handle = next(self._handles)
-        self._files[handle] = _OpenFile(known, source, file, source.entry_of(file))
+        if isinstance(file, View):
+            opened = _OpenView(known, source, file, mask, client)
+            self._files[handle] = opened
+            self._views.setdefault(inode, []).insert(0, opened)
+        elif isinstance(file, File) and source is not None:
+            self._files[handle] = _OpenFile(known, source, file, source.entry_of(file))
         known.opened[file.number] = known.opened.get(file.number, 0) + 1
         return handle
 
+    def rendering(self, handle: int, offset: int | None = None) -> Rendering | None:
+        """Return what must be done before a file that was opened can be read, if anything.
+
+        Args:
+            handle: from `open`.
+            offset: where it is to be read; None right after `open`.
+        """
+        opened = self._files[handle]
+        if isinstance(opened, _OpenFile):
+            return None
+        if offset is not None and (offset or opened.fresh):
+            opened.fresh = opened.fresh and offset != 0
+            return None
+        top = self._registry if opened.source is None else opened.source
+        return Rendering(opened.file, top, opened.mask)
+
+    def finish(self, handle: int, rendering: Rendering) -> None:
+        """Let a view that is open be read as it was rendered."""
+        opened = self._files.get(handle)
+        if not isinstance(opened, _OpenView):
+            return
+        opened.text, opened.moment = rendering.text, rendering.moment
+        known, number = opened.known, opened.file.number
+        known.rendered[number] = (len(opened.text), opened.moment)
+        views = self._views[number_inode(known.place, number)]
+        views.remove(opened)
+        views.append(opened)
+
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read an open file: computed at offset 0, and then the same text at every other.
+
+        A view is read as it was last rendered.
 
         Raises:
             BrokenValueError: there is no number, or no text for it; logged once for each file.
         """
         opened = self._files[handle]
+        if isinstance(opened, _OpenView):
+            return opened.text[offset : offset + size]
         if offset == 0 or opened.text is None:
             opened.text = self._render(opened)
         return opened.text[offset : offset + size]
@@ -319,6 +416,8 @@ class Vfs:
         except BaseMismatchError as error:
             opened.source.complain(("broken", file), str(error))
             raise BrokenValueError(str(error), file.name) from error
+        if file.value.histogram:
+            return _format_histogram(file.value, number)
         show = file.value.show
         if show is None or file.kind not in _SHOWN:
             return b"%d\n" % number
@@ -337,6 +436,8 @@ class Vfs:
             ReadOnlyValueError: the base refuses.
         """
         opened = self._files[handle]
+        if isinstance(opened, _OpenView):
+            raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
         if not _ZERO.fullmatch(data):
             raise NotZeroError(f"{opened.file.name!r} takes 0 and nothing else", opened.file.name)
         opened.source.clear_file(opened.file, opened.entry)
@@ -346,10 +447,16 @@ class Vfs:
         """Close an open file; its source may be released by it."""
         opened = self._files.pop(handle)
         number, known = opened.file.number, opened.known
+        if isinstance(opened, _OpenView):
+            inode = number_inode(known.place, number)
+            self._views[inode].remove(opened)
+            if not self._views[inode]:
+                del self._views[inode]
         known.opened[number] -= 1
         if not known.opened[number]:
             del known.opened[number]
-        opened.source.unhold()
+        if opened.source is not None:
+            opened.source.unhold()
 
     def close_all(self) -> None:
         """Forget everything, as when the mount is gone."""
@@ -359,15 +466,21 @@ class Vfs:
         self._inodes.forget_all()
 
 
+def _format_histogram(value: Value, buckets: list[int]) -> bytes:
+    # One line for each bucket that is not empty: where it begins, and its count.
+    lines = (b"%d %d\n" % (bound, n) for bound, n in zip(value.bounds, buckets, strict=True) if n)
+    return b"".join(lines)
+
+
+def _file_size(value: Value) -> int:
+    # A histogram's text may be longer than a page: its longest, up to the next page.
+    if not value.histogram:
+        return FILE_SIZE
+    longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
+    return -(-longest // FILE_SIZE) * FILE_SIZE
+
+
 def _describe(value: Value) -> dict[bytes, bytes]:
-    kinds = ",".join(kind.label for kind in value.aggregate) or "none"
-    described = {
-        "type": value.type.label,
-        "aggregate": kinds,
-        "kind": str(value.kind),
-        "unit": str(value.unit),
-        "base": str(value.base),
-        "exponent": str(value.exponent),
-        "description": value.description,
-    }
-    return {f"user.statsfs.{key}".encode(): text.encode() for key, text in described.items()}
+    described = describe_value(value)
+    described["aggregate"] = ",".join(described["aggregate"]) or "none"
+    return {f"user.statsfs.{key}".encode(): str(item).encode() for key, item in described.items()}

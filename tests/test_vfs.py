@@ -165,7 +165,7 @@ def test_extended_attributes_of_values(kernel: Kernel, kvm: Source) -> None:
     kvm.add_values([bits], {"bits": 1})
     found = kernel.vfs.extended_attributes(kernel.find("kvm/bits"))
     assert [text.decode() for text in found.values()] == [
-        "u8", "none", "peak", "bytes", "2", "0", "ü",
+        "u8", "peak", "bytes", "2", "0", "none", "ü",
     ]  # fmt: skip
 
 

@@ -1,0 +1,84 @@
+"""`.schema.json`: what every file of a subtree is, as nested objects.
+
+Owns the text and the description of a value, which the extended attributes of its file give too.
+
+Threading: pure.
+"""
+
+import json
+from typing import Any
+
+from statsfs.arrays import Layout
+from statsfs.contents import Content
+from statsfs.formats.json import nest
+from statsfs.formats.metrics import Home
+from statsfs.snapshots import Pause, Snapshot, no_pause
+from statsfs.values import Value
+
+__all__ = ["describe_value", "render"]
+
+
+def describe_value(value: Value) -> dict[str, Any]:
+    """Return what a value is, but for its name and mode.
+
+    Returns:
+        `type`, `kind`, `unit` and `description` as texts, `base` and `exponent` as integers,
+        `aggregate` as the list of its kinds; for a histogram also `size` and `bucket_size`.
+    """
+    described = {
+        "type": value.type.label,
+        "kind": str(value.kind),
+        "unit": str(value.unit),
+        "base": value.base,
+        "exponent": value.exponent,
+        "aggregate": [kind.label for kind in value.aggregate],
+        "description": value.description,
+    }
+    if value.histogram:
+        described |= {"size": value.size, "bucket_size": value.bucket_size}
+    return described
+
+
+def render(snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause) -> bytes:
+    """Return the schema of a snapshot as JSON.
+
+    Returns:
+        `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
+        labels are those that the samples of a directory have in the Prometheus views; an aggregate
+        is described as its value, under the name of its file. What a reader may not read is
+        described nevertheless: its name is no secret either.
+
+    Args:
+        snapshot: what to describe.
+        mask: of no effect.
+        pause: called every few directories.
+    """
+    root = snapshot.contents(pause)
+    homes: dict[Any, Home | None] = {root.source: None}
+    for source in snapshot.tree.lineage:
+        homes[root.source] = _go_down(homes[root.source], source)
+    described: dict[Layout | None, str] = {}
+
+    def head(content: Content) -> str:
+        home = homes.pop(content.source)
+        for child in content.subordinates:
+            homes[child.source] = _go_down(home, child.source)
+        values = described.get(content.layout)
+        if values is None:
+            values = described[content.layout] = _describe_files(content.layout)
+        labels = json.dumps({} if home is None else home.labels)
+        return f'{{"labels": {labels}, {values}, "subordinates": {{'
+
+    return nest(root, head, pause)
+
+
+def _go_down(home: Home | None, source: Any) -> Home:
+    return Home(source, source.name, {}) if home is None else home.below(source)
+
+
+def _describe_files(layout: Layout | None) -> str:
+    files = layout.files.values() if layout is not None else ()
+    values = [
+        {"name": file.name, **describe_value(file.value), "mode": file.value.mode} for file in files
+    ]
+    return f'"values": {json.dumps(values)}'

@@ -1,0 +1,92 @@
+"""Views: files that show a whole subtree in one read.
+
+Owns which views there are, and sampling and rendering one of them; which directories have them, and
+what is open, is the business of `vfs`, and their texts that of `formats`.
+
+Threading: a rendering is made and used on the serving thread, and runs in any.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from statsfs.formats import binary, json, openmetrics, prometheus, schema
+from statsfs.registry import Registry
+from statsfs.snapshots import Pause, Snapshot
+from statsfs.sources import Source
+
+__all__ = ["BINARY", "VIEWS", "Rendering", "View"]
+
+# Values whose view is made at once, in less than a millisecond; others are read meanwhile.
+_QUICK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A file in every directory that shows the whole subtree.
+
+    Attributes:
+        name: its name, which no listing has.
+        number: as that of a `File`.
+        render: returns its text, of what was sampled.
+    """
+
+    name: str
+    number: int
+    render: Callable[..., bytes]
+
+
+def _render_binary(snapshot: Snapshot, *, mask: int, pause: Pause) -> bytes:
+    content = snapshot.content(pause)
+    path = "/".join(source.name for source in snapshot.tree.lineage)
+    files = (file for file in content.files() if file[0].value.mode & mask)
+    return binary.render(path, ((file.name, file.value, number) for file, number in files))
+
+
+BINARY: Final = View(".stats.bin", 2, _render_binary)
+VIEWS: Final = {
+    view.name: view
+    for view in (
+        BINARY,
+        View(".stats.json", 3, json.render),
+        View(".stats.prom", 4, prometheus.render),
+        View(".stats.openmetrics", 5, openmetrics.render),
+        View(".schema.json", 6, schema.render),
+    )
+}
+"""The views, by name; the root has no `.stats.bin`."""
+
+
+class Rendering:
+    """A view in the making; `run` may be called in any thread.
+
+    Attributes:
+        quick: whether `run` takes no longer than reading a few files.
+        text: what the view shows, once it ran.
+        moment: when that was so, in nanoseconds since the epoch.
+    """
+
+    __slots__ = ("_mask", "_top", "_view", "moment", "quick", "text")
+
+    def __init__(self, view: View, top: Registry | Source, mask: int) -> None:
+        self._view = view
+        self._top = top
+        self._mask = mask
+        self.quick = sum(source.weigh() for source in _sources(top)) <= _QUICK
+        self.text = b""
+        self.moment = 0
+
+    def run(self, pause: Pause) -> None:
+        """Sample, and make the text.
+
+        Args:
+            pause: called every few hundred lines.
+        """
+        snapshot = self._top.snapshot()
+        pause()
+        self.moment = snapshot.moment
+        self.text = self._view.render(snapshot, mask=self._mask, pause=pause)
+
+
+def _sources(top: Registry | Source) -> tuple[Source, ...]:
+    return top.sources if isinstance(top, Registry) else (top,)
