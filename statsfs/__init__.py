@@ -3,6 +3,7 @@
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
+    FormatError,
     InvalidNameError,
     MountError,
     ReadOnlyValueError,
@@ -12,6 +13,7 @@ from statsfs.exceptions import (
     TreeError,
     UnknownValueError,
 )
+from statsfs.exposition import RegistryCollector, serve_metrics
 from statsfs.mounting import Mount, mount, mounted
 from statsfs.registry import Registry
 from statsfs.snapshots import Snapshot
@@ -37,12 +39,14 @@ __all__ = [
     "Aggregate",
     "BaseMismatchError",
     "DuplicateNameError",
+    "FormatError",
     "InvalidNameError",
     "Kind",
     "Mount",
     "MountError",
     "ReadOnlyValueError",
     "Registry",
+    "RegistryCollector",
     "ReleasedError",
     "SegmentError",
     "Snapshot",
@@ -63,6 +67,7 @@ __all__ = [
     "s32",
     "s64",
     "s8",
+    "serve_metrics",
     "u16",
     "u32",
     "u64",

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
-from statsfs.histograms import convert_buckets
+from statsfs.histograms import Histogram, convert_buckets
 from statsfs.values import Type, Value
 
 __all__ = [
@@ -126,39 +126,64 @@ class Reader:
         return ReadOnlyValueError(f"the {kind} with {name!r} cannot be cleared: {error}", name)
 
 
+_get_buckets: Final = operator.attrgetter("buckets")
+
+
 class _KeyReader(Reader):
-    # Attributes and items are alike but for the getter: `attrgetter` or `itemgetter`.
-    __slots__ = ("_getters", "_histograms", "_row")
+    # Attributes and items are alike but for the getter: `attrgetter` or `itemgetter`. A histogram
+    # is a list, or a `Histogram`, which `wrapped` has the indices of.
+    __slots__ = ("_getters", "_histograms", "_row", "_wrapped")
 
     _getter: ClassVar[Callable[..., Callable[[Any], Any]]]
 
-    def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
+    def __init__(
+        self, values: tuple[Value, ...], plain: bool = True, wrapped: frozenset[int] = frozenset()
+    ) -> None:
         super().__init__(values, plain)
         make = type(self)._getter
         self._getters = tuple(make(value.name) for value in values)
         self._row = make(*(value.name for value in values))
         self._histograms = [index for index, value in enumerate(values) if value.histogram]
+        self._wrapped = wrapped
         self.sample = self._sample_copies if self._histograms else self._row
 
+    def find_wrapped(self, base: Any) -> frozenset[int]:
+        """Return which values a base holds as a `Histogram`; what it lacks is not our business."""
+        try:
+            return frozenset(
+                index
+                for index in self._histograms
+                if isinstance(self._getters[index](base), Histogram)
+            )
+        except Exception:
+            return frozenset()
+
     def _sample_copies(self, base: Any) -> Any:
-        # A getter returns the list of a histogram itself, in which the producer goes on counting.
         row = self._row(base)
         if len(self.values) == 1:
-            return list.copy(row)
+            return list.copy(_unwrap(row))
         copied = list(row)
         for index in self._histograms:
-            copied[index] = list.copy(copied[index])
+            copied[index] = list.copy(_unwrap(copied[index]))
         return tuple(copied)
 
+    def _buckets(self, bases: Iterable[Any], index: int) -> Iterator[Any]:
+        held = map(self._getters[index], bases)
+        return map(_get_buckets, held) if index in self._wrapped else held
+
     def parts(self, bases: Collection[Any]) -> list[tuple[Callable[[Any], Any], Iterable[Any]]]:
-        # `list.copy` takes nothing but lists, and runs no Python code of their subclasses.
-        copies = [(list.copy, map(self._getters[index], bases)) for index in self._histograms]
+        # Copies: in the lists themselves the producer goes on counting. `list.copy` takes nothing
+        # but lists, and runs no Python code of their subclasses.
+        copies = [(list.copy, self._buckets(bases, index)) for index in self._histograms]
         return [(self._row, bases), *copies]
 
     def read(self, base: Any, index: int) -> object:
-        return self._getters[index](base)
+        held = self._getters[index](base)
+        return _unwrap(held) if index in self._histograms else held
 
     def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        if index in self._histograms:
+            return list(map(list.copy, self._buckets(bases, index)))
         return list(map(self._getters[index], bases))
 
     def total(self, bases: Iterable[Any], index: int) -> Any:
@@ -178,8 +203,12 @@ class _KeyReader(Reader):
 
     def _empty(self, base: Any, index: int) -> None:
         # In place: the producer may have the list at hand.
-        buckets = self._getters[index](base)
+        buckets = _unwrap(self._getters[index](base))
         buckets[:] = [0] * len(buckets)
+
+
+def _unwrap(held: Any) -> Any:
+    return held.buckets if isinstance(held, Histogram) else held
 
 
 def _attribute_getter(*names: str) -> Callable[[Any], Any]:
@@ -447,15 +476,19 @@ class Binder:
     def __init__(self, values: tuple[Value, ...]) -> None:
         self.values = values
         self.has_offsets = check_offsets(values)
-        self._readers: dict[tuple[type[Reader], bool], Reader] = {}
+        self._readers: dict[tuple[object, ...], Any] = {}
         self._plain_classes: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
-    def _reader(self, cls: type[Reader], plain: bool) -> Reader:
-        key = (cls, plain)
-        if key not in self._readers:
-            own = cls(self.values) if cls in (SlotReader, BufferReader) else cls(self.values, plain)
-            self._readers.setdefault(key, own)
-        return self._readers[key]
+    def _reader(self, cls: type[Reader], *args: object) -> Any:
+        reader = self._readers.get((cls, *args))
+        if reader is None:
+            reader = self._readers.setdefault((cls, *args), cls(self.values, *args))  # type: ignore[arg-type]
+        return reader
+
+    def _key_reader(self, cls: type[_KeyReader], plain: bool, base: object) -> Reader:
+        reader: _KeyReader = self._reader(cls, plain)
+        wrapped = reader.find_wrapped(base)
+        return self._reader(cls, plain, wrapped) if wrapped else reader
 
     def _is_plain(self, base: object) -> bool:
         plain = self._plain_classes.get(type(base))
@@ -475,11 +508,11 @@ class Binder:
                 one too small or read-only.
         """
         if self.has_offsets:
-            return self._reader(BufferReader, True), _bind_buffer(self.values, base)
+            return self._reader(BufferReader), _bind_buffer(self.values, base)
         if isinstance(base, SlotBuffer) and base.stats_values == self.values:
-            return self._reader(SlotReader, True), base
+            return self._reader(SlotReader), base
         if isinstance(base, Mapping):
-            reader = self._reader(MappingReader, _is_plain_mapping(type(base)))
+            reader = self._key_reader(MappingReader, _is_plain_mapping(type(base)), base)
         elif _is_raw_buffer(base):
             raise BaseMismatchError(
                 f"a {type(base).__name__} is a raw buffer: the values need offsets "
@@ -487,7 +520,7 @@ class Binder:
                 base,
             )
         else:
-            reader = self._reader(AttributeReader, self._is_plain(base))
+            reader = self._key_reader(AttributeReader, self._is_plain(base), base)
         self._check(reader, base)
         return reader, base
 

@@ -7,6 +7,7 @@ from the builtin that fits, so that a program may catch either, and keeps what o
     ├── TreeError            (ValueError)        a second parent, a cycle, not a subordinate
     ├── DuplicateNameError   (ValueError)        a sibling's name, an array or a value twice
     ├── InvalidNameError     (ValueError)        no name for a file
+    ├── FormatError          (ValueError)        bytes that are no object of the binary format
     ├── BaseMismatchError    (TypeError)         a base that does not hold the declared values
     ├── UnknownValueError    (KeyError)          no such file in the source's directory
     ├── ReleasedError        (ReferenceError)    use after the last reference was put
@@ -18,6 +19,7 @@ from the builtin that fits, so that a program may catch either, and keeps what o
 __all__ = [
     "BaseMismatchError",
     "DuplicateNameError",
+    "FormatError",
     "InvalidNameError",
     "MountError",
     "ReadOnlyValueError",
@@ -61,6 +63,13 @@ class DuplicateNameError(StatsfsError, ValueError):
 
 class InvalidNameError(StatsfsError, ValueError):
     """A name that no file can have; `offender` is the name."""
+
+
+class FormatError(StatsfsError, ValueError):
+    """Bytes that are no object of the binary format, or what can be none.
+
+    `offender` is what is wrong: a number, a text, a descriptor.
+    """
 
 
 class BaseMismatchError(StatsfsError, TypeError):

@@ -7,8 +7,9 @@ API alone, in the order of the proposal's example: create, add values, add subor
 What moves. Each vCPU has a thread of its own that makes exits at the given rate, and nobody else
 writes what it counts. At rest `exits` is exactly the sum of the values named in `EXIT_PARTS`: every
 exit has one reason here, while a real kernel also has exits without a counter of their own. The
-other counters move with the exits that cause them. The VM's own values are driven by the thread of
-its vCPU 0, so they have one writer too.
+other counters move with the exits that cause them; the histograms of halts have as many
+observations as there were polls that succeeded, polls that failed and wake-ups. The VM's own values
+are driven by the thread of its vCPU 0, so they have one writer too.
 
 Threading: `MockKvm` may be used from any thread; a VM is destroyed once its threads have ended.
 """
@@ -16,6 +17,7 @@ Threading: `MockKvm` may be used from any thread; a VM is destroyed once its thr
 import json
 import math
 import time
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import accumulate
 from random import Random
@@ -34,6 +36,7 @@ __all__ = ["EXIT_PARTS", "MockKvm", "MockVm", "VcpuStats", "VmStats"]
 _TICK: Final = 0.2  # seconds from one batch of exits to the next
 _CHUNK: Final = 1000  # exits between two looks at whether to stop: about a millisecond
 _PID_MAX: Final = 1 << 22
+_BUSY_BUCKETS: Final = range(10, 21)  # those of half a microsecond to a millisecond
 
 
 def _stats_class(name: str, section: str, doc: str) -> type[Stats]:
@@ -42,8 +45,6 @@ def _stats_class(name: str, section: str, doc: str) -> type[Stats]:
     described = json.loads((data / "kvm_descriptions.json").read_text())[section]
     namespace: dict[str, Any] = {"__doc__": doc, "__module__": __name__}
     for entry in listed:
-        if entry["kind"].endswith("_hist"):
-            continue  # histograms wait for the version that has them
         kind, unit = Kind[entry["kind"].upper()], Unit[entry["unit"].upper()]
         namespace[entry["name"]] = (boolean if unit is Unit.BOOLEAN else u64)(
             Aggregate.MAX if kind is Kind.PEAK else Aggregate.SUM,
@@ -51,6 +52,8 @@ def _stats_class(name: str, section: str, doc: str) -> type[Stats]:
             unit=unit,
             base=entry["base"],
             exponent=entry["exponent"],
+            size=entry["size"],
+            bucket_size=entry["bucket_size"],
             description=described[entry["name"]],
         )
     made: type[Stats] = new_class(name, (Stats,), exec_body=lambda body: body.update(namespace))
@@ -59,7 +62,7 @@ def _stats_class(name: str, section: str, doc: str) -> type[Stats]:
 
 VmStats: Final = _stats_class("VmStats", "vm", "What KVM counts for a VM: 16 values.")
 VcpuStats: Final = _stats_class(
-    "VcpuStats", "vcpu", "What KVM counts for a vCPU: the 44 values that are no histograms."
+    "VcpuStats", "vcpu", "What KVM counts for a vCPU: 47 values, three of which are histograms."
 )
 
 EXIT_PARTS: Final = tuple(v.name for v in values_of(VcpuStats) if v.name.endswith("_exits"))
@@ -105,18 +108,24 @@ def _nmi_window(stats: Any, _rng: Random) -> None:
 
 
 def _halt(stats: Any, rng: Random) -> None:
+    # As kvm_vcpu_halt() does: each time that goes into a sum goes into its histogram as well.
     stats.halt_exits += 1
     stats.halt_attempted_poll += 1
     chance = rng.random()
     if chance < 0.6:
         stats.halt_successful_poll += 1
-        stats.halt_poll_success_ns += int(chance * 100_000)
+        if chance < 0.03:
+            stats.halt_poll_invalid += 1
+        polled = int(chance * 100_000)
+        stats.halt_poll_success_ns += polled
+        stats.halt_poll_success_hist.observe(polled)
         return
-    stats.halt_poll_fail_ns += 200_000
-    stats.halt_wait_ns += int(chance * 1_000_000)
+    polled, waited = 200_000, int(chance * 1_000_000)
+    stats.halt_poll_fail_ns += polled
+    stats.halt_poll_fail_hist.observe(polled)
+    stats.halt_wait_ns += waited
+    stats.halt_wait_hist.observe(waited)
     stats.halt_wakeup += 1
-    if chance > 0.95:
-        stats.halt_poll_invalid += 1
 
 
 def _request_irq(stats: Any, _rng: Random) -> None:
@@ -198,8 +207,33 @@ def _run_mmu(stats: Any, rng: Random) -> None:
 def _fill(stats: Stats, rng: Random) -> None:
     # What a VM that stands still shows: no value is 0, and the sums can be checked.
     for value in values_of(type(stats)):
-        highest = min(value.type.maximum, 1_000_000)
-        setattr(stats, value.name, rng.randint(1, highest))
+        if not value.histogram:
+            highest = min(value.type.maximum, 1_000_000)
+            setattr(stats, value.name, rng.randint(1, highest))
+
+
+def _fill_vcpu(stats: Any, rng: Random) -> None:
+    # A vCPU's values agree as they do in one that has run.
+    _fill(stats, rng)
+    for buckets in (stats.halt_poll_success_hist, stats.halt_poll_fail_hist):
+        for bucket in _BUSY_BUCKETS:
+            buckets[bucket] = rng.randint(1, 10_000)
+    # Each poll that fails is followed by a wait; here one that takes four times as long.
+    stats.halt_wait_hist[2:] = stats.halt_poll_fail_hist[:-2]
+    stats.halt_poll_success_ns = _sum_times(stats.halt_poll_success_hist)
+    stats.halt_poll_fail_ns = _sum_times(stats.halt_poll_fail_hist)
+    stats.halt_wait_ns = _sum_times(stats.halt_wait_hist)
+    stats.halt_successful_poll = sum(stats.halt_poll_success_hist)
+    stats.halt_wakeup = sum(stats.halt_wait_hist)
+    stats.halt_attempted_poll = stats.halt_successful_poll + stats.halt_wakeup
+    stats.halt_exits = stats.halt_attempted_poll
+    stats.halt_poll_invalid = rng.randint(1, stats.halt_successful_poll)
+    stats.exits = sum(getattr(stats, part) for part in EXIT_PARTS)
+
+
+def _sum_times(buckets: Sequence[int]) -> int:
+    # What the times in the buckets add up to if each is in the middle of its bucket.
+    return sum(count * (3 << number >> 2) for number, count in enumerate(buckets))
 
 
 class _Vcpu:
@@ -213,8 +247,7 @@ class _Vcpu:
         self.stop = Event()
         self.thread = Thread(target=self._run, name=name, daemon=True)
         if rate == 0:
-            _fill(stats, rng)
-            stats.exits = sum(getattr(stats, part) for part in EXIT_PARTS)
+            _fill_vcpu(stats, rng)
 
     def _run(self) -> None:
         owed = 0.0
@@ -301,7 +334,8 @@ class MockKvm:
     Args:
         registry: where `kvm` is registered.
         rate: exits a second of each vCPU. At 0 nothing runs, and every value stands still at a
-            number made from the seed that is not 0 (the booleans at 1).
+            number made from the seed that is not 0 (the booleans at 1, the histograms with
+            observations in some of their buckets).
         seed: what names, numbers and the course of the exits are made from.
 
     Raises:

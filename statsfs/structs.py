@@ -228,7 +228,12 @@ def _slot_type(value: Value) -> type:
     slot = ctypes.c_int64 if value.type.signed else ctypes.c_uint64
     if not value.histogram:
         return slot
-    body = {"_type_": slot, "_length_": value.size, "observe": make_observe(value)}
+    body = {
+        "__slots__": (),
+        "_type_": slot,
+        "_length_": value.size,
+        "observe": make_observe(value),
+    }
     return type("Buckets", (ctypes.Array,), body)
 
 

@@ -19,6 +19,7 @@ __all__ = ["Aggregate", "Kind", "Type", "Unit", "Value", "check_name"]
 
 _NAME_MAX: Final = 255  # bytes; NAME_MAX of Linux
 _SIZE_MAX: Final = 0xFFFF  # KVM's descriptors have 16 bits for it
+_LOG_SIZE_MAX: Final = 65  # the last bucket has what takes 64 bits
 _WIDTH_MAX: Final = 0xFFFFFFFF  # and 32 for this
 _FORBIDDEN: Final = re.compile("[/\x00-\x1f\x7f-\x9f]")  # with Unicode's control characters, Cc
 
@@ -153,7 +154,8 @@ class Value:
         description: one line for people; it becomes Prometheus's HELP.
         hidden: no file, but counted in the aggregates above.
         show: the text for a number, for enums; own values, MIN and MAX are shown by it.
-        size: the number of buckets of a histogram, 1 to 65,535; 1 for anything else.
+        size: the number of buckets of a histogram, 1 to 65,535 of LINEAR_HIST and 1 to 65 of
+            LOG_HIST, which hold every u64; 1 for anything else.
         bucket_size: the width of a bucket of LINEAR_HIST, in the value's unit, below 2^32; 0 for
             anything else.
 
@@ -227,9 +229,10 @@ class Value:
             if self.size != 1 or self.bucket_size:
                 raise ValueError(f"value {self.name!r}: only histograms have a size")
             return
-        if not 1 <= self.size <= _SIZE_MAX:
-            raise ValueError(f"value {self.name!r}: size is {self.size}, not 1 to {_SIZE_MAX}")
         linear = self.kind is Kind.LINEAR_HIST
+        most = _SIZE_MAX if linear else _LOG_SIZE_MAX
+        if not 1 <= self.size <= most:
+            raise ValueError(f"value {self.name!r}: size is {self.size}, not 1 to {most}")
         if not (1 if linear else 0) <= self.bucket_size <= (_WIDTH_MAX if linear else 0):
             raise ValueError(f"value {self.name!r}: bucket_size {self.bucket_size} of {self.kind}")
         if self.type is Type.BOOL or self.show is not None:

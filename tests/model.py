@@ -38,6 +38,24 @@ def convert(number: int, type: Type) -> int:
     return number
 
 
+Number = int | list[int]  # a list is a histogram
+
+
+def convert_any(number: Number, value: Value) -> Number:
+    """Convert an integer, or each bucket of a histogram."""
+    if isinstance(number, list):
+        return [convert(bucket, value.type) for bucket in number]
+    return convert(number, value.type)
+
+
+def sum_buckets(histograms: list[list[int]], value: Value) -> list[int]:
+    """The sum of histograms, bucket by bucket."""
+    return [
+        aggregate([buckets[bucket] for buckets in histograms], value.type, Aggregate.SUM)
+        for bucket in range(value.size)
+    ]
+
+
 def aggregate(numbers: list[int], type: Type, kind: Aggregate) -> int:
     """One aggregate of converted numbers."""
     if not numbers:
@@ -82,6 +100,11 @@ class Ages:
         return self._ages[values]
 
 
+def is_histogram(value: Value) -> bool:
+    """Whether a value is a list of buckets."""
+    return value.kind.name in ("LINEAR_HIST", "LOG_HIST")
+
+
 @dataclass(eq=False)
 class ModelEntry:
     """An array over its numbers; None for an array that is only declared.
@@ -91,22 +114,32 @@ class ModelEntry:
     """
 
     values: tuple[Value, ...]
-    numbers: dict[Any, int] | None
+    numbers: dict[Any, Number] | None
     by_name: bool
     clearable: bool = True
     hidden: bool = False
     revoked: bool = False
 
-    def number(self, index: int) -> int:
+    def number(self, index: int) -> Any:
         assert self.numbers is not None
         value = self.values[index]
-        return convert(self.numbers[value.name if self.by_name else index], value.type)
+        return convert_any(self.numbers[value.name if self.by_name else index], value)
 
-    def clear(self, index: int) -> bool:
+    def row(self) -> tuple[Any, ...]:
+        """All numbers; histograms as tuples."""
+        row = [self.number(index) for index in range(len(self.values))]
+        return tuple(tuple(number) if isinstance(number, list) else number for number in row)
+
+    def can_clear(self, index: int) -> bool:
+        """Whether the base lets it be cleared; the buckets of a histogram are always a list."""
+        return self.clearable or is_histogram(self.values[index])
+
+    def clear(self, index: int) -> None:
         assert self.numbers is not None
-        if self.clearable:
-            self.numbers[self.values[index].name if self.by_name else index] = 0
-        return self.clearable
+        if self.can_clear(index):
+            value = self.values[index]
+            zero: Number = [0] * value.size if is_histogram(value) else 0
+            self.numbers[value.name if self.by_name else index] = zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +216,8 @@ class ModelSource:
                 taken.update(name for name, _ in files)
         return shown
 
-    def find(self, name: str, ages: Ages) -> ModelFile | None:
+    def find(self, name: str, shown: dict[str, ModelFile]) -> ModelFile | None:
         """What `get_value` finds: the files, then the hidden values of the source itself."""
-        shown = self.files(ages)
         if name in shown:
             return shown[name]
         for entry in self.entries:
@@ -195,12 +227,15 @@ class ModelSource:
                     return ModelFile(entry.values, index, None, entry)
         return None
 
-    def read(self, file: ModelFile) -> int:
-        """The number that a file shows."""
+    def read(self, file: ModelFile) -> Number:
+        """The number that a file shows, or its buckets."""
         if file.kind is None:
             assert file.entry is not None
-            return file.entry.number(file.index)
+            number: Number = file.entry.number(file.index)
+            return number
         numbers = [entry.number(file.index) for entry in self.covered(file.values)]
+        if is_histogram(file.value):
+            return sum_buckets(numbers, file.value)
         return aggregate(numbers, file.value.type, file.kind)
 
     def to_dict(self, ages: Ages) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import mmap
 import struct
 import types
 from collections import OrderedDict, UserDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from statsfs.structs import Stats, boolean, s8, s16, s32, s64, u8, u16, u32, u64
 from statsfs.values import Aggregate, Kind, Type, Value
-from tests.model import BITS, SIGNED, ModelEntry
+from tests.model import BITS, SIGNED, ModelEntry, Number, is_histogram
 
 FIELD_FUNCTIONS = {
     Type.BOOL: boolean,
@@ -41,6 +41,9 @@ numbers = st.one_of(
     st.integers(-3, 3), st.sampled_from(BOUNDARIES), st.integers(-(1 << 80), 1 << 80)
 )
 value_types = st.sampled_from(list(Type))
+bucket_types = st.sampled_from([type for type in Type if type is not Type.BOOL])
+bucket_aggregates = st.sampled_from((Aggregate.SUM, Aggregate.SUM, Aggregate.NONE))
+PLAIN_KINDS = (Kind.CUMULATIVE, Kind.CUMULATIVE, Kind.PEAK, Kind.INSTANT)
 aggregates = st.lists(st.sampled_from(list(Aggregate)), max_size=6).map(
     lambda kinds: Aggregate(sum(kind.value for kind in set(kinds)))
 )
@@ -82,24 +85,39 @@ class Recipe:
 
 
 @st.composite
+def _shapes(draw: st.DrawFn) -> dict[str, Any]:
+    # What makes a value a histogram, of one in four; else nothing.
+    if draw(st.integers(0, 3)):
+        return {}
+    kind = draw(st.sampled_from((Kind.LOG_HIST, Kind.LINEAR_HIST)))
+    shape = {"kind": kind, "size": draw(st.integers(1, 4))}
+    return shape if kind is Kind.LOG_HIST else {**shape, "bucket_size": draw(st.integers(1, 9))}
+
+
+@st.composite
 def recipes(draw: st.DrawFn) -> Recipe:
     """Draw an array of one to four values; some have offsets."""
     placed = draw(st.booleans())
     fields: list[dict[str, Any]] = []
     visible = set()
+    shapes: dict[str, dict[str, Any]] = {}
     for _ in range(draw(st.integers(1, 4))):
         name = draw(st.sampled_from(VALUE_NAMES))
         hidden = name in visible or draw(st.integers(0, 4)) == 0
         if not hidden:
             visible.add(name)
-        kind = draw(st.sampled_from([Kind.CUMULATIVE, Kind.CUMULATIVE, Kind.PEAK, Kind.INSTANT]))
+        # Values of one name share what a base holds: an integer, or a list of some length.
+        shape = shapes.setdefault(name, draw(_shapes()))
+        kind = shape.get("kind") or draw(st.sampled_from(PLAIN_KINDS))
+        histogram = "size" in shape
         one: dict[str, Any] = {
             "name": name,
-            "type": draw(value_types),
-            "aggregate": draw(aggregates),
-            "kind": kind,
+            "type": draw(bucket_types if histogram else value_types),
+            "aggregate": draw(bucket_aggregates if histogram else aggregates),
             "hidden": hidden,
             "description": DESCRIPTION,
+            **shape,
+            "kind": kind,
         }
         if kind is not Kind.INSTANT and draw(st.integers(0, 3)) == 0:
             one["mode"] = 0o444
@@ -110,26 +128,26 @@ def recipes(draw: st.DrawFn) -> Recipe:
             width = 1 if fields[index]["type"] is Type.BOOL else BITS[fields[index]["type"]] // 8
             gap = draw(st.integers(0, 2)) * width
             fields[index]["offset"] = -(-end // width) * width + gap
-            end = fields[index]["offset"] + width
+            end = fields[index]["offset"] + width * fields[index].get("size", 1)
     return Recipe(tuple(tuple(one.items()) for one in fields))
 
 
 class Plain:
     """An object with whatever attributes it is given."""
 
-    def __init__(self, attributes: dict[str, int]) -> None:
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
         self.__dict__.update(attributes)
 
 
 class Fallback:
     """An object whose attributes are found by `__getattr__`."""
 
-    def __init__(self, attributes: dict[str, int]) -> None:
+    def __init__(self, attributes: Mapping[str, Any]) -> None:
         self.__dict__["held"] = attributes
 
-    def __getattr__(self, name: str) -> int:
+    def __getattr__(self, name: str) -> Any:
         try:
-            return int(self.__dict__["held"][name])
+            return self.__dict__["held"][name]
         except KeyError:
             raise AttributeError(name) from None
 
@@ -147,7 +165,7 @@ class Indexed:
         return self.number
 
 
-def property_base(attributes: dict[str, int], settable: bool) -> object:
+def property_base(attributes: Mapping[str, Any], settable: bool) -> object:
     """Make an object whose attributes are properties."""
     held = dict(attributes)
 
@@ -176,7 +194,19 @@ STATS_FLAVOURS = ("stats", "slots over a buffer", "slots over shared memory")
 BUFFER_FLAVOURS = ("bytearray", "mmap", "ctypes", "memoryview")
 
 
-def make_base(recipe: Recipe, flavour: str, drawn: list[int], hidden: bool) -> Made:
+def copy_numbers(held: dict[str, Number]) -> dict[Any, Number]:
+    """A copy that shares no list with what a base holds."""
+    return {
+        key: list(number) if isinstance(number, list) else number for key, number in held.items()
+    }
+
+
+def make_indexed(number: Number) -> Any:
+    """The same number, or buckets, as integers of a foreign library."""
+    return list(map(Indexed, number)) if isinstance(number, list) else Indexed(number)
+
+
+def make_base(recipe: Recipe, flavour: str, drawn: list[Number], hidden: bool) -> Made:
     """Make a base that holds what was drawn, as far as its memory can."""
     values = recipe.values()
     if flavour == "none":
@@ -194,35 +224,48 @@ def make_base(recipe: Recipe, flavour: str, drawn: list[int], hidden: bool) -> M
         "user dict": lambda: UserDict(held),
         "properties": lambda: property_base(held, True),
         "fallback": lambda: Fallback(dict(held)),
-        "indexed": lambda: {name: Indexed(number) for name, number in held.items()},
+        "indexed": lambda: {name: make_indexed(number) for name, number in held.items()},
         "read-only mapping": lambda: types.MappingProxyType(held),
         "read-only properties": lambda: property_base(held, False),
     }
     base = makers[flavour]()
-    return Made(values, base, ModelEntry(values, dict(held), True, clearable, hidden))
+    return Made(values, base, ModelEntry(values, copy_numbers(held), True, clearable, hidden))
 
 
-def _make_stats(recipe: Recipe, flavour: str, held: dict[str, int], hidden: bool) -> Made:
+def _in_slot(number: int, type: Type) -> int:
+    # A slot has 64 bits, signed as its type is.
+    number %= 1 << 64
+    return number - (1 << 64) if type in SIGNED and number >= 1 << 63 else number
+
+
+def _make_stats(recipe: Recipe, flavour: str, held: dict[str, Number], hidden: bool) -> Made:
     values = recipe.values()
     cls = recipe.stats_class()
     base = cls()
     if flavour != "stats":
-        size = 16 + 8 * len(values)
+        size = 16 + 8 * sum(value.size for value in values)
         memory = bytearray(size) if flavour == "slots over a buffer" else mmap.mmap(-1, size)
         base = cls.from_buffer(memory, 16)
-        # A slot has 64 bits, signed as its type is.
         for value in values:
-            number = held[value.name] % (1 << 64)
-            if value.type in SIGNED and number >= 1 << 63:
-                number -= 1 << 64
-            held[value.name] = number
+            number = held[value.name]
+            held[value.name] = (
+                [_in_slot(bucket, value.type) for bucket in number]
+                if isinstance(number, list)
+                else _in_slot(number, value.type)
+            )
     for name, number in held.items():
-        setattr(base, name, number)
-    return Made(cls, base, ModelEntry(values, dict(held), True, hidden=hidden))
+        if isinstance(number, list):
+            getattr(base, name)[:] = number
+        else:
+            setattr(base, name, number)
+    return Made(cls, base, ModelEntry(values, copy_numbers(held), True, hidden=hidden))
 
 
-def _make_buffer(values: tuple[Value, ...], flavour: str, drawn: list[int], hidden: bool) -> Made:
+def _make_buffer(
+    values: tuple[Value, ...], flavour: str, drawn: list[Number], hidden: bool
+) -> Made:
     size = 64 + max(value.offset or 0 for value in values)
+    # Four buckets of 8 bytes are the widest.
     makers: dict[str, Callable[[], Any]] = {
         "bytearray": lambda: bytearray(size),
         "mmap": lambda: mmap.mmap(-1, size),
@@ -230,15 +273,17 @@ def _make_buffer(values: tuple[Value, ...], flavour: str, drawn: list[int], hidd
         "memoryview": lambda: memoryview(bytearray(size)),
     }
     base = makers[flavour]()
-    held = {}
+    held: dict[Any, Number] = {}
     for index, (value, number) in enumerate(zip(values, drawn, strict=True)):
         width = 1 if value.type is Type.BOOL else BITS[value.type] // 8
-        memory = number % (1 << 8 * width)
-        memoryview(base).cast("B")[value.offset : (value.offset or 0) + width] = {
-            1: struct.Struct("=B"), 2: struct.Struct("=H"),
-            4: struct.Struct("=I"), 8: struct.Struct("=Q"),
-        }[width].pack(memory)  # fmt: skip
-        held[index] = memory
+        code = {1: "B", 2: "H", 4: "I", 8: "Q"}[width]
+        buckets = number if isinstance(number, list) else [number]
+        memory = [bucket % (1 << 8 * width) for bucket in buckets]
+        start = value.offset or 0
+        memoryview(base).cast("B")[start : start + width * len(memory)] = struct.pack(
+            f"={len(memory)}{code}", *memory
+        )
+        held[index] = memory if isinstance(number, list) else memory[0]
     return Made(values, base, ModelEntry(values, held, False, hidden=hidden))
 
 
@@ -249,5 +294,10 @@ def bases(draw: st.DrawFn, recipe: Recipe) -> Made:
     if not recipe.has_offsets:
         flavours = FLAVOURS + (STATS_FLAVOURS * 2 if recipe.suits_stats else ())
     flavour = draw(st.sampled_from((*flavours, "none")))
-    drawn = draw(st.lists(numbers, min_size=len(recipe.fields), max_size=len(recipe.fields)))
+    drawn = [
+        draw(st.lists(numbers, min_size=value.size, max_size=value.size))
+        if is_histogram(value)
+        else draw(numbers)
+        for value in recipe.values()
+    ]
     return make_base(recipe, flavour, drawn, hidden=draw(st.integers(0, 3)) == 0)

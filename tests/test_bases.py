@@ -4,6 +4,7 @@ import array
 import collections
 import ctypes
 import mmap
+import struct
 import sys
 import types
 from collections import UserDict
@@ -25,7 +26,7 @@ from statsfs.bases import (
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.sources import Source
 from statsfs.structs import Stats, s16, u8, u64
-from statsfs.values import Aggregate, Type, Value
+from statsfs.values import Aggregate, Kind, Type, Value
 from tests.strategies import Fallback, Indexed, Plain, property_base
 
 PAIR = (Value("a"), Value("b", Type.S8))
@@ -475,6 +476,49 @@ def test_a_bound_buffer_cannot_shrink() -> None:
     assert reader.read(base, 1) == 0
 
 
+BUCKETS = Value("n", Type.U16, offset=0, kind=Kind.LOG_HIST, size=3)
+
+
+def test_a_histogram_takes_as_many_integers_as_it_has_buckets() -> None:
+    """What follows begins behind the last; a buffer must have them all."""
+    values = (Value("after", Type.U8, offset=6), BUCKETS)
+    memory = bytearray(struct.pack("=3HB", 1, 2, 65535, 9))
+    reader, base = bind(memory, values)
+    assert [reader.read(base, index) for index in (0, 1)] == [9, [1, 2, 65535]]
+    assert reader.column([base, base], 1) == [[1, 2, 65535]] * 2
+    assert rows(memory, values) == [(9, [1, 2, 65535])]
+    reader.clear(base, 1)
+    assert memory == struct.pack("=3HB", 0, 0, 0, 9)
+    with pytest.raises(BaseMismatchError, match="5 bytes, too small for 'n', which ends at 6"):
+        bind(bytearray(5), (BUCKETS,))
+
+
+@pytest.mark.parametrize("make", [dict, Plain, lambda held: property_base(held, True), UserDict])
+def test_what_is_read_of_a_histogram(make: Any) -> None:
+    """By column and as rows the lists are copies; a base in C has them all in one pass."""
+    values = (Value("a"), Value("n", kind=Kind.LOG_HIST, size=2))
+    buckets = [1, 2]
+    reader, base = bind(make({"a": 5, "n": buckets}), values)
+    assert reader.read(base, 1) == [1, 2]
+    column, sampled = reader.column([base], 1), rows(base, values)
+    parts = [list(map(sample, over)) for sample, over in reader.parts([base])]
+    buckets[0] = 99
+    assert column == [[1, 2]]
+    assert sampled == reader.decode(parts) == [(5, [1, 2])]
+
+
+@pytest.mark.parametrize("make", [dict, Plain])
+def test_a_histogram_that_is_none_any_more_cannot_be_cleared(make: Any) -> None:
+    """What refuses to be emptied is a base that refuses."""
+    values = (Value("n", kind=Kind.LOG_HIST, size=2),)
+    held = make({"n": [1, 2]})
+    reader, base = bind(held, values)
+    (held if isinstance(held, dict) else vars(held))["n"] = (1, 2)
+    with pytest.raises(ReadOnlyValueError, match="'n' cannot be cleared") as caught:
+        reader.clear(base, 0)
+    assert caught.value.offender == "n"
+
+
 # Offsets
 
 
@@ -507,6 +551,16 @@ def test_arrays_with_and_without_offsets() -> None:
             [Value("b", Type.U8, offset=3), Value("a", Type.U32, offset=0)],
             "value 'b' at offset 3 overlaps 'a'",
             Value("b", Type.U8, offset=3),
+        ),
+        (
+            [Value("b", Type.U8, offset=5), BUCKETS],
+            "value 'b' at offset 5 overlaps 'n'",
+            Value("b", Type.U8, offset=5),
+        ),
+        (
+            [Value("n", Type.U16, offset=1, kind=Kind.LOG_HIST, size=3)],
+            "value 'n' (u16) is not aligned at offset 1",
+            Value("n", Type.U16, offset=1, kind=Kind.LOG_HIST, size=3),
         ),
     ],
 )
@@ -550,8 +604,7 @@ def test_slots_of_another_array_are_read_by_attribute() -> None:
     slots.b = 4
     values = (Value("b", Type.U8),)
     reader, _ = bind(slots, values)
-    assert isinstance(reader, AttributeReader)
-    assert not isinstance(reader, SlotReader)
+    assert type(reader) is AttributeReader
     assert reader.plain
     assert rows(slots, values) == [(4,)]
 

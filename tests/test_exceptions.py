@@ -8,6 +8,7 @@ from statsfs import exceptions
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
+    FormatError,
     InvalidNameError,
     MountError,
     ReadOnlyValueError,
@@ -22,6 +23,7 @@ BUILTINS: list[tuple[type[StatsfsError], type[Exception]]] = [
     (TreeError, ValueError),
     (DuplicateNameError, ValueError),
     (InvalidNameError, ValueError),
+    (FormatError, ValueError),
     (BaseMismatchError, TypeError),
     (UnknownValueError, KeyError),
     (ReleasedError, ReferenceError),

@@ -8,7 +8,7 @@ import pytest
 from statsfs.arrays import Array, Entry, intern_array
 from statsfs.flats import Flat
 from statsfs.sources import Source
-from statsfs.values import Aggregate, Type, Value
+from statsfs.values import Aggregate, Kind, Type, Value
 from tests.strategies import Indexed, Plain, property_base
 
 KINDS = list(Aggregate)
@@ -172,3 +172,24 @@ def test_reading_one_by_one_is_told_to_debuggers_only(caplog: pytest.LogCaptureF
     with caplog.at_level(logging.DEBUG):
         flat.reduce(array.aggregates[0][0])
     assert {record.levelno for record in caplog.records} == {logging.DEBUG}
+
+
+def test_histograms_are_reduced_bucket_by_bucket() -> None:
+    """Of nothing they are empty; a broken one is left out and told."""
+    values = [Value("n", Type.U8, Aggregate.SUM, kind=Kind.LOG_HIST, size=2)]
+    array, flat = intern_array(values), Flat()
+    ((total,),) = array.aggregates
+    assert flat.reduce(total) == ([0, 0], None)
+    held: list[dict[str, Any]] = [{"n": [number, 256]} for number in range(3)]
+    entries = [add(flat, array, one) for one in held]
+    add(flat, array, property_base({"n": [1, 1]}, True))
+    add(flat, array, None)
+    assert flat.reduce(total) == ([4, 1], None)
+    wrong: list[Any] = [[1], [1, None], 5, (1, 2)]
+    for buckets in wrong:
+        held[1]["n"] = buckets
+        assert flat.reduce(total) == ([3, 1], entries[1])
+    del held[1]["n"]
+    assert flat.reduce(total) == ([3, 1], entries[1])
+    assert [entry for entry, _ in flat.clear(0)] == [entries[1]]
+    assert flat.reduce(total) == ([0, 0], entries[1])

@@ -317,6 +317,8 @@ def test_an_error_on_the_sending_thread(
     invalidator.serve_from(threading.get_ident())
     for name in ("one", "two"):
         registry.register(Source(name))
+    # On a busy machine a change does not wait for the sending thread, which `stop` ends.
+    wait_until(lambda: device.sent)
     invalidator.stop()
     assert device.sent == [(ROOT,)]
 

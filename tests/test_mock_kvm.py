@@ -30,7 +30,36 @@ def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
 
 
 def numbers(stats: Stats) -> dict[str, int]:
-    return {value.name: getattr(stats, value.name) for value in values_of(type(stats))}
+    return {
+        value.name: getattr(stats, value.name)
+        for value in values_of(type(stats))
+        if not value.histogram
+    }
+
+
+def histograms(stats: Stats) -> dict[str, list[int]]:
+    return {
+        value.name: list(getattr(stats, value.name))
+        for value in values_of(type(stats))
+        if value.histogram
+    }
+
+
+def check_halts(stats: Stats) -> None:
+    """At rest each halt stands in each counter and histogram that KVM would put it in."""
+    counted, buckets = numbers(stats), histograms(stats)
+    assert counted["halt_exits"] == counted["halt_attempted_poll"]
+    assert sum(buckets["halt_poll_success_hist"]) == counted["halt_successful_poll"]
+    failed = counted["halt_attempted_poll"] - counted["halt_successful_poll"]
+    assert sum(buckets["halt_poll_fail_hist"]) == failed
+    assert sum(buckets["halt_wait_hist"]) == counted["halt_wakeup"] == failed
+    assert 0 < counted["halt_poll_invalid"] <= counted["halt_successful_poll"]
+    for name, found in buckets.items():
+        # The sum of the times is what the buckets allow; none was too long for the last but one.
+        least = sum(count * (1 << number >> 1) for number, count in enumerate(found))
+        total = counted[name.replace("hist", "ns")]
+        assert least <= total < 2 * least
+        assert found[-1] == 0
 
 
 def parts(of: dict[str, int]) -> int:
@@ -42,11 +71,11 @@ def kvm_threads() -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("section", "stats", "count"), [("vm", VmStats, 16), ("vcpu", VcpuStats, 44)]
+    ("section", "stats", "count"), [("vm", VmStats, 16), ("vcpu", VcpuStats, 47)]
 )
 def test_values_are_those_of_the_list(section: str, stats: type[Stats], count: int) -> None:
-    """The classes declare the kernel's values that are no histograms, in its order."""
-    listed = [entry for entry in LISTED[section] if not entry["kind"].endswith("hist")]
+    """The classes declare the kernel's values, in its order."""
+    listed = LISTED[section]
     values = values_of(stats)
     assert len(values) == count
     assert [value.name for value in values] == [entry["name"] for entry in listed]
@@ -54,6 +83,7 @@ def test_values_are_those_of_the_list(section: str, stats: type[Stats], count: i
         assert value.kind is Kind[entry["kind"].upper()]
         assert value.unit is Unit[entry["unit"].upper()]
         assert (value.base, value.exponent) == (entry["base"], entry["exponent"])
+        assert (value.size, value.bucket_size) == (entry["size"], entry["bucket_size"])
         assert value.type is (Type.BOOL if value.unit is Unit.BOOLEAN else Type.U64)
         assert value.aggregate is (Aggregate.MAX if value.kind is Kind.PEAK else Aggregate.SUM)
         assert value.mode == (0o444 if value.kind is Kind.INSTANT else 0o644)
@@ -81,17 +111,24 @@ def test_a_tree_that_stands_still() -> None:
                 counted = numbers(vcpu)
                 assert all(counted.values())
                 assert counted["exits"] == parts(counted)
+                check_halts(vcpu)
         vcpus = [numbers(vcpu) for vm in vms for vcpu in vm.vcpus]
         assert kvm.source.get_value("exits") == sum(counted["exits"] for counted in vcpus)
         assert kvm.source.get_value("guest_mode") == 6
         peaks = [numbers(vm.stats)["max_mmu_rmap_size"] for vm in vms]
         assert kvm.source.get_value("max_mmu_rmap_size") == max(peaks)
+        waits = [histograms(vcpu)["halt_wait_hist"] for vm in vms for vcpu in vm.vcpus]
+        sums = [sum(counts) for counts in zip(*waits, strict=True)]
+        assert kvm.source.get_value("halt_wait_hist") == sums
 
 
-def snapshot_of(seed: int) -> list[tuple[str, list[dict[str, int]]]]:
+def snapshot_of(seed: int) -> list[tuple[str, list[dict[str, Any]]]]:
     with MockKvm(Registry(), rate=0, seed=seed) as kvm:
         vms = [kvm.create_vm(2) for _ in range(2)]
-        return [(vm.name, [numbers(stats) for stats in (vm.stats, *vm.vcpus)]) for vm in vms]
+        return [
+            (vm.name, [{**numbers(one), **histograms(one)} for one in (vm.stats, *vm.vcpus)])
+            for vm in vms
+        ]
 
 
 def test_numbers_come_from_the_seed() -> None:
@@ -142,10 +179,13 @@ def test_everything_moves() -> None:
         start = time.monotonic()
         seen: set[str] = set()
         stats = (vm.stats, *vm.vcpus)
-        everything = set(numbers(vm.stats)) | set(numbers(vm.vcpus[0]))
+        everything = {value.name for one in stats for value in values_of(type(one))}
 
         def moved() -> bool:
             seen.update(name for one in stats for name, number in numbers(one).items() if number)
+            seen.update(
+                name for one in stats for name, held in histograms(one).items() if any(held)
+            )
             return seen == everything
 
         wait_until(moved)
@@ -163,9 +203,7 @@ def test_exits_are_the_sum_of_their_parts_at_rest() -> None:
         for vcpu in vm.vcpus:
             counted = numbers(vcpu)
             assert counted["exits"] == parts(counted) > 1000
-            assert counted["halt_exits"] == counted["halt_attempted_poll"]
-            woken = counted["halt_wakeup"] + counted["halt_successful_poll"]
-            assert woken == counted["halt_attempted_poll"]
+            check_halts(vcpu)
             assert counted["irq_injections"] == counted["irq_window_exits"]
 
 

@@ -18,7 +18,7 @@ from statsfs.changes import apply_change, lock_tree
 from statsfs.exceptions import StatsfsError, UnknownValueError
 from statsfs.registry import Registry
 from statsfs.sources import Source
-from statsfs.structs import Stats, u64
+from statsfs.structs import Stats, log_hist, u64
 from statsfs.values import Aggregate, Value
 from tests.forking import run_forking
 from tests.strategies import Plain
@@ -159,7 +159,7 @@ def difference(top: Source) -> int:
     """How many more `a`s than `b`s one snapshot finds, and that it found them all."""
     rows = [row for samples in top.snapshot().arrays.values() for row in samples.rows]
     assert len(rows) == 5 * COUNT
-    return sum(a for a, _ in rows) - sum(b for _, b in rows)
+    return int(sum(a for a, _ in rows) - sum(b for _, b in rows))
 
 
 def test_a_snapshot_is_one_moment() -> None:
@@ -181,6 +181,53 @@ def test_a_loop_in_python_is_no_moment() -> None:
     with running(producers.bump_all):
         while producers.sample_slowly() in (0, 1):
             assert time.monotonic() < deadline, "nothing was torn: the test above shows nothing"
+
+
+class Buckets(Stats):
+    """Two histograms that count the same, one just after the other."""
+
+    a = log_hist(8)
+    b = log_hist(8)
+
+
+def test_the_buckets_of_a_snapshot_are_of_one_moment() -> None:
+    """Lists are copied in the same pass: no observation comes between the first and the last."""
+    top = Source("top")
+    objects = [Buckets() for _ in range(COUNT)]
+    dicts: list[dict[str, list[int]]] = [{"a": [0] * 8, "b": [0] * 8} for _ in range(COUNT)]
+    slots: list[Any] = [Buckets.from_buffer(bytearray(128)) for _ in range(COUNT)]
+    bases: list[list[Any]] = [objects, dicts, slots]
+    for sort, some in enumerate(bases):
+        for number, base in enumerate(some):
+            add_below(top, f"{sort}-{number}", Buckets, base)
+
+    half = COUNT // 2
+
+    def bump() -> None:
+        # Each `a` and then a `b` elsewhere, in orders that show a torn sample.
+        for one, held in zip(objects, dicts, strict=True):
+            one.a.observe(7)
+            held["b"][3] += 1
+        for one, held in zip(objects, dicts, strict=True):
+            held["a"][3] += 1
+            one.b.observe(7)
+        for early, late in zip(slots[:half], slots[half:], strict=True):
+            early.a.observe(7)
+            late.b.observe(7)
+        for early, late in zip(slots[:half], slots[half:], strict=True):
+            late.a.observe(7)
+            early.b.observe(7)
+
+    def differ() -> int:
+        (samples,) = top.snapshot().arrays.values()
+        assert len(samples.rows) == 3 * COUNT
+        return sum(sum(a) - sum(b) for a, b in samples.rows)
+
+    with running(bump):
+        found = {differ() for _ in range(40)}
+    assert found <= {0, 1}
+    assert differ() == 0
+    assert objects[-1].a[3] > 10
 
 
 class Bumping:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from statsfs.exceptions import DuplicateNameError, ReadOnlyValueError, UnknownValueError
 from statsfs.sources import Source
-from tests.model import Ages, ModelFile, ModelSource
+from tests.model import Ages, ModelFile, ModelSource, is_histogram
 from tests.strategies import Made, Recipe, bases, recipes
 
 # Which of two arrays is older is a matter of the whole process.
@@ -89,37 +89,37 @@ def check_all(pairs: list[Pair]) -> None:
         assert len(names) == len(set(names))
         assert set(names) == set(files)
         for name in {*names, *(v.name for entry in model.entries for v in entry.values)}:
-            check_value(source, model, name)
+            check_value(source, model, name, model.find(name, files))
         snapshot = source.snapshot()
         assert snapshot.to_dict() == model.to_dict(AGES)
         rows = Counter(
-            (sampled, samples.values, row)
+            (sampled, samples.values, hashable(row))
             for samples in snapshot.arrays.values()
             for sampled, row in zip(samples.sources, samples.rows, strict=True)
         )
         assert rows == model_rows(model, dict(zip([m for _, m in pairs], pairs, strict=True)))
 
 
-def check_value(source: Source, model: ModelSource, name: str) -> None:
+def check_value(source: Source, model: ModelSource, name: str, file: ModelFile | None) -> None:
     """Compare what `get_value` says of one name, shown, hidden or unknown."""
-    file = model.find(name, AGES)
     if file is None:
         with pytest.raises(UnknownValueError):
             source.get_value(name)
         return
     number = source.get_value(name)
     assert number == model.read(file)
-    assert type(number) is int
+    assert type(number) is (list if is_histogram(file.value) else int)
+
+
+def hashable(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A row with its histograms as tuples."""
+    return tuple(tuple(number) if isinstance(number, list) else number for number in row)
 
 
 def model_rows(model: ModelSource, pairs: dict[ModelSource, Pair]) -> Counter[Any]:
     """The rows that a snapshot's arrays have, by the model."""
     return Counter(
-        (
-            pairs[below][0],
-            entry.values,
-            tuple(entry.number(index) for index in range(len(entry.values))),
-        )
+        (pairs[below][0], entry.values, entry.row())
         for below in model.subtree()
         for entry in below.entries
         if entry.numbers is not None
@@ -129,9 +129,9 @@ def model_rows(model: ModelSource, pairs: dict[ModelSource, Pair]) -> Counter[An
 def clear(pair: Pair, name: str) -> None:
     """Clear one value or aggregate, in the tree and in the model."""
     source, model = pair
-    file = model.find(name, AGES)
+    file = model.find(name, model.files(AGES))
     assert file is not None
-    refuses = file.kind is None and file.entry is not None and not file.entry.clearable
+    refuses = file.entry is not None and not file.entry.can_clear(file.index)
     if not file.value.mode & 0o222 or refuses:
         with pytest.raises(ReadOnlyValueError) as caught:
             source.clear_value(name)
@@ -193,7 +193,9 @@ def test_a_tree_that_changes_is_what_the_model_says(pairs: list[Pair], data: st.
 
 def recipe_of(value: Any) -> tuple[tuple[str, Any], ...]:
     """The recipe of a value that exists."""
-    names = ("name", "type", "aggregate", "mode", "kind", "hidden", "description")
+    names = (
+        "name", "type", "aggregate", "mode", "kind", "hidden", "description", "size", "bucket_size",
+    )  # fmt: skip
     fields = [(name, getattr(value, name)) for name in names]
     if value.offset is not None:
         fields.append(("offset", value.offset))

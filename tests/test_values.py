@@ -76,7 +76,8 @@ def test_what_a_type_is(type: Type, text: str, width: int, minimum: int, maximum
 
 def test_texts_of_the_enums() -> None:
     """Kinds, units and aggregates are written in lower case wherever they are shown."""
-    assert [str(kind) for kind in Kind] == ["cumulative", "instant", "peak"]
+    kinds = ["cumulative", "instant", "peak", "linear_hist", "log_hist"]
+    assert [str(kind) for kind in Kind] == kinds
     assert [str(unit) for unit in Unit] == ["none", "bytes", "seconds", "cycles", "boolean"]
     assert [kind.label for kind in Aggregate] == [
         "sum", "min", "max", "avg", "count_zero", "count_nonzero",
@@ -86,7 +87,8 @@ def test_texts_of_the_enums() -> None:
 
 def test_kinds_and_units_have_the_numbers_of_kvm() -> None:
     """The binary statistics of KVM number them so (api.rst, 4.133)."""
-    assert [Kind.CUMULATIVE.value, Kind.INSTANT.value, Kind.PEAK.value] == [0, 1, 2]
+    kinds = [Kind.CUMULATIVE, Kind.INSTANT, Kind.PEAK, Kind.LINEAR_HIST, Kind.LOG_HIST]
+    assert [kind.value for kind in kinds] == [0, 1, 2, 3, 4]
     units = [Unit.NONE, Unit.BYTES, Unit.SECONDS, Unit.CYCLES, Unit.BOOLEAN]
     assert [unit.value for unit in units] == [0, 1, 2, 3, 4]
 
@@ -177,6 +179,7 @@ def test_the_defaults_of_a_value() -> None:
     assert (value.offset, value.kind, value.unit) == (None, Kind.CUMULATIVE, Unit.NONE)
     assert (value.base, value.exponent, value.description) == (10, 0, "")
     assert (value.hidden, value.show, value.writable) == (False, None, True)
+    assert (value.size, value.bucket_size, value.histogram, value.zero) == (1, 0, False, 0)
 
 
 def test_positional_arguments_of_a_value() -> None:
@@ -226,6 +229,39 @@ def test_modes_of_read_and_write_bits(mode: int) -> None:
         ({"description": None}, TypeError, "description"),
         ({"hidden": 1}, TypeError, "hidden"),
         ({"show": "on"}, TypeError, "show"),
+        ({"size": 2}, ValueError, "only histograms have a size"),
+        ({"size": 0}, ValueError, "only histograms have a size"),
+        ({"bucket_size": 1}, ValueError, "only histograms have a size"),
+        ({"size": "2"}, TypeError, "size"),
+        ({"size": True}, TypeError, "size"),
+        ({"bucket_size": 1.5}, TypeError, "bucket_size"),
+        ({"kind": Kind.LOG_HIST, "size": 0}, ValueError, "size is 0, not 1 to 65"),
+        ({"kind": Kind.LOG_HIST, "size": 66}, ValueError, "size is 66"),
+        ({"kind": Kind.LINEAR_HIST, "size": 65536}, ValueError, "size is 65536, not 1 to 65535"),
+        ({"kind": Kind.LOG_HIST, "size": 2, "bucket_size": 1}, ValueError, "bucket_size 1 of log"),
+        ({"kind": Kind.LINEAR_HIST, "size": 2}, ValueError, "bucket_size 0 of linear_hist"),
+        (
+            {"kind": Kind.LINEAR_HIST, "size": 2, "bucket_size": 1 << 32},
+            ValueError,
+            "bucket_size 4294967296",
+        ),
+        ({"kind": Kind.LINEAR_HIST, "size": 2, "bucket_size": -1}, ValueError, "bucket_size -1"),
+        (
+            {"kind": Kind.LOG_HIST, "size": 2, "type": Type.BOOL},
+            ValueError,
+            "a histogram has counts",
+        ),
+        ({"kind": Kind.LOG_HIST, "size": 2, "show": str}, ValueError, "a histogram has counts"),
+        (
+            {"kind": Kind.LOG_HIST, "size": 2, "aggregate": Aggregate.MAX},
+            ValueError,
+            "the only aggregate of a histogram is SUM",
+        ),
+        (
+            {"kind": Kind.LOG_HIST, "size": 2, "aggregate": Aggregate.SUM | Aggregate.MIN},
+            ValueError,
+            "the only aggregate of a histogram is SUM",
+        ),
     ],
 )
 def test_values_that_are_refused(
@@ -235,6 +271,48 @@ def test_values_that_are_refused(
     with pytest.raises(error, match=match) as caught:
         Value("exits", **arguments)
     assert "'exits'" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "bucket_size", "bounds"),
+    [
+        (Kind.LOG_HIST, 1, 0, (0,)),
+        (Kind.LOG_HIST, 2, 0, (0, 1)),
+        (Kind.LOG_HIST, 6, 0, (0, 1, 2, 4, 8, 16)),
+        (Kind.LINEAR_HIST, 1, 5, (0,)),
+        (Kind.LINEAR_HIST, 4, 5, (0, 5, 10, 15)),
+        (Kind.LINEAR_HIST, 2, (1 << 32) - 1, (0, (1 << 32) - 1)),
+    ],
+)
+def test_a_histogram_tells_where_its_buckets_begin(
+    kind: Kind, size: int, bucket_size: int, bounds: tuple[int, ...]
+) -> None:
+    """One bound a bucket, the first at 0; a histogram can be cleared, and starts empty."""
+    value = Value("n", Type.U16, Aggregate.SUM, kind=kind, size=size, bucket_size=bucket_size)
+    assert value.histogram
+    assert value.bounds == bounds
+    assert value.width == 2 * size
+    assert value.zero == [0] * size
+    assert value.zero is not value.zero
+    assert (value.mode, value.writable) == (0o644, True)
+    assert value.aggregate_names == ((Aggregate.SUM, "n"),)
+
+
+def test_the_largest_histogram() -> None:
+    """KVM's descriptors have 16 bits for the number of buckets."""
+    assert len(Value("n", kind=Kind.LINEAR_HIST, size=65535, bucket_size=1).zero) == 65535
+    assert Value("n", kind=Kind.LOG_HIST, size=65).bounds[-1] == 1 << 63
+
+
+def test_histograms_of_other_sizes_are_other_values() -> None:
+    """The buckets count where values are compared."""
+    made = [
+        Value("n", kind=Kind.LINEAR_HIST, size=size, bucket_size=width)
+        for size in (2, 3)
+        for width in (5, 6)
+    ]
+    assert len(set(made)) == 4
+    assert made[0] == Value("n", kind=Kind.LINEAR_HIST, size=2, bucket_size=5)
 
 
 def test_a_value_never_changes() -> None:

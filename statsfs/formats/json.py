@@ -7,9 +7,9 @@ Threading: pure.
 """
 
 import io
-import json
-from collections.abc import Callable, Iterator, Sequence
-from itertools import count, groupby
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any, Final
 
@@ -18,10 +18,10 @@ from statsfs.contents import Content
 from statsfs.snapshots import Pause, Snapshot, no_pause
 from statsfs.values import Aggregate, Type
 
-__all__ = ["nest", "render"]
+__all__ = ["nest", "quote", "render"]
 
 _S64_MAX: Final = Type.S64.maximum  # sums from 0 to here need no wrapping, whatever their type
-_CHUNK: Final = 16  # beginnings and ends of directories between two pauses
+_CHUNK: Final = 16  # directories between two pauses
 
 
 class _Run:
@@ -30,22 +30,27 @@ class _Run:
 
     def __init__(self, files: Sequence[File]) -> None:
         self._files = files
-        self._array = files[0].array
+        self.array = files[0].array
         self._kind = files[0].kind
-        indices = [file.index for file in files]
-        # Of a row that is shown whole nothing need be picked.
-        whole = indices == list(range(len(self._array.values)))
-        self._pick = tuple if whole else itemgetter(*indices, indices[0])  # always a tuple
         self._count = len(files)
+        # Of a row that is shown whole nothing need be picked.
+        indices = [file.index for file in files]
+        self.whole = self._count > 1 and indices == list(range(len(self.array.values)))
+        self._pick = tuple if self.whole else itemgetter(*indices, indices[0])  # always a tuple
+
+    @property
+    def own(self) -> bool:
+        """Whether these are a source's own values."""
+        return self._kind is None
 
     def items(self, content: Content) -> Sequence[Any] | None:
         """What goes into the template, or None if there is no number for something."""
         if self._count > 1:
-            totals = content.totals.get(self._array)
-            row = content.own.get(self._array) if self._kind is None else totals and totals.sums
+            totals = content.totals.get(self.array)
+            row = content.own.get(self.array) if self.own else totals and totals.sums
             if row:
                 items = self._pick(row)[: self._count]
-                if self._kind is None or (min(items) >= 0 and max(items) <= _S64_MAX):
+                if self.own or (min(items) >= 0 and max(items) <= _S64_MAX):
                     return items
         items = tuple(map(content.number, self._files))
         if None in items:
@@ -67,8 +72,14 @@ class _Template:
         self._text = _format(files)
         self._files = files
         self._runs = [_Run(list(files)) for _, files in groupby(files, _key)]
+        # Nearly all sources have one array and show all of it: their row is what is filled in.
+        (first, *others) = self._runs or (None,)
+        plain = first is not None and first.whole and first.own and not others
+        self._whole = first.array if first is not None and plain else None
 
     def fill(self, content: Content) -> str:
+        if self._whole is not None and (whole := content.own.get(self._whole)) is not None:
+            return self._text % whole
         row: list[Any] = []
         for run in self._runs:
             items = run.items(content)
@@ -81,7 +92,7 @@ class _Template:
 
 def _format(files: Sequence[File]) -> str:
     items = [
-        json.dumps(file.name).replace("%", "%%") + (": [%s]" if file.value.histogram else ": %d")
+        quote(file.name).replace("%", "%%") + (": [%s]" if file.value.histogram else ": %d")
         for file in files
     ]
     return f'{{"values": {{{", ".join(items)}}}, "subordinates": {{'
@@ -125,27 +136,27 @@ def nest(root: Content, head: Callable[[Content], str], pause: Pause) -> bytes:
     """
     # It grows in place: joining megabytes at last would take long for other threads.
     text = io.BytesIO()
-    text.write(head(root).encode())
+    pieces = [head(root)]
     # No recursion: a tree may be deeper than Python's stack.
-    ways = [_children(root)]
-    for turn in count(1):
-        before, content = next(ways[-1], ("}}", None))
-        text.write(before.encode())
-        if content is not None:
-            text.write(head(content).encode())
-            ways.append(_children(content))
-        else:
-            ways.pop()
-            if not ways:
-                break
-        if turn % _CHUNK == 0:
-            pause()
-    text.write(b"\n")
-    return text.getvalue()
-
-
-def _children(content: Content) -> Iterator[tuple[str, Content | None]]:
+    ways = [iter(root.subordinates)]
     separator = ""
-    for child in content.subordinates:
-        yield f"{separator}{json.dumps(child.source.name)}: ", child
-        separator = ", "
+    while ways:
+        child = next(ways[-1], None)
+        if child is None:
+            ways.pop()
+            pieces.append("}}")
+            separator = ", "
+        elif child.subordinates:
+            pieces.append(f"{separator}{quote(child.source.name)}: {head(child)}")
+            ways.append(iter(child.subordinates))
+            separator = ""
+        else:
+            pieces.append(f"{separator}{quote(child.source.name)}: {head(child)}}}}}")
+            separator = ", "
+        if len(pieces) >= _CHUNK:
+            text.write("".join(pieces).encode())
+            pieces.clear()
+            pause()
+    pieces.append("\n")
+    text.write("".join(pieces).encode())
+    return text.getvalue()

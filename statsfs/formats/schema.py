@@ -10,7 +10,7 @@ from typing import Any
 
 from statsfs.arrays import Layout
 from statsfs.contents import Content
-from statsfs.formats.json import nest
+from statsfs.formats.json import nest, quote
 from statsfs.formats.metrics import Home
 from statsfs.snapshots import Pause, Snapshot, no_pause
 from statsfs.values import Value
@@ -66,8 +66,9 @@ def render(snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause) ->
         values = described.get(content.layout)
         if values is None:
             values = described[content.layout] = _describe_files(content.layout)
-        labels = json.dumps({} if home is None else home.labels)
-        return f'{{"labels": {labels}, {values}, "subordinates": {{'
+        labels = {} if home is None else home.labels
+        pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
+        return f'{{"labels": {{{pairs}}}, {values}, "subordinates": {{'
 
     return nest(root, head, pause)
 

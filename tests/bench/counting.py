@@ -1,14 +1,15 @@
-"""What counting costs its producer, beside a bare attribute and beside prometheus_client."""
+"""What counting and observing cost a producer, beside bare Python and beside prometheus_client."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import repeat
+from random import Random
 from types import FunctionType
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from statsfs.structs import Stats, u64
+from statsfs.structs import Stats, log_hist, u64
 from statsfs.values import Aggregate
 from tests.bench.measuring import Line, Loop, compare, divide, show, take_turns, tell
 
@@ -111,8 +112,108 @@ def measure() -> Iterator[Line]:
         )
 
 
+# Observing
+
+# Nanoseconds, as a histogram of times would see them.
+OBSERVED = [int(Random(4).lognormvariate(10, 3)) for _ in range(TIMES)]
+BUCKETS = 40
+
+
+class Observer:
+    """The bare operation of the same shape as `observe`: a method that counts."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def observe(self, value: int) -> None:
+        """What `observe` must do at least: find the bucket, and increment something."""
+        value.bit_length()
+        self.count += 1
+
+
+class Observing(Stats):
+    """One histogram."""
+
+    times = log_hist(BUCKETS, Aggregate.SUM)
+
+
+def nothing_observed() -> None:
+    """The loop without anything in it, to be taken off the others."""
+    for _ in OBSERVED:
+        pass
+
+
+def observe(histogram: Any) -> Loop:
+    """A loop that calls a method for each observation."""
+
+    def loop() -> None:
+        for value in OBSERVED:
+            histogram.observe(value)
+
+    return fresh(loop)
+
+
+def increment_in_line(stats: Any) -> Loop:
+    """A loop that finds the bucket, and increments an attribute."""
+
+    def loop() -> None:
+        for value in OBSERVED:
+            value.bit_length()
+            stats.exits += 1
+
+    return fresh(loop)
+
+
+def observe_in_line(buckets: Any) -> Loop:
+    """A loop that increments the bucket without a call of anything of statsfs."""
+
+    def loop() -> None:
+        for value in OBSERVED:
+            buckets[value.bit_length()] += 1
+
+    return fresh(loop)
+
+
+def measure_observing() -> Iterator[Line]:
+    """One observation of each."""
+    histogram = Histogram("times", "Times", registry=CollectorRegistry())
+    loops = [
+        nothing_observed,
+        observe(Observer()),
+        observe(Observing().times),
+        observe(Observing.from_buffer(bytearray(8 * BUCKETS)).times),
+        increment_in_line(Slotted()),
+        observe_in_line([0] * 65),
+        observe_in_line(Observing().times.buckets),
+        observe(histogram),
+    ]
+    empty, *rounds = take_turns(loops, ROUNDS)
+    method, observed, shared, increment, plain, listed, prometheus = (
+        [(whole - none) / TIMES for whole, none in zip(seconds, empty, strict=True)]
+        for seconds in rounds
+    )
+    yield tell("a bare method: bit_length(), attribute += 1", method, "ns")
+    # One index more than the bare method has: a list's item in place of an attribute.
+    yield compare("log_hist: observe(value)", observed, method, 1.2, "ns")
+    yield compare("log_hist over a buffer: observe(value)", shared, method, None, "ns")
+    yield tell("in line: bit_length(), attribute += 1", increment, "ns")
+    yield compare("in line: list[value.bit_length()] += 1", plain, increment, 1.2, "ns")
+    yield compare("in line: log_hist.buckets[...] += 1", listed, increment, 1.2, "ns")
+    line, ratio = (
+        tell("prometheus_client: Histogram.observe(value)", prometheus, "ns"),
+        divide(prometheus, observed),
+    )
+    yield replace(line, ratio=ratio, bound=">= 5 x", kept=ratio >= 5)
+
+
 def main() -> None:
     """Print what was measured."""
     show(
         "counting, one increment (ratios: to the bare one; prometheus_client: to Stats)", measure()
+    )
+    show(
+        "observing, one value (ratios: to the bare one; prometheus_client: to log_hist)",
+        measure_observing(),
     )
