@@ -2,12 +2,14 @@
 #
 #   make demo ARGS="--vms 8 --churn 5"      arguments for `statsfs demo ./stats`
 #   make test ARGS="-k mounting -x"         arguments for pytest
+#   make soak ARGS="--seconds 10 load"      how long each scenario lasts, and which
 
 PYTHON ?= python3
 ARGS ?=
 
 bin := .venv/bin
 stamp := .venv/.installed
+tools := .venv/debian/usr/bin
 # Covered to the last branch is all that decides what a reader sees; not what talks to FUSE and people.
 adapters := fuse loop mounting mountpoints watcher __main__ cli/*
 empty :=
@@ -15,7 +17,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench setup system clean
+.PHONY: help demo test check lint bench soak setup system tools clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,7 +29,7 @@ demo: setup ## mount the mock KVM at ./stats until Ctrl-C
 	if [ "$$5" = "$$8" ]; then set -- bash -mc 'setpriv --pdeathsig TERM "$$@"; exit' bash; else set --; fi; \
 	exec "$$@" $(bin)/statsfs demo ./stats $(ARGS)
 
-test: setup ## run the tests, measuring coverage
+test: setup tools ## run the tests, measuring coverage
 	@$(bin)/coverage erase
 	$(bin)/coverage run -m pytest $(ARGS)
 	@$(bin)/coverage combine --quiet
@@ -44,6 +46,9 @@ lint: setup ## format, lint and types only
 
 bench: setup ## run the benchmarks
 	$(bin)/python -m tests.bench $(ARGS)
+
+soak: setup ## a minute of load for each kind of fault; `make test` has a moment of each
+	$(bin)/python -m tests.soak $(ARGS)
 
 setup: $(stamp) ## install what is missing: Debian packages, .venv
 
@@ -77,6 +82,23 @@ system:
 	echo "installing Debian packages:$$missing"; \
 	$$sudo apt-get -qq update && \
 	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+
+# What only tests need: the real Prometheus. The packages are unpacked and not installed, which would
+# start two daemons, and bring the fonts and scripts of their web pages.
+tools: setup
+	@missing=; \
+	for tool in prometheus promtool prometheus-node-exporter; do \
+		command -v $$tool >/dev/null || [ -x $(tools)/$$tool ] || missing="$$missing $$tool"; \
+	done; \
+	[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null || { echo "please install, for the tests:$$missing" >&2; exit 1; }; \
+	echo "unpacking Debian packages into .venv: prometheus prometheus-node-exporter"; \
+	rm -rf .venv/debian && mkdir -p $(tools) && cd .venv/debian || exit; \
+	fetch="apt-get -qq -o APT::Sandbox::User= download prometheus prometheus-node-exporter"; \
+	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	$$fetch 2>/dev/null || { $$sudo apt-get -qq update && $$fetch; } || exit; \
+	for package in *.deb; do dpkg-deb --fsys-tarfile $$package | tar -x ./usr/bin || exit; done; \
+	rm -f *.deb
 
 clean: ## remove what make and the tools made
 	rm -rf .venv dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Protocol
 import pytest
 
 import statsfs
+from statsfs.cli.commands import cli
 from statsfs.mountpoints import find_mount
 
 STATSFS = [sys.executable, "-m", "statsfs"]
@@ -93,7 +96,11 @@ class Server:
 
 @contextmanager
 def serving(
-    command: str, mountpoint: Path, *args: str, cwd: Path | None = None
+    command: str,
+    mountpoint: Path,
+    *args: str,
+    cwd: Path | None = None,
+    started: str = "statsfs: mounted at ",
 ) -> Iterator[Server]:
     """Start a command that mounts, and wait until it has; the test ends it."""
     with subprocess.Popen(
@@ -106,7 +113,8 @@ def serving(
     ) as process:
         server = Server(process, mountpoint)
         try:
-            assert server.line("statsfs: ") == f"statsfs: mounted at {mountpoint}"
+            server.line(started)
+            assert server.lines[0] == f"statsfs: mounted at {mountpoint}"
             assert is_mounted(mountpoint)
             yield server
             assert process.poll() is not None, "the test has left it running"
@@ -167,6 +175,11 @@ def test_no_command() -> None:
         (["demo", "stats", "--rate", "nan"], "--rate"),
         (["demo", "stats", "--for", "inf"], "--for"),
         (["demo", "stats", "--churn", "-1"], "--churn"),
+        (["demo", "stats", "--listen", "localhost"], "'localhost' does not end in a port"),
+        (["demo", "stats", "--listen", ":65536"], "65535"),
+        (["demo", "stats", "--listen", "[::1]"], "port"),
+        (["demo", "stats", "--listen", "::1:9100"], "brackets"),
+        (["mount", "stats", "--load", "os:getpid", "--listen", "x:"], "port"),
         (["mount", "stats"], "--load"),
         (["mount", "stats", "--load", "app"], "module:function"),
         (["mount", "stats", "--load", "app:"], "module:function"),
@@ -239,18 +252,23 @@ def test_demo_that_stands_still(tmp_path: Path) -> None:
     mountpoint = tmp_path / "stats"
     trees = []
     for seed in ("7", "7", "8"):
-        with serving("demo", mountpoint, "--rate", "0", "--seed", seed, "--vms", "3") as server:
+        with serving("demo", mountpoint, "--rate", "0", "--seed", seed, "--vms", "2") as server:
             kvm = mountpoint / "kvm"
-            found = {
-                str(path.relative_to(kvm)): int(path.read_text())
+            texts = {
+                str(path.relative_to(kvm)): path.read_text()
                 for path in kvm.rglob("*")
                 if path.is_file()
             }
             server.stop()
-        trees.append(found)
+        trees.append(texts)
+        # How long halts took: lines of lower bounds and counts.
+        times = {name: text for name, text in texts.items() if name.endswith("_hist")}
+        assert len(times) == 3 * (1 + 2 + 2 * 4)
+        assert all(re.fullmatch(r"([0-9]+ [1-9][0-9]*\n)+", text) for text in times.values())
+        found = {name: int(text) for name, text in texts.items() if name not in times}
         assert all(found.values())
         vms = {name.partition("/")[0] for name in found if "/" in name}
-        assert len(vms) == 3
+        assert len(vms) == 2
         for name in ("exits", "halt_wait_ns", "guest_mode"):
             assert found[name] == sum(found[f"{vm}/{name}"] for vm in vms)
             for vm in vms:
@@ -358,6 +376,70 @@ main()
     args = [sys.executable, "-c", program, "demo", "stats", "--vms", "4", "--vcpus", "3"]
     done = subprocess.run(args, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE)
     assert_error(done, 1, "6 vCPUs", "threads")
+
+
+# --listen
+
+
+def scrape(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+        text: str = response.read().decode()
+        return text
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("9100", ("127.0.0.1", 9100)),
+        (":0", ("127.0.0.1", 0)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+        ("example.org:80", ("example.org", 80)),
+        ("[::1]:9100", ("::1", 9100)),
+        ("[::]:0", ("::", 0)),
+    ],
+)
+def test_addresses(text: str, address: tuple[str, int]) -> None:
+    """A port, or a host and a port; without a host it is the loopback address."""
+    command = cli.commands["demo"]
+    context = command.make_context("demo", ["stats", "--listen", text])
+    assert context.params["listen"] == address
+
+
+def test_demo_that_is_scraped(tmp_path: Path) -> None:
+    """It says where, by default on the loopback address; what is there is what the files show."""
+    mountpoint = tmp_path / "stats"
+    args = ("--vms", "1", "--vcpus", "1", "--rate", "0", "--listen", ":0")
+    with serving("demo", mountpoint, *args, started="statsfs: metrics at ") as server:
+        url = server.line("statsfs: metrics at ").rpartition(" ")[2]
+        assert re.fullmatch("http://127[.]0[.]0[.]1:[0-9]+/metrics", url)
+        (vm,) = (path.name for path in (mountpoint / "kvm").iterdir() if path.is_dir())
+        line = f'kvm_exits_total{{vcpu="vcpu0",vm="{vm}"}} {server.read("kvm/exits")}\n'
+        assert line in scrape(url)
+        server.stop()
+    with pytest.raises(urllib.error.URLError):
+        scrape(url)
+
+
+def test_mount_that_is_scraped(tmp_path: Path) -> None:
+    """What a function registered is scraped; of two, only one can have the port."""
+    program = """
+from statsfs import Source, Value
+def setup(registry):
+    app = Source("app")
+    app.add_values([Value("n")], {"n": 5})
+    registry.register(app)
+"""
+    (tmp_path / "app.py").write_text(program)
+    args = ("--create", "--load", "app:setup", "--listen")
+    mountpoint, started = tmp_path / "stats", "statsfs: metrics at "
+    with serving("mount", mountpoint, *args, "0", started=started, cwd=tmp_path) as server:
+        url = server.line(started).removeprefix(started)
+        assert scrape(url).splitlines()[-1] == "app_n_total 5"
+        port = url.rpartition(":")[2].partition("/")[0]
+        done = run("mount", "other", *args, port, cwd=tmp_path)
+        assert_error(done, 1, f"--listen: cannot listen on 127.0.0.1:{port}: ", "in use")
+        assert not (tmp_path / "other").exists()
+        server.stop()
 
 
 # demo on a terminal

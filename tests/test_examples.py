@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,6 +100,23 @@ def test_ctypes_counters(number: signal.Signals, tmp_path: Path) -> None:
         assert integer(mountpoint / "rusage" / "maxrss") >= max(children, 1000)
         with pytest.raises(PermissionError):
             (own / "minflt").write_text("0\n")
+
+
+@ENDS
+def test_monitored_daemon(number: signal.Signals, tmp_path: Path) -> None:
+    """One scrape has statsfs's metrics, by worker, and prometheus_client's own."""
+    with example("monitored_daemon.py", tmp_path / "stats", number) as mountpoint:
+        crawler = mountpoint / "crawler"
+        wait_until(lambda: (crawler / "worker3").exists() and integer(crawler / "pages") > 50)
+        url = f"http://127.0.0.1:{integer(crawler / 'port')}/metrics"
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+            lines = response.read().decode().splitlines()
+        assert "# HELP crawler_pages_total Pages fetched" in lines
+        samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+        pages = [float(samples[f'crawler_pages_total{{worker="worker{n}"}}']) for n in range(4)]
+        assert 50 < sum(pages) <= integer(crawler / "pages")
+        assert float(samples["robots_seconds_count"]) >= 0
+        assert "python_info" in "".join(samples)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))

@@ -155,7 +155,8 @@ def test_what_the_core_defines_in_public_is_in_all(module: str) -> None:
 
 # The names that the design's sections 2 and 4 pin for users.
 PINNED = {
-    "Aggregate", "Kind", "Registry", "RegistryCollector", "Snapshot", "Source", "Stats", "Type", "Unit", "Value",
+    "Aggregate", "Kind", "Registry", "RegistryCollector", "Snapshot", "Source", "Stats", "Type",
+    "Unit", "Value",
     "boolean", "mount", "mounted", "serve_metrics", "values_of",
     "s8", "s16", "s32", "s64", "u8", "u16", "u32", "u64",
     "StatsfsError", "BaseMismatchError", "DuplicateNameError", "InvalidNameError", "MountError",

@@ -5,10 +5,11 @@ Owns options, help texts and exit codes. A user's mistake is one line on stderr,
 Threading: main thread only, see `stop`.
 """
 
+import contextlib
 import math
 import os
 import threading
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -17,10 +18,14 @@ from statsfs.cli import loading
 from statsfs.cli.demo import Churn, create_vm, run_demo, silence
 from statsfs.cli.stop import Stop, Stopped
 from statsfs.exceptions import MountError, StatsfsError
+from statsfs.exposition import serve_metrics
 from statsfs.mock_kvm import MockKvm
-from statsfs.mounting import mount
+from statsfs.mounting import Mount, mount
 from statsfs.mountpoints import find_mount, unmount
 from statsfs.registry import Registry
+
+if TYPE_CHECKING:
+    from statsfs.scrapes import MetricsServer
 
 __all__ = ["cli", "run"]
 
@@ -30,7 +35,7 @@ _POLL: Final = 0.2  # seconds until an unmount by others is noticed
 _EPILOG: Final = """\b
 Exit codes:
   0  done, also when told to stop by SIGTERM or SIGINT
-  1  failed: a refused mount, a failing --load function, a refused unmount
+  1  failed: a refused mount, unmount or --listen, a failing --load function
   2  wrong usage
 """
 
@@ -44,6 +49,28 @@ class _Number(click.FloatRange):
         return number
 
 
+def _parse_address(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise click.BadParameter(f"{text!r} does not end in a port, 0 to 65535", ctx, param)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise click.BadParameter(f"{text!r}: an IPv6 address stands in brackets", ctx, param)
+    return host or "127.0.0.1", int(port)
+
+
+_listen_option: Final = click.option(
+    "--listen",
+    metavar="[HOST:]PORT",
+    callback=_parse_address,
+    help="Answer scrapes of /metrics there, for Prometheus; on the loopback address if no host is "
+    "given, on a free port if it is 0.",
+)
 _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to the kernel
 
 
@@ -89,6 +116,7 @@ def cli() -> None:
     metavar="SECONDS",
     help="End by itself; without it, at SIGINT (Ctrl-C) or SIGTERM.",
 )
+@_listen_option
 def demo(
     mountpoint: str,
     vms: int,
@@ -97,6 +125,7 @@ def demo(
     churn: float,
     seed: int,
     duration: float | None,
+    listen: tuple[str, int] | None,
 ) -> None:
     """Mount a mock KVM at MOUNTPOINT.
 
@@ -115,8 +144,11 @@ def demo(
         for _ in range(vms):
             if not stop.wait(0):
                 create_vm(kvm, vcpus)
-        with mount(registry, mountpoint, create=True) as mounted:
-            _say(f"statsfs: mounted at {mounted.mountpoint}")
+        with (
+            _listening(registry, listen) as server,
+            mount(registry, mountpoint, create=True) as mounted,
+        ):
+            _announce(mounted, server)
             run_demo(stop, mounted, Churn(kvm, vcpus, churn), duration)
     _say(f"statsfs: unmounted {mounted.mountpoint}")
 
@@ -140,6 +172,14 @@ def demo(
 )
 @click.option("--uid", type=_ID, help="Owner of all files, as a number; default: who mounts.")
 @click.option("--gid", type=_ID, help="Group of all files, as a number; default: who mounts.")
+@click.option(
+    "--switch-interval",
+    type=_Number(1e-6, 100),
+    metavar="SECONDS",
+    help="How often Python threads that compute take turns, and so how long a reader waits for "
+    "them; Python's default is 0.005.",
+)
+@_listen_option
 def mount_command(
     mountpoint: str,
     loads: list[tuple[str, str]],
@@ -147,6 +187,8 @@ def mount_command(
     allow_other: bool | None,
     uid: int | None,
     gid: int | None,
+    switch_interval: float | None,
+    listen: tuple[str, int] | None,
 ) -> None:
     """Mount at MOUNTPOINT what functions register.
 
@@ -161,10 +203,19 @@ def mount_command(
     registry = Registry()
     with stop.interrupting():
         loading.load(registry, loads)
-    with mount(
-        registry, mountpoint, uid=uid, gid=gid, allow_other=allow_other, create=create
-    ) as mounted:
-        _say(f"statsfs: mounted at {mounted.mountpoint}")
+    with (
+        _listening(registry, listen) as server,
+        mount(
+            registry,
+            mountpoint,
+            uid=uid,
+            gid=gid,
+            allow_other=allow_other,
+            create=create,
+            switch_interval=switch_interval,
+        ) as mounted,
+    ):
+        _announce(mounted, server)
         while not stop.wait(_POLL) and not mounted.wait(0):
             pass
     _say(f"statsfs: unmounted {mounted.mountpoint}")
@@ -195,6 +246,23 @@ def umount(mountpoint: str) -> None:
             raise
         hint = "close its files and leave its directories (fuser -vm tells whose), then try again"
         raise click.ClickException(f"{mountpoint} is busy: {hint}") from error
+
+
+def _listening(
+    registry: Registry, address: tuple[str, int] | None
+) -> "contextlib.AbstractContextManager[MetricsServer | None]":
+    if address is None:
+        return contextlib.nullcontext()
+    try:
+        return serve_metrics(registry, *address)
+    except OSError as error:
+        raise click.ClickException(f"--listen: {error}") from error
+
+
+def _announce(mounted: Mount, server: "MetricsServer | None") -> None:
+    _say(f"statsfs: mounted at {mounted.mountpoint}")
+    if server is not None:
+        _say(f"statsfs: metrics at {server.url}")
 
 
 def run() -> int:
