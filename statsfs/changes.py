@@ -9,16 +9,25 @@ Threading: this is the threading. The lock is reentrant only so that a thread wh
 recognised; a change inside a change never runs at once.
 """
 
+import contextlib
 import gc
 import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
-__all__ = ["Change", "Listening", "Operation", "apply_change", "lock_tree"]
+__all__ = [
+    "Change",
+    "Listening",
+    "Operation",
+    "apply_change",
+    "count_under_lock",
+    "lock_tree",
+    "suspend_collection",
+]
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +91,21 @@ class Operation:
 _lock: Final = threading.RLock()
 _changing = False
 _waiting: Final[deque[Callable[[Operation], None]]] = deque()
+_suspended = False  # collection is off, by `suspend_collection`
 
 # A child that was forked while another thread held the lock would wait for ever.
 os.register_at_fork(
     before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
 )
+
+
+def count_under_lock(count: Callable[[], _T]) -> _T:
+    """Call a function that changes nothing but a number, and drops nothing, under the lock.
+
+    Unlike a change it is not queued: inside one, of the same thread, it runs at once.
+    """
+    with _lock:
+        return count()
 
 
 def lock_tree(sample: Callable[[], _T]) -> _T:
@@ -104,6 +123,42 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
         finally:
             if collecting:
                 gc.enable()
+
+
+@contextlib.contextmanager
+def suspend_collection() -> Iterator[None]:
+    """Keep garbage collection off for a while in which the tree may change; if it was on.
+
+    What a large snapshot leaves behind would have everything in the process looked at: 13 ms at
+    once for the rows of 7,000 sources, and 40 ms for their tree, in which no thread goes on. Not
+    for the thread that a signal handler may interrupt. Where several ask at the same time, the
+    first one's end is the end, so that garbage is not kept for ever.
+    """
+    global _suspended
+    # Under the lock, where it is seen what nobody else has switched off meanwhile.
+    with _lock:
+        ours = gc.isenabled()
+        if ours:
+            _suspended = True
+            gc.disable()
+    try:
+        yield
+    finally:
+        if ours:
+            with _lock:
+                _suspended = False
+                gc.enable()
+
+
+def _resume_in_child() -> None:
+    # The thread that would have done it is not there.
+    global _suspended
+    if _suspended:
+        _suspended = False
+        gc.enable()
+
+
+os.register_at_fork(after_in_child=_resume_in_child)
 
 
 def apply_change(operation: Callable[[Operation], None]) -> None:

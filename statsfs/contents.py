@@ -9,7 +9,7 @@ Threading: pure, but that it keeps a layout that it had to work out for the next
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from statsfs.arrays import Array, Entry, File, Layout, make_layout
 from statsfs.totals import Totals, add_up
@@ -21,7 +21,9 @@ Pause = Callable[[], None]
 
 Row = tuple[Any, ...]
 
-_CHUNK: Final = 256  # directories between two pauses
+_CHUNK: Final = 256  # rows or directories between two pauses
+
+_T = TypeVar("_T")
 
 
 def no_pause() -> None:
@@ -45,6 +47,20 @@ class Tree:
     states: Mapping[Any, tuple[int, tuple[int, Layout] | None]]
 
 
+class _Sums:
+    # What the totals of a directory are made of, by array: the rows of its source and of those
+    # below that have no totals of their own, and the totals of those that have. `parts` has a key
+    # for each array that is anywhere below.
+    __slots__ = ("parts", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[Array, list[Row]] = {}
+        self.parts: dict[Array, list[Totals]] = {}
+
+
+_NO_TOTALS: Final[Mapping[Array, Totals]] = {}
+
+
 class Content:
     """What one directory shows.
 
@@ -57,32 +73,19 @@ class Content:
         subordinates: the visible subdirectories.
     """
 
-    __slots__ = (
-        "_arrays",
-        "_below",
-        "_inner",
-        "_rows",
-        "declared",
-        "layout",
-        "own",
-        "source",
-        "subordinates",
-        "totals",
-    )
+    __slots__ = ("_above", "_sums", "declared", "layout", "own", "source", "subordinates", "totals")
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, sums: _Sums, *, above: bool = False) -> None:
         self.source = source
         self.layout: Layout | None = None
         self.own: dict[Array, Row] = {}
-        self.declared: list[Array] = []
-        self.totals: dict[Array, Totals] = {}
-        self.subordinates: list[Content] = []
-        # The rows of this source, and of those below that have no subordinates; then the totals
-        # of those below that have some, by array: all arrays below are there.
-        self._rows: dict[Array, list[Row]] = {}
-        self._below: dict[Array, list[Totals]] = {}
-        self._arrays: dict[Array, None] = {}
-        self._inner = False
+        # Thousands of directories have no totals; `above` says that their rows go into the sums of
+        # the parent. They share what is empty: making it would take longer than all else.
+        self._sums = sums
+        self._above = above
+        self.declared: list[Array] | tuple[()] = () if above else []
+        self.totals = _NO_TOTALS
+        self.subordinates: Sequence[Content] = () if above else []
 
     def number(self, file: File) -> Any:
         """Return the number of one file of `layout`, or a histogram's buckets.
@@ -102,44 +105,41 @@ class Content:
             if number is not None:
                 yield file, number
 
+    def place(self, source: Any, sums: _Sums | None) -> "Content":
+        """Add and return the directory of a subordinate.
+
+        Args:
+            source: the subordinate; a hidden one is not shown.
+            sums: for its totals, if it shows some.
+        """
+        child = Content(source, sums or self._sums, above=sums is None)
+        if not source.hidden:
+            cast(list[Content], self.subordinates).append(child)
+        return child
+
     def add(self, entry: Entry, row: Row) -> None:
         """Add what was sampled of one base of the source."""
+        array = entry.array
         if not entry.hidden:
-            self.own[entry.array] = row
-        self._arrays[entry.array] = None
-        self._rows.setdefault(entry.array, []).append(row)
+            self.own[array] = row
+        sums = self._sums
+        rows = sums.rows.get(array)
+        if rows is None:
+            rows = sums.rows[array] = []
+        rows.append(row)
+        if self._above and array not in sums.parts:
+            sums.parts[array] = []
 
     def declare(self, entry: Entry) -> None:
-        """Add an array without a base."""
+        """Add an array without a base, to a source that has sums of its own."""
         if not entry.hidden:
-            self.declared.append(entry.array)
-        self._arrays[entry.array] = None
+            cast(list[Array], self.declared).append(entry.array)
+        self._sums.rows.setdefault(entry.array, [])
 
-    def adopt(self, child: "Content") -> None:
-        """Add a subordinate that is complete."""
-        self._inner = True
-        if not child.source.hidden:
-            self.subordinates.append(child)
-        for array in child._arrays:
-            self._arrays[array] = None
-            below = self._below.setdefault(array, [])
-            if child._inner:
-                below.append(child.totals[array])
-            else:
-                self._rows.setdefault(array, []).extend(child._rows.get(array, ()))
-
-    def add_below(self, entry: Entry, row: Row) -> None:
-        """Add what was sampled of a base anywhere below, in place of all that `adopt` does."""
-        self._inner = True
-        self._arrays[entry.array] = None
-        self._below.setdefault(entry.array, [])
-        self._rows.setdefault(entry.array, []).append(row)
-
-    def declare_below(self, entry: Entry) -> None:
-        """Add an array without a base anywhere below, in place of all that `adopt` does."""
-        self._inner = True
-        self._arrays[entry.array] = None
-        self._below.setdefault(entry.array, [])
+    def add_below(self, array: Array, rows: Sequence[Row]) -> None:
+        """Add what was sampled of an array here and below, in place of all that is below."""
+        self._sums.rows.setdefault(array, []).extend(rows)
+        self._sums.parts.setdefault(array, [])
 
     def complete(self, tree: Tree, pause: Pause) -> None:
         """Work out the files, and the totals of a source that shows some."""
@@ -148,16 +148,31 @@ class Content:
             self.layout = cached[1]
         else:
             self.layout = self.source.layout_at(version) or self._make_layout(tree)
-        if self._inner or self.declared:
-            for array in self._arrays:
-                rows, below = self._rows.get(array, ()), self._below.get(array, ())
-                self.totals[array] = add_up(array, rows, below, pause)
+        if not self._above:
+            rows, parts = self._sums.rows, self._sums.parts
+            self.totals = {
+                array: add_up(array, rows.get(array, ()), parts.get(array, ()), pause)
+                for array in dict.fromkeys((*rows, *parts))
+            }
 
     def _make_layout(self, tree: Tree) -> Layout:
         # The source has changed since it was sampled.
         below = next((below for parent, below in tree.subordinates if parent is self.source), ())
         names = {source.name for source in below if not source.hidden}
-        return make_layout(list(self.own), self.declared, self._below, names.__contains__)
+        arrays = () if self._above else self._sums.parts
+        return make_layout(list(self.own), self.declared, arrays, names.__contains__)
+
+    def adopt(self, child: "Content") -> None:
+        """Add the totals of a subordinate that is complete."""
+        for array, totals in child.totals.items():
+            self._sums.parts.setdefault(array, []).append(totals)
+
+
+def _take(items: Sequence[_T], pause: Pause) -> Iterator[_T]:
+    # With a pause now and then, the last one at the end.
+    for start in range(0, len(items), _CHUNK):
+        yield from items[start : start + _CHUNK]
+        pause()
 
 
 def make_contents(
@@ -174,28 +189,29 @@ def make_contents(
         rows: entries, and what was sampled of each.
         pause: called every few hundred rows.
     """
-    contents: dict[Any, Content] = {tree.root: Content(tree.root)}
-    for _, subordinates in tree.subordinates:
-        contents.update((source, Content(source)) for source in subordinates)
-        pause()
+    declared = list(declared)
+    summed = {parent for parent, _ in tree.subordinates} | {entry.source for entry in declared}
+    contents: dict[Any, Content] = {tree.root: Content(tree.root, _Sums())}
+    for parent, subordinates in tree.subordinates:
+        place = contents[parent].place
+        for source in _take(subordinates, pause):
+            contents[source] = place(source, _Sums() if source in summed else None)
     # A signal handler's snapshot may meet a change half made, and entries of a source that is
     # just leaving: they go nowhere.
-    nowhere = Content(None)
+    nowhere = Content(None, _Sums())
     for entry in declared:
         contents.get(entry.source, nowhere).declare(entry)
     for entries, found in rows:
-        for number, (entry, row) in enumerate(zip(entries, found, strict=True)):
+        for entry, row in zip(_take(entries, pause), found, strict=True):
             contents.get(entry.source, nowhere).add(entry, row)
-            if number % _CHUNK == 0:
-                pause()
     # Parents come first, so backwards every subordinate is complete when it is adopted.
     for parent, subordinates in reversed(tree.subordinates):
         adopt = contents[parent].adopt
-        for number, source in enumerate(subordinates):
-            contents[source].complete(tree, pause)
-            adopt(contents[source])
-            if number % _CHUNK == 0:
-                pause()
+        for source in _take(subordinates, pause):
+            content = contents[source]
+            content.complete(tree, pause)
+            if content.totals:
+                adopt(content)
     root = contents[tree.root]
     if tree.lineage:
         root.complete(tree, pause)
@@ -212,13 +228,20 @@ def make_content(
 
     The arguments are those of `make_contents`; the root is a source.
     """
-    root = Content(tree.root)
+    root = Content(tree.root, _Sums())
     for entry in declared:
-        (root.declare if entry.source is tree.root else root.declare_below)(entry)
+        if entry.source is tree.root:
+            root.declare(entry)
+        else:
+            root.add_below(entry.array, ())
     for entries, found in rows:
-        for number, (entry, row) in enumerate(zip(entries, found, strict=True)):
-            (root.add if entry.source is tree.root else root.add_below)(entry, row)
-            if number % _CHUNK == 0:
-                pause()
+        below = []
+        for entry, row in zip(_take(entries, pause), found, strict=True):
+            if entry.source is tree.root:
+                root.add(entry, row)
+            else:
+                below.append(row)
+        if below:
+            root.add_below(entries[0].array, below)
     root.complete(tree, pause)
     return root

@@ -15,7 +15,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial, wraps
+from functools import wraps
 from queue import SimpleQueue
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
 
@@ -38,8 +38,8 @@ from pyfuse3 import (
 
 from statsfs.changes import Change
 from statsfs.exceptions import ReadOnlyValueError, ReleasedError, StatsfsError, UnknownValueError
+from statsfs.pauses import make_pause
 from statsfs.registry import Registry
-from statsfs.snapshots import no_pause
 from statsfs.vfs import (
     FILE_SIZE,
     NAME_MAX,
@@ -49,6 +49,7 @@ from statsfs.vfs import (
     NoSuchFileError,
     NotZeroError,
     Stale,
+    TooMuchOpenError,
     Vfs,
 )
 from statsfs.views import Rendering
@@ -65,6 +66,7 @@ ERRNOS: Final[dict[type[StatsfsError], int]] = {
     NotZeroError: errno.EINVAL,
     NoSuchAttributeError: errno.ENODATA,
     BrokenValueError: errno.EIO,
+    TooMuchOpenError: errno.ENFILE,
 }
 
 # Seconds for which the kernel may keep names and attributes. They change only by what we tell it;
@@ -79,8 +81,6 @@ _PATIENCE_UNASKED: Final = 0.25
 _RENDERINGS: Final = 4
 # How often `stop` looks whether all is quiet, in seconds.
 _POLL: Final = 0.001
-
-_pause: Final = partial(time.sleep, 0)  # lets other threads have the interpreter
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -148,17 +148,20 @@ class Handlers(pyfuse3.Operations):
             log.error("%s failed; the reader gets EIO", where, exc_info=error)
         return errno.EIO
 
-    def _entry(self, attributes: Attributes) -> EntryAttributes:
-        entry = EntryAttributes()
+    def _entry(
+        self, attributes: Attributes, entry: EntryAttributes | None = None
+    ) -> EntryAttributes:
+        if entry is None:
+            entry = EntryAttributes()
+            entry.st_uid = self._uid
+            entry.st_gid = self._gid
+            entry.entry_timeout = _TIMEOUT
         inode, mode, links, size, modified, live = attributes
         entry.st_ino = InodeT(inode)
         entry.st_mode = ModeT(mode)
         entry.st_nlink = links
         entry.st_size = size
-        entry.st_uid = self._uid
-        entry.st_gid = self._gid
         entry.st_atime_ns = entry.st_mtime_ns = entry.st_ctime_ns = modified
-        entry.entry_timeout = _TIMEOUT
         entry.attr_timeout = 0 if live else _TIMEOUT
         return entry
 
@@ -207,7 +210,10 @@ class Handlers(pyfuse3.Operations):
 
     @_handler
     def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
-        """Return an extended attribute."""
+        """Return an extended attribute; there are none but the user's, as in sysfs."""
+        if not name.startswith(b"user."):
+            # Told so, `ls -l` does not ask for a context and an ACL of each file.
+            raise FUSEError(errno.EOPNOTSUPP)
         return self._vfs.extended_attribute(inode, name)
 
     @_handler
@@ -234,8 +240,12 @@ class Handlers(pyfuse3.Operations):
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List a directory, attributes included."""
 
+        entry: EntryAttributes | None = None  # filled anew for each name: the reply is a copy
+
         def reply(name: bytes, attributes: Attributes, offset: int) -> bool:
-            return pyfuse3.readdir_reply(token, FileNameT(name), self._entry(attributes), offset)
+            nonlocal entry
+            entry = self._entry(attributes, entry)
+            return pyfuse3.readdir_reply(token, FileNameT(name), entry, offset)
 
         self._vfs.list_directory(fh, start_id, reply)
 
@@ -257,6 +267,8 @@ class Handlers(pyfuse3.Operations):
                 except BaseException:
                     self._vfs.close(handle)
                     raise
+        except FUSEError:
+            raise
         except Exception as error:
             raise FUSEError(self.errno_of(error, "open")) from None
         # Without direct_io the page cache would cut the text to the size, and keep it.
@@ -272,13 +284,24 @@ class Handlers(pyfuse3.Operations):
 
     async def _render(self, handle: int, rendering: Rendering) -> None:
         if rendering.quick:
-            rendering.run(no_pause)
+            rendering.run()
         else:
-            self._hand_over()
-            await trio.to_thread.run_sync(
-                rendering.run, _pause, abandon_on_cancel=True, limiter=self._limiter
-            )
+            await self._render_in_thread(rendering)
         self._vfs.finish(handle, rendering)
+
+    async def _render_in_thread(self, rendering: Rendering) -> None:
+        token = trio.lowlevel.current_trio_token()
+        self._hand_over()
+        # Whatever a base waits for, the mount may end.
+        with (
+            trio.CancelScope() as scope,
+            self._vfs.waiting(lambda: token.run_sync_soon(scope.cancel)),
+        ):
+            await trio.to_thread.run_sync(
+                rendering.run, make_pause(), abandon_on_cancel=True, limiter=self._limiter
+            )
+        if scope.cancelled_caught:
+            raise FUSEError(errno.ENOTCONN)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read a file; a view is rendered anew when it is read from the beginning once more."""
@@ -287,6 +310,8 @@ class Handlers(pyfuse3.Operations):
             if rendering is not None:
                 await self._render(fh, rendering)
             return self._vfs.read(fh, off, size)
+        except FUSEError:
+            raise
         except Exception as error:
             raise FUSEError(self.errno_of(error, "read")) from None
 
@@ -428,13 +453,14 @@ class Invalidator:
             log.debug("invalidating inode %d: %s", inode, error)
 
     def stop(self) -> None:
-        """End; return when nothing is being sent any more.
+        """End; return when nothing is being sent any more. Nor is any view waited for.
 
         Not on the serving thread while it serves: what is being sent may wait for it. From a signal
         handler that interrupted a change, that change sends nothing more.
         """
         self._stoppers.add(threading.get_ident())
         self._running = False
+        self._vfs.stop_waiting()
         while not self._stoppers.issuperset(self._busy.copy()):
             time.sleep(_POLL)
         worker, self._worker = self._worker, None

@@ -190,7 +190,7 @@ class Inodes:
         """Take back that the kernel knows an inode, as often as it says; never raises."""
         place, number = _split_inode(inode)
         known = self._known.get(place)
-        if known is None or known is self.root:
+        if known is None or inode == ROOT:
             return
         left = known.lookups.get(number, 0) - lookups
         if left > 0:

@@ -14,6 +14,7 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -45,6 +46,9 @@ _INSTALL: Final = (
     "then pip install 'statsfs[fuse]'"
 )
 
+# What is longer is no interval; Python takes up to 4295 s.
+_LONGEST_INTERVAL: Final = 100.0
+
 _session_lock: Final = threading.Lock()
 _session: "_Session | None" = None
 
@@ -60,6 +64,7 @@ class _Session:
         gid: int | None,
         allow_other: bool | None,
         create: bool,
+        switch_interval: float | None,
     ) -> None:
         self._pyfuse3, self._fuse, self._loop = _import_fuse(mountpoint)
         if not isinstance(registry, Registry):
@@ -70,6 +75,7 @@ class _Session:
             _check_id(self.mountpoint, "gid", os.getegid() if gid is None else gid),
         )
         self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
+        self._switching = _Switching(_check_interval(self.mountpoint, switch_interval))
         self._pid = os.getpid()
         self._registry = registry
         self.done = threading.Event()
@@ -96,6 +102,8 @@ class _Session:
         undo.callback(self._unclaim)
         created = make_mountpoint(self.mountpoint) if create else []
         undo.callback(remove_mountpoint, created)
+        self._switching.begin()
+        undo.callback(self._switching.end)
         # A watcher that is just clearing a dead mount here must not clear ours.
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=self._allow_other)
@@ -225,6 +233,7 @@ class _Session:
         for descriptor in self._loop.find_descriptors() - self._before:
             os.close(descriptor)
         self._watcher.disown()
+        self._switching.end()
         self._registry.remove_listener(self.invalidator)
         self.done.set()
 
@@ -245,6 +254,37 @@ def _check_id(mountpoint: str, what: str, number: object) -> int:
     if not isinstance(number, int) or not 0 <= number < 0xFFFFFFFF:
         raise MountError(f"{mountpoint}: {what} {number!r} is not one that a user has", mountpoint)
     return number
+
+
+def _check_interval(mountpoint: str, seconds: float | None) -> float | None:
+    # Python rounds down to microseconds, and 0 is none.
+    if seconds is not None and not 1e-6 <= seconds <= _LONGEST_INTERVAL:
+        raise MountError(
+            f"{mountpoint}: a switch interval of {seconds!r} s is not between a microsecond and "
+            f"{_LONGEST_INTERVAL:g} s",
+            mountpoint,
+        )
+    return seconds
+
+
+class _Switching:
+    # The interpreter's switch interval, if it is to be another while something is mounted.
+
+    def __init__(self, seconds: float | None) -> None:
+        self._seconds = seconds
+        self._before: float | None = None
+
+    def begin(self) -> None:
+        if self._seconds is not None:
+            self._before = sys.getswitchinterval()
+            sys.setswitchinterval(self._seconds)
+            self._seconds = sys.getswitchinterval()  # rounded
+
+    def end(self) -> None:
+        # Unless the program has set another meanwhile.
+        if self._before is not None and sys.getswitchinterval() == self._seconds:
+            sys.setswitchinterval(self._before)
+        self._before = None
 
 
 def _disown_in_child() -> None:
@@ -324,6 +364,7 @@ def mount(
     gid: int | None = None,
     allow_other: bool | None = None,
     create: bool = False,
+    switch_interval: float | None = None,
 ) -> Mount:
     """Mount a registry, and serve it from a background thread.
 
@@ -337,11 +378,15 @@ def mount(
         uid, gid: who owns the files; by default the user that this process runs as.
         allow_other: whether other users may look; by default only if this process is root's.
         create: make the directory if it is not there, and remove it afterwards.
+        switch_interval: seconds, for `sys.setswitchinterval` while it is mounted; None leaves it.
+            Beside a thread that computes in Python, a reader waits about one switch interval for a
+            whole `cat`: 6 ms at the median with Python's default of 5 ms, 2 with 0.001. It is the
+            whole process's, and has its price: two threads that compute got 10 % less done.
 
     Raises:
         MountError: it is refused; the message is one line that says what to do.
     """
-    session = _Session(registry, mountpoint, uid, gid, allow_other, create)
+    session = _Session(registry, mountpoint, uid, gid, allow_other, create, switch_interval)
     server = threading.Thread(
         target=_serve_session, args=(session,), name="statsfs-serve", daemon=True
     )
@@ -383,6 +428,7 @@ async def mounted(
     gid: int | None = None,
     allow_other: bool | None = None,
     create: bool = False,
+    switch_interval: float | None = None,
 ) -> AsyncIterator[Mount]:
     """Mount a registry, and serve it from the trio program that calls.
 
@@ -395,7 +441,7 @@ async def mounted(
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
     _check_trio(mountpoint)
-    session = _Session(registry, mountpoint, uid, gid, allow_other, create)
+    session = _Session(registry, mountpoint, uid, gid, allow_other, create, switch_interval)
     import trio
 
     session.serve_here()

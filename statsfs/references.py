@@ -9,7 +9,7 @@ Threading: the counts change under the tree's lock.
 from types import TracebackType
 from typing import Self
 
-from statsfs.changes import Operation, apply_change
+from statsfs.changes import Operation, apply_change, count_under_lock
 from statsfs.directories import Directory
 from statsfs.exceptions import ReleasedError
 
@@ -93,20 +93,29 @@ class Counted(Directory):
         Raises:
             ReleasedError: it was released.
         """
+        # Not a change: each opening of a file comes here.
+        count_under_lock(self._take_hold)
 
-        def take(operation: Operation) -> None:
-            self.check()
-            self._holds += 1
-
-        apply_change(take)
+    def _take_hold(self) -> None:
+        self.check()
+        self._holds += 1
 
     def unhold(self) -> None:
         """Give a reference of `hold` back."""
+        if count_under_lock(self._drop_shared_hold):
+            return
 
         def give(operation: Operation) -> None:
             self._drop_hold(operation)
 
         apply_change(give)
+
+    def _drop_shared_hold(self) -> bool:
+        # Whether others have references, so that nothing is released.
+        shared = self.refcount > 1
+        if shared:
+            self._holds -= 1
+        return shared
 
     def _drop_hold(self, operation: Operation) -> None:
         self._holds -= 1

@@ -4,14 +4,15 @@ Owns what a name leads to, what stat(2) tells, and open files with their texts. 
 kernel knows is the business of `inodes`, the FUSE protocol that of `fuse`.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
-changed the tree.
+changed the tree, and `stop_waiting`, which is for any.
 """
 
+import contextlib
 import logging
 import os
 import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Final, NamedTuple
@@ -36,6 +37,7 @@ __all__ = [
     "NoSuchFileError",
     "NotZeroError",
     "Stale",
+    "TooMuchOpenError",
     "Vfs",
 ]
 
@@ -43,6 +45,10 @@ log = logging.getLogger(__name__)
 
 NAME_MAX: Final = 255
 FILE_SIZE: Final = 4096  # as in sysfs; with 0, tar and diff would never read
+
+# What the texts of open views may take together, in bytes: without an end, any reader could have
+# the program killed for want of memory. A view of 300,000 values has some 10 MB.
+_TEXTS_MAX: Final = 1 << 30
 
 _ZERO: Final = re.compile(rb"[ \t\n\v\f\r]*[+-]?(?:0[xX])?0+[ \t\n\v\f\r]*")
 _SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
@@ -58,6 +64,10 @@ class NotZeroError(StatsfsError, ValueError):
 
 class BrokenValueError(StatsfsError, ValueError):
     """A value has no text: its base holds no integer, or its `show` fails."""
+
+
+class TooMuchOpenError(StatsfsError, OSError):
+    """The texts of all open views take too much memory for one more."""
 
 
 class Attributes(NamedTuple):
@@ -115,8 +125,11 @@ class Vfs:
         self._files: dict[int, _OpenFile | _OpenView] = {}
         # Of each inode those that are open, the newest rendering last.
         self._views: dict[int, list[_OpenView]] = {}
+        self._texts = 0  # the bytes of all open views
         self._directories: dict[int, _OpenDirectory] = {}
         self._handles = count(1)
+        self._stopped = False
+        self._waiting: set[Callable[[], object]] = set()
 
     # Inodes
 
@@ -133,19 +146,28 @@ class Vfs:
         Raises:
             NoSuchFileError: there is none.
         """
-        known = self._inodes.living(parent)
+        known, file = self._inodes.find(parent)
+        if file is not None:
+            raise NoSuchFileError(f"{file.name!r} is no directory", file.name)
         try:
             text = name.decode()
         except UnicodeDecodeError:
             raise NoSuchFileError(f"no name here is {name!r}", name) from None
+        return self._lookup(known, text)
+
+    def _lookup(self, known: Known, text: str) -> Attributes:
+        attributes = self._lookup_file(known, text)
+        if attributes is not None:
+            return attributes
         if text.startswith("."):
             return self._lookup_view(known, text)
-        while True:
+        # What was removed may have been added elsewhere, and lead to what lives there.
+        while known.alive:
             source = self._subordinate(known, text)
             if source is not None:
                 child = self._inodes.note_directory(known, source, text)
                 if child is not None:
-                    if self._subordinate(known, text) is source and child.alive:
+                    if known.alive and self._subordinate(known, text) is source and child.alive:
                         return self._directory_attributes(child)
                     self.forget(child.inode, 1)
             else:
@@ -156,8 +178,21 @@ class Vfs:
                 if self._shows(known, file) and self._subordinate(known, text) is None:
                     return self._file_attributes(known, file)
                 self.forget(inode, 1)
-            if not known.alive:
-                raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
+        raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
+
+    def _lookup_file(self, known: Known, name: str) -> Attributes | None:
+        # The short way, for what is looked up most: a file of a layout that was worked out already.
+        # What stands in its way changes the version, and so the second look sees it.
+        source = known.source
+        cached = source.cached if source is not None else None
+        file = cached[1].files.get(name) if cached is not None else None
+        if file is None or source is None or cached is None:
+            return None
+        inode = self._inodes.note_file(known, file)
+        if source.version == cached[0] and known.alive:
+            return self._file_attributes(known, file)
+        self.forget(inode, 1)
+        return None
 
     def _lookup_view(self, known: Known, name: str) -> Attributes:
         view = VIEWS.get(name)
@@ -198,11 +233,12 @@ class Vfs:
 
     def _file_attributes(self, known: Known, file: File) -> Attributes:
         assert known.source is not None
+        value = file.value
         return Attributes(
             number_inode(known.place, file.number),
-            stat.S_IFREG | file.value.mode,
+            stat.S_IFREG | value.mode,
             1,
-            FILE_SIZE if file.value.size == 1 else _file_size(file.value),
+            FILE_SIZE if value.size == 1 else _file_size(value),
             known.source.placed,
         )
 
@@ -214,7 +250,7 @@ class Vfs:
         since = self._inodes.changed if known.source is None else known.source.placed
         size, moment = known.rendered.get(view.number, (FILE_SIZE, since))
         for opened in reversed(self._views.get(inode, ())):
-            if opened.client == client:
+            if opened.client == client and opened.moment:
                 size, moment = len(opened.text), opened.moment
                 break
         return Attributes(inode, stat.S_IFREG | 0o444, 1, size, moment, live=True)
@@ -307,7 +343,7 @@ class Vfs:
                     return
                 continue
             try:
-                attributes = self.lookup(opened.known.inode, name)
+                attributes = self._lookup(opened.known, name.decode())
             except StatsfsError:
                 continue
             if not reply(name, attributes, offset):
@@ -361,7 +397,9 @@ class Vfs:
             opened = _OpenView(known, source, file, mask, client)
             self._files[handle] = opened
             self._views.setdefault(inode, []).insert(0, opened)
-        elif isinstance(file, File) and source is not None:
+        else:
+            assert isinstance(file, File)
+            assert source is not None
             self._files[handle] = _OpenFile(known, source, file, source.entry_of(file))
         known.opened[file.number] = known.opened.get(file.number, 0) + 1
         return handle
@@ -383,16 +421,45 @@ class Vfs:
         return Rendering(opened.file, top, opened.mask)
 
     def finish(self, handle: int, rendering: Rendering) -> None:
-        """Let a view that is open be read as it was rendered."""
+        """Let a view that is open be read as it was rendered.
+
+        Raises:
+            TooMuchOpenError: all that is open would take too much memory; it is as it was.
+        """
         opened = self._files.get(handle)
         if not isinstance(opened, _OpenView):
             return
+        texts = self._texts + len(rendering.text) - len(opened.text)
+        if texts > _TEXTS_MAX:
+            raise TooMuchOpenError(f"open views take {self._texts} bytes", opened.file.name)
+        self._texts = texts
         opened.text, opened.moment = rendering.text, rendering.moment
         known, number = opened.known, opened.file.number
         known.rendered[number] = (len(opened.text), opened.moment)
         views = self._views[number_inode(known.place, number)]
         views.remove(opened)
         views.append(opened)
+
+    @contextlib.contextmanager
+    def waiting(self, give_up: Callable[[], object]) -> Iterator[None]:
+        """Have a function called, in any thread, when the end of the mount is not to be held up.
+
+        Args:
+            give_up: makes the body end early; called once or more, at once if it is too late.
+        """
+        self._waiting.add(give_up)
+        try:
+            if self._stopped:
+                give_up()
+            yield
+        finally:
+            self._waiting.discard(give_up)
+
+    def stop_waiting(self) -> None:
+        """Say that the mount is about to end: what is being rendered is not waited for."""
+        self._stopped = True
+        for give_up in self._waiting.copy():
+            give_up()
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read an open file: computed at offset 0, and then the same text at every other.
@@ -448,6 +515,7 @@ class Vfs:
         opened = self._files.pop(handle)
         number, known = opened.file.number, opened.known
         if isinstance(opened, _OpenView):
+            self._texts -= len(opened.text)
             inode = number_inode(known.place, number)
             self._views[inode].remove(opened)
             if not self._views[inode]:
@@ -474,8 +542,6 @@ def _format_histogram(value: Value, buckets: list[int]) -> bytes:
 
 def _file_size(value: Value) -> int:
     # A histogram's text may be longer than a page: its longest, up to the next page.
-    if not value.histogram:
-        return FILE_SIZE
     longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 

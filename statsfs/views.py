@@ -6,13 +6,16 @@ what is open, is the business of `vfs`, and their texts that of `formats`.
 Threading: a rendering is made and used on the serving thread, and runs in any.
 """
 
+import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from statsfs.changes import suspend_collection
 from statsfs.formats import binary, json, openmetrics, prometheus, schema
 from statsfs.registry import Registry
-from statsfs.snapshots import Pause, Snapshot
+from statsfs.snapshots import Pause, Snapshot, no_pause
 from statsfs.sources import Source
 
 __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
@@ -66,22 +69,32 @@ class Rendering:
         moment: when that was so, in nanoseconds since the epoch.
     """
 
-    __slots__ = ("_mask", "_top", "_view", "moment", "quick", "text")
+    __slots__ = ("_foreign", "_mask", "_top", "_view", "moment", "quick", "text")
 
     def __init__(self, view: View, top: Registry | Source, mask: int) -> None:
         self._view = view
         self._top = top
         self._mask = mask
-        self.quick = sum(source.weigh() for source in _sources(top)) <= _QUICK
+        weight = sum(source.weigh() for source in _sources(top))
+        self.quick = weight <= _QUICK
+        self._foreign = weight >= sys.maxsize
         self.text = b""
         self.moment = 0
 
-    def run(self, pause: Pause) -> None:
-        """Sample, and make the text.
+    def run(self, pause: Pause = no_pause) -> None:
+        """Sample, and make the text; to be called once.
 
         Args:
             pause: called every few hundred lines.
+
+        Raises:
+            ReleasedError: the source was released.
         """
+        # What was sampled goes before garbage is collected again. Foreign code may take for ever.
+        with contextlib.nullcontext() if self.quick or self._foreign else suspend_collection():
+            self._render(pause)
+
+    def _render(self, pause: Pause) -> None:
         snapshot = self._top.snapshot()
         pause()
         self.moment = snapshot.moment

@@ -21,7 +21,7 @@ from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.values import Value
 from statsfs.vfs import ROOT, Vfs
-from tests.trees import make_kvm
+from tests.trees import add_cpu, make_kvm
 
 T = TypeVar("T")
 
@@ -166,11 +166,11 @@ def test_lookups_that_fail(handlers: Handlers, name: bytes, code: int) -> None:
 
 
 def test_extended_attributes(handlers: Handlers) -> None:
-    """Names and values; ENODATA for others."""
+    """Names and values; others there are none, and no others could be."""
     kvm = find(handlers, "kvm")
     assert run(handlers.listxattr(kvm, CTX)) == [b"user.statsfs.label"]
     assert run(handlers.getxattr(kvm, b"user.statsfs.label", CTX)) == b"module"
-    assert refused(handlers.getxattr(kvm, b"security.capability", CTX)) == errno.ENODATA
+    assert refused(handlers.getxattr(kvm, b"security.capability", CTX)) == errno.EOPNOTSUPP
 
 
 def test_statfs(handlers: Handlers) -> None:
@@ -324,6 +324,25 @@ def test_a_broken_value_is_eio(handlers: Handlers, registry: Registry) -> None:
     source.put()
     registry.unregister(source)
     assert refused(handlers.open(inode, FlagT(os.O_RDONLY), CTX)) == errno.ENOENT
+
+
+def test_views_that_are_held_open_have_an_end(
+    handlers: Handlers, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they hold is memory of the program: ENFILE, until one is closed; others read on."""
+    view = find(handlers, "kvm/.stats.json")
+    first = run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh
+    text = run(handlers.read(first, 0, 4096))
+    monkeypatch.setattr(vfs, "_TEXTS_MAX", 3 * len(text))
+    held = [run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh for _ in range(2)]
+    assert refused(handlers.open(view, FlagT(os.O_RDONLY), CTX)) == errno.ENFILE
+    # Read anew it would be longer now; it stays what it was.
+    add_cpu(registry.sources[0], "cpu2")
+    assert refused(handlers.read(first, 0, 4096)) == errno.ENFILE
+    assert run(handlers.read(first, 1, 4096)) == text[1:]
+    for handle in (first, *held):
+        run(handlers.release(handle))
+    assert run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh
 
 
 def test_detached_handlers(handlers: Handlers, registry: Registry) -> None:

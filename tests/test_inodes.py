@@ -86,6 +86,18 @@ def test_forgetting_what_is_not_known(kernel: Kernel, kvm: Source, inode: int) -
     assert kernel.vfs.attributes(kernel.find("kvm/cpu0")).links == 2
 
 
+def test_files_of_the_root_are_forgotten(kernel: Kernel, kvm: Source) -> None:
+    """Its views, which are all that it has; the root itself is known for ever."""
+    known = len(kernel.vfs._inodes)
+    view = kernel.vfs.lookup(ROOT, b".stats.json").inode
+    kernel.vfs.lookup(ROOT, b".stats.json")
+    assert len(kernel.vfs._inodes) == known + 1
+    kernel.vfs.forget(view, 2)
+    assert len(kernel.vfs._inodes) == known
+    with pytest.raises(NoSuchFileError):
+        kernel.vfs.attributes(view)
+
+
 def test_what_is_left_of_a_source_that_came_back() -> None:
     """The old directory and the new one of a name are two; pruning one leaves the other."""
     inodes, registry = Inodes(), Registry()

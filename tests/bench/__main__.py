@@ -2,13 +2,26 @@
 
     python -m tests.bench [counting] [aggregating] …
 
-The status is 0 unless something breaks: how fast a machine is today is no test.
+All of them together write RESULTS.md and growth.svg beside this file. The status is 0 unless
+something breaks: how fast a machine is today is no test.
 """
 
-import platform
+import contextlib
 import sys
 
-from tests.bench import aggregating, changing, counting, memory, sampling
+from tests.bench import (
+    aggregating,
+    changing,
+    counting,
+    embedding,
+    exposing,
+    growing,
+    memory,
+    results,
+    sampling,
+    serving,
+    viewing,
+)
 
 # A topic a module; each has `main()`, which prints its table.
 TOPICS = {
@@ -17,6 +30,11 @@ TOPICS = {
     "sampling": sampling.main,
     "memory": memory.main,
     "changing": changing.main,
+    "exposing": exposing.main,
+    "serving": serving.main,
+    "embedding": embedding.main,
+    "growing": growing.main,
+    "viewing": viewing.main,
 }
 
 
@@ -26,9 +44,10 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no such benchmark: {', '.join(unknown)}; there are {', '.join(TOPICS)}")
         return 2
-    print(f"Python {platform.python_version()}, {platform.machine()}")
-    for name in names or TOPICS:
-        TOPICS[name]()
+    with results.written(growing.found) if not names else contextlib.nullcontext():
+        print(results.describe_machine())
+        for name in names or TOPICS:
+            TOPICS[name]()
     return 0
 
 
