@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
-from statsfs.bases import Binder, Reader
+from statsfs.bases import Binder
 from statsfs.exceptions import DuplicateNameError
+from statsfs.readers import Reader
 from statsfs.values import Aggregate, Value
 
 __all__ = [

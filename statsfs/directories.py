@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from statsfs.arrays import Array, Entry, File, Key, Layout, make_layout
-from statsfs.bases import convert_number, describe_number
 from statsfs.changes import lock_tree
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.flats import Flat
+from statsfs.readers import convert_number, describe_number
 
 __all__ = ["Directory"]
 

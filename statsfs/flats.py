@@ -13,9 +13,9 @@ from typing import Any
 
 from statsfs.aggregates import clean_integers, convert_column, reduce_column, wrap_sum
 from statsfs.arrays import Entry, File
-from statsfs.bases import Reader, convert_number
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.histograms import add_buckets, convert_histograms
+from statsfs.readers import Reader, convert_number
 from statsfs.values import Aggregate, Type
 
 __all__ = ["Flat"]

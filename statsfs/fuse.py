@@ -239,7 +239,6 @@ class Handlers(pyfuse3.Operations):
     @_handler
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         """List a directory, attributes included."""
-
         entry: EntryAttributes | None = None  # filled anew for each name: the reply is a copy
 
         def reply(name: bytes, attributes: Attributes, offset: int) -> bool:

@@ -17,7 +17,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
@@ -27,6 +27,7 @@ from typing import Any, Final, NamedTuple, Self
 from statsfs.formats import openmetrics, prometheus
 from statsfs.pauses import make_pause
 from statsfs.registry import Registry
+from statsfs.views import VIEWS, Rendering, View
 
 __all__ = ["Format", "MetricsServer", "accepts_gzip", "choose_format"]
 
@@ -43,13 +44,13 @@ _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 class Format(NamedTuple):
     """One of the two formats, and which versions a client may call it."""
 
-    render: Callable[..., bytes]
+    view: View
     content_type: str
     versions: tuple[str, ...]
 
 
-_TEXT: Final = Format(prometheus.render, prometheus.CONTENT_TYPE, ("", "0.0.4"))
-_OPENMETRICS: Final = Format(openmetrics.render, openmetrics.CONTENT_TYPE, ("", "1.0.0"))
+_TEXT: Final = Format(VIEWS[".stats.prom"], prometheus.CONTENT_TYPE, ("", "0.0.4"))
+_OPENMETRICS: Final = Format(VIEWS[".stats.openmetrics"], openmetrics.CONTENT_TYPE, ("", "1.0.0"))
 
 
 def _parse(header: str) -> Iterator[tuple[str, str, float]]:
@@ -171,7 +172,9 @@ class _Server(ThreadingMixIn, TCPServer):
     def render(self, format: Format) -> bytes:
         """Return what is to be seen now."""
         with self._rendering:
-            return format.render(self._registry.snapshot(), mask=S_IROTH, pause=make_pause())
+            rendering = Rendering(format.view, self._registry, S_IROTH)
+            rendering.run(make_pause())
+            return rendering.text
 
     def serve(self) -> None:
         # serve_forever would look twice a second whether it is to end.

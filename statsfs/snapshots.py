@@ -17,10 +17,10 @@ from typing import Any, Final
 
 from statsfs.aggregates import clean_integers, convert_column
 from statsfs.arrays import Array, Entry
-from statsfs.bases import Reader, convert_number
 from statsfs.contents import Content, Pause, Row, Tree, make_content, make_contents, no_pause
 from statsfs.flats import Flat
 from statsfs.histograms import convert_histograms
+from statsfs.readers import Reader, convert_number
 from statsfs.values import Value
 
 __all__ = ["Group", "Pause", "Row", "Samples", "Sampling", "Snapshot", "no_pause"]

@@ -167,7 +167,8 @@ class Vfs:
             if source is not None:
                 child = self._inodes.note_directory(known, source, text)
                 if child is not None:
-                    if known.alive and self._subordinate(known, text) is source and child.alive:
+                    here = self._subordinate(known, text) is source and child.parent is known
+                    if here and child.alive:
                         return self._directory_attributes(child)
                     self.forget(child.inode, 1)
             else:

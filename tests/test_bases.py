@@ -15,15 +15,9 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 
 from statsfs.arrays import intern_array
-from statsfs.bases import (
-    AttributeReader,
-    BufferReader,
-    MappingReader,
-    Reader,
-    SlotReader,
-    check_offsets,
-)
+from statsfs.bases import check_offsets
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
+from statsfs.readers import AttributeReader, BufferReader, MappingReader, Reader, SlotReader
 from statsfs.sources import Source
 from statsfs.structs import Stats, s16, u8, u64
 from statsfs.values import Aggregate, Kind, Type, Value

@@ -262,7 +262,7 @@ def test_others_get_their_turn() -> None:
 def test_a_deep_tree() -> None:
     """Deeper than Python's stack."""
     top = source = Source("top")
-    for _ in range(2000):
+    for _ in range(1050):
         below = Source("s")
         source.add_subordinate(below)
         source = below
@@ -273,7 +273,7 @@ def test_a_deep_tree() -> None:
         assert shown(content) == {"n": 3}
         (content,) = content.subordinates
         depth += 1
-    assert (depth, shown(content)) == (2000, {"n": 3})
+    assert (depth, shown(content)) == (1050, {"n": 3})
 
 
 def test_how_much_there_is_to_read() -> None:

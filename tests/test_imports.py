@@ -19,6 +19,7 @@ ORDER = (
     "values",
     "aggregates",
     "histograms",
+    "readers",
     "bases",
     "structs",
     "arrays",

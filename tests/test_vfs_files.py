@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.registry import Registry
 from statsfs.sources import Source
-from statsfs.values import Aggregate, Type, Value
+from statsfs.values import Aggregate, Kind, Type, Value
 from statsfs.vfs import ROOT, BrokenValueError, NoSuchFileError, NotZeroError, Vfs
 from tests.kernel import Kernel
 from tests.trees import Cpu, add_cpu, make_kvm, subordinate
@@ -362,3 +362,18 @@ def test_close_all(registry: Registry) -> None:
         kernel.vfs.attributes(file)
     assert kernel.vfs.attributes(ROOT).links == 3
     assert kernel.vfs.lookup(ROOT, b"kvm").links == 4
+
+
+def test_a_histogram(kernel: Kernel, registry: Registry) -> None:
+    """A line for each bucket that is not empty; the size has room for the longest text."""
+    source = Source("disk")
+    wide = Value("wide", kind=Kind.LOG_HIST, size=64, aggregate=Aggregate.SUM)
+    vast = Value("vast", kind=Kind.LINEAR_HIST, size=1000, bucket_size=10**6)
+    source.add_values([wide, vast], {"wide": [0, 2, 0, 5] + [0] * 60, "vast": [2**64 - 1] * 1000})
+    registry.register(source)
+    assert read_all(kernel, "disk/wide") == b"1 2\n4 5\n"
+    sizes = [kernel.vfs.attributes(kernel.find(f"disk/{name}")).size for name in ("wide", "vast")]
+    assert [size % 4096 for size in sizes] == [0, 0]
+    handle = kernel.open(kernel.find("disk/vast"))
+    assert 4096 < len(kernel.vfs.read(handle, 0, 1 << 20)) <= sizes[1]
+    kernel.close(handle)
