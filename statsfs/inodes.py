@@ -13,6 +13,7 @@ the note. (The kernel makes an invalidation wait for a lookup under way in the s
 """
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final, Protocol
@@ -29,6 +30,12 @@ ROOT: Final = 1
 # 2^28 numbers are 33 million values declared in the life of a process; 2^36 places 2 years of
 # 1,000 sources a second.
 _FILE_BITS: Final = 28
+# Seconds after which the kernel is told once more of what it still knows of a removed directory, and
+# of how many of these at a change. Nearly always it knows nothing any more.
+_LEFT_OVER: Final = 1.0
+_AT_ONCE: Final = 8
+# Names that are remembered of those that were looked for in a removed directory, in vain.
+_MISSED_MAX: Final = 100
 
 
 class NoSuchFileError(StatsfsError, FileNotFoundError):
@@ -85,12 +92,14 @@ class Known:
         opened: how many open files of each number there are.
         rendered: the length and the moment of a view's newest rendering, by number.
         directories: the subdirectories that the kernel was given, by name.
+        missed: names that were looked for after the directory was gone.
     """
 
     __slots__ = (
         "directories",
         "files",
         "lookups",
+        "missed",
         "name",
         "opened",
         "parent",
@@ -111,6 +120,7 @@ class Known:
         self.rendered: dict[int, tuple[int, int]] = {}
         self.opened: dict[int, int] = {}
         self.directories: dict[str, Known] = {}
+        self.missed: frozenset[bytes] = frozenset()
 
     @property
     def inode(self) -> int:
@@ -140,6 +150,8 @@ class Inodes:
         self.root: Final = Known(None, 0, None, "")
         self.changed = time.time_ns()
         self._known: dict[int, Known] = {0: self.root}
+        # The places of removed directories that the kernel knew, and when it was told last.
+        self._removed: deque[tuple[float, int]] = deque()
 
     def __len__(self) -> int:
         return sum(len(known.lookups) for known in self._known.values())
@@ -186,6 +198,15 @@ class Inodes:
         known.lookups[file.number] = known.lookups.get(file.number, 0) + 1
         return number_inode(known.place, file.number)
 
+    def note_miss(self, known: Known, name: bytes) -> None:
+        """Note that a name was looked for in vain.
+
+        That a removed directory has no such name the kernel keeps, and the directory for it, until
+        its memory is short: whoever looks once more through a descriptor would keep the source.
+        """
+        if not known.alive and len(known.missed) < _MISSED_MAX:
+            known.missed |= {name}
+
     def forget(self, inode: int, lookups: int) -> None:
         """Take back that the kernel knows an inode, as often as it says; never raises."""
         place, number = _split_inode(inode)
@@ -225,6 +246,7 @@ class Inodes:
             if known is not None and known.parent is not None:
                 names[known.parent.inode, known.name.encode()] = None
                 names.update(dict.fromkeys(_in_use(known)))
+                self._removed.append((time.monotonic(), place))
         for place, touched in change.touched.items():
             known = self._known.get(place)
             if known is None:
@@ -238,8 +260,22 @@ class Inodes:
             parent = known.parent
             by_name = None if parent is None else (parent.inode, known.name.encode())
             stale.directories.append((known.inode, by_name))
+        names.update(dict.fromkeys(self._left_over()))
         stale.names.extend(names)
         return stale
+
+    def _left_over(self) -> Iterator[tuple[int, bytes]]:
+        # What a client was just walking through when its directory was removed stays in the
+        # kernel's cache, and so does what was looked for afterwards.
+        now = time.monotonic()
+        for _ in range(_AT_ONCE):
+            if not self._removed or self._removed[0][0] > now - _LEFT_OVER:
+                return
+            _, place = self._removed.popleft()
+            known = self._known.get(place)
+            if known is not None:
+                yield from _all_below(known)
+                self._removed.append((now, place))
 
     @staticmethod
     def _changed_files(known: Known) -> Iterator[tuple[int, bytes]]:
@@ -264,3 +300,15 @@ def _in_use(known: Known) -> Iterator[tuple[int, bytes]]:
         for name, child in list(directory.directories.items()):
             yield directory.inode, name.encode()
             below.append(child)
+
+
+def _all_below(known: Known) -> Iterator[tuple[int, bytes]]:
+    below = [known]
+    for directory in below:
+        missed, directory.missed = directory.missed, frozenset()
+        files = [file.name.encode() for file in list(directory.files.values())]
+        for name in (*missed, *files):
+            yield directory.inode, name
+        for child, found in list(directory.directories.items()):
+            yield directory.inode, child.encode()
+            below.append(found)

@@ -1,16 +1,14 @@
 """The filesystem without FUSE: names, inodes, attributes, and the bytes of files.
 
-Owns what a name leads to, what stat(2) tells, and open files with their texts. Which inodes the
-kernel knows is the business of `inodes`, the FUSE protocol that of `fuse`.
+Owns what a name leads to, what stat(2) tells, and open files. Which inodes the kernel knows is the
+business of `inodes`, what files say that of `texts` and `views`, the FUSE protocol that of `fuse`.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
 changed the tree, and `stop_waiting`, which is for any.
 """
 
 import contextlib
-import logging
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,12 +17,19 @@ from typing import Final, NamedTuple
 
 from statsfs.arrays import Entry, File
 from statsfs.changes import Change
-from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError, StatsfsError
-from statsfs.formats.schema import describe_value
+from statsfs.exceptions import ReadOnlyValueError, StatsfsError
 from statsfs.inodes import ROOT, Inodes, Known, NoSuchFileError, Numbered, Stale, number_inode
 from statsfs.registry import Registry
 from statsfs.sources import Source
-from statsfs.values import Aggregate, Value
+from statsfs.texts import (
+    FILE_SIZE,
+    BrokenValueError,
+    NotZeroError,
+    check_zero,
+    describe_file,
+    find_size,
+    render_file,
+)
 from statsfs.views import BINARY, VIEWS, Rendering, View
 
 __all__ = [
@@ -41,29 +46,15 @@ __all__ = [
     "Vfs",
 ]
 
-log = logging.getLogger(__name__)
-
 NAME_MAX: Final = 255
-FILE_SIZE: Final = 4096  # as in sysfs; with 0, tar and diff would never read
 
 # What the texts of open views may take together, in bytes: without an end, any reader could have
 # the program killed for want of memory. A view of 300,000 values has some 10 MB.
-_TEXTS_MAX: Final = 1 << 30
-
-_ZERO: Final = re.compile(rb"[ \t\n\v\f\r]*[+-]?(?:0[xX])?0+[ \t\n\v\f\r]*")
-_SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
+_TEXTS_MAX: Final = 1 << 28
 
 
 class NoSuchAttributeError(StatsfsError, KeyError):
     """A file has no such extended attribute."""
-
-
-class NotZeroError(StatsfsError, ValueError):
-    """Something else than 0 was written."""
-
-
-class BrokenValueError(StatsfsError, ValueError):
-    """A value has no text: its base holds no integer, or its `show` fails."""
 
 
 class TooMuchOpenError(StatsfsError, OSError):
@@ -150,10 +141,10 @@ class Vfs:
         if file is not None:
             raise NoSuchFileError(f"{file.name!r} is no directory", file.name)
         try:
-            text = name.decode()
-        except UnicodeDecodeError:
-            raise NoSuchFileError(f"no name here is {name!r}", name) from None
-        return self._lookup(known, text)
+            return self._lookup(known, _decode(name))
+        except NoSuchFileError:
+            self._inodes.note_miss(known, name)
+            raise
 
     def _lookup(self, known: Known, text: str) -> Attributes:
         attributes = self._lookup_file(known, text)
@@ -239,7 +230,7 @@ class Vfs:
             number_inode(known.place, file.number),
             stat.S_IFREG | value.mode,
             1,
-            FILE_SIZE if value.size == 1 else _file_size(value),
+            FILE_SIZE if value.size == 1 else find_size(value),
             known.source.placed,
         )
 
@@ -290,7 +281,7 @@ class Vfs:
         """Return the extended attributes of an inode: what a value is, or a source's label."""
         known, file = self._inodes.find(inode)
         if file is not None:
-            return _describe(file.value) if isinstance(file, File) else {}
+            return describe_file(file.value) if isinstance(file, File) else {}
         label = known.source.label if known.source is not None else None
         return {} if label is None else {b"user.statsfs.label": label.encode()}
 
@@ -474,27 +465,8 @@ class Vfs:
         if isinstance(opened, _OpenView):
             return opened.text[offset : offset + size]
         if offset == 0 or opened.text is None:
-            opened.text = self._render(opened)
+            opened.text = render_file(opened.source, opened.file, opened.entry)
         return opened.text[offset : offset + size]
-
-    def _render(self, opened: _OpenFile) -> bytes:
-        file = opened.file
-        try:
-            number = opened.source.read_file(file, opened.entry)
-        except BaseMismatchError as error:
-            opened.source.complain(("broken", file), str(error))
-            raise BrokenValueError(str(error), file.name) from error
-        if file.value.histogram:
-            return _format_histogram(file.value, number)
-        show = file.value.show
-        if show is None or file.kind not in _SHOWN:
-            return b"%d\n" % number
-        try:
-            return (show(number) + "\n").encode()
-        except Exception as error:
-            message = f"{file.name!r}: show({number}) failed: {type(error).__name__}: {error}"
-            opened.source.complain(("show", file), message)
-            raise BrokenValueError(message, file.name) from error
 
     def write(self, handle: int, data: bytes) -> int:
         """Clear an open file if what is written is 0; return how much was written.
@@ -506,8 +478,7 @@ class Vfs:
         opened = self._files[handle]
         if isinstance(opened, _OpenView):
             raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
-        if not _ZERO.fullmatch(data):
-            raise NotZeroError(f"{opened.file.name!r} takes 0 and nothing else", opened.file.name)
+        check_zero(opened.file, data)
         opened.source.clear_file(opened.file, opened.entry)
         return len(data)
 
@@ -533,21 +504,3 @@ class Vfs:
             self.close(handle)
         self._directories.clear()
         self._inodes.forget_all()
-
-
-def _format_histogram(value: Value, buckets: list[int]) -> bytes:
-    # One line for each bucket that is not empty: where it begins, and its count.
-    lines = (b"%d %d\n" % (bound, n) for bound, n in zip(value.bounds, buckets, strict=True) if n)
-    return b"".join(lines)
-
-
-def _file_size(value: Value) -> int:
-    # A histogram's text may be longer than a page: its longest, up to the next page.
-    longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
-    return -(-longest // FILE_SIZE) * FILE_SIZE
-
-
-def _describe(value: Value) -> dict[bytes, bytes]:
-    described = describe_value(value)
-    described["aggregate"] = ",".join(described["aggregate"]) or "none"
-    return {f"user.statsfs.{key}".encode(): str(item).encode() for key, item in described.items()}

@@ -190,6 +190,7 @@ def test_no_command() -> None:
         (["mount", "stats", "--load", "app:number"], "number"),
         (["mount", "stats", "--load", "app:wait"], "coroutine"),
         (["mount", "stats", "--load", "app:setup", "--uid", "nobody"], "--uid"),
+        (["mount", "stats", "--load", "app:setup", "--switch-interval", "0"], "--switch-interval"),
         (["umount"], "MOUNTPOINT"),
     ],
 )
@@ -601,6 +602,30 @@ def test_mount_options(app: Path) -> None:
         assert "allow_other" not in line
         server.stop(signal.SIGINT)
     assert mountpoint.is_dir()
+
+
+SWITCHING = """
+import sys
+from statsfs import Kind, Source, Value
+
+class Interpreter:
+    switch_us = property(lambda self: round(sys.getswitchinterval() * 1e6))
+
+def setup(registry):
+    source = Source("interpreter")
+    source.add_values([Value("switch_us", kind=Kind.INSTANT)], Interpreter())
+    registry.register(source)
+"""
+
+
+def test_the_switch_interval(tmp_path: Path) -> None:
+    """It is that of the whole process, and Python's own if nothing is said."""
+    (tmp_path / "switching.py").write_text(SWITCHING)
+    for options, interval in (((), 5000), (("--switch-interval", "0.001"), 1000)):
+        load = ["--create", "--load", "switching:setup", *options]
+        with serving("mount", tmp_path / "stats", *load, cwd=tmp_path) as server:
+            assert server.read("interpreter/switch_us") == interval
+            server.stop()
 
 
 @pytest.mark.parametrize(

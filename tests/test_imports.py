@@ -36,6 +36,7 @@ ORDER = (
     "formats",
     "inodes",
     "views",
+    "texts",
     "vfs",
     "fuse",
     "loop",
@@ -53,7 +54,7 @@ CORE = ORDER[: ORDER.index("registry") + 1]
 
 # Used by nobody else.
 USERS = {
-    "formats": {"views", "vfs", "scrapes", "exposition", "segments", "cli"},
+    "formats": {"texts", "views", "vfs", "scrapes", "exposition", "segments", "cli"},
     "mock_kvm": {"vfs", "segments", "cli"},
     "kvm": {"vfs", "segments", "cli"},
 }
