@@ -31,7 +31,7 @@ demo: setup ## mount the mock KVM at ./stats until Ctrl-C
 
 test: setup tools ## run the tests, measuring coverage
 	@$(bin)/coverage erase
-	$(bin)/coverage run -m pytest $(ARGS)
+	$(bin)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
 	@$(bin)/coverage combine --quiet
 	@$(bin)/coverage report
 

@@ -30,7 +30,7 @@ ROOT: Final = 1
 # 2^28 numbers are 33 million values declared in the life of a process; 2^36 places 2 years of
 # 1,000 sources a second.
 _FILE_BITS: Final = 28
-# Seconds after which the kernel is told once more of what it still knows of a removed directory, and
+# Seconds after which the kernel is told once more what it still knows of a removed directory, and
 # of how many of these at a change. Nearly always it knows nothing any more.
 _LEFT_OVER: Final = 1.0
 _AT_ONCE: Final = 8

@@ -103,6 +103,13 @@ class _OpenDirectory:
     names: list[bytes] | None = None
 
 
+def _decode(name: bytes) -> str:
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        raise NoSuchFileError(f"no name here is {name!r}", name) from None
+
+
 class Vfs:
     """The tree of a registry as a filesystem.
 

@@ -1,9 +1,9 @@
 """Waiting with a deadline: no test sleeps for a fixed time, none waits for ever."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-__all__ = ["DEADLINE", "wait_until"]
+__all__ = ["DEADLINE", "until", "wait_until"]
 
 DEADLINE = 20.0  # seconds; far more than anything takes
 
@@ -22,3 +22,11 @@ def wait_until(
     while not condition():
         assert time.monotonic() < end, f"{what}: not within {deadline} s"
         time.sleep(0.002)
+
+
+def until(seconds: float) -> Iterator[None]:
+    """Go round for so long, and once at least."""
+    end = time.monotonic() + seconds
+    yield
+    while time.monotonic() < end:
+        yield

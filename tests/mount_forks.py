@@ -121,7 +121,7 @@ def fork_under_load(world: World, times: int) -> list[object]:
     def work() -> bool:
         kvm = kvm_of(world)
         add_cpu(kvm, "childs")
-        kvm.snapshot()
+        kvm.snapshot().to_dict()
         world.registry.unregister(kvm)
         return world.mount.closed
 

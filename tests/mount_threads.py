@@ -80,8 +80,7 @@ class Churn:
         except BaseException as error:
             self.errors.append(error)
 
-    @staticmethod
-    def _round(kvm: Source, number: int) -> None:
+    def _round(self, kvm: Source, number: int) -> None:
         # A virtual machine comes with its CPUs, works, and goes; in different orders.
         vm = Source("vm%d", number)
         kvm.add_subordinate(vm)

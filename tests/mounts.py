@@ -112,6 +112,7 @@ class Server:
         env: variables of its environment, besides the test's.
         wrapper: a command that is put before its own.
         measured: whether coverage follows it; not where it ends as a user who may not write here.
+        lifetime: seconds after which it is killed.
     """
 
     def __init__(
@@ -123,6 +124,7 @@ class Server:
         env: Mapping[str, str] | None = None,
         wrapper: tuple[str, ...] = (),
         measured: bool = True,
+        lifetime: float = _LIFETIME,
     ) -> None:
         self.mountpoint = mountpoint
         self.ended = False
@@ -147,7 +149,7 @@ class Server:
                 process_group=0,
                 env={**own, **(env or {})},
             )
-        self._reaper = threading.Timer(_LIFETIME, self.process.kill)
+        self._reaper = threading.Timer(lifetime, self.process.kill)
         self._reaper.daemon = True
         self._reaper.start()
 

@@ -98,6 +98,50 @@ def test_files_of_the_root_are_forgotten(kernel: Kernel, kvm: Source) -> None:
         kernel.vfs.attributes(view)
 
 
+def test_what_the_kernel_keeps_of_removed_directories(
+    kernel: Kernel, kvm: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a later change it is told of all that it still knows, until it knows nothing."""
+    monkeypatch.setattr("statsfs.inodes._LEFT_OVER", 0.0)
+    vfs = kernel.vfs
+    cpu = kernel.find("kvm/cpu0")
+    exits = vfs.lookup(cpu, b"exits").inode
+    kernel.hold(cpu)
+    kvm.remove_subordinate(subordinate(kvm, "cpu0"))
+    for name in (b"exits", b"nosuch", b"\xff", *(b"%d" % number for number in range(200))):
+        with pytest.raises(NoSuchFileError):
+            vfs.lookup(cpu, name)
+    kernel.told.clear()
+    add_cpu(kvm, "cpu2")
+    told = told_names(kernel)
+    assert {(cpu, b"exits"), (cpu, b"nosuch"), (cpu, b"\xff")} <= told
+    assert len(told) < 120
+    # What was missed is told once, what is known as long as it is.
+    kernel.told.clear()
+    add_cpu(kvm, "cpu3")
+    assert told_names(kernel) == {(cpu, b"exits")}
+    vfs.forget(exits, 99)
+    vfs.forget(cpu, 99)
+    kernel.told.clear()
+    add_cpu(kvm, "cpu4")
+    add_cpu(kvm, "cpu5")
+    assert told_names(kernel) == set()
+    assert not vfs._inodes._removed
+
+
+def test_what_the_kernel_keeps_below_removed_directories(
+    kernel: Kernel, kvm: Source, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a subtree it is told down to the last file."""
+    monkeypatch.setattr("statsfs.inodes._LEFT_OVER", 0.0)
+    top, cpu = kernel.find("kvm"), kernel.find("kvm/cpu0")
+    kernel.vfs.lookup(cpu, b"exits")
+    registry.unregister(kvm)
+    kernel.told.clear()
+    make_kvm(registry)
+    assert {(top, b"cpu0"), (cpu, b"exits")} <= told_names(kernel)
+
+
 def test_what_is_left_of_a_source_that_came_back() -> None:
     """The old directory and the new one of a name are two; pruning one leaves the other."""
     inodes, registry = Inodes(), Registry()

@@ -152,6 +152,27 @@ def test_a_file_that_is_held_keeps_its_source(server: Server) -> None:
     wait_until(lambda: server.call(calls.sources_alive) == 1, "the release")
 
 
+def test_looking_in_what_is_gone_keeps_nothing(server: Server) -> None:
+    """The kernel keeps that a name is not there, and its directory; changes that follow end it."""
+    server.call(calls.build, cpus=0)
+    for number in range(20):
+        server.call(calls.add, "cpu0")
+        held = os.open(server / "kvm/cpu0", os.O_DIRECTORY)
+        server.call(calls.remove, "cpu0")
+        for name in ("exits", "nosuch"):
+            with pytest.raises(FileNotFoundError):
+                os.stat(name, dir_fd=held)
+        os.close(held)
+        assert number == 0 or server.call(calls.sources_alive) > 2
+
+    def is_released() -> bool:
+        server.call(calls.add_many, 1)
+        server.call(calls.remove_many, 1)
+        return server.call(calls.sources_alive) == 1
+
+    wait_until(is_released, "the release")
+
+
 def test_what_a_request_costs_that_is_taken_back(server: Server) -> None:
     """A page: pyfuse3 does not free the buffer that it read nothing into."""
     server.call(calls.build, cpus=20)

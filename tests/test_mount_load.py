@@ -11,7 +11,7 @@ import pytest
 
 from tests import mount_calls as calls
 from tests import mount_threads as threads
-from tests.deadlines import wait_until
+from tests.deadlines import until, wait_until
 from tests.mounts import Server, run, serving, shell
 
 pytestmark = pytest.mark.mount
@@ -43,13 +43,6 @@ def check_end(server: Server, rounds: int) -> None:
     assert set(os.listdir(kvm)) == {*STABLE, *totals}
     assert (kvm / "exits").read_text() == f"{len(STABLE)}\n"
     assert os.stat(kvm).st_nlink == 2 + len(STABLE)
-
-
-def until(seconds: float) -> Iterator[None]:
-    """Go round for so long."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        yield
 
 
 def test_grep_while_the_tree_changes(kvm: tuple[Server, Path]) -> None:
