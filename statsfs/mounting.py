@@ -80,6 +80,7 @@ class _Session:
         self._registry = registry
         self.done = threading.Event()
         self.serving = threading.Event()
+        self._begun = threading.Lock()  # taken by the thread that serves, or when none is to
         self.server: threading.Thread | None = None
         self._thread: int | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -162,6 +163,18 @@ class _Session:
         """Say that this thread is the one that serves, or will."""
         self._thread = threading.get_ident()
         self.invalidator.serve_from(self._thread, self._descriptor)
+
+    def begin(self) -> bool:
+        """Say that a thread is about to serve; False if that was called off."""
+        return self._begun.acquire(blocking=False)
+
+    def call_off(self) -> None:
+        """End a session for which a thread may have been started, or not."""
+        if self._begun.acquire(blocking=False):
+            self.server = None
+            self.finish()
+        else:
+            self.close()
 
     async def serve(self) -> None:
         """Serve until the session ends; then close it, on this same thread."""
@@ -390,15 +403,19 @@ def mount(
     server = threading.Thread(
         target=_serve_session, args=(session,), name="statsfs-serve", daemon=True
     )
+    session.server = server
     try:
         server.start()
-    except BaseException as error:
-        session.finish()
+        session.serving.wait()
+    except RuntimeError as error:
+        session.call_off()
         raise MountError(
             f"{session.mountpoint}: no thread can be started: {error}", session.mountpoint
         ) from error
-    session.server = server
-    session.serving.wait()
+    except BaseException:
+        # Ctrl-C, of which nobody can say whether the thread had been started.
+        session.call_off()
+        raise
     if session.failure is not None:
         raise MountError(
             f"{session.mountpoint}: cannot serve: {session.failure}", session.mountpoint
@@ -407,6 +424,8 @@ def mount(
 
 
 def _serve_session(session: _Session) -> None:
+    if not session.begin():
+        return
     try:
         import trio
 
