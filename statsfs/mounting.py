@@ -87,14 +87,16 @@ class _Session:
         self._before: set[int] | None = None
         self.open = False
         self.failure: BaseException | None = None
+        self._mounted = False
+        self._device: str | None = None
+        self._undo = contextlib.ExitStack()
         self._claim()
         try:
-            with contextlib.ExitStack() as undo:
-                self._mount(undo, create)
-                self._undo = undo.pop_all()
-        except MountError:
-            raise
-        except OSError as error:
+            self._mount(self._undo, create)
+        except BaseException as error:
+            self._undo.close()
+            if isinstance(error, MountError) or not isinstance(error, OSError):
+                raise
             raise MountError(
                 f"{self.mountpoint}: {error.strerror}", self.mountpoint, error.errno
             ) from error
@@ -118,6 +120,8 @@ class _Session:
             undo.callback(self._vfs.close_all)
             self._watcher = Watcher(self.mountpoint)
             undo.callback(self._watcher.close)
+            # Before the watcher is ended: it would wait for a mount that nobody serves.
+            undo.callback(self._unmount)
             self._init(handlers)
 
     def _claim(self) -> None:
@@ -141,26 +145,31 @@ class _Session:
         if self._allow_other:
             options.add("allow_other")
         self._before = self._loop.find_descriptors()
+        # Before, not after: Ctrl-C may strike as soon as it is mounted.
+        self._mounted = True
         try:
             self._pyfuse3.init(handlers, self.mountpoint, options)
         except RuntimeError as error:
+            self._mounted = False
             self._pyfuse3.close(unmount=False)
             raise MountError(
                 f"{self.mountpoint}: the mount was refused; mounting needs root, or the rights "
                 "that fusermount3 asks for (its message is above)",
                 self.mountpoint,
             ) from error
-        try:
-            self._descriptor = (self._loop.find_descriptors() - self._before).pop()
-            self._device = find_device(self.mountpoint)
-        except BaseException:
-            self._pyfuse3.close()
-            raise
+        self._descriptor = (self._loop.find_descriptors() - self._before).pop()
+        self._device = find_device(self.mountpoint)
         self.open = True
         self.invalidator.start()
 
+    def _unmount(self) -> None:
+        if self._mounted:
+            self._mounted = self.open = False
+            self._pyfuse3.close(unmount=self._is_ours())
+
     def serve_here(self) -> None:
         """Say that this thread is the one that serves, or will."""
+        self.begin()
         self._thread = threading.get_ident()
         self.invalidator.serve_from(self._thread, self._descriptor)
 
@@ -198,8 +207,7 @@ class _Session:
             # Whatever is still being sent ends by itself: nobody serves a mount that is gone, and
             # one that is stopped by us was quiet before.
             self.invalidator.stop()
-            self.open = False
-            self._pyfuse3.close(unmount=self._is_ours())
+            self._unmount()
             self._undo.close()
         finally:
             self.done.set()
@@ -207,7 +215,7 @@ class _Session:
     def _is_ours(self) -> bool:
         # libfuse would unmount whatever is there by now.
         try:
-            return find_device(self.mountpoint) == self._device
+            return self._device is None or find_device(self.mountpoint) == self._device
         except OSError:  # the program has no descriptor left to look with
             return True
 
@@ -310,7 +318,7 @@ def _disown_in_child() -> None:
 
 def _close_at_exit() -> None:
     if _session is not None and _session.open:
-        _session.close()
+        _session.call_off()
 
 
 os.register_at_fork(after_in_child=_disown_in_child)

@@ -182,10 +182,7 @@ def _find_ends(value: Value) -> Iterator[int]:
 def _show_edge(number: int | float) -> str:
     # As Go prints floats, and with ".0" where nothing else says that it is one: that is what the
     # OpenMetrics specification calls canonical. Only Python's exponents begin later.
-    try:
-        text = repr(float(number))
-    except OverflowError:
-        return "+Inf"
+    text = repr(float(number))
     digits, point, rest = text.partition(".")
     if text == "inf":
         return "+Inf"
