@@ -22,7 +22,7 @@ def percentile(seconds: list[float], hundredths: int) -> float:
 
 def measure_ticker(clients: int) -> Line:
     """How late a 1 ms ticker of a trio program is while clients read as fast as they can."""
-    with served.compiled_client() as client, serving("trio") as server:
+    with served.compiled_client() as client, serving("trio", lifetime=600) as server:
         server.call(served.add_vcpus, 1)
         command = (client, "orc", "100000000", "0", server / "vm/value_0")
         readers = [subprocess.Popen(command) for _ in range(clients)]
@@ -42,7 +42,10 @@ def measure_ticker(clients: int) -> Line:
 def measure_busy(interval: float | None) -> Line:
     """An isolated `cat` beside a thread that computes."""
     options = {"switch_interval": interval}
-    with served.compiled_client() as client, serving("thread", options=options) as server:
+    with (
+        served.compiled_client() as client,
+        serving("thread", options=options, lifetime=600) as server,
+    ):
         server.call(served.add_vcpus, 1)
         server.call(served.start_busy_thread)
         found = served.ask(client, "cat", server / "vm/value_0", CATS, PAUSE).median

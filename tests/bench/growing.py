@@ -49,7 +49,7 @@ found: dict[int, Growth] = {}
 
 def measure_count(client: Path, count: int) -> Growth:
     """Everything at one size."""
-    with serving("later") as server:
+    with serving("later", lifetime=600) as server:
         before = server.call(served.memory)
         server.call(served.grow, count)
         memory = server.call(served.memory) - before

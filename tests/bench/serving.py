@@ -73,12 +73,12 @@ def measure() -> Iterator[Line]:
         with contextlib.ExitStack() as stack:
             client = stack.enter_context(served.compiled_client())
             stock, pid = stack.enter_context(served.yardstick(DIRECTORIES, FILES))
-            server = stack.enter_context(serving("thread"))
+            server = stack.enter_context(serving("thread", lifetime=600))
             server.call(served.add_files, DIRECTORIES, FILES)
             if place == "one CPU":
                 stack.enter_context(served.one_cpu_with(pid, server.pid))
             yield from measure_place(place, client, stock, server.mountpoint)
-        with served.compiled_client() as client, serving("thread") as server:
+        with served.compiled_client() as client, serving("thread", lifetime=600) as server:
             server.call(served.add_vcpus, VCPUS)
             with (
                 served.one_cpu_with(server.pid) if place == "one CPU" else contextlib.nullcontext()

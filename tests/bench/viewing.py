@@ -48,7 +48,7 @@ def build(world: World, sources: int) -> None:
 @contextmanager
 def kvm_of(sources: int) -> Iterator[Path]:
     """Serve a tree of so many sources; its `kvm`."""
-    with serving(measured=False) as server:
+    with serving(measured=False, lifetime=600) as server:
         server.call(build, sources)
         yield server / "kvm"
 
