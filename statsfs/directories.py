@@ -178,9 +178,15 @@ class Directory:
                     entry.reader.clear(base, file.index)
                 except ReadOnlyValueError as error:
                     raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
+                if entry.source.cleared is not None:
+                    entry.source.cleared()
             return
         flat = self._flats.get(file.array)
-        refused = flat.clear(file.index) if flat is not None else []
+        if flat is None:
+            return
+        refused, told = flat.clear(file.index)
+        for cleared in told:
+            cleared()
         if refused:
             first, reason = refused[0]
             log.warning(

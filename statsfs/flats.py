@@ -8,7 +8,7 @@ one C call.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from statsfs.aggregates import clean_integers, convert_column, reduce_column, wrap_sum
@@ -145,12 +145,22 @@ class Flat:
             return add_buckets(column, file.value), broken
         return reduce_column(column, file.value.type, file.kind), broken
 
-    def clear(self, index: int) -> list[tuple[Entry, ReadOnlyValueError]]:
-        """Write 0 into every base; return those that refused, and why."""
+    def clear(
+        self, index: int
+    ) -> tuple[list[tuple[Entry, ReadOnlyValueError]], dict[Callable[[], object], None]]:
+        """Write 0 into every base.
+
+        Returns:
+            Those that refused, and why; and whom the sources of the others want to be told.
+        """
         refused = []
+        told: dict[Callable[[], object], None] = {}
         for reader, entry, base in self._entries():
             try:
                 reader.clear(base, index)
             except ReadOnlyValueError as error:
                 refused.append((entry, error))
-        return refused
+            else:
+                if entry.source.cleared is not None:
+                    told[entry.source.cleared] = None
+        return refused, told

@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from statsfs.changes import Change, Operation, apply_change, lock_tree
 from statsfs.exceptions import TreeError
-from statsfs.snapshots import Snapshot
-from statsfs.sources import Parent, Source, check_sibling, check_source, sample_tree
+from statsfs.snapshots import Snapshot, sample_tree
+from statsfs.sources import Parent, Source, check_sibling, check_source
 
 __all__ = ["Registry"]
 
@@ -85,6 +85,8 @@ class Registry(Parent):
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
+        for source in self.sources:
+            source.freshen()
         return lock_tree(lambda: sample_tree(self, (), self.sources)).finish()
 
     def add_listener(self, listener: Callable[[Change], None]) -> None:

@@ -23,7 +23,16 @@ from statsfs.histograms import convert_histograms
 from statsfs.readers import Reader, convert_number
 from statsfs.values import Value
 
-__all__ = ["Group", "Pause", "Row", "Samples", "Sampling", "Snapshot", "no_pause"]
+__all__ = [
+    "Group",
+    "Pause",
+    "Row",
+    "Samples",
+    "Sampling",
+    "Snapshot",
+    "no_pause",
+    "sample_tree",
+]
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +133,27 @@ class Sampling:
             array.values: Samples(array.values, tuple(found)) for array, found in by_array.items()
         }
         return Snapshot(self._moment, arrays, self._tree, self._declared)
+
+
+def sample_tree(root: Any, lineage: tuple[Any, ...], tops: Sequence[Any]) -> Sampling:
+    """Sample subtrees in one pass, under the tree's lock.
+
+    Args:
+        root: the one source, or the registry of the sources.
+        lineage: the sources from the top to the root; none for a registry.
+        tops: the one source, or the sources of the registry.
+    """
+    subordinates: list[tuple[Any, list[Any]]] = [] if lineage else [(root, list(tops))]
+    sources = list(tops)
+    has_some = operator.attrgetter("_subordinates")
+    for source in filter(has_some, sources):
+        below = list((source._subordinates or {}).values())
+        subordinates.append((source, below))
+        sources += below
+    states = zip(sources, map(operator.attrgetter("version", "cached"), sources), strict=True)
+    return Sampling(
+        Tree(root, lineage, subordinates, dict(states)), [source._flats for source in tops]
+    )
 
 
 def _convert_column(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:

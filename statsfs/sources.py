@@ -7,15 +7,13 @@ Threading: the tree changes under the lock of `changes`, from any thread. Readin
 aggregate takes no lock; a snapshot takes it for the names of its subtree and for its pass.
 """
 
-import operator
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
 from statsfs.arrays import Entry, File, intern_array
 from statsfs.changes import Listening, Operation, apply_change, lock_tree
-from statsfs.contents import Tree
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
@@ -26,11 +24,11 @@ from statsfs.exceptions import (
 )
 from statsfs.flats import Flat
 from statsfs.references import Counted
-from statsfs.snapshots import Sampling, Snapshot
+from statsfs.snapshots import Sampling, Snapshot, sample_tree
 from statsfs.structs import Stats, values_of
 from statsfs.values import Value, check_name
 
-__all__ = ["Parent", "Source", "check_sibling", "check_source", "sample_tree"]
+__all__ = ["Parent", "Source", "check_sibling", "check_source"]
 
 # Every stay of a source under a parent has a number, never used again: inode numbers come of it.
 _places: Final = count(1)
@@ -52,6 +50,14 @@ class Source(Counted):
         args: what the name is formatted with, as by printf.
         label: the Prometheus label whose value is this source's name; None for none.
         hidden: no directory, for it nor for what is below; but its values count above.
+        retain: keep what subordinates have counted when they leave, so that totals never go back.
+        refresh: called before anything in or below the source is read or cleared: it brings the
+            numbers of the bases up to date, where they must be asked for.
+        blocking: whether `refresh` may take long; it is then called in a thread of its own.
+        cleared: called after values of this source were cleared, or what it retains, once for all
+            sources of one clear that have it in common, and before that clear returns.
+        owner: the user and the group, by number, whose its directory and files are in a mount;
+            None for those of the mount.
 
     Raises:
         InvalidNameError: the name is none for a directory, or the arguments do not fit it.
@@ -60,17 +66,31 @@ class Source(Counted):
     __slots__ = (
         "_parent",
         "_subordinates",
+        "blocking",
         "changed",
+        "cleared",
         "hidden",
         "label",
         "name",
+        "owner",
         "place",
         "placed",
+        "refresh",
+        "retain",
         "visible",
     )
 
     def __init__(
-        self, name: str, *args: object, label: str | None = None, hidden: bool = False
+        self,
+        name: str,
+        *args: object,
+        label: str | None = None,
+        hidden: bool = False,
+        retain: bool = False,
+        refresh: Callable[[], object] | None = None,
+        blocking: bool = True,
+        cleared: Callable[[], object] | None = None,
+        owner: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         if args:
@@ -83,6 +103,11 @@ class Source(Counted):
         self.name: Final = check_name(name, "a source's name")
         self.label: Final = None if label is None else check_name(label, "a source's label")
         self.hidden: Final = hidden
+        self.retain: Final = retain
+        self.refresh: Final = refresh
+        self.blocking: Final = blocking
+        self.cleared: Final = cleared
+        self.owner: Final = owner
         self._parent: Source | Parent | None = None
         self._subordinates: dict[str, Source] | None = None
         self.visible = 0
@@ -398,6 +423,17 @@ class Source(Counted):
         self.check()
         return list(self.files)
 
+    def freshen(self) -> None:
+        """Bring up to date what must be asked for, here and below."""
+        self.check()
+        above = list(self._lineage())[1:]
+        asked: list[Source] = [self]
+        for source in asked:
+            asked += (source._subordinates or {}).values()
+        for source in (*reversed(above), *asked):
+            if source.refresh is not None:
+                source.refresh()
+
     def _find(self, name: str) -> tuple[File, Entry | None]:
         self.check()
         file = self.files.get(name)
@@ -425,7 +461,9 @@ class Source(Counted):
             BaseMismatchError: the base holds no integer for it any more.
             ReleasedError: the source was released.
         """
-        return self.read_file(*self._find(name))
+        file, entry = self._find(name)
+        self.freshen()
+        return self.read_file(file, entry)
 
     def clear_value(self, name: str) -> None:
         """Write 0 into a value, or into all that an aggregate covers.
@@ -442,6 +480,7 @@ class Source(Counted):
         file, entry = self._find(name)
         if not file.value.writable:
             raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
+        self.freshen()
         self.clear_file(file, entry)
 
     # Sampling
@@ -463,28 +502,8 @@ class Source(Counted):
             lineage = tuple(reversed(list(self._lineage())))
             return sample_tree(self, lineage, [self])
 
+        self.freshen()
         return lock_tree(sample).finish()
-
-
-def sample_tree(root: object, lineage: tuple[Source, ...], tops: Sequence[Source]) -> Sampling:
-    """Sample subtrees in one pass, under the tree's lock.
-
-    Args:
-        root: the one source, or the registry of the sources.
-        lineage: the sources from the top to the root; none for a registry.
-        tops: the one source, or the sources of the registry.
-    """
-    subordinates: list[tuple[object, list[Source]]] = [] if lineage else [(root, list(tops))]
-    sources = list(tops)
-    has_some = operator.attrgetter("_subordinates")
-    for source in filter(has_some, sources):
-        below = list((source._subordinates or {}).values())
-        subordinates.append((source, below))
-        sources += below
-    states = zip(sources, map(operator.attrgetter("version", "cached"), sources), strict=True)
-    return Sampling(
-        Tree(root, lineage, subordinates, dict(states)), [source._flats for source in tops]
-    )
 
 
 def check_source(source: object) -> None:
