@@ -159,7 +159,7 @@ def test_clearing_tells_who_refused() -> None:
     refusing = add(flat, array, property_base({"n": 5}, False))
     add(flat, array, bases[1])
     add(flat, array, None)
-    ((entry, error),) = flat.clear(0)
+    ((entry, error),) = flat.clear(0)[0]
     assert entry is refusing
     assert "'n'" in str(error)
     assert bases == [{"n": 0}, {"n": 0}]
@@ -191,5 +191,5 @@ def test_histograms_are_reduced_bucket_by_bucket() -> None:
         assert flat.reduce(total) == ([3, 1], entries[1])
     del held[1]["n"]
     assert flat.reduce(total) == ([3, 1], entries[1])
-    assert [entry for entry, _ in flat.clear(0)] == [entries[1]]
+    assert [entry for entry, _ in flat.clear(0)[0]] == [entries[1]]
     assert flat.reduce(total) == ([0, 0], entries[1])
