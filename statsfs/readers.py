@@ -207,14 +207,19 @@ class AttributeReader(KeyReader):
 
 
 class MappingReader(KeyReader):
-    """Reads mappings by key."""
+    """Reads mappings by key.
+
+    One with a method `clear_value` is cleared by it, with the value's name; others are assigned to.
+    """
 
     __slots__ = ()
     _getter = operator.itemgetter
 
     def clear(self, base: Any, index: int) -> None:
         try:
-            if index in self._histograms:
+            if hasattr(type(base), "clear_value"):
+                base.clear_value(self.values[index].name)
+            elif index in self._histograms:
                 self._empty(base, index)
             else:
                 base[self.values[index].name] = 0

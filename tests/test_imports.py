@@ -45,6 +45,7 @@ ORDER = (
     "mounting",
     "scrapes",
     "exposition",
+    "baselines",
     "segments",
     "kvm",
     "mock_kvm",
