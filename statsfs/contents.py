@@ -39,12 +39,24 @@ class Tree:
         lineage: the sources from the top-level one to the root; none for a registry.
         subordinates: each source that has some, and those, hidden ones too; parents come first.
         states: the version and the cached layout of each source.
+        unavailable: the sources that were asked in vain; what is below has no numbers either.
     """
 
     root: Any
     lineage: tuple[Any, ...]
     subordinates: list[tuple[Any, list[Any]]]
     states: Mapping[Any, tuple[int, tuple[int, Layout] | None]]
+    unavailable: frozenset[Any] = frozenset()
+
+    def find_silent(self) -> set[Any]:
+        """Return all sources that have no numbers, for they or one above them are unavailable."""
+        silent = set(self.unavailable)
+        if not silent.isdisjoint(self.lineage):
+            silent.add(self.root)
+        for parent, subordinates in self.subordinates if silent else ():
+            if parent in silent:
+                silent.update(subordinates)
+        return silent
 
 
 class _Sums:
@@ -73,11 +85,22 @@ class Content:
         subordinates: the visible subdirectories.
     """
 
-    __slots__ = ("_above", "_sums", "declared", "layout", "own", "source", "subordinates", "totals")
+    __slots__ = (
+        "_above",
+        "_silent",
+        "_sums",
+        "declared",
+        "layout",
+        "own",
+        "source",
+        "subordinates",
+        "totals",
+    )
 
     def __init__(self, source: Any, sums: _Sums, *, above: bool = False) -> None:
         self.source = source
         self.layout: Layout | None = None
+        self._silent = False
         self.own: dict[Array, Row] = {}
         # Thousands of directories have no totals; `above` says that their rows go into the sums of
         # the parent. They share what is empty: making it would take longer than all else.
@@ -90,8 +113,10 @@ class Content:
     def number(self, file: File) -> Any:
         """Return the number of one file of `layout`, or a histogram's buckets.
 
-        It is None for an own value whose base was broken.
+        It is None for an own value whose base was broken, and where nobody answers.
         """
+        if self._silent:
+            return None
         if file.kind is None:
             row = self.own.get(file.array)
             return None if row is None else row[file.index]
@@ -104,6 +129,10 @@ class Content:
             number = self.number(file)
             if number is not None:
                 yield file, number
+
+    def silence(self) -> None:
+        """Show no numbers, once those above have what they need."""
+        self.own, self.totals, self._silent = {}, _NO_TOTALS, True
 
     def place(self, source: Any, sums: _Sums | None) -> "Content":
         """Add and return the directory of a subordinate.
@@ -215,6 +244,8 @@ def make_contents(
     root = contents[tree.root]
     if tree.lineage:
         root.complete(tree, pause)
+    for source in tree.find_silent():
+        contents.get(source, nowhere).silence()
     return root
 
 
@@ -244,4 +275,6 @@ def make_content(
         if below:
             root.add_below(entries[0].array, below)
     root.complete(tree, pause)
+    if tree.root in tree.find_silent():
+        root.silence()
     return root

@@ -16,6 +16,7 @@ from statsfs.changes import lock_tree
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.flats import Flat
 from statsfs.readers import convert_number, describe_number
+from statsfs.refreshes import Refresher
 
 __all__ = ["Directory"]
 
@@ -108,6 +109,10 @@ class Directory:
         """Tell whether a name is that of a visible subordinate."""
         raise NotImplementedError
 
+    def check_answers(self) -> None:
+        """Raise UnavailableError if who must be asked for the numbers here does not answer."""
+        raise NotImplementedError
+
     def weigh(self) -> int:
         """Return how many numbers the subtree has, or very many if reading some runs foreign code.
 
@@ -138,7 +143,13 @@ class Directory:
         Args:
             file: one of `files`.
             entry: `entry_of(file)` at the time it was found.
+
+        Raises:
+            UnavailableError: who must be asked does not answer.
+            BaseMismatchError: the base holds no integer for an own value.
         """
+        if Refresher.made:
+            self.check_answers()
         if file.kind is None:
             return self._read_own(file, entry)
         flat = self._flats.get(file.array)
@@ -169,8 +180,11 @@ class Directory:
         """Write 0 into a file of this source, whatever its mode; the arguments as for `read_file`.
 
         Raises:
+            UnavailableError: who must be asked does not answer.
             ReadOnlyValueError: the base of an own value refuses.
         """
+        if Refresher.made:
+            self.check_answers()
         if file.kind is None:
             base = entry and entry.base
             if entry is not None and base is not None and entry.reader is not None:

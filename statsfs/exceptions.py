@@ -12,8 +12,10 @@ from the builtin that fits, so that a program may catch either, and keeps what o
     ├── UnknownValueError    (KeyError)          no such file in the source's directory
     ├── ReleasedError        (ReferenceError)    use after the last reference was put
     ├── ReadOnlyValueError   (PermissionError)   a value that cannot be cleared
+    ├── UnavailableError     (OSError)           a source that must be asked does not answer
     ├── MountError           (OSError)           a mount that was refused
-    └── SegmentError         (OSError)           a shared segment that was refused
+    ├── SegmentError         (OSError)           a shared segment that was refused
+    └── QmpError             (OSError)           a QMP socket that is refused, or no VM behind it
 """
 
 __all__ = [
@@ -22,11 +24,13 @@ __all__ = [
     "FormatError",
     "InvalidNameError",
     "MountError",
+    "QmpError",
     "ReadOnlyValueError",
     "ReleasedError",
     "SegmentError",
     "StatsfsError",
     "TreeError",
+    "UnavailableError",
     "UnknownValueError",
 ]
 
@@ -88,6 +92,10 @@ class ReadOnlyValueError(StatsfsError, PermissionError):
     """A value cannot be cleared, by its mode or its base; `offender` is its name."""
 
 
+class UnavailableError(StatsfsError, OSError):
+    """There are no numbers: who must be asked does not answer; `offender` is the source."""
+
+
 class MountError(StatsfsError, OSError):
     """A mount was refused; the message is one line that says what to do.
 
@@ -101,3 +109,10 @@ class MountError(StatsfsError, OSError):
 
 class SegmentError(StatsfsError, OSError):
     """A shared segment was refused; `offender` is its path."""
+
+
+class QmpError(StatsfsError, OSError):
+    """A QMP socket must not be used, or what answers there is no VM to show.
+
+    `offender` is the socket's path, the process's number, or what was answered.
+    """

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from statsfs.changes import Change, Operation, apply_change, lock_tree
 from statsfs.exceptions import TreeError
+from statsfs.refreshes import refresh_all
 from statsfs.snapshots import Snapshot, sample_tree
 from statsfs.sources import Parent, Source, check_sibling, check_source
 
@@ -85,8 +86,11 @@ class Registry(Parent):
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
-        for source in self.sources:
-            source.freshen()
+        refresh_all(self.sources)
+        return self.sample()
+
+    def sample(self) -> Snapshot:
+        """Sample all that is registered as `snapshot` does, but ask nobody."""
         return lock_tree(lambda: sample_tree(self, (), self.sources)).finish()
 
     def add_listener(self, listener: Callable[[Change], None]) -> None:

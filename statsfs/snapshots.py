@@ -21,6 +21,7 @@ from statsfs.contents import Content, Pause, Row, Tree, make_content, make_conte
 from statsfs.flats import Flat
 from statsfs.histograms import convert_histograms
 from statsfs.readers import Reader, convert_number
+from statsfs.refreshes import Refresher
 from statsfs.values import Value
 
 __all__ = [
@@ -151,9 +152,16 @@ def sample_tree(root: Any, lineage: tuple[Any, ...], tops: Sequence[Any]) -> Sam
         subordinates.append((source, below))
         sources += below
     states = zip(sources, map(operator.attrgetter("version", "cached"), sources), strict=True)
-    return Sampling(
-        Tree(root, lineage, subordinates, dict(states)), [source._flats for source in tops]
-    )
+    tree = Tree(root, lineage, subordinates, dict(states), _find_unavailable(lineage, tops))
+    return Sampling(tree, [source._flats for source in tops])
+
+
+def _find_unavailable(lineage: Sequence[Any], tops: Sequence[Any]) -> frozenset[Any]:
+    if not Refresher.made:
+        return frozenset()
+    above = [source.refresher for source in lineage if source.refresher is not None]
+    below = chain.from_iterable(source.refreshers or () for source in tops)
+    return frozenset(one.source for one in chain(above, below) if one.failure is not None)
 
 
 def _convert_column(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:

@@ -24,6 +24,7 @@ from statsfs.exceptions import (
 )
 from statsfs.flats import Flat
 from statsfs.references import Counted
+from statsfs.refreshes import Refresher, refresh_all
 from statsfs.snapshots import Sampling, Snapshot, sample_tree
 from statsfs.structs import Stats, values_of
 from statsfs.values import Value, check_name
@@ -66,7 +67,6 @@ class Source(Counted):
     __slots__ = (
         "_parent",
         "_subordinates",
-        "blocking",
         "changed",
         "cleared",
         "hidden",
@@ -75,7 +75,8 @@ class Source(Counted):
         "owner",
         "place",
         "placed",
-        "refresh",
+        "refresher",
+        "refreshers",
         "retain",
         "visible",
     )
@@ -104,8 +105,9 @@ class Source(Counted):
         self.label: Final = None if label is None else check_name(label, "a source's label")
         self.hidden: Final = hidden
         self.retain: Final = retain
-        self.refresh: Final = refresh
-        self.blocking: Final = blocking
+        self.refresher = None if refresh is None else Refresher(self, refresh, blocking)
+        # Of this source and of all below, in the order in which they were added.
+        self.refreshers = None if self.refresher is None else {self.refresher: None}
         self.cleared: Final = cleared
         self.owner: Final = owner
         self._parent: Source | Parent | None = None
@@ -158,7 +160,7 @@ class Source(Counted):
 
     def _release(self, operation: Operation) -> list[Counted]:
         subordinates = self._subordinates or {}
-        operation.garbage += (subordinates, self._entries, self._flats)
+        operation.garbage += (subordinates, self._entries, self._flats, self.refreshers)
         for entry in self._entries.values():
             operation.garbage.append((entry.base, entry.origin))
             entry.base = entry.origin = None
@@ -166,6 +168,7 @@ class Source(Counted):
             subordinate._parent = None
             subordinate.place = 0
         self._subordinates, self._entries, self._flats = None, {}, {}
+        self.refresher = self.refreshers = None
         self.version += 1
         self.cached = None
         return list(subordinates.values())
@@ -256,6 +259,9 @@ class Source(Counted):
     def _join(self, source: "Source") -> bool:
         # Takes the entries of a new descendant; tells whether the directory's files change by it.
         stale = False
+        if source.refreshers:
+            self.refreshers = self.refreshers or {}
+            self.refreshers.update(source.refreshers)
         for array, flat in source._flats.items():
             mine = self._flats.get(array)
             if mine is None:
@@ -268,6 +274,9 @@ class Source(Counted):
     def _part(self, source: "Source") -> bool:
         # The reverse of `_join`.
         stale = False
+        for refresher in source.refreshers or ():
+            assert self.refreshers is not None
+            del self.refreshers[refresher]
         for array, flat in source._flats.items():
             mine = self._flats[array]
             mine.subtract(flat)
@@ -423,16 +432,10 @@ class Source(Counted):
         self.check()
         return list(self.files)
 
-    def freshen(self) -> None:
-        """Bring up to date what must be asked for, here and below."""
-        self.check()
-        above = list(self._lineage())[1:]
-        asked: list[Source] = [self]
-        for source in asked:
-            asked += (source._subordinates or {}).values()
-        for source in (*reversed(above), *asked):
-            if source.refresh is not None:
-                source.refresh()
+    def check_answers(self) -> None:
+        for source in self._lineage():
+            if source.refresher is not None:
+                source.refresher.check()
 
     def _find(self, name: str) -> tuple[File, Entry | None]:
         self.check()
@@ -458,11 +461,12 @@ class Source(Counted):
 
         Raises:
             UnknownValueError: there is no such value.
+            UnavailableError: who must be asked for it does not answer within a second.
             BaseMismatchError: the base holds no integer for it any more.
             ReleasedError: the source was released.
         """
         file, entry = self._find(name)
-        self.freshen()
+        refresh_all([self])
         return self.read_file(file, entry)
 
     def clear_value(self, name: str) -> None:
@@ -473,6 +477,7 @@ class Source(Counted):
 
         Raises:
             UnknownValueError: there is no such value.
+            UnavailableError: who must be asked what it is now does not answer within a second.
             ReadOnlyValueError: its mode has no write bit, or its base refuses. An aggregate skips
                 bases that refuse, and logs them.
             ReleasedError: the source was released.
@@ -480,7 +485,7 @@ class Source(Counted):
         file, entry = self._find(name)
         if not file.value.writable:
             raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
-        self.freshen()
+        refresh_all([self])
         self.clear_file(file, entry)
 
     # Sampling
@@ -493,17 +498,28 @@ class Source(Counted):
         `__getattr__`) are read after the pass, one by one. A base that holds no integers any more
         is left out, and logged once.
 
+        What must be asked for is asked for first, for a second at most.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        self.check()
+        refresh_all([self])
+        return self.sample()
+
+    def sample(self) -> Snapshot:
+        """Sample the whole subtree as `snapshot` does, but ask nobody.
+
         Raises:
             ReleasedError: it was released.
         """
 
-        def sample() -> Sampling:
+        def take() -> Sampling:
             self.check()
             lineage = tuple(reversed(list(self._lineage())))
             return sample_tree(self, lineage, [self])
 
-        self.freshen()
-        return lock_tree(sample).finish()
+        return lock_tree(take).finish()
 
 
 def check_source(source: object) -> None:

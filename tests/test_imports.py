@@ -25,6 +25,7 @@ ORDER = (
     "arrays",
     "flats",
     "changes",
+    "refreshes",
     "totals",
     "directories",
     "pauses",
@@ -55,7 +56,7 @@ CORE = ORDER[: ORDER.index("registry") + 1]
 
 # Used by nobody else.
 USERS = {
-    "formats": {"texts", "views", "vfs", "scrapes", "exposition", "segments", "cli"},
+    "formats": {"texts", "views", "vfs", "scrapes", "exposition", "segments", "kvm", "cli"},
     "mock_kvm": {"vfs", "segments", "cli"},
     "kvm": {"vfs", "segments", "cli"},
 }

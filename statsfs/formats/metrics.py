@@ -92,6 +92,8 @@ def _find_homes(snapshot: Snapshot, pause: Pause) -> dict[Any, Home | None]:
             for source in subordinates[start : start + _CHUNK]:
                 homes[source] = _find_home(home, parent, source, topmost)
             pause()
+    # What did not answer is missing, which a query can tell from what stands still.
+    homes.update(dict.fromkeys(tree.find_silent()))
     return homes
 
 
