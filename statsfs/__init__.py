@@ -3,6 +3,7 @@
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
+    ExhaustedError,
     FormatError,
     InvalidNameError,
     MountError,
@@ -18,6 +19,7 @@ from statsfs.exceptions import (
 from statsfs.exposition import RegistryCollector, serve_metrics
 from statsfs.mounting import Mount, mount, mounted
 from statsfs.registry import Registry
+from statsfs.segments import Collector, Segment, publish
 from statsfs.snapshots import Snapshot
 from statsfs.sources import Source
 from statsfs.structs import (
@@ -40,7 +42,9 @@ from statsfs.values import Aggregate, Kind, Type, Unit, Value
 __all__ = [
     "Aggregate",
     "BaseMismatchError",
+    "Collector",
     "DuplicateNameError",
+    "ExhaustedError",
     "FormatError",
     "InvalidNameError",
     "Kind",
@@ -51,6 +55,7 @@ __all__ = [
     "Registry",
     "RegistryCollector",
     "ReleasedError",
+    "Segment",
     "SegmentError",
     "Snapshot",
     "Source",
@@ -67,6 +72,7 @@ __all__ = [
     "log_hist",
     "mount",
     "mounted",
+    "publish",
     "s16",
     "s32",
     "s64",

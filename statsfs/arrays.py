@@ -11,16 +11,17 @@ which a `show` function may be compared, and no other lock is ever taken.
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from itertools import count
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from statsfs.bases import Binder
-from statsfs.exceptions import DuplicateNameError
+from statsfs.exceptions import DuplicateNameError, ExhaustedError
 from statsfs.readers import Reader
 from statsfs.values import Aggregate, Value
 
 __all__ = [
-    "FILES_PER_VALUE",
+    "FILE_NUMBERS",
     "Array",
     "Entry",
     "File",
@@ -31,9 +32,11 @@ __all__ = [
     "make_layout",
 ]
 
-# An own value and six kinds of aggregate, rounded up to a power of 2.
-FILES_PER_VALUE: Final = 8
-_KIND_CODES: Final = {kind: code for code, kind in enumerate((None, *Aggregate))}
+# Below this are the numbers of files, of all arrays in the life of a process. Each value takes one
+# for itself and one for each kind of aggregate: with a sum two, and 740 bytes of memory, so all of
+# them would take 400 GB. The first eight are those of directories and of views.
+FILE_NUMBERS: Final = 1 << 30
+_FIRST_NUMBER: Final = 8
 
 
 class File:
@@ -43,18 +46,20 @@ class File:
         array, index, value: what it shows.
         kind: the aggregate's kind, or None for an own value.
         name: its name in a directory.
-        number: unique in the process and never reused; 1 or more.
+        number: unique in the process and never reused; from 8 up to `FILE_NUMBERS`.
     """
 
     __slots__ = ("array", "index", "kind", "name", "number", "value")
 
-    def __init__(self, array: "Array", index: int, kind: Aggregate | None, name: str) -> None:
+    def __init__(
+        self, array: "Array", index: int, kind: Aggregate | None, name: str, number: int
+    ) -> None:
         self.array = array
         self.index = index
         self.value: Value = array.values[index]
         self.kind = kind
         self.name = name
-        self.number = (array.serial * FILES_PER_VALUE) + index * FILES_PER_VALUE + _KIND_CODES[kind]
+        self.number = number
 
     def __repr__(self) -> str:
         return f"<File {self.name!r} {'own' if self.kind is None else self.kind}>"
@@ -65,7 +70,8 @@ class Array:
 
     Attributes:
         values: the tuple that came first.
-        serial: grows with each array that is made; the older wins where names meet.
+        serial: grows with each array that is made; the older wins where names meet. It is the
+            number of its first file; the others follow.
         binder: recognises bases of this array.
         own: the files of a source that has the array, by value.
         aggregates: the files of an ancestor, a tuple of kinds by value.
@@ -79,9 +85,14 @@ class Array:
         self.serial = serial
         self.size = sum(value.size for value in values)
         self.binder = Binder(values)
-        self.own = tuple(File(self, index, None, v.name) for index, v in enumerate(values))
+        numbers = count(serial)
+        self.own = tuple(
+            File(self, index, None, value.name, next(numbers)) for index, value in enumerate(values)
+        )
         self.aggregates = tuple(
-            tuple(File(self, index, kind, name) for kind, name in value.aggregate_names)
+            tuple(
+                File(self, index, kind, name, next(numbers)) for kind, name in value.aggregate_names
+            )
             for index, value in enumerate(values)
         )
 
@@ -90,7 +101,7 @@ class Array:
 _intern_lock = threading.RLock()
 _arrays: Final[dict[tuple[Value, ...], Array]] = {}
 _by_identity: Final[dict[int, Array]] = {}
-_next_serial = 1
+_next_serial = _FIRST_NUMBER
 
 
 def _renew_lock() -> None:
@@ -111,6 +122,7 @@ def intern_array(values: Sequence[Value]) -> Array:
         ValueError: there are no values.
         DuplicateNameError: two visible values have one name.
         BaseMismatchError: the offsets are wrong.
+        ExhaustedError: the process has declared too many values.
     """
     global _next_serial
     # The tuple of an array is kept alive by it, so its id is not reused. Hashing 47 values costs
@@ -128,10 +140,15 @@ def intern_array(values: Sequence[Value]) -> Array:
         array = _arrays.get(key)
         if array is None:
             _check_names(key)
-            # Serials leave room for the numbers of the files of each value. This one is taken
-            # before anything is made: a finalizer may bring an array of its own meanwhile.
-            size = len(key)
+            size = sum(1 + len(value.aggregate_names) for value in key)
+            # Taken before anything is made: a finalizer may bring an array of its own meanwhile.
             serial = _next_serial
+            if serial + size > FILE_NUMBERS:
+                raise ExhaustedError(
+                    f"too many values were declared in this process: no number is left for the "
+                    f"files of {key[0].name!r}",
+                    key,
+                )
             _next_serial = serial + size
             array = _arrays.setdefault(key, Array(key, serial))
             _by_identity[id(array.values)] = array

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 from statsfs.arrays import Array, Entry, File, Layout, make_layout
+from statsfs.retained import Retained, RetainedRow
 from statsfs.totals import Totals, add_up
 
 __all__ = ["Content", "Pause", "Row", "Tree", "make_content", "make_contents", "no_pause"]
@@ -61,13 +62,14 @@ class Tree:
 
 class _Sums:
     # What the totals of a directory are made of, by array: the rows of its source and of those
-    # below that have no totals of their own, and the totals of those that have. `parts` has a key
-    # for each array that is anywhere below.
-    __slots__ = ("parts", "rows")
+    # below that have no totals of their own, the totals of those that have, and what the source
+    # retains. `parts` has a key for each array that is anywhere below, or retained.
+    __slots__ = ("parts", "retained", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[Array, list[Row]] = {}
         self.parts: dict[Array, list[Totals]] = {}
+        self.retained: dict[Array, list[RetainedRow]] = {}
 
 
 _NO_TOTALS: Final[Mapping[Array, Totals]] = {}
@@ -170,6 +172,11 @@ class Content:
         self._sums.rows.setdefault(array, []).extend(rows)
         self._sums.parts.setdefault(array, [])
 
+    def retain(self, array: Array, row: RetainedRow) -> None:
+        """Add what is retained, to a source that has sums of its own."""
+        self._sums.retained.setdefault(array, []).append(row)
+        self._sums.parts.setdefault(array, [])
+
     def complete(self, tree: Tree, pause: Pause) -> None:
         """Work out the files, and the totals of a source that shows some."""
         version, cached = tree.states[self.source]
@@ -178,9 +185,11 @@ class Content:
         else:
             self.layout = self.source.layout_at(version) or self._make_layout(tree)
         if not self._above:
-            rows, parts = self._sums.rows, self._sums.parts
+            rows, parts, retained = self._sums.rows, self._sums.parts, self._sums.retained
             self.totals = {
-                array: add_up(array, rows.get(array, ()), parts.get(array, ()), pause)
+                array: add_up(
+                    array, rows.get(array, ()), parts.get(array, ()), pause, retained.get(array, ())
+                )
                 for array in dict.fromkeys((*rows, *parts))
             }
 
@@ -209,6 +218,7 @@ def make_contents(
     declared: Iterable[Entry],
     rows: Iterable[tuple[Sequence[Entry], Sequence[Row]]],
     pause: Pause = no_pause,
+    retained: Sequence[tuple[Retained, RetainedRow]] = (),
 ) -> Content:
     """Return what the root of a sampled subtree shows, with all that is below.
 
@@ -217,9 +227,11 @@ def make_contents(
         declared: the entries that had no base.
         rows: entries, and what was sampled of each.
         pause: called every few hundred rows.
+        retained: what sources retain, and how much that was.
     """
     declared = list(declared)
     summed = {parent for parent, _ in tree.subordinates} | {entry.source for entry in declared}
+    summed.update(record.source for record, _ in retained)
     contents: dict[Any, Content] = {tree.root: Content(tree.root, _Sums())}
     for parent, subordinates in tree.subordinates:
         place = contents[parent].place
@@ -230,6 +242,8 @@ def make_contents(
     nowhere = Content(None, _Sums())
     for entry in declared:
         contents.get(entry.source, nowhere).declare(entry)
+    for record, row in retained:
+        contents.get(record.source, nowhere).retain(record.array, row)
     for entries, found in rows:
         for entry, row in zip(_take(entries, pause), found, strict=True):
             contents.get(entry.source, nowhere).add(entry, row)
@@ -254,6 +268,7 @@ def make_content(
     declared: Iterable[Entry],
     rows: Iterable[tuple[Sequence[Entry], Sequence[Row]]],
     pause: Pause = no_pause,
+    retained: Sequence[tuple[Retained, RetainedRow]] = (),
 ) -> Content:
     """Return what the root of a sampled subtree shows, without what is below.
 
@@ -274,6 +289,8 @@ def make_content(
                 below.append(row)
         if below:
             root.add_below(entries[0].array, below)
+    for record, held in retained:
+        root.retain(record.array, held)
     root.complete(tree, pause)
     if tree.root in tree.find_silent():
         root.silence()

@@ -13,6 +13,7 @@ from the builtin that fits, so that a program may catch either, and keeps what o
     ├── ReleasedError        (ReferenceError)    use after the last reference was put
     ├── ReadOnlyValueError   (PermissionError)   a value that cannot be cleared
     ├── UnavailableError     (OSError)           a source that must be asked does not answer
+    ├── ExhaustedError       (OverflowError)     the numbers of files or places have come to an end
     ├── MountError           (OSError)           a mount that was refused
     ├── SegmentError         (OSError)           a shared segment that was refused
     └── QmpError             (OSError)           a QMP socket that is refused, or no VM behind it
@@ -21,6 +22,7 @@ from the builtin that fits, so that a program may catch either, and keeps what o
 __all__ = [
     "BaseMismatchError",
     "DuplicateNameError",
+    "ExhaustedError",
     "FormatError",
     "InvalidNameError",
     "MountError",
@@ -96,6 +98,13 @@ class UnavailableError(StatsfsError, OSError):
     """There are no numbers: who must be asked does not answer; `offender` is the source."""
 
 
+class ExhaustedError(StatsfsError, OverflowError):
+    """No number is left for one more file or place, in the life of the process.
+
+    `offender` is what should have had it.
+    """
+
+
 class MountError(StatsfsError, OSError):
     """A mount was refused; the message is one line that says what to do.
 
@@ -108,7 +117,14 @@ class MountError(StatsfsError, OSError):
 
 
 class SegmentError(StatsfsError, OSError):
-    """A shared segment was refused; `offender` is its path."""
+    """A segment, or a directory of segments, was refused; the message is one line.
+
+    `offender` is the path; `errno` is set where the system gave one.
+    """
+
+    def __init__(self, message: str, offender: object = None, errno: int | None = None) -> None:
+        super().__init__(message, offender)
+        self.errno = errno
 
 
 class QmpError(StatsfsError, OSError):

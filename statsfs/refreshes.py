@@ -19,7 +19,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar, Final
 
 from statsfs.exceptions import UnavailableError
@@ -167,6 +167,9 @@ class Refresher:
             refreshing.finish(self)
 
 
+_NEVER: Final = threading.Event()
+
+
 class Refreshing:
     """The refreshes of one sample.
 
@@ -183,7 +186,7 @@ class Refreshing:
             (self._asked if refresher.blocking else self._quick).append(refresher)
         self._deadline = 0.0
         self._pending: set[object] = set()
-        self._done = threading.Event()
+        self._done = _NEVER  # most never wait, and making one takes microseconds
         self._when_done: Callable[[], object] = _do_nothing
 
     @property
@@ -198,6 +201,9 @@ class Refreshing:
 
     def run(self) -> None:
         """Ask, and return when all have answered or the time is over."""
+        if not self._asked:
+            self._call_quick()
+            return
         self._begin()
         self._wait_for(self._asked)
         self._call_quick()
@@ -220,6 +226,7 @@ class Refreshing:
             refresher.settle(refresher.call())
 
     def _begin(self) -> None:
+        self._done = threading.Event()
         self._deadline = time.monotonic() + DEADLINE
 
     def _wait_for(self, refreshers: Collection[Refresher]) -> None:
@@ -255,16 +262,6 @@ def _do_nothing() -> None:
     """Nobody is to be told."""
 
 
-def _find_refreshers(source: Any) -> Iterator[Refresher]:
-    above = source.parent
-    while above is not None:
-        refresher = getattr(above, "refresher", None)
-        if refresher is not None:
-            yield refresher
-        above = getattr(above, "parent", None)
-    yield from list(source.refreshers or ())
-
-
 def find_refreshing(sources: Iterable[Any]) -> Refreshing | None:
     """Return what must be asked before these sources and all below are read; None for nothing.
 
@@ -272,7 +269,9 @@ def find_refreshing(sources: Iterable[Any]) -> Refreshing | None:
     """
     if not Refresher.made or getattr(_inside, "refresh", False):
         return None
-    found = dict.fromkeys(one for source in sources for one in _find_refreshers(source))
+    found: dict[Refresher, None] = {}
+    for source in sources:
+        found.update(dict.fromkeys(source.find_refreshers()))
     return Refreshing(found) if found else None
 
 

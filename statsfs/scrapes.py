@@ -26,6 +26,7 @@ from typing import Any, Final, NamedTuple, Self
 
 from statsfs.formats import openmetrics, prometheus
 from statsfs.pauses import make_pause
+from statsfs.refreshes import refresh_all
 from statsfs.registry import Registry
 from statsfs.views import VIEWS, Rendering, View
 
@@ -171,6 +172,8 @@ class _Server(ThreadingMixIn, TCPServer):
 
     def render(self, format: Format) -> bytes:
         """Return what is to be seen now."""
+        # Not under the lock: nobody waits for who does not answer but the scrape that asks.
+        refresh_all(self._registry.sources)
         with self._rendering:
             rendering = Rendering(format.view, self._registry, S_IROTH)
             rendering.run(make_pause())

@@ -22,6 +22,7 @@ from statsfs.flats import Flat
 from statsfs.histograms import convert_histograms
 from statsfs.readers import Reader, convert_number
 from statsfs.refreshes import Refresher
+from statsfs.retained import Retained, RetainedRow
 from statsfs.values import Value
 
 __all__ = [
@@ -72,6 +73,7 @@ class Sampling:
         flats = [(array, flat) for top in tops for array, flat in top.items()]
         self._arrays = dict.fromkeys(array for array, _ in flats)
         self._declared = [entry for _, flat in flats for entry in flat.declared or ()]
+        self._retained = [(record, record.row) for _, flat in flats for record in flat.records]
         groups = [
             Group(array, reader, list(members), members.values())
             for array, flat in flats
@@ -133,7 +135,7 @@ class Sampling:
         arrays = {
             array.values: Samples(array.values, tuple(found)) for array, found in by_array.items()
         }
-        return Snapshot(self._moment, arrays, self._tree, self._declared)
+        return Snapshot(self._moment, arrays, self._tree, self._declared, self._retained)
 
 
 def sample_tree(root: Any, lineage: tuple[Any, ...], tops: Sequence[Any]) -> Sampling:
@@ -272,12 +274,14 @@ class Snapshot:
         arrays: the `Samples` of each array, by the tuple of its values (`values_of`).
         tree: the sources, as they stood.
         declared: the entries that had no base.
+        retained: what sources retained, and how much that was.
     """
 
     moment: int
     arrays: dict[tuple[Value, ...], Samples]
     tree: Tree
     declared: list[Entry]
+    retained: list[tuple[Retained, RetainedRow]]
 
     def decode(self, pause: Pause = no_pause) -> None:
         """Decode all that was sampled, which otherwise happens when it is first looked at.
@@ -294,7 +298,7 @@ class Snapshot:
         Args:
             pause: called every few hundred rows.
         """
-        return make_contents(self.tree, self.declared, self._rows(pause), pause)
+        return make_contents(self.tree, self.declared, self._rows(pause), pause, self.retained)
 
     def content(self, pause: Pause = no_pause) -> Content:
         """Return what the directory of the root shows, itself alone; the root is a source.
@@ -302,7 +306,7 @@ class Snapshot:
         Args:
             pause: called every few hundred rows.
         """
-        return make_content(self.tree, self.declared, self._rows(pause), pause)
+        return make_content(self.tree, self.declared, self._rows(pause), pause, self.retained)
 
     def _rows(self, pause: Pause) -> list[tuple[list[Entry], list[Row]]]:
         return [samples.decode(pause) for samples in self.arrays.values()]

@@ -1,21 +1,21 @@
 """Sources: the directories, and the tree that they make.
 
-Owns references, parents, names, lookup, clearing and sampling. What is in a base is the business of
-`bases`, who gets which name that of `arrays`, and the lock that of `changes`.
+Owns parents, names, lookup, clearing and sampling. What a source has is the business of `holdings`,
+who gets which name that of `arrays`, and the lock that of `changes`.
 
 Threading: the tree changes under the lock of `changes`, from any thread. Reading one value or one
 aggregate takes no lock; a snapshot takes it for the names of its subtree and for its pass.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Any, Final
 
-from statsfs.arrays import Entry, File, intern_array
-from statsfs.changes import Listening, Operation, apply_change, lock_tree
+from statsfs.access import check_owner
+from statsfs.arrays import Entry, File
+from statsfs.changes import Listening, Operation, lock_tree
 from statsfs.exceptions import (
-    BaseMismatchError,
     DuplicateNameError,
     InvalidNameError,
     ReadOnlyValueError,
@@ -23,11 +23,12 @@ from statsfs.exceptions import (
     UnknownValueError,
 )
 from statsfs.flats import Flat
+from statsfs.folds import Folding, find_retaining, make_folding
+from statsfs.holdings import Holder, note_files, registry_of
 from statsfs.references import Counted
 from statsfs.refreshes import Refresher, refresh_all
 from statsfs.snapshots import Sampling, Snapshot, sample_tree
-from statsfs.structs import Stats, values_of
-from statsfs.values import Value, check_name
+from statsfs.values import check_name
 
 __all__ = ["Parent", "Source", "check_sibling", "check_source"]
 
@@ -39,7 +40,7 @@ class Parent(Listening):
     """What a source may be placed in besides another source: the registry."""
 
 
-class Source(Counted):
+class Source(Holder):
     """A directory of statistics: arrays of values over their bases, and subordinate sources.
 
     A new source has one reference, its creator's; the tree takes its own when the source is added
@@ -57,27 +58,24 @@ class Source(Counted):
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
         cleared: called after values of this source were cleared, or what it retains, once for all
             sources of one clear that have it in common, and before that clear returns.
-        owner: the user and the group, by number, whose its directory and files are in a mount;
-            None for those of the mount.
+        owner: the user and the group, by number, whose its directory and files are in a mount, and
+            those below it that have none of their own; None for that of the source above, or else
+            of the mount.
 
     Raises:
         InvalidNameError: the name is none for a directory, or the arguments do not fit it.
+        TypeError, ValueError: the owner is no pair of such numbers.
     """
 
     __slots__ = (
-        "_parent",
         "_subordinates",
-        "changed",
         "cleared",
         "hidden",
         "label",
         "name",
         "owner",
-        "place",
-        "placed",
         "refresher",
         "refreshers",
-        "retain",
         "visible",
     )
 
@@ -93,7 +91,7 @@ class Source(Counted):
         cleared: Callable[[], object] | None = None,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(retain)
         if args:
             try:
                 name = name % args
@@ -104,17 +102,13 @@ class Source(Counted):
         self.name: Final = check_name(name, "a source's name")
         self.label: Final = None if label is None else check_name(label, "a source's label")
         self.hidden: Final = hidden
-        self.retain: Final = retain
         self.refresher = None if refresh is None else Refresher(self, refresh, blocking)
         # Of this source and of all below, in the order in which they were added.
         self.refreshers = None if self.refresher is None else {self.refresher: None}
         self.cleared: Final = cleared
-        self.owner: Final = owner
-        self._parent: Source | Parent | None = None
+        self.owner: Final = check_owner(owner, f"the owner of {name!r}")
         self._subordinates: dict[str, Source] | None = None
         self.visible = 0
-        self.place = 0
-        self.placed = self.changed = time.time_ns()
 
     def __repr__(self) -> str:
         state = " released" if self._released else f" references={self.refcount}"
@@ -125,7 +119,8 @@ class Source(Counted):
     @property
     def parent(self) -> "Source | Parent | None":
         """The source or registry that this one is in, or None."""
-        return self._parent
+        parent: Source | Parent | None = self._parent
+        return parent
 
     @property
     def subordinates(self) -> tuple["Source", ...]:
@@ -150,13 +145,6 @@ class Source(Counted):
         """Tell whether a name is that of a visible subordinate."""
         source = self.find_subordinate(name)
         return source is not None and not source.hidden
-
-    def _lineage(self) -> Iterator["Source"]:
-        # This source, its parent, and so on to the top.
-        source: Source | Parent | None = self
-        while isinstance(source, Source):
-            yield source
-            source = source._parent
 
     def _release(self, operation: Operation) -> list[Counted]:
         subordinates = self._subordinates or {}
@@ -186,7 +174,7 @@ class Source(Counted):
         """
         check_source(source)
 
-        def add(operation: Operation) -> None:
+        def add(operation: Operation, folding: Folding) -> None:
             self.check()
             source.check_orphan()
             lineage = list(self._lineage())
@@ -197,13 +185,17 @@ class Source(Counted):
             if self._subordinates is None:
                 self._subordinates = {}
             check_sibling(self._subordinates, source, self)
+            stale = folding.take_in(
+                find_retaining(lineage),
+                source,
+                lambda: [ancestor for ancestor in lineage if ancestor._join(source)],
+            )
             self._subordinates[source.name] = source
             self.visible += not source.hidden
             source.settle(self)
-            stale = [ancestor for ancestor in lineage if ancestor._join(source)]
             self._note(operation, lineage, source, stale)
 
-        apply_change(add)
+        make_folding(add)
 
     def remove_subordinate(self, source: "Source") -> None:
         """Take a source, and with it all that is below, out of this one.
@@ -217,20 +209,25 @@ class Source(Counted):
         """
         check_source(source)
 
-        def remove(operation: Operation) -> None:
+        def remove(operation: Operation, folding: Folding) -> None:
             self.check()
             source.check()
             if source._parent is not self or self._subordinates is None:
                 raise TreeError(f"{source.path!r} is no subordinate of {self.path!r}", source)
             lineage = list(self._lineage())
+            stale = folding.take_out(
+                find_retaining(lineage),
+                source._flats,
+                lambda: [ancestor for ancestor in lineage if ancestor._part(source)],
+                source,
+            )
             del self._subordinates[source.name]
             self.visible -= not source.hidden
-            stale = [ancestor for ancestor in lineage if ancestor._part(source)]
-            operation.leave(_registry_of(lineage), source.place)
+            operation.leave(registry_of(lineage), source.place)
             self._note(operation, lineage, source, stale)
             source.leave(operation)
 
-        apply_change(remove)
+        make_folding(remove)
 
     def check_orphan(self) -> None:
         """Raise ReleasedError or TreeError if the source cannot be placed anywhere."""
@@ -295,7 +292,7 @@ class Source(Counted):
     ) -> None:
         # Tells which directories are not as they were: this one, where a subdirectory came or went,
         # and those above whose files did.
-        registry = _registry_of(lineage)
+        registry = registry_of(lineage)
         if not source.hidden:
             self.changed = time.time_ns()
             # A subdirectory's name may be one that a file had or wants. Where nobody worked that
@@ -304,122 +301,7 @@ class Source(Counted):
             if layout is None or layout[0] != self.version or source.name in layout[1].claimed:
                 self.version += 1
             operation.touch(registry, self.place, source.name)
-        _note_files(operation, lineage, stale)
-
-    # Values
-
-    def add_values(
-        self,
-        values: type[Stats] | Sequence[Value],
-        base: object,
-        *,
-        hidden: bool = False,
-    ) -> None:
-        """Show an array of values that are held by a base.
-
-        Args:
-            values: a `Stats` class, or any sequence of `Value`s; equal arrays belong together.
-            base: where the integers are: a writable buffer if the values have offsets, else a
-                mapping read by key or anything else read by attribute; None declares the
-                aggregates of the values here and above, before any base of theirs is there.
-            hidden: no files here, but counted above.
-
-        Raises:
-            BaseMismatchError: the base lacks a value, or is not of the sort the values want.
-            DuplicateNameError: a name is twice in the array, or the source shows the array already,
-                or has it over the same base.
-            ReleasedError: the source was released.
-            TypeError, ValueError: `values` is no array.
-        """
-        self.check()
-        try:
-            array = intern_array(values_of(values) if isinstance(values, type) else values)
-            reader, bound = (None, None) if base is None else array.binder.bind(base)
-        except (BaseMismatchError, DuplicateNameError) as error:
-            raise type(error)(f"{self.path}: {error}", error.offender) from error
-        entry = Entry(self, array, reader, bound, base, hidden)
-
-        def add(operation: Operation) -> None:
-            self.check()
-            self._check_entry(entry)
-            revoked = self._find_revoked(entry) if self._revoked else []
-            stale = self._add_entry(entry)
-            for old in revoked:
-                self._remove_entry(old, operation)
-            _note_files(operation, list(self._lineage()), stale)
-
-        apply_change(add)
-
-    def _check_entry(self, entry: Entry) -> None:
-        shown = self._entries.get((entry.array, "own"))
-        hidden = self._entries.get((entry.array, id(entry.origin)))
-        if hidden is not None or (shown is not None and shown.origin is entry.origin):
-            how = "over the same base"
-        elif entry.key in self._entries:
-            how = "over base None" if entry.declared else "and would be shown twice"
-        else:
-            return
-        name = entry.array.values[0].name
-        raise DuplicateNameError(
-            f"{self.path}: the array of {name!r} is there already, {how}", entry.array.values
-        )
-
-    def _find_revoked(self, entry: Entry) -> list[Entry]:
-        # Whose place the entry takes. A hidden base shows nothing in the place of what was shown.
-        return [
-            old
-            for old in self._entries.values()
-            if old.revoked and old.array is entry.array and (old.hidden or not entry.hidden)
-        ]
-
-    def _add_entry(self, entry: Entry) -> list["Source"]:
-        # Returns the sources of which the files change by it.
-        self._entries[entry.key] = entry
-        self._revoked += entry.revoked
-        stale = []
-        for source in self._lineage():
-            flat = source._flats.get(entry.array)
-            if flat is None:
-                flat = source._flats[entry.array] = Flat()
-            if source is self or not flat.below:
-                stale.append(source)
-            flat.below += source is not self
-            flat.add(entry)
-            source.version += source is self or flat.below == 1
-        return stale
-
-    def _remove_entry(self, entry: Entry, operation: Operation) -> None:
-        # Only ever done where another entry of the array takes its place, so no file goes.
-        del self._entries[entry.key]
-        self._revoked -= entry.revoked
-        operation.garbage.append((entry.base, entry.origin))
-        for source in self._lineage():
-            flat = source._flats[entry.array]
-            flat.discard(entry)
-            flat.below -= source is not self
-        self.version += 1
-
-    def revoke(self) -> None:
-        """Drop the bases of this source alone, as when their memory goes away.
-
-        Its arrays stay as if their base were None: names here and above remain, and read 0. Open
-        files read 0. An array may be added again.
-
-        Raises:
-            ReleasedError: it was released.
-        """
-
-        def drop(operation: Operation) -> None:
-            self.check()
-            for entry in [entry for entry in self._entries.values() if not entry.declared]:
-                kept = Entry(self, entry.array, None, None, None, entry.hidden, revoked=True)
-                # First the new, then the old: no ancestor ever lacks the array in between.
-                self._add_entry(kept)
-                self._remove_entry(entry, operation)
-                entry.base = entry.origin = None
-            _note_files(operation, list(self._lineage()), [self])
-
-        apply_change(drop)
+        note_files(operation, lineage, stale)
 
     # Files
 
@@ -432,10 +314,22 @@ class Source(Counted):
         self.check()
         return list(self.files)
 
+    def find_refreshers(self) -> list[Refresher]:
+        """Return who must be asked before anything here or below is read."""
+        found = list(self.refreshers or ())
+        above = self._parent
+        while isinstance(above, Source):
+            if above.refresher is not None:
+                found.append(above.refresher)
+            above = above._parent
+        return found
+
     def check_answers(self) -> None:
-        for source in self._lineage():
+        source: object = self
+        while isinstance(source, Source):
             if source.refresher is not None:
                 source.refresher.check()
+            source = source._parent
 
     def _find(self, name: str) -> tuple[File, Entry | None]:
         self.check()
@@ -533,15 +427,3 @@ def check_sibling(siblings: Mapping[str, Source], source: Source, parent: object
     if source.name in siblings:
         where = parent.path if isinstance(parent, Source) else "the registry"
         raise DuplicateNameError(f"{where}: there is a {source.name!r} already", source.name)
-
-
-def _registry_of(lineage: list[Source]) -> Parent | None:
-    top = lineage[-1]._parent
-    return top if isinstance(top, Parent) else None
-
-
-def _note_files(operation: Operation, lineage: list[Source], stale: list[Source]) -> None:
-    registry = _registry_of(lineage)
-    for source in stale:
-        source.changed = time.time_ns()
-        operation.touch(registry, source.place)

@@ -8,7 +8,7 @@ Threading: an instance is a plain slotted object; counting is Python's own attri
 """
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self, cast
 
 from statsfs.bases import SlotBuffer
@@ -21,6 +21,7 @@ __all__ = [
     "boolean",
     "linear_hist",
     "log_hist",
+    "make_buffer_class",
     "s8",
     "s16",
     "s32",
@@ -31,6 +32,9 @@ __all__ = [
     "u64",
     "values_of",
 ]
+
+# What these are set to, ctypes takes for a declaration of fields.
+_META_NAMES: Final = ("_fields_", "_anonymous_")
 
 
 class _Field:
@@ -207,21 +211,36 @@ class Stats(metaclass=_StatsMeta):
 
 def _buffer_class(cls: _StatsMeta) -> type[SlotBuffer]:
     if cls._stats_buffer_class is None:
-        values = cls._stats_values
-        for value in values:
-            if hasattr(SlotBuffer, value.name):
-                raise InvalidNameError(
-                    f"{cls.__name__}.{value.name}: no value over a buffer can have that name",
-                    value.name,
-                )
-        body = {
-            # Unknown names must raise, as they do on the slotted object.
-            "__slots__": (),
-            "_fields_": [(value.name, _slot_type(value)) for value in values],
-            "stats_values": values,
-        }
-        cls._stats_buffer_class = type(cls.__name__, (SlotBuffer,), body)
+        cls._stats_buffer_class = make_buffer_class(cls._stats_values, cls.__name__)
     return cls._stats_buffer_class
+
+
+def make_buffer_class(
+    values: "type[Stats] | Sequence[Value]", name: str = "Stats"
+) -> type[SlotBuffer]:
+    """Return the class of what `Stats.from_buffer` returns, for any values.
+
+    Args:
+        values: a `Stats` class, or values without offsets.
+        name: what a class for values is called.
+
+    Raises:
+        InvalidNameError: a value has a name that a structure cannot have.
+    """
+    if isinstance(values, _StatsMeta):
+        return _buffer_class(values)
+    for value in values:
+        if hasattr(SlotBuffer, value.name) or value.name in _META_NAMES:
+            raise InvalidNameError(
+                f"{name}.{value.name}: no value over a buffer can have that name", value.name
+            )
+    body = {
+        # Unknown names must raise, as they do on the slotted object.
+        "__slots__": (),
+        "_fields_": [(value.name, _slot_type(value)) for value in values],
+        "stats_values": tuple(values),
+    }
+    return type(name, (SlotBuffer,), body)
 
 
 def _slot_type(value: Value) -> type:

@@ -8,7 +8,7 @@ Threading: pure.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, reduce
 from operator import itemgetter, or_
 from typing import Any, Final, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 from statsfs.aggregates import divide, wrap_sum
 from statsfs.arrays import Array, File
 from statsfs.histograms import add_buckets
+from statsfs.retained import RetainedRow, add_numbers, add_retained, is_kept
 from statsfs.values import Aggregate
 
 __all__ = ["Totals", "add_up"]
@@ -76,6 +77,8 @@ class Totals:
         count: how many rows.
         sums: the exact sum of each value; for a histogram the sums of its buckets.
         mins, maxs, zeros: of each value; nothing where the array has no such aggregate.
+        retained: what sources keep of others that left, which is in none of the above; nothing
+            where none does.
     """
 
     count: int = 0
@@ -83,9 +86,21 @@ class Totals:
     mins: _Row = ()
     maxs: _Row = ()
     zeros: _Row = ()
+    retained: RetainedRow = ()
 
     def value(self, file: File) -> Any:
         """Return one aggregate, as reading its file would; of nothing it is 0."""
+        if not self.retained or not is_kept(file) or self.retained[file.index] is None:
+            return self._living(file)
+        numbers = [self._living(file)] if self.count else []
+        return add_numbers(file.value, [*numbers, self.retained[file.index]])
+
+    @property
+    def whole_sums(self) -> _Row:
+        """The exact sum of each value, where nothing is retained besides; else nothing."""
+        return () if self.retained else self.sums
+
+    def _living(self, file: File) -> Any:
         if not self.count:
             return file.value.zero
         index = file.index
@@ -127,7 +142,11 @@ def _merge(plan: _Plan, parts: Sequence[Totals]) -> Totals:
 
 
 def add_up(
-    array: Array, rows: Sequence[_Row], parts: Iterable[Totals], pause: Callable[[], None]
+    array: Array,
+    rows: Sequence[_Row],
+    parts: Sequence[Totals],
+    pause: Callable[[], None],
+    retained: Sequence[RetainedRow] = (),
 ) -> Totals:
     """Return the totals of some rows and of what was added up before.
 
@@ -136,6 +155,7 @@ def add_up(
         rows: one item a value, converted to its type.
         parts: totals of other rows of the array.
         pause: called every few hundred rows.
+        retained: what is retained besides.
     """
     plan = _find_plan(array)
     found = [part for part in parts if part.count]
@@ -148,7 +168,19 @@ def add_up(
             merged.append(_merge(plan, some))
             pause()
         found = merged
-    return found[0] if found else Totals()
+    totals = found[0] if found else Totals()
+    kept = [*retained, *(part.retained for part in parts if part.retained)]
+    return replace(totals, retained=_add_retained(array, kept, pause)) if kept else totals
+
+
+def _add_retained(
+    array: Array, rows: Sequence[RetainedRow], pause: Callable[[], None]
+) -> RetainedRow:
+    total = rows[0]
+    for chunk in _chunks(rows[1:]):
+        total = add_retained(array, [total, *chunk])
+        pause()
+    return total
 
 
 _T = TypeVar("_T")

@@ -105,6 +105,19 @@ def is_histogram(value: Value) -> bool:
     return value.kind.name in ("LINEAR_HIST", "LOG_HIST")
 
 
+def retained_kind(value: Value) -> Aggregate | None:
+    """Which aggregate of a value has what is retained in it."""
+    wanted = Aggregate.MAX if value.kind.name == "PEAK" else Aggregate.SUM
+    return wanted if wanted in value.aggregate and value.kind.name != "INSTANT" else None
+
+
+def combine(numbers: list[Any], value: Value, kind: Aggregate) -> Number:
+    """One aggregate of converted numbers or histograms."""
+    if is_histogram(value):
+        return sum_buckets(numbers, value)
+    return aggregate(numbers, value.type, kind)
+
+
 @dataclass(eq=False)
 class ModelEntry:
     """An array over its numbers; None for an array that is only declared.
@@ -157,13 +170,25 @@ class ModelFile:
 
 
 @dataclass(eq=False)
+class Ghost:
+    """What is retained of one array of something that left; of a source, if that may come back."""
+
+    source: ModelSource | None
+    values: tuple[Value, ...]
+    amounts: dict[int, Number]
+
+
+@dataclass(eq=False)
 class ModelSource:
     """A source: its name, what it has, what is below it."""
 
     name: str
     hidden: bool = False
+    retain: bool = False
     entries: list[ModelEntry] = field(default_factory=list)
     subordinates: list[ModelSource] = field(default_factory=list)
+    parent: ModelSource | None = None
+    ghosts: list[Ghost] = field(default_factory=list)
 
     def subtree(self) -> list[ModelSource]:
         """This source and all below it."""
@@ -185,6 +210,54 @@ class ModelSource:
             if entry.values == values and entry.numbers is not None
         ]
 
+    def lineage(self) -> list[ModelSource]:
+        """This source and all above it."""
+        return [self, *(self.parent.lineage() if self.parent else [])]
+
+    def ghosts_here(self) -> list[Ghost]:
+        """What is retained, here and below."""
+        return [ghost for source in self.subtree() for ghost in source.ghosts]
+
+    def attach(self, child: ModelSource) -> None:
+        """Take a source in; what is retained of it and it still has is forgotten."""
+        entries = [entry for source in child.subtree() for entry in source.entries]
+        counted = count(entries, child.ghosts_here())
+        for values in arrays_of(entries, child.ghosts_here()):
+            ghosts = [
+                ghost
+                for source in self.lineage()
+                for ghost in source.ghosts
+                if ghost.source is child and ghost.values == values
+            ]
+            for ghost in ghosts[:1]:
+                ghost.source = None
+                for index, amount in list(ghost.amounts.items()):
+                    peak = values[index].kind.name == "PEAK"
+                    if not peak and covers(counted.get(values, {}).get(index), amount):
+                        del ghost.amounts[index]
+        self.subordinates.append(child)
+        child.parent = self
+
+    def detach(self, child: ModelSource) -> None:
+        """Let a source go; the nearest that retains keeps what it counted."""
+        entries = [entry for source in child.subtree() for entry in source.entries]
+        self.keep(child, entries, child.ghosts_here())
+        self.subordinates.remove(child)
+        child.parent = None
+
+    def keep(
+        self, source: ModelSource | None, entries: list[ModelEntry], ghosts: list[Ghost]
+    ) -> None:
+        """Have the nearest source that retains keep what leaves, this one or one above."""
+        keeper = next((one for one in self.lineage() if one.retain), None)
+        if keeper is None:
+            return
+        for values, amounts in count(entries, ghosts).items():
+            for ghost in keeper.ghosts:
+                if ghost.source is source and ghost.values == values:
+                    ghost.source = None
+            keeper.ghosts.append(Ghost(source, values, amounts))
+
     def files(self, ages: Ages) -> dict[str, ModelFile]:
         """The files that the directory shows."""
         claims: list[tuple[int, int, int, list[tuple[str, ModelFile]]]] = []
@@ -199,9 +272,9 @@ class ModelSource:
                     claims.append((1, ages[entry.values], index, [(value.name, own)]))
                 else:
                     claims.append((2, ages[entry.values], index, _totals(entry.values, index)))
-        for entry in self.entries_below():
-            for index in range(len(entry.values)):
-                claims.append((3, ages[entry.values], index, _totals(entry.values, index)))
+        for values in arrays_of(self.entries_below(), self.ghosts_here()):
+            for index in range(len(values)):
+                claims.append((3, ages[values], index, _totals(values, index)))
         shown: dict[str, ModelFile] = {}
         taken = {source.name for source in self.subordinates if not source.hidden}
         seen = set()
@@ -234,9 +307,9 @@ class ModelSource:
             number: Number = file.entry.number(file.index)
             return number
         numbers = [entry.number(file.index) for entry in self.covered(file.values)]
-        if is_histogram(file.value):
-            return sum_buckets(numbers, file.value)
-        return aggregate(numbers, file.value.type, file.kind)
+        if file.kind is retained_kind(file.value):
+            numbers += retained_of(self.ghosts_here(), file.values, file.index)
+        return combine(numbers, file.value, file.kind)
 
     def to_dict(self, ages: Ages) -> dict[str, Any]:
         """What `snapshot().to_dict()` returns."""
@@ -250,7 +323,9 @@ class ModelSource:
         }
 
     def revoke(self) -> None:
-        """All arrays stay as if their base were None."""
+        """All arrays stay as if their base were None; a source above may keep what they counted."""
+        if self.parent:
+            self.parent.keep(None, self.entries, [])
         for entry in self.entries:
             if entry.numbers is not None:
                 entry.numbers, entry.revoked = None, True
@@ -261,3 +336,44 @@ def _totals(values: tuple[Value, ...], index: int) -> list[tuple[str, ModelFile]
         (name, ModelFile(values, index, kind, None))
         for kind, name in aggregate_files(values[index])
     ]
+
+
+def arrays_of(entries: list[ModelEntry], ghosts: list[Ghost]) -> set[tuple[Value, ...]]:
+    """All arrays that some entries have, or that are retained."""
+    return {entry.values for entry in entries} | {ghost.values for ghost in ghosts}
+
+
+def retained_of(ghosts: list[Ghost], values: tuple[Value, ...], index: int) -> list[Any]:
+    """What is retained of one value."""
+    return [
+        ghost.amounts[index]
+        for ghost in ghosts
+        if ghost.values == values and index in ghost.amounts
+    ]
+
+
+def count(
+    entries: list[ModelEntry], ghosts: list[Ghost]
+) -> dict[tuple[Value, ...], dict[int, Number]]:
+    """What some entries, and what is retained already, amount to, by array and value."""
+    living = [entry for entry in entries if entry.numbers is not None]
+    counted: dict[tuple[Value, ...], dict[int, Number]] = {}
+    for values in arrays_of(living, ghosts):
+        kinds = {index: retained_kind(value) for index, value in enumerate(values)}
+        for index, kind in kinds.items():
+            if kind is not None:
+                numbers = [entry.number(index) for entry in living if entry.values == values]
+                numbers += retained_of(ghosts, values, index)
+                counted.setdefault(values, {})
+                if numbers:
+                    counted[values][index] = combine(numbers, values[index], kind)
+    return counted
+
+
+def covers(number: Any, amount: Number) -> bool:
+    """Whether a number, or each bucket of it, is no less than an amount."""
+    if number is None:
+        return False
+    if isinstance(amount, list):
+        return all(mine >= theirs for mine, theirs in zip(number, amount, strict=True))
+    return bool(number >= amount)

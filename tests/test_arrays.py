@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from statsfs.arrays import FILES_PER_VALUE, Array, Entry, intern_array, make_layout
-from statsfs.exceptions import BaseMismatchError, DuplicateNameError
+from statsfs.arrays import FILE_NUMBERS, Array, Entry, intern_array, make_layout
+from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ExhaustedError
+from statsfs.sources import Source
 from statsfs.structs import Stats, u64, values_of
 from statsfs.values import Aggregate, Type, Value
 from tests.forking import run_forking
@@ -71,8 +72,24 @@ def test_the_numbers_of_files_are_unique() -> None:
     files = [file for made in arrays for file in made.own]
     files += [file for made in arrays for kinds in made.aggregates for file in kinds]
     assert len({file.number for file in files}) == len(files) == 3 * 2 * 7
-    assert all(file.number >= 1 for file in files)
-    assert FILES_PER_VALUE >= 7
+    assert all(8 <= file.number < FILE_NUMBERS for file in files)
+
+
+def test_numbers_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An array for whose files none are left is refused; it takes none, and others go on."""
+    monkeypatch.setattr("statsfs.arrays._next_serial", FILE_NUMBERS - 3)
+    known = intern_array([Value("a", description="the last but two")])
+    assert known.own[0].number == FILE_NUMBERS - 3
+    for values in ([Value("n", aggregate=ALL)], [Value("n"), Value("m"), Value("o")]):
+        for _ in range(2):
+            with pytest.raises(ExhaustedError, match=r"too many values .* files of 'n'"):
+                intern_array(values)
+    assert intern_array(known.values) is known
+    last = intern_array([Value("n", aggregate=Aggregate.SUM, description="last")])
+    numbers = [last.own[0].number, last.aggregates[0][0].number]
+    assert numbers == [FILE_NUMBERS - 2, FILE_NUMBERS - 1]
+    with pytest.raises(ExhaustedError):
+        Source("source").add_values([Value("p", description="too late")], {"p": 1})
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from statsfs.arrays import FILE_NUMBERS
 from statsfs.exceptions import StatsfsError
 from statsfs.registry import Registry
 from statsfs.sources import Source
@@ -28,9 +30,9 @@ class Tree:
     Every method takes whatever numbers are drawn, and does nothing where they make no sense.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, top: str | None = None) -> None:
         self.registry = Registry()
-        self.kernel = Kernel(Vfs(self.registry))
+        self.kernel = Kernel(Vfs(self.registry, top=top))
         self.registry.add_listener(self.kernel)
         self.sources = [Source(NAMES[n % 4], hidden=n == 7) for n in range(8)]
 
@@ -99,6 +101,16 @@ class Tree:
                 assert self.kernel.vfs.attributes(inode).links == 0
             self.kernel.release(inode)
 
+    def miss(self) -> None:
+        """Look for every name in every directory that is known, there or not."""
+        directories = {inode for inode in self.kernel.names.values() if not inode % FILE_NUMBERS}
+        for inode in (ROOT, *directories):
+            for name in NAMES:
+                try:
+                    self.kernel.lookup(inode, name.encode())
+                except NoSuchFileError:
+                    pass
+
     def drop_caches(self, *_: int) -> None:
         """Forget what is not in use."""
         self.kernel.drop_caches()
@@ -132,6 +144,7 @@ def steps(*methods: str, size: int) -> st.SearchStrategy[list[Step]]:
     return st.lists(one, min_size=size, max_size=3 * size)
 
 
+@pytest.mark.parametrize("top", [None, "a"])
 @settings(max_examples=150)
 @given(
     first=steps("place", "add", size=10),
@@ -140,15 +153,22 @@ def steps(*methods: str, size: int) -> st.SearchStrategy[list[Step]]:
         size=10,
     ),
 )  # fmt: skip
-def test_no_change_leaves_anything_stale(first: list[Step], then: list[Step]) -> None:
-    """Whatever changed, no cached name leads elsewhere; in the end all that was known is free."""
-    tree = Tree()
+def test_no_change_leaves_anything_stale(
+    top: str | None, first: list[Step], then: list[Step]
+) -> None:
+    """Whatever changed, no cached name leads elsewhere; in the end all that was known is free.
+
+    Nor is any cached as missing that is there, where one source is the root.
+    """
+    tree = Tree(top)
+    tree.place(0, 8)
     for step in first:
         getattr(tree, step.method)(*step.numbers)
     known = set()
     for step in then:
         if step.warm:
             tree.kernel.walk()
+            tree.miss()
         known |= set(tree.kernel.names.values())
         getattr(tree, step.method)(*step.numbers)
         tree.check()

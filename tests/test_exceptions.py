@@ -8,14 +8,17 @@ from statsfs import exceptions
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
+    ExhaustedError,
     FormatError,
     InvalidNameError,
     MountError,
+    QmpError,
     ReadOnlyValueError,
     ReleasedError,
     SegmentError,
     StatsfsError,
     TreeError,
+    UnavailableError,
     UnknownValueError,
 )
 
@@ -28,8 +31,11 @@ BUILTINS: list[tuple[type[StatsfsError], type[Exception]]] = [
     (UnknownValueError, KeyError),
     (ReleasedError, ReferenceError),
     (ReadOnlyValueError, PermissionError),
+    (UnavailableError, OSError),
     (MountError, OSError),
     (SegmentError, OSError),
+    (ExhaustedError, OverflowError),
+    (QmpError, OSError),
 ]
 
 

@@ -414,13 +414,13 @@ def test_too_many_silent_clients(
 def test_too_many_scrapes(registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is beyond all reason is hung up on; those who are being answered are answered."""
     monkeypatch.setattr(scrapes, "_CONNECTIONS", 2)
-    snapshot, go_on = registry.snapshot, threading.Event()
+    sample, go_on = registry.sample, threading.Event()
 
     def wait() -> Snapshot:
         assert go_on.wait(DEADLINE)
-        return snapshot()
+        return sample()
 
-    monkeypatch.setattr(registry, "snapshot", wait)
+    monkeypatch.setattr(registry, "sample", wait)
     with serve_metrics(registry) as server, ThreadPoolExecutor(2) as pool:
         try:
             answers = [pool.submit(ask, server) for _ in range(2)]
@@ -481,12 +481,28 @@ def test_a_broken_scrape(
         raise KeyError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "snapshot", fail)
+        patch.setattr(registry, "sample", fail)
         response, body = ask(server)
         assert (response.status, body) == (500, b"500 Internal Server Error\n")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert "KeyError: 'broken'" in caplog.text
     assert ask(server)[0].status == 200
+
+
+def test_a_scrape_asks(registry: Registry, server: MetricsServer) -> None:
+    """What must be asked for is asked for at each scrape, and by the collector."""
+    numbers = {"asked": 0}
+
+    def ask_it() -> None:
+        numbers["asked"] += 1
+
+    source = Source("asking", refresh=ask_it)
+    source.add_values([Value("asked")], numbers)
+    registry.register(source)
+    assert b"\nasking_asked_total 1\n" in ask(server)[1]
+    assert b"\nasking_asked_total 2\n" in ask(server)[1]
+    (family,) = [one for one in RegistryCollector(registry).collect() if "asking" in one.name]
+    assert [sample.value for sample in family.samples] == [3]
 
 
 # The server

@@ -15,6 +15,7 @@ from statsfs.structs import (
     boolean,
     linear_hist,
     log_hist,
+    make_buffer_class,
     s8,
     s16,
     s32,
@@ -374,3 +375,18 @@ def test_an_array_of_no_values_is_refused_by_a_source() -> None:
     assert values_of(Empty) == ()
     with pytest.raises(ValueError, match="at least one value"):
         Source("s").add_values(Empty, Empty())
+
+
+def test_a_class_over_buffers_needs_no_stats_class() -> None:
+    """Values make one as well, with an attribute for each; a `Stats` class has its own."""
+    made = make_buffer_class([Value("a"), Value("b", Type.S8)], "Made")
+    slots: Any = made.from_buffer(bytearray(16))
+    slots.b -= 1
+    assert (made.__name__, slots.a, slots.b) == ("Made", 0, -1)
+    with pytest.raises(AttributeError):
+        slots.c = 1
+    known: Any = VcpuStats.from_buffer(bytearray(24))
+    assert make_buffer_class(VcpuStats) is type(known)
+    for name in ("_fields_", "_anonymous_", "__init__"):
+        with pytest.raises(InvalidNameError, match=f"Stats.{name}: no value over a buffer"):
+            make_buffer_class([Value(name)])

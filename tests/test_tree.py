@@ -62,8 +62,8 @@ def trees(draw: st.DrawFn) -> list[Pair]:
         name = draw(st.sampled_from(("a", "b", "vm", "x", "y", "a.min")))
         if parent and any(sibling.name == name for sibling in parent[1].subordinates):
             name = f"s{number}"
-        hidden = draw(st.integers(0, 4)) == 0
-        pair = Source(name, hidden=hidden), ModelSource(name, hidden)
+        hidden, retain = draw(st.integers(0, 4)) == 0, draw(st.integers(0, 2)) == 0
+        pair = Source(name, hidden=hidden, retain=retain), ModelSource(name, hidden, retain)
         late = draw(st.booleans())
         if parent and not late:
             attach(parent, pair)
@@ -78,7 +78,7 @@ def trees(draw: st.DrawFn) -> list[Pair]:
 def attach(parent: Pair, child: Pair) -> None:
     """Put one source below another, in the tree and in the model."""
     parent[0].add_subordinate(child[0])
-    parent[1].subordinates.append(child[1])
+    parent[1].attach(child[1])
 
 
 def check_all(pairs: list[Pair]) -> None:
@@ -140,6 +140,9 @@ def clear(pair: Pair, name: str) -> None:
     source.clear_value(name)
     for entry in covered(model, file):
         entry.clear(file.index)
+    for ghost in model.ghosts_here() if file.kind is not None else ():
+        if ghost.values == file.values:
+            ghost.amounts.pop(file.index, None)
 
 
 def covered(model: ModelSource, file: ModelFile) -> list[Any]:
@@ -173,15 +176,18 @@ def test_clearing_writes_zero_to_exactly_what_is_covered(
 @settings(max_examples=100, deadline=None)
 @given(trees(), st.data())
 def test_a_tree_that_changes_is_what_the_model_says(pairs: list[Pair], data: st.DataObject) -> None:
-    """Sources that leave and come back, that are revoked and filled again, leave no trace."""
+    """Sources leave and come back, are revoked and filled again; what retains keeps their sums."""
     for _ in range(4):
         pair = data.draw(st.sampled_from(pairs))
-        match data.draw(st.sampled_from(("revoke", "detach", "fill"))):
+        match data.draw(st.sampled_from(("revoke", "detach", "fill", "clear"))):
             case "revoke":
                 pair[0].revoke()
                 pair[1].revoke()
             case "detach":
                 move(pairs, pair, data)
+            case "clear":
+                if names := sorted(pair[0].names()):
+                    clear(pair, data.draw(st.sampled_from(names)))
             case "fill":
                 add(pair, data.draw(bases(data.draw(recipes()))))
                 for entry in list(pair[1].entries):
@@ -209,7 +215,7 @@ def move(pairs: list[Pair], pair: Pair, data: st.DataObject) -> None:
     if parent is None:
         return
     parent[0].remove_subordinate(source)
-    parent[1].subordinates.remove(model)
+    parent[1].detach(model)
     check_all(pairs)
     to = data.draw(st.sampled_from([p for p in pairs if p[1] not in model.subtree()]))
     if any(sibling.name == model.name for sibling in to[1].subordinates):

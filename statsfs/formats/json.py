@@ -13,6 +13,7 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any, Final
 
+from statsfs.access import Mask, find_masks
 from statsfs.arrays import File, Layout
 from statsfs.contents import Content
 from statsfs.snapshots import Pause, Snapshot, no_pause
@@ -47,7 +48,7 @@ class _Run:
         """What goes into the template, or None if there is no number for something."""
         if self._count > 1:
             totals = content.totals.get(self.array)
-            row = content.own.get(self.array) if self.own else totals and totals.sums
+            row = content.own.get(self.array) if self.own else totals and totals.whole_sums
             if row:
                 items = self._pick(row)[: self._count]
                 if self.own or (min(items) >= 0 and max(items) <= _S64_MAX):
@@ -114,15 +115,23 @@ class _Templates:
         return template.fill(content)
 
 
-def render(snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
     """Return a snapshot as JSON: `{"values": {name: int}, "subordinates": {name: {…the same…}}}`.
 
     Args:
         snapshot: what to show; a histogram is a list of its buckets' counts.
-        mask: values are shown whose mode has one of these bits.
+        mask: values are shown whose mode has one of these bits; or to whom.
         pause: called every few hundred values.
     """
-    return nest(snapshot.contents(pause), _Templates(mask).fill, pause)
+    masks = find_masks(mask, snapshot.tree, pause)
+    fill = _Templates(masks.common).fill
+    if not masks.others:
+        return nest(snapshot.contents(pause), fill, pause)
+    fills = {bits: _Templates(bits).fill for bits in set(masks.others.values())}
+    fills[masks.common] = fill
+    return nest(
+        snapshot.contents(pause), lambda content: fills[masks.of(content.source)](content), pause
+    )
 
 
 def nest(root: Content, head: Callable[[Content], str], pause: Pause) -> bytes:

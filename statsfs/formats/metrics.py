@@ -5,7 +5,8 @@ the business of `prometheus` and `openmetrics`, and names alone that of `names`.
 
 Only what a producer counted is exported: the totals of the directories are sums that a query makes.
 A number stands at the nearest visible source, which gives the labels; what hidden sources and bases
-counted is added up there. Numbers come by columns, a few hundred sources each, and all that
+counted is added up there. What a source retains of others that left is a sample besides, with the
+label `retained`. Numbers come by columns, a few hundred sources each, and all that
 concerns a source or an array is worked out once for all of its values.
 
 Threading: it works on a snapshot, which does not change, and calls `pause` before it has taken long
@@ -13,17 +14,18 @@ for other threads.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
 from typing import Any, Final
 
-from statsfs.aggregates import wrap_sum
+from statsfs.access import Mask, Masks, find_masks
 from statsfs.arrays import Array
 from statsfs.formats.names import Metric, Scale, make_label, make_metric, make_name
-from statsfs.histograms import add_buckets
+from statsfs.retained import RetainedRow, add_numbers, add_retained, fill_row, find_plan
 from statsfs.snapshots import Pause, Row, Snapshot, no_pause
-from statsfs.values import Aggregate, Kind, Value
+from statsfs.values import Aggregate, Value
 
 __all__ = ["Family", "Home", "Part", "complain", "make_families"]
 
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 250  # sources, and so lines of a metric, between two pauses
 _WIDE: Final = 12_000  # numbers that are turned or added between two pauses
 _COMPLAINTS: Final = 1000  # a program whose names never end must not fill its memory with them
+
+_RETAINED: Final = "retained"  # a label
 
 _complaints: Final[set[tuple[str, str]]] = set()
 
@@ -74,6 +78,13 @@ class Home:
         above = self.labels.get(label)
         name = source.name if above is None else f"{above}/{source.name}"
         return Home(source, self.top, {**self.labels, label: name})
+
+    def beside(self) -> "Home":
+        """The home of what the source retains."""
+        # A label that is there twice is joined, as on any path.
+        above = self.labels.get(_RETAINED)
+        text = "true" if above is None else f"{above}/true"
+        return Home(self.source, self.top, {**self.labels, _RETAINED: text})
 
 
 def _escape(text: str) -> str:
@@ -165,17 +176,24 @@ class _Batch:
 
 class _Found:
     # What was counted in one array below one top-level source.
-    __slots__ = ("hidden", "shown")
+    __slots__ = ("hidden", "retained", "shown")
 
     def __init__(self) -> None:
         self.shown: dict[Home, Row] = {}
         self.hidden: dict[Home, list[Row]] = {}
+        self.retained: dict[Home, list[RetainedRow]] = {}
 
-    def batches(self, array: Array, pause: Pause) -> tuple[_Batch, _Batch]:
-        # What the sources themselves show; and that together with what hidden ones counted.
+    def batches(self, array: Array, pause: Pause) -> tuple[_Batch, _Batch, _Batch]:
+        # What the sources themselves show; that together with what hidden ones counted; and what
+        # they retain.
         width = len(array.values)
         shown = _Batch(self.shown.items(), width, pause)
-        return shown, _Batch(self._add_up(array, pause), width, pause) if self.hidden else shown
+        summed = _Batch(self._add_up(array, pause), width, pause) if self.hidden else shown
+        retained = (
+            (home.beside(), fill_row(array, add_retained(array, rows)))
+            for home, rows in self.retained.items()
+        )
+        return shown, summed, _Batch(retained, width, pause)
 
     def _add_up(self, array: Array, pause: Pause) -> Iterator[tuple[Home, Row]]:
         for home, row in self.shown.items():
@@ -191,44 +209,42 @@ def _combine(array: Array, rows: list[Row], pause: Pause) -> Row:
     total = rows[0]
     for start in range(1, len(rows), step):
         columns = zip(total, *rows[start : start + step], strict=True)
-        total = tuple(map(_add, array.values, columns))
+        total = tuple(map(add_numbers, array.values, columns))
         pause()
     return total
 
 
-def _add(value: Value, column: Sequence[Any]) -> Any:
-    if value.histogram:
-        return add_buckets(column, value)
-    return max(column) if value.kind is Kind.PEAK else wrap_sum(sum(column), value.type)
+# By top-level source, and by which permission bits count there.
+_Tops = dict[tuple[str, int], _Found]
 
 
 def _gather(
-    homes: dict[Any, Home | None], snapshot: Snapshot, pause: Pause
-) -> list[tuple[Array, dict[str, _Found]]]:
-    # By array, the oldest first, and top-level source.
-    gathered = []
+    homes: dict[Any, Home | None], snapshot: Snapshot, masks: Masks, pause: Pause
+) -> list[tuple[Array, _Tops]]:
+    # By array, the oldest first.
+    gathered: defaultdict[Array, _Tops] = defaultdict(lambda: defaultdict(_Found))
     for samples in snapshot.arrays.values():
         entries, rows = samples.entries, samples.rows
-        found: dict[str, _Found] = {}
         for start in range(0, len(entries), _CHUNK):
             part = slice(start, start + _CHUNK)
+            found = gathered[entries[0].array]
             for entry, row in zip(entries[part], rows[part], strict=True):
                 # A signal handler's snapshot may have entries of a source that is just leaving.
                 home = homes.get(entry.source)
                 if home is None:
                     continue
-                here = found.get(home.top)
-                if here is None:
-                    here = found[home.top] = _Found()
+                here = found[home.top, masks.of(home.source)]
                 if home.source is entry.source and not entry.hidden:
                     here.shown[home] = row
                 else:
                     here.hidden.setdefault(home, []).append(row)
             pause()
-        if found:
-            gathered.append((entries[0].array, found))
-    gathered.sort(key=lambda pair: pair[0].serial)
-    return gathered
+    for record, held in snapshot.retained:
+        home = homes.get(record.source)
+        if home is not None:
+            here = gathered[record.array][home.top, masks.of(home.source)]
+            here.retained.setdefault(home, []).append(held)
+    return sorted(gathered.items(), key=lambda pair: pair[0].serial)
 
 
 class Part:
@@ -326,7 +342,7 @@ class _Families:
 
 
 def make_families(
-    snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause
+    snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause
 ) -> list[Family]:
     """Return the metric families of a snapshot, those of the oldest arrays first.
 
@@ -334,21 +350,27 @@ def make_families(
 
     Args:
         snapshot: of a source or of a registry.
-        mask: only values whose mode has one of these bits.
+        mask: only values whose mode has one of these bits; or for whom.
         pause: called every few hundred sources.
     """
     snapshot.decode(pause)
     homes = _find_homes(snapshot, pause)
     families = _Families(pause)
-    for array, found in _gather(homes, snapshot, pause):
-        batches = [(top, one.batches(array, pause)) for top, one in found.items()]
+    masks = find_masks(mask, snapshot.tree, pause)
+    for array, found in _gather(homes, snapshot, masks, pause):
+        batches = [(*key, one.batches(array, pause)) for key, one in found.items()]
+        kept = {file.index for file in find_plan(array).files}
         for index, value in enumerate(array.values):
-            if not value.mode & mask or (value.hidden and value.aggregate is Aggregate.NONE):
-                continue  # no file shows it, to whom the view is for
-            for top, (shown, everything) in batches:
+            if value.hidden and value.aggregate is Aggregate.NONE:
+                continue  # no file shows it
+            for top, bits, (shown, everything, retained) in batches:
+                if not value.mode & bits:
+                    continue  # nor this one, to whom the view is for
                 # What nothing adds up is shown by its own source, or not at all.
                 batch = shown if value.aggregate is Aggregate.NONE else everything
                 if batch.chunks:
                     families.add(top, value, batch, index)
+                if index in kept and retained.chunks:
+                    families.add(top, value, retained, index)
                 pause()
     return list(families.by_name.values())

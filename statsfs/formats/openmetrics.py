@@ -9,6 +9,7 @@ Threading: as `metrics`.
 
 from typing import Final
 
+from statsfs.access import Mask
 from statsfs.formats.metrics import make_families
 from statsfs.formats.prometheus import Writer
 from statsfs.snapshots import Pause, Snapshot, no_pause
@@ -18,12 +19,12 @@ __all__ = ["CONTENT_TYPE", "render"]
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def render(snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
-        mask: only values whose mode has one of these bits.
+        mask: only values whose mode has one of these bits; or for whom.
         pause: called every few hundred lines.
     """
     writer = Writer(pause, counts=False)

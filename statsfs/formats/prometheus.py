@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from itertools import accumulate, compress, islice
 from typing import Final
 
+from statsfs.access import Mask
 from statsfs.formats.metrics import Family, Home, make_families
 from statsfs.formats.names import Metric, make_edges
 from statsfs.snapshots import Pause, Snapshot, no_pause
@@ -24,12 +25,12 @@ _MOST: Final = 400  # lines of histograms between two pauses, but for their coun
 _NAME: Final = "\0"  # stands in templates for the metric's name; no label has it
 
 
-def render(snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
-        mask: only values whose mode has one of these bits.
+        mask: only values whose mode has one of these bits; or for whom.
         pause: called every few hundred lines.
     """
     writer = Writer(pause, counts=True)

@@ -8,6 +8,7 @@ Threading: pure.
 import json
 from typing import Any
 
+from statsfs.access import Mask
 from statsfs.arrays import Layout
 from statsfs.contents import Content
 from statsfs.formats.json import nest, quote
@@ -39,7 +40,7 @@ def describe_value(value: Value) -> dict[str, Any]:
     return described
 
 
-def render(snapshot: Snapshot, *, mask: int = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
     """Return the schema of a snapshot as JSON.
 
     Returns:

@@ -1,4 +1,7 @@
-"""What creating and removing sources costs, and that it is linear in how many there are."""
+"""What creating and removing sources costs, and that it is linear in how many there are.
+
+What a fold costs, where the source above retains, is compared with removing alone.
+"""
 
 from collections.abc import Iterator
 from statistics import median
@@ -16,9 +19,9 @@ BOUND = 1.5
 class Tree:
     """Many sources that come and go."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, *, retain: bool = False) -> None:
         self.bases = [VcpuStats() for _ in range(count)]
-        self.registry, self.top = Registry(), Source("kvm")
+        self.registry, self.top = Registry(), Source("kvm", retain=retain)
         self.registry.register(self.top)
 
     def create(self) -> None:
@@ -46,9 +49,9 @@ class Tree:
             self.top.remove_subordinate(vm)
 
 
-def measure_count(count: int) -> tuple[float, float, float]:
+def measure_count(count: int, *, retain: bool = False) -> tuple[float, float, float]:
     """Microseconds for each source: to create it, to remove it, to remove it with its VM."""
-    tree = Tree(count)
+    tree = Tree(count, retain=retain)
     steps: list[list[float]] = [[], [], []]
     for _ in range(ROUNDS):
         with collection_off():
@@ -74,8 +77,14 @@ def measure() -> Iterator[Line]:
                 f"<= {BOUND:g} x" if count > COUNTS[0] else "",
                 ratio <= BOUND if count > COUNTS[0] else None,
             )
+    alone, folded = measure_count(COUNTS[0]), measure_count(COUNTS[0], retain=True)
+    for step, what in ((1, "remove one by one, folded"), (2, "remove with its VM, folded")):
+        yield Line(what, f"{folded[step]:.1f} us each", folded[step] / alone[step], "", None)
 
 
 def main() -> None:
     """Print what was measured."""
-    show(f"creating and removing sources of 47 values (ratios: to {COUNTS[0]:,})", measure())
+    show(
+        f"creating and removing sources of 47 values (ratios: to {COUNTS[0]:,}; folded: to not)",
+        measure(),
+    )
