@@ -37,12 +37,20 @@ def kernel(registry: Registry) -> Kernel:
     return kernel
 
 
-# Real mounts
+# Real mounts, real guests
+
+DEVICES = {"mount": "/dev/fuse", "kvm": "/dev/kvm"}  # what tests with these marks need
+
+
+def devices_of(item: pytest.Item) -> list[str]:
+    """What a test needs of the machine."""
+    return [device for mark, device in DEVICES.items() if item.get_closest_marker(mark)]
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks of tests that need something of the machine."""
     config.addinivalue_line("markers", "mount: mounts a filesystem; where that can be, it must be")
+    config.addinivalue_line("markers", "kvm: runs real guests; where there is KVM, it must")
     config.addinivalue_line("markers", "root: needs the rights of root")
 
 
@@ -54,8 +62,9 @@ def pytest_sessionstart() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot do."""
     for item in items:
-        if item.get_closest_marker("mount") and not os.path.exists("/dev/fuse"):
-            item.add_marker(pytest.mark.skip(reason="there is no /dev/fuse"))
+        for device in devices_of(item):
+            if not os.path.exists(device):
+                item.add_marker(pytest.mark.skip(reason=f"there is no {device}"))
         if item.get_closest_marker("root") and os.geteuid():
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
@@ -64,13 +73,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where there is a /dev/fuse, a mount test that is skipped fails the run."""
+    """Where there is the device that a test needs, it fails the run if it is skipped."""
     report = yield
-    must = item.get_closest_marker("mount") and os.path.exists("/dev/fuse")
+    devices = devices_of(item)
+    must = devices and all(map(os.path.exists, devices))
     cannot = item.get_closest_marker("root") and os.geteuid()
     if report.skipped and must and not cannot and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, though there is a /dev/fuse: {report.longrepr}"
+        report.longrepr = f"skipped, though there is a {' and a '.join(devices)}: {report.longrepr}"
     return report
 
 

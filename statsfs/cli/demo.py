@@ -1,9 +1,9 @@
 """What `statsfs demo` does between mounting and unmounting: VMs that come and go, and a screen.
 
 Owns the course of time: churn, refreshes, the end. On a terminal it shows a live table, elsewhere
-one line a second.
+one line a second. The VMs are mock ones or real ones: both are used alike.
 
-Threading: main thread only; the mock KVM counts in threads of its own.
+Threading: main thread only; the vCPUs, mock or real, have threads of their own.
 """
 
 import math
@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Protocol
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import click
 from rich.console import Console
@@ -23,12 +23,14 @@ from rich.live import Live
 from rich.table import Table
 
 from statsfs.cli.stop import Stop
-from statsfs.mock_kvm import MockKvm, MockVm, VcpuStats, VmStats
+from statsfs.kvm.guests import RealKvm
+from statsfs.mock_kvm import VcpuStats, VmStats
 from statsfs.mounting import Mount
+from statsfs.sources import Source
 from statsfs.structs import values_of
 from statsfs.values import Kind
 
-__all__ = ["Churn", "commands_to_try", "create_vm", "run_demo", "silence"]
+__all__ = ["Churn", "Kvm", "Vm", "commands_to_try", "create_vm", "run_demo", "silence"]
 
 _TOTALS: Final = (
     "exits",
@@ -44,6 +46,21 @@ _TOTALS: Final = (
     "pages_4k",
     "max_mmu_rmap_size",
 )
+# What guests of a few bytes move, on one machine or another; kernels differ in what they count.
+_REAL_TOTALS: Final = (
+    "exits",
+    "io_exits",
+    "halt_exits",
+    "irq_exits",
+    "signal_exits",
+    "insn_emulation",
+    "fpu_reload",
+    "host_state_reload",
+    "req_event",
+    "preemption_other",
+    "mmu_cache_miss",
+    "pages_4k",
+)
 _CUMULATIVE: Final = {
     value.name
     for stats in (VmStats, VcpuStats)
@@ -51,6 +68,7 @@ _CUMULATIVE: Final = {
     if value.kind is Kind.CUMULATIVE
 }
 _LINE: Final = ("exits", "io_exits", "halt_exits", "irq_exits")
+_REAL_LINE: Final = ("exits", "io_exits", "halt_exits", "insn_emulation")
 _VMS_SHOWN: Final = len(_TOTALS)
 _REFRESH: Final = 1.0  # seconds
 _POLL: Final = 0.2  # seconds until an unmount by others is noticed
@@ -58,25 +76,57 @@ _POLL: Final = 0.2  # seconds until an unmount by others is noticed
 _SMOOTH: Final = 4
 
 
-def commands_to_try(mountpoint: str) -> tuple[str, str, str]:
-    """Return three shell commands for another terminal: read, watch, clear."""
-    kvm = shlex.quote(f"{mountpoint}/kvm")
-    grep = f"grep -r --include=exits . {kvm}"
-    exits = shlex.quote(f"{mountpoint}/kvm/exits")
+class Vm(Protocol):
+    """A virtual machine, mock or real."""
+
+    name: str
+    source: Source
+
+
+VmT = TypeVar("VmT", bound=Vm)
+
+
+class Kvm(Protocol[VmT]):
+    """What has virtual machines, mock or real."""
+
+    source: Source
+
+    @property
+    def vms(self) -> tuple[VmT, ...]:
+        """The living virtual machines, oldest first."""
+
+    def create_vm(self, vcpus: int) -> VmT:
+        """Create a virtual machine and start its vCPUs."""
+
+    def destroy_vm(self, vm: VmT) -> None:
+        """End a virtual machine, and remove it."""
+
+
+def commands_to_try(kvm: str) -> tuple[str, str, str]:
+    """Return three shell commands for another terminal: read, watch, clear.
+
+    Args:
+        kvm: the path of KVM's directory.
+    """
+    grep = f"grep -r --include=exits . {shlex.quote(kvm)}"
+    exits = shlex.quote(f"{kvm}/exits")
     return f"cat {exits}", f"watch -n1 {shlex.quote(grep)}", f"echo 0 > {exits}"
 
 
-def create_vm(kvm: MockKvm, vcpus: int) -> MockVm:
+def create_vm(kvm: Kvm[VmT], vcpus: int) -> VmT:
     """Create a VM, or say on one line that there are too many.
 
     Raises:
-        click.ClickException: the machine gives no more threads.
+        click.ClickException: the machine gives no more threads, or KVM no more VMs.
     """
+    most = len(kvm.vms) * vcpus
     try:
         return kvm.create_vm(vcpus)
     except RuntimeError:  # "can't start new thread"
-        threads = len(kvm.vms) * vcpus
-        message = f"no more than {threads} vCPUs: the system gives no more threads"
+        message = f"no more than {most} vCPUs: the system gives no more threads"
+        raise click.ClickException(message) from None
+    except OSError as error:
+        message = f"no more than {most} vCPUs: {error.strerror}"
         raise click.ClickException(message) from None
 
 
@@ -88,18 +138,18 @@ def silence() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-class Churn:
+class Churn(Generic[VmT]):
     """One VM more that comes and goes, a full cycle every `period` seconds; never if it is 0.
 
     `due` is when `step` has something to do, on the monotonic clock; `kvm` is where.
     """
 
-    def __init__(self, kvm: MockKvm, vcpus: int, period: float) -> None:
+    def __init__(self, kvm: Kvm[VmT], vcpus: int, period: float) -> None:
         self.due = time.monotonic() if period else float("inf")
         self.kvm = kvm
         self._vcpus = vcpus
         self._half = period / 2
-        self._vm: MockVm | None = None
+        self._vm: VmT | None = None
 
     def step(self, now: float) -> None:
         """Create or destroy the VM if it is time."""
@@ -133,14 +183,16 @@ class Screen(Protocol):
 class _Sampler:
     # Totals and rates, of the last few samples.
 
-    def __init__(self, kvm: MockKvm) -> None:
+    def __init__(self, kvm: Kvm[Any]) -> None:
         self._kvm = kvm
+        names = _REAL_TOTALS if isinstance(kvm, RealKvm) else _TOTALS
+        self._names = [name for name in names if name in kvm.source.names()]
         self._samples: deque[_Sample] = deque(maxlen=_SMOOTH)
 
     def take(self) -> _Sample:
         sample = _Sample(
             time.monotonic(),
-            {name: self._kvm.source.get_value(name) for name in _TOTALS},
+            {name: self._kvm.source.get_value(name) for name in self._names},
             {vm.name: vm.source.get_value("exits") for vm in self._kvm.vms},
         )
         self._samples.append(sample)
@@ -163,7 +215,8 @@ class _Sampler:
 class LineScreen:
     """One plain line for each moment, flushed at once."""
 
-    def __init__(self, kvm: MockKvm) -> None:
+    def __init__(self, kvm: Kvm[Any]) -> None:
+        self._names = _REAL_LINE if isinstance(kvm, RealKvm) else _LINE
         self._sampler = _Sampler(kvm)
         self._sampler.take()  # so that the first line has a rate
 
@@ -172,7 +225,8 @@ class LineScreen:
         sample = self._sampler.take()
         numbers = (
             f"{name} {sample.totals[name]} (+{self._sampler.total_rate(name):.0f}/s)"
-            for name in _LINE
+            for name in self._names
+            if name in sample.totals
         )
         vms = len(sample.exits)
         click.echo(f"{vms} VM{'s' if vms != 1 else ' '}  {'  '.join(numbers)}")
@@ -184,7 +238,7 @@ class LineScreen:
 class LiveScreen:
     """A table on a terminal that is drawn anew in place."""
 
-    def __init__(self, kvm: MockKvm) -> None:
+    def __init__(self, kvm: Kvm[Any]) -> None:
         self._kvm = kvm
         self._sampler = _Sampler(kvm)
         self._live = Live(console=Console(highlight=False), auto_refresh=False)
@@ -230,23 +284,24 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def _new_screen(kvm: MockKvm, mountpoint: str) -> Screen:
+def _new_screen(kvm: Kvm[Any], mounted: Mount) -> Screen:
     # The live table on a terminal that can move its cursor, plain lines elsewhere.
     if not sys.stdout.isatty() or Console().is_dumb_terminal:
         return LineScreen(kvm)
     click.echo("In another shell, try:")
-    for command in commands_to_try(mountpoint):
+    path = mounted.mountpoint
+    for command in commands_to_try(path if mounted.root else f"{path}/{kvm.source.name}"):
         click.echo(f"  {command}")
     click.echo()
     return LiveScreen(kvm)
 
 
-def run_demo(stop: Stop, mounted: Mount, churn: Churn, duration: float | None) -> None:
+def run_demo(stop: Stop, mounted: Mount, churn: Churn[Any], duration: float | None) -> None:
     """Let time go by until told to stop, unmounted by others, or `duration` seconds have passed."""
     due = time.monotonic() + _REFRESH
     end = math.inf if duration is None else due - _REFRESH + duration
     try:
-        with closing(_new_screen(churn.kvm, mounted.mountpoint)) as screen:
+        with closing(_new_screen(churn.kvm, mounted)) as screen:
             while (now := time.monotonic()) < end and not mounted.wait(0):
                 churn.step(now)
                 if now >= due:
