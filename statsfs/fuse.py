@@ -1,22 +1,16 @@
-"""The FUSE protocol over `vfs`: handlers, errnos, and what the kernel must forget.
+"""The FUSE protocol over `vfs`: handlers and errnos.
 
 Owns the one table from errors to errnos, and the rule that nothing but a `FUSEError` leaves a
 handler: pyfuse3 ends its loop, and the mount with it, at any other exception.
 
-Threading: handlers run on the serving thread. Invalidations are sent by the thread that changed the
-tree, before its change returns, but for changes made on the serving thread: the kernel would wait
-for a reply that this thread must give, so a thread of our own sends those.
+Threading: handlers run on the serving thread.
 """
 
+import contextlib
 import errno
 import logging
-import os
-import select
-import threading
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import wraps
-from queue import SimpleQueue
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -36,11 +30,20 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from statsfs.changes import Change
-from statsfs.exceptions import ReadOnlyValueError, ReleasedError, StatsfsError, UnknownValueError
+from statsfs.exceptions import (
+    ExhaustedError,
+    ReadOnlyValueError,
+    ReleasedError,
+    StatsfsError,
+    UnavailableError,
+    UnknownValueError,
+)
+from statsfs.inodes import ABSENT_TIMEOUT
 from statsfs.pauses import make_pause
+from statsfs.refreshes import Refreshing
 from statsfs.registry import Registry
 from statsfs.vfs import (
+    ABSENT,
     FILE_SIZE,
     NAME_MAX,
     Attributes,
@@ -48,13 +51,12 @@ from statsfs.vfs import (
     NoSuchAttributeError,
     NoSuchFileError,
     NotZeroError,
-    Stale,
     TooMuchOpenError,
     Vfs,
 )
 from statsfs.views import Rendering
 
-__all__ = ["ERRNOS", "Handlers", "Invalidator"]
+__all__ = ["ERRNOS", "Handlers"]
 
 log = logging.getLogger(__name__)
 
@@ -67,20 +69,16 @@ ERRNOS: Final[dict[type[StatsfsError], int]] = {
     NoSuchAttributeError: errno.ENODATA,
     BrokenValueError: errno.EIO,
     TooMuchOpenError: errno.ENFILE,
+    UnavailableError: errno.ENODATA,
+    ExhaustedError: errno.EOVERFLOW,
 }
 
 # Seconds for which the kernel may keep names and attributes. They change only by what we tell it;
 # the end of it is a second line of defence.
 _TIMEOUT: Final = 300.0
-# How long a change on the serving thread waits for its invalidations, at most, in seconds: they
-# take 10 to 100 us, unless a lookup in the same directory is under way, which waits for us.
-_PATIENCE: Final = 0.002
-_PATIENCE_UNASKED: Final = 0.25
 # Views that are rendered at the same time. They share one interpreter, so more would gain nothing;
 # fewer, and a small one would wait for the end of a large one.
 _RENDERINGS: Final = 4
-# How often `stop` looks whether all is quiet, in seconds.
-_POLL: Final = 0.001
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -115,20 +113,15 @@ class Handlers(pyfuse3.Operations):
 
     Args:
         vfs: the filesystem.
-        uid, gid: who owns all files.
         hand_over: called when a handler is about to wait, so that others are served meanwhile.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(
-        self, vfs: Vfs, uid: int, gid: int, hand_over: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, vfs: Vfs, hand_over: Callable[[], None] = lambda: None) -> None:
         super().__init__()
         self._vfs = vfs
-        self._uid = uid
-        self._gid = gid
         self._hand_over = hand_over
         self._limiter = trio.CapacityLimiter(_RENDERINGS)
         self._logged: set[tuple[str, str]] = set()
@@ -153,10 +146,8 @@ class Handlers(pyfuse3.Operations):
     ) -> EntryAttributes:
         if entry is None:
             entry = EntryAttributes()
-            entry.st_uid = self._uid
-            entry.st_gid = self._gid
             entry.entry_timeout = _TIMEOUT
-        inode, mode, links, size, modified, live = attributes
+        inode, mode, links, size, modified, (entry.st_uid, entry.st_gid), live = attributes
         entry.st_ino = InodeT(inode)
         entry.st_mode = ModeT(mode)
         entry.st_nlink = links
@@ -172,7 +163,11 @@ class Handlers(pyfuse3.Operations):
         """Find a name."""
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        return self._entry(self._vfs.lookup(parent_inode, name))
+        attributes = self._vfs.lookup(parent_inode, name)
+        entry = self._entry(attributes)
+        if attributes is ABSENT:
+            entry.entry_timeout = ABSENT_TIMEOUT
+        return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
         """Take back lookups; there is nobody to answer to, so it never raises."""
@@ -258,7 +253,7 @@ class Handlers(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file; a view is rendered first."""
         try:
-            handle = self._vfs.open(inode, flags, mask=self._mask(ctx), client=ctx.pid)
+            handle = self._vfs.open(inode, flags, user=(ctx.uid, ctx.gid), client=ctx.pid)
             rendering = self._vfs.rendering(handle)
             if rendering is not None:
                 try:
@@ -273,15 +268,39 @@ class Handlers(pyfuse3.Operations):
         # Without direct_io the page cache would cut the text to the size, and keep it.
         return FileInfo(FileHandleT(handle), direct_io=True, keep_cache=False)
 
-    def _mask(self, ctx: RequestContext) -> int:
-        # Which permission bits are this client's; its further groups are not known.
-        if ctx.uid == 0:
-            return 0o444
-        if ctx.uid == self._uid:
-            return 0o400
-        return 0o040 if ctx.gid == self._gid else 0o004
+    async def _refresh(self, refreshing: Refreshing) -> None:
+        if refreshing.prompt:
+            refreshing.run()
+            return
+        token = trio.lowlevel.current_trio_token()
+        done = trio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(done.set)
+
+        self._hand_over()
+        with self._waiting(token):
+            refreshing.start(tell)
+            with trio.move_on_after(refreshing.seconds_left):
+                await done.wait()
+        refreshing.end()
+
+    @contextlib.contextmanager
+    def _waiting(self, token: trio.lowlevel.TrioToken) -> Iterator[None]:
+        # Whatever is waited for, the mount may end.
+        with (
+            trio.CancelScope() as scope,
+            self._vfs.waiting(lambda: token.run_sync_soon(scope.cancel)),
+        ):
+            yield
+        if scope.cancelled_caught:
+            raise FUSEError(errno.ENOTCONN)
 
     async def _render(self, handle: int, rendering: Rendering) -> None:
+        refreshing = rendering.refreshing()
+        if refreshing is not None:
+            await self._refresh(refreshing)
         if rendering.quick:
             rendering.run()
         else:
@@ -291,16 +310,10 @@ class Handlers(pyfuse3.Operations):
     async def _render_in_thread(self, rendering: Rendering) -> None:
         token = trio.lowlevel.current_trio_token()
         self._hand_over()
-        # Whatever a base waits for, the mount may end.
-        with (
-            trio.CancelScope() as scope,
-            self._vfs.waiting(lambda: token.run_sync_soon(scope.cancel)),
-        ):
+        with self._waiting(token):
             await trio.to_thread.run_sync(
                 rendering.run, make_pause(), abandon_on_cancel=True, limiter=self._limiter
             )
-        if scope.cancelled_caught:
-            raise FUSEError(errno.ENOTCONN)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read a file; a view is rendered anew when it is read from the beginning once more."""
@@ -308,16 +321,25 @@ class Handlers(pyfuse3.Operations):
             rendering = self._vfs.rendering(fh, off)
             if rendering is not None:
                 await self._render(fh, rendering)
+            elif (refreshing := self._vfs.refreshing(fh, off)) is not None:
+                await self._refresh(refreshing)
             return self._vfs.read(fh, off, size)
         except FUSEError:
             raise
         except Exception as error:
             raise FUSEError(self.errno_of(error, "read")) from None
 
-    @_handler
-    def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
+    async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Clear a file; the offset is ignored, so that ">>" works as ">"."""
-        return self._vfs.write(fh, buf)
+        try:
+            refreshing = self._vfs.refreshing(fh)
+            if refreshing is not None:
+                await self._refresh(refreshing)
+            return self._vfs.write(fh, buf)
+        except FUSEError:
+            raise
+        except Exception as error:
+            raise FUSEError(self.errno_of(error, "write")) from None
 
     @_handler
     def release(self, fh: FileHandleT) -> None:
@@ -338,140 +360,3 @@ class Handlers(pyfuse3.Operations):
     setxattr = _refuse(errno.EPERM)
     removexattr = _refuse(errno.EPERM)
     readlink = _refuse(errno.EINVAL)
-
-
-class Invalidator:
-    """Tells the kernel what to forget after each change of the tree; a listener of the registry.
-
-    Args:
-        vfs: knows what the kernel was told.
-
-    It does nothing until `start`, and nothing after `stop`: without a session pyfuse3 crashes.
-    """
-
-    def __init__(self, vfs: Vfs) -> None:
-        self._vfs = vfs
-        self._pid = os.getpid()
-        self._serving: int | None = None
-        self._running = False
-        # How deep each thread is in here. Each touches its own number only, so there is no lock
-        # that a signal handler's exception could leave held.
-        self._busy: dict[int, int] = {}
-        self._stoppers: set[int] = set()
-        self._requests: select.poll | None = None
-        self._queue: SimpleQueue[tuple[Stale, threading.Event] | None] = SimpleQueue()
-        self._worker: threading.Thread | None = None
-
-    def start(self) -> None:
-        """Begin; the session is there."""
-        self._running = True
-
-    def serve_from(self, thread: int, descriptor: int | None = None) -> None:
-        """Say which thread answers the kernel (`threading.get_ident`), and on what descriptor."""
-        self._serving = thread
-        if descriptor is not None:
-            self._requests = select.poll()
-            self._requests.register(descriptor, select.POLLIN)
-
-    def __call__(self, change: Change) -> None:
-        """Send what follows from a change."""
-        # A forked child has no session.
-        if not self._running or os.getpid() != self._pid:
-            return
-        stale = self._vfs.find_stale(change)
-        if not stale.names and not stale.directories:
-            return
-        if threading.get_ident() == self._serving:
-            self._hand_over(stale)
-        else:
-            self._send(stale)
-
-    def _hand_over(self, stale: Stale) -> None:
-        if self._worker is None:
-            self._worker = threading.Thread(
-                target=self._work, name="statsfs-invalidate", daemon=True
-            )
-            self._worker.start()
-        sent = threading.Event()
-        self._queue.put((stale, sent))
-        if not self._running:
-            # `stop` may have come before there was a worker to end.
-            self._queue.put(None)
-        deadline = time.monotonic() + _PATIENCE_UNASKED
-        # Nearly always done by then. If not, and there is a request, it may be a lookup that waits
-        # for this very thread; if there is none, the other thread just had no turn yet.
-        while not sent.wait(_PATIENCE) and not self._is_asked() and time.monotonic() < deadline:
-            pass
-
-    def _is_asked(self) -> bool:
-        return self._requests is None or bool(self._requests.poll(0))
-
-    def _work(self) -> None:
-        while (job := self._queue.get()) is not None:
-            stale, sent = job
-            try:
-                self._send(stale)
-            except Exception:
-                # A dead worker would send nothing any more.
-                log.exception("an invalidation failed")
-            finally:
-                sent.set()
-
-    def _send(self, stale: Stale) -> None:
-        thread = threading.get_ident()
-        depth = self._busy.get(thread, 0)
-        try:
-            self._busy[thread] = depth + 1
-            for parent, name in stale.names:
-                self._forget_name(parent, name)
-            for inode, by_name in stale.directories:
-                self._forget_attributes(inode, by_name)
-        finally:
-            if depth:
-                self._busy[thread] = depth
-            else:
-                self._busy.pop(thread, None)
-
-    # Each call to pyfuse3 is preceded by a look at `_running`: a signal handler may have closed the
-    # mount in the middle of a change.
-
-    def _forget_name(self, parent: int, name: bytes) -> None:
-        if self._running:
-            _invalidate_name(parent, name)
-
-    def _forget_attributes(self, inode: int, by_name: tuple[int, bytes] | None) -> None:
-        try:
-            if self._running:
-                pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
-        except FileNotFoundError:
-            # The kernel is being told of this directory just now, perhaps with old attributes; this
-            # waits until it knows it.
-            if by_name is not None:
-                self._forget_name(*by_name)
-        except OSError as error:
-            log.debug("invalidating inode %d: %s", inode, error)
-
-    def stop(self) -> None:
-        """End; return when nothing is being sent any more. Nor is any view waited for.
-
-        Not on the serving thread while it serves: what is being sent may wait for it. From a signal
-        handler that interrupted a change, that change sends nothing more.
-        """
-        self._stoppers.add(threading.get_ident())
-        self._running = False
-        self._vfs.stop_waiting()
-        while not self._stoppers.issuperset(self._busy.copy()):
-            time.sleep(_POLL)
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            self._queue.put(None)
-            worker.join()
-
-
-def _invalidate_name(parent: int, name: bytes) -> None:
-    try:
-        pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name))
-    except FileNotFoundError:
-        pass  # not cached
-    except OSError as error:
-        log.debug("invalidating %r: %s", name, error)

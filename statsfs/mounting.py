@@ -1,7 +1,8 @@
 """Mounting: `mount` for any program, `mounted` for trio programs.
 
 Owns the session: what is checked before, the serving thread, the end, and what a fork or a death
-leaves behind. Handlers and invalidations are those of `fuse`, waiting that of `loop`.
+leaves behind. Handlers are those of `fuse`, invalidations those of `invalidator`, waiting that of
+`loop`.
 
 Threading: pyfuse3 has one session per process, and so have we. `mount` serves from a daemon thread
 with a trio loop of its own; `mounted` serves from the program's trio loop. The session is closed on
@@ -14,7 +15,6 @@ import atexit
 import contextlib
 import logging
 import os
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -31,6 +31,7 @@ from statsfs.mountpoints import (
     resolve_mountpoint,
 )
 from statsfs.registry import Registry
+from statsfs.switching import Switching
 from statsfs.vfs import Vfs
 from statsfs.watcher import Watcher
 
@@ -45,9 +46,6 @@ _INSTALL: Final = (
     "mounting needs pyfuse3: apt install fuse3 libfuse3-dev pkg-config gcc python3-dev, "
     "then pip install 'statsfs[fuse]'"
 )
-
-# What is longer is no interval; Python takes up to 4295 s.
-_LONGEST_INTERVAL: Final = 100.0
 
 _session_lock: Final = threading.Lock()
 _session: "_Session | None" = None
@@ -65,8 +63,9 @@ class _Session:
         allow_other: bool | None,
         create: bool,
         switch_interval: float | None,
+        root: str | None,
     ) -> None:
-        self._pyfuse3, self._fuse, self._loop = _import_fuse(mountpoint)
+        self._pyfuse3, self._fuse, self._invalidator, self._loop = _import_fuse(mountpoint)
         if not isinstance(registry, Registry):
             raise TypeError(f"not a Registry: {registry!r}")
         self.mountpoint = resolve_mountpoint(mountpoint)
@@ -75,7 +74,8 @@ class _Session:
             _check_id(self.mountpoint, "gid", os.getegid() if gid is None else gid),
         )
         self._allow_other = os.geteuid() == 0 if allow_other is None else allow_other
-        self._switching = _Switching(_check_interval(self.mountpoint, switch_interval))
+        self._switching = Switching(self.mountpoint, switch_interval)
+        self.root = _check_root(self.mountpoint, registry, root)
         self._pid = os.getpid()
         self._registry = registry
         self.done = threading.Event()
@@ -110,11 +110,11 @@ class _Session:
         # A watcher that is just clearing a dead mount here must not clear ours.
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=self._allow_other)
-            self._vfs = Vfs(self._registry)
-            handlers = self._fuse.Handlers(self._vfs, *self._owner, self._loop.hand_over)
+            self._vfs = Vfs(self._registry, top=self.root, owner=self._owner)
+            handlers = self._fuse.Handlers(self._vfs, self._loop.hand_over)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
-            self.invalidator = self._fuse.Invalidator(self._vfs)
+            self.invalidator = self._invalidator.Invalidator(self._vfs)
             self._registry.add_listener(self.invalidator)
             undo.callback(self._registry.remove_listener, self.invalidator)
             undo.callback(self._vfs.close_all)
@@ -259,15 +259,15 @@ class _Session:
         self.done.set()
 
 
-def _import_fuse(mountpoint: object) -> tuple[Any, Any, Any]:
+def _import_fuse(mountpoint: object) -> tuple[Any, Any, Any, Any]:
     try:
         import pyfuse3
         import trio  # noqa: F401  # whether it is there
 
-        from statsfs import fuse, loop
+        from statsfs import fuse, invalidator, loop
     except ImportError as error:
         raise MountError(_INSTALL, mountpoint) from error
-    return pyfuse3, fuse, loop
+    return pyfuse3, fuse, invalidator, loop
 
 
 def _check_id(mountpoint: str, what: str, number: object) -> int:
@@ -277,35 +277,15 @@ def _check_id(mountpoint: str, what: str, number: object) -> int:
     return number
 
 
-def _check_interval(mountpoint: str, seconds: float | None) -> float | None:
-    # Python rounds down to microseconds, and 0 is none.
-    if seconds is not None and not 1e-6 <= seconds <= _LONGEST_INTERVAL:
+def _check_root(mountpoint: str, registry: Registry, name: str | None) -> str | None:
+    shown = [source.name for source in registry.sources if not source.hidden]
+    if name is not None and name not in shown:
         raise MountError(
-            f"{mountpoint}: a switch interval of {seconds!r} s is not between a microsecond and "
-            f"{_LONGEST_INTERVAL:g} s",
+            f"{mountpoint}: no source {name!r} is registered that could be the root; "
+            f"there is {', '.join(map(repr, shown)) or 'none'}",
             mountpoint,
         )
-    return seconds
-
-
-class _Switching:
-    # The interpreter's switch interval, if it is to be another while something is mounted.
-
-    def __init__(self, seconds: float | None) -> None:
-        self._seconds = seconds
-        self._before: float | None = None
-
-    def begin(self) -> None:
-        if self._seconds is not None:
-            self._before = sys.getswitchinterval()
-            sys.setswitchinterval(self._seconds)
-            self._seconds = sys.getswitchinterval()  # rounded
-
-    def end(self) -> None:
-        # Unless the program has set another meanwhile.
-        if self._before is not None and sys.getswitchinterval() == self._seconds:
-            sys.setswitchinterval(self._before)
-        self._before = None
+    return name
 
 
 def _disown_in_child() -> None:
@@ -330,11 +310,13 @@ class Mount:
 
     Attributes:
         mountpoint: where it is, as an absolute path.
+        root: the name of the one source that is the root, or None.
     """
 
     def __init__(self, session: _Session) -> None:
         self._session = session
         self.mountpoint: Final = session.mountpoint
+        self.root: Final = session.root
 
     def __repr__(self) -> str:
         return f"<Mount {self.mountpoint!r}{' closed' if self.closed else ''}>"
@@ -386,6 +368,7 @@ def mount(
     allow_other: bool | None = None,
     create: bool = False,
     switch_interval: float | None = None,
+    root: str | None = None,
 ) -> Mount:
     """Mount a registry, and serve it from a background thread.
 
@@ -395,19 +378,23 @@ def mount(
 
     Args:
         registry: what the root shows.
-        mountpoint: an empty directory.
-        uid, gid: who owns the files; by default the user that this process runs as.
+        mountpoint: an empty directory; or one of a debugfs.
+        uid, gid: who owns what is in no source with an `owner`; by default the user that this
+            process runs as.
         allow_other: whether other users may look; by default only if this process is root's.
         create: make the directory if it is not there, and remove it afterwards.
         switch_interval: seconds, for `sys.setswitchinterval` while it is mounted; None leaves it.
             Beside a thread that computes in Python, a reader waits about one switch interval for a
             whole `cat`: 6 ms at the median with Python's default of 5 ms, 2 with 0.001. It is the
             whole process's, and has its price: two threads that compute got 10 % less done.
+        root: the name of a top-level source that is mounted as the root, in place of all of them.
+            The root is empty while none of that name is registered. It has no files but those of
+            one integer, and that a name is not there may be kept by the kernel for a second.
 
     Raises:
         MountError: it is refused; the message is one line that says what to do.
     """
-    session = _Session(registry, mountpoint, uid, gid, allow_other, create, switch_interval)
+    session = _Session(registry, mountpoint, uid, gid, allow_other, create, switch_interval, root)
     server = threading.Thread(
         target=_serve_session, args=(session,), name="statsfs-serve", daemon=True
     )
@@ -456,6 +443,7 @@ async def mounted(
     allow_other: bool | None = None,
     create: bool = False,
     switch_interval: float | None = None,
+    root: str | None = None,
 ) -> AsyncIterator[Mount]:
     """Mount a registry, and serve it from the trio program that calls.
 
@@ -468,7 +456,7 @@ async def mounted(
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
     _check_trio(mountpoint)
-    session = _Session(registry, mountpoint, uid, gid, allow_other, create, switch_interval)
+    session = _Session(registry, mountpoint, uid, gid, allow_other, create, switch_interval, root)
     import trio
 
     session.serve_here()

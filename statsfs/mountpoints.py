@@ -17,7 +17,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from statsfs.exceptions import MountError
 
@@ -36,17 +36,28 @@ _FUSE_CONF: Final = "/etc/fuse.conf"
 _PATIENCE: Final = 5.0  # seconds
 
 
-def _find_mounted(path: str) -> tuple[str, str] | None:
-    # The type and the device of what is mounted on a path last.
-    found = None
+class _Mounted(NamedTuple):
+    point: bytes
+    type: str
+    device: str
+
+
+def _read_mounts() -> Iterator[_Mounted]:
     # As bytes: a path may have what Python takes for a blank or for the end of a line.
     with open("/proc/self/mountinfo", "rb") as table:
         for line in table:
             # proc(5): … (3) device … (5) mount point … "-" (9) type; blanks in paths are octal.
             fields = line.rstrip(b"\n").split(b" ")
             point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-            if point == os.fsencode(path):
-                found = fields[fields.index(b"-") + 1].decode(), fields[2].decode()
+            yield _Mounted(point, fields[fields.index(b"-") + 1].decode(), fields[2].decode())
+
+
+def _find_mounted(path: str) -> _Mounted | None:
+    # What is mounted on a path last.
+    found = None
+    for mounted in _read_mounts():
+        if mounted.point == os.fsencode(path):
+            found = mounted
     return found
 
 
@@ -57,7 +68,7 @@ def find_mount(path: str) -> str | None:
         path: an absolute path.
     """
     found = _find_mounted(path)
-    return None if found is None else found[0]
+    return None if found is None else found.type
 
 
 def find_device(path: str) -> str | None:
@@ -66,7 +77,15 @@ def find_device(path: str) -> str | None:
     No two filesystems have the same at a time, mounted or still in use.
     """
     found = _find_mounted(path)
-    return None if found is None else found[1]
+    return None if found is None else found.device
+
+
+def _is_debugfs(path: str) -> bool:
+    # The files there are the kernel's own, and not lost when something is mounted over them: that
+    # is how our tree gets where programs look for the kernel's.
+    device = os.stat(path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return ("debugfs", number) in ((mounted.type, mounted.device) for mounted in _read_mounts())
 
 
 def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
@@ -248,7 +267,7 @@ def _check_directory(path: str) -> None:
                 path,
                 errno.EACCES,
             )
-        if os.listdir(path):
+        if os.listdir(path) and not _is_debugfs(path):
             raise MountError(
                 f"{path}: the directory is not empty; choose another", path, errno.ENOTEMPTY
             )

@@ -22,6 +22,7 @@ __all__ = [
     "check_zero",
     "describe_file",
     "find_size",
+    "is_integer",
     "render_file",
 ]
 
@@ -65,6 +66,12 @@ def render_file(source: Source, file: File, entry: Entry | None) -> bytes:
         message = f"{file.name!r}: show({number}) failed: {type(error).__name__}: {error}"
         source.complain(("show", file), message)
         raise BrokenValueError(message, file.name) from error
+
+
+def is_integer(file: File) -> bool:
+    """Tell whether a file says one integer: it is no histogram, and no text is shown instead."""
+    value = file.value
+    return not value.histogram and (value.show is None or file.kind not in _SHOWN)
 
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:

@@ -1,7 +1,8 @@
 """The filesystem without FUSE: names, inodes, attributes, and the bytes of files.
 
-Owns what a name leads to, what stat(2) tells, and open files. Which inodes the kernel knows is the
-business of `inodes`, what files say that of `texts` and `views`, the FUSE protocol that of `fuse`.
+Owns what a name leads to, what stat(2) tells, and what may be opened. Which inodes the kernel knows
+is the business of `inodes`, what is open that of `handles`, what files say that of `texts` and
+`views`, the FUSE protocol that of `fuse`.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
 changed the tree, and `stop_waiting`, which is for any.
@@ -11,14 +12,15 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import count
 from typing import Final, NamedTuple
 
-from statsfs.arrays import Entry, File
+from statsfs.access import Access, Owner
+from statsfs.arrays import File
 from statsfs.changes import Change
 from statsfs.exceptions import ReadOnlyValueError, StatsfsError
+from statsfs.handles import Handles, OpenDirectory, OpenFile, OpenView, TooMuchOpenError
 from statsfs.inodes import ROOT, Inodes, Known, NoSuchFileError, Numbered, Stale, number_inode
+from statsfs.refreshes import Refresher, Refreshing, find_refreshing
 from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.texts import (
@@ -28,12 +30,14 @@ from statsfs.texts import (
     check_zero,
     describe_file,
     find_size,
+    is_integer,
     render_file,
 )
 from statsfs.views import BINARY, VIEWS, Rendering, View
 
 __all__ = [
     "FILE_SIZE",
+    "ABSENT",
     "NAME_MAX",
     "ROOT",
     "Attributes",
@@ -48,17 +52,9 @@ __all__ = [
 
 NAME_MAX: Final = 255
 
-# What the texts of open views may take together, in bytes: without an end, any reader could have
-# the program killed for want of memory. A view of 300,000 values has some 10 MB.
-_TEXTS_MAX: Final = 1 << 28
-
 
 class NoSuchAttributeError(StatsfsError, KeyError):
     """A file has no such extended attribute."""
-
-
-class TooMuchOpenError(StatsfsError, OSError):
-    """The texts of all open views take too much memory for one more."""
 
 
 class Attributes(NamedTuple):
@@ -72,35 +68,12 @@ class Attributes(NamedTuple):
     links: int
     size: int
     modified: int
+    owner: Owner
     live: bool = False
 
 
-@dataclass(slots=True)
-class _OpenFile:
-    known: Known
-    source: Source
-    file: File
-    entry: Entry | None
-    text: bytes | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _OpenView:
-    # `client` is whoever opened it; `fresh` until it is read from the beginning.
-    known: Known
-    source: Source | None
-    file: View
-    mask: int
-    client: int
-    text: bytes = b""
-    moment: int = 0
-    fresh: bool = True
-
-
-@dataclass(slots=True)
-class _OpenDirectory:
-    known: Known
-    names: list[bytes] | None = None
+ABSENT: Final = Attributes(0, 0, 0, 0, 0, (0, 0))
+"""What `lookup` returns where there is no file, and the kernel may keep that for a second."""
 
 
 def _decode(name: bytes) -> str:
@@ -115,17 +88,18 @@ class Vfs:
 
     Args:
         registry: whose sources the root shows.
+        top: the name of the one top-level source that is the root instead.
+        owner: the user and the group of all that has no other owner.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(
+        self, registry: Registry, *, top: str | None = None, owner: Owner = (0, 0)
+    ) -> None:
         self._registry = registry
-        self._inodes = Inodes()
-        self._files: dict[int, _OpenFile | _OpenView] = {}
-        # Of each inode those that are open, the newest rendering last.
-        self._views: dict[int, list[_OpenView]] = {}
-        self._texts = 0  # the bytes of all open views
-        self._directories: dict[int, _OpenDirectory] = {}
-        self._handles = count(1)
+        self._top = top
+        self._owner = owner
+        self._inodes = Inodes(registry, top)
+        self._handles = Handles()
         self._stopped = False
         self._waiting: set[Callable[[], object]] = set()
 
@@ -133,13 +107,16 @@ class Vfs:
 
     def _subordinate(self, known: Known, name: str) -> Source | None:
         if known.source is None:
-            source = self._registry.by_name.get(name)
+            source = self._registry.by_name.get(name) if self._top is None else None
         else:
             source = known.source.find_subordinate(name)
         return None if source is None or source.hidden else source
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
         """Find a name; the kernel then knows it until `forget`.
+
+        Returns:
+            Its attributes; or `ABSENT`, which is possible only where one source is the root.
 
         Raises:
             NoSuchFileError: there is none.
@@ -151,7 +128,14 @@ class Vfs:
             return self._lookup(known, _decode(name))
         except NoSuchFileError:
             self._inodes.note_miss(known, name)
-            raise
+            if not self._inodes.note_absent(known, name):
+                raise
+        try:
+            return self._lookup(known, _decode(name))
+        except NoSuchFileError:
+            if not known.alive or self._inodes.find(parent)[0] is not known:
+                raise
+            return ABSENT
 
     def _lookup(self, known: Known, text: str) -> Attributes:
         attributes = self._lookup_file(known, text)
@@ -171,7 +155,7 @@ class Vfs:
                     self.forget(child.inode, 1)
             else:
                 file = known.source.files.get(text) if known.source is not None else None
-                if file is None:
+                if file is None or not self._lists(known, file):
                     raise NoSuchFileError(f"{known.name}: no {text!r}", text)
                 inode = self._inodes.note_file(known, file)
                 if self._shows(known, file) and self._subordinate(known, text) is None:
@@ -185,7 +169,7 @@ class Vfs:
         source = known.source
         cached = source.cached if source is not None else None
         file = cached[1].files.get(name) if cached is not None else None
-        if file is None or source is None or cached is None:
+        if file is None or source is None or cached is None or not self._lists(known, file):
             return None
         inode = self._inodes.note_file(known, file)
         if source.version == cached[0] and known.alive:
@@ -195,13 +179,19 @@ class Vfs:
 
     def _lookup_view(self, known: Known, name: str) -> Attributes:
         view = VIEWS.get(name)
-        if view is None or (view is BINARY and known.source is None):
+        if view is None or (known.source is None and (view is BINARY or self._top is not None)):
             raise NoSuchFileError(f"{known.name}: no {name!r}", name)
         inode = self._inodes.note_file(known, view)
         if known.alive:
             return self._view_attributes(known, view, None)
         self.forget(inode, 1)
         raise NoSuchFileError(f"directory {known.name!r} was removed", known.name)
+
+    @staticmethod
+    def _lists(known: Known, file: File) -> bool:
+        # Where one source is the root, its own files are integers: kvm_stat reads all that it
+        # finds there as such, and dies of anything else.
+        return known.parent is not None or is_integer(file)
 
     @staticmethod
     def _shows(known: Known, file: Numbered) -> bool:
@@ -222,13 +212,17 @@ class Vfs:
     # Attributes
 
     def _directory_attributes(self, known: Known) -> Attributes:
-        mode = stat.S_IFDIR | 0o755
+        mode, changed = stat.S_IFDIR | 0o755, self._inodes.changed
+        if known.parent is None:
+            known = self._inodes.root  # which may be another by now
         source = known.source
         if source is None:
-            visible = sum(not source.hidden for source in self._registry.sources)
-            return Attributes(ROOT, mode, 2 + visible, 0, self._inodes.changed)
+            shown = self._registry.sources if self._top is None else ()
+            visible = sum(not source.hidden for source in shown)
+            return Attributes(ROOT, mode, 2 + visible, 0, changed, self._owner)
         links = 2 + source.visible if known.alive else 0
-        return Attributes(known.inode, mode, links, 0, source.changed)
+        moment = source.changed if known.parent is not None else max(source.changed, changed)
+        return Attributes(known.inode, mode, links, 0, moment, known.owner or self._owner)
 
     def _file_attributes(self, known: Known, file: File) -> Attributes:
         assert known.source is not None
@@ -239,20 +233,16 @@ class Vfs:
             1,
             FILE_SIZE if value.size == 1 else find_size(value),
             known.source.placed,
+            known.owner or self._owner,
         )
 
     def _view_attributes(self, known: Known, view: View, client: int | None) -> Attributes:
-        # As long as a client has it open, the size is that of what the client reads: tar and cp
-        # rely on it, and somebody else may have opened it since. Never rendered, it has the size
-        # of any file, since some tools never read what has none.
         inode = number_inode(known.place, view.number)
         since = self._inodes.changed if known.source is None else known.source.placed
-        size, moment = known.rendered.get(view.number, (FILE_SIZE, since))
-        for opened in reversed(self._views.get(inode, ())):
-            if opened.client == client and opened.moment:
-                size, moment = len(opened.text), opened.moment
-                break
-        return Attributes(inode, stat.S_IFREG | 0o444, 1, size, moment, live=True)
+        # Never rendered, it has the size of any file, since some tools never read what has none.
+        size, moment = self._handles.find_rendered(known, view, client) or (FILE_SIZE, since)
+        owner = known.owner or self._owner
+        return Attributes(inode, stat.S_IFREG | 0o444, 1, size, moment, owner, live=True)
 
     def attributes(self, inode: int, client: int | None = None) -> Attributes:
         """Return the attributes of an inode that the kernel knows, gone or not.
@@ -313,9 +303,7 @@ class Vfs:
         Raises:
             NoSuchFileError: it is gone.
         """
-        handle = next(self._handles)
-        self._directories[handle] = _OpenDirectory(self._inodes.living(inode))
-        return handle
+        return self._handles.add_directory(OpenDirectory(self._inodes.living(inode)))
 
     def list_directory(
         self, handle: int, start: int, reply: Callable[[bytes, Attributes, int], bool]
@@ -331,8 +319,10 @@ class Vfs:
             reply: called with a name, its attributes and the offset that follows; says whether it
                 was taken. The kernel then knows the name, but for "." and "..".
         """
-        opened = self._directories[handle]
+        opened = self._handles.directories[handle]
         if start == 0 or opened.names is None:
+            if opened.known.parent is None:
+                opened.known = self._inodes.root
             opened.names = self._names(opened.known) if opened.known.alive else []
         for index in range(start, len(opened.names)):
             name, offset = opened.names[index], index + 1
@@ -354,25 +344,27 @@ class Vfs:
         # Files before the directories and once more after them: a name that turns from one into the
         # other meanwhile is not missed, and comes once.
         before = source.files if source is not None else ()
-        below = self._registry.sources if source is None else source.subordinates
+        below = source.subordinates if source is not None else ()
+        if source is None and self._top is None:
+            below = self._registry.sources
         directories = [found.name for found in below if not found.hidden]
         after = source.files if source is not None else ()
         return [name.encode() for name in dict.fromkeys((".", "..", *directories, *before, *after))]
 
     def close_directory(self, handle: int) -> None:
         """Close an open directory."""
-        del self._directories[handle]
+        del self._handles.directories[handle]
 
     # Files
 
-    def open(self, inode: int, flags: int, *, mask: int = 0o444, client: int = 0) -> int:
+    def open(self, inode: int, flags: int, *, user: Owner = (0, 0), client: int = 0) -> int:
         """Open a file; return its handle.
 
         Args:
             inode: the file's.
             flags: those of open(2); truncation has no effect, as in sysfs.
-            mask: the permission bits of which a value must have one for this client to read it; it
-                keeps out of a view what its file would not tell.
+            user: who opens it, a user and a group; kept out of a view is what that user could not
+                read in a file.
             client: the process that opens it.
 
         Raises:
@@ -391,17 +383,12 @@ class Vfs:
         source = known.source
         if source is not None:
             source.hold()
-        handle = next(self._handles)
         if isinstance(file, View):
-            opened = _OpenView(known, source, file, mask, client)
-            self._files[handle] = opened
-            self._views.setdefault(inode, []).insert(0, opened)
-        else:
-            assert isinstance(file, File)
-            assert source is not None
-            self._files[handle] = _OpenFile(known, source, file, source.entry_of(file))
-        known.opened[file.number] = known.opened.get(file.number, 0) + 1
-        return handle
+            reader = Access(*user, known.owner or self._owner)
+            return self._handles.add(OpenView(known, source, file, reader, client))
+        assert isinstance(file, File)
+        assert source is not None
+        return self._handles.add(OpenFile(known, source, file, source.entry_of(file)))
 
     def rendering(self, handle: int, offset: int | None = None) -> Rendering | None:
         """Return what must be done before a file that was opened can be read, if anything.
@@ -410,14 +397,28 @@ class Vfs:
             handle: from `open`.
             offset: where it is to be read; None right after `open`.
         """
-        opened = self._files[handle]
-        if isinstance(opened, _OpenFile):
+        opened = self._handles.files[handle]
+        if isinstance(opened, OpenFile):
             return None
         if offset is not None and (offset or opened.fresh):
             opened.fresh = opened.fresh and offset != 0
             return None
         top = self._registry if opened.source is None else opened.source
-        return Rendering(opened.file, top, opened.mask)
+        return Rendering(opened.file, top, opened.access)
+
+    def refreshing(self, handle: int, offset: int = 0) -> Refreshing | None:
+        """Return who must be asked before an open file of a value is read or cleared, if anybody.
+
+        Args:
+            handle: from `open`.
+            offset: where it is to be read; 0 for clearing it.
+        """
+        if not Refresher.made:
+            return None
+        opened = self._handles.files[handle]
+        if isinstance(opened, OpenView) or (offset and opened.text is not None):
+            return None
+        return find_refreshing((opened.source,))
 
     def finish(self, handle: int, rendering: Rendering) -> None:
         """Let a view that is open be read as it was rendered.
@@ -425,19 +426,9 @@ class Vfs:
         Raises:
             TooMuchOpenError: all that is open would take too much memory; it is as it was.
         """
-        opened = self._files.get(handle)
-        if not isinstance(opened, _OpenView):
-            return
-        texts = self._texts + len(rendering.text) - len(opened.text)
-        if texts > _TEXTS_MAX:
-            raise TooMuchOpenError(f"open views take {self._texts} bytes", opened.file.name)
-        self._texts = texts
-        opened.text, opened.moment = rendering.text, rendering.moment
-        known, number = opened.known, opened.file.number
-        known.rendered[number] = (len(opened.text), opened.moment)
-        views = self._views[number_inode(known.place, number)]
-        views.remove(opened)
-        views.append(opened)
+        opened = self._handles.files.get(handle)
+        if isinstance(opened, OpenView):
+            self._handles.set_text(opened, rendering.text, rendering.moment)
 
     @contextlib.contextmanager
     def waiting(self, give_up: Callable[[], object]) -> Iterator[None]:
@@ -468,8 +459,8 @@ class Vfs:
         Raises:
             BrokenValueError: there is no number, or no text for it; logged once for each file.
         """
-        opened = self._files[handle]
-        if isinstance(opened, _OpenView):
+        opened = self._handles.files[handle]
+        if isinstance(opened, OpenView):
             return opened.text[offset : offset + size]
         if offset == 0 or opened.text is None:
             opened.text = render_file(opened.source, opened.file, opened.entry)
@@ -482,8 +473,8 @@ class Vfs:
             NotZeroError: it is something else; nothing changes.
             ReadOnlyValueError: the base refuses.
         """
-        opened = self._files[handle]
-        if isinstance(opened, _OpenView):
+        opened = self._handles.files[handle]
+        if isinstance(opened, OpenView):
             raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
         check_zero(opened.file, data)
         opened.source.clear_file(opened.file, opened.entry)
@@ -491,23 +482,13 @@ class Vfs:
 
     def close(self, handle: int) -> None:
         """Close an open file; its source may be released by it."""
-        opened = self._files.pop(handle)
-        number, known = opened.file.number, opened.known
-        if isinstance(opened, _OpenView):
-            self._texts -= len(opened.text)
-            inode = number_inode(known.place, number)
-            self._views[inode].remove(opened)
-            if not self._views[inode]:
-                del self._views[inode]
-        known.opened[number] -= 1
-        if not known.opened[number]:
-            del known.opened[number]
+        opened = self._handles.remove(handle)
         if opened.source is not None:
             opened.source.unhold()
 
     def close_all(self) -> None:
         """Forget everything, as when the mount is gone."""
-        for handle in list(self._files):
+        for handle in list(self._handles.files):
             self.close(handle)
-        self._directories.clear()
+        self._handles.directories.clear()
         self._inodes.forget_all()

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from statsfs.access import Mask, find_masks
 from statsfs.changes import suspend_collection
 from statsfs.formats import binary, json, openmetrics, prometheus, schema
+from statsfs.refreshes import Refreshing, find_refreshing
 from statsfs.registry import Registry
 from statsfs.snapshots import Pause, Snapshot, no_pause
 from statsfs.sources import Source
@@ -39,10 +41,11 @@ class View:
     render: Callable[..., bytes]
 
 
-def _render_binary(snapshot: Snapshot, *, mask: int, pause: Pause) -> bytes:
+def _render_binary(snapshot: Snapshot, *, mask: Mask, pause: Pause) -> bytes:
     content = snapshot.content(pause)
     path = "/".join(source.name for source in snapshot.tree.lineage)
-    files = (file for file in content.files() if file[0].value.mode & mask)
+    bits = find_masks(mask, snapshot.tree, pause).common
+    files = (file for file in content.files() if file[0].value.mode & bits)
     return binary.render(path, ((file.name, file.value, number) for file, number in files))
 
 
@@ -63,6 +66,11 @@ VIEWS: Final = {
 class Rendering:
     """A view in the making; `run` may be called in any thread.
 
+    Args:
+        view: which.
+        top: of what.
+        mask: what it shows, or to whom; then `owner` is that of `top`.
+
     Attributes:
         quick: whether `run` takes no longer than reading a few files.
         text: what the view shows, once it ran.
@@ -71,7 +79,7 @@ class Rendering:
 
     __slots__ = ("_foreign", "_mask", "_top", "_view", "moment", "quick", "text")
 
-    def __init__(self, view: View, top: Registry | Source, mask: int) -> None:
+    def __init__(self, view: View, top: Registry | Source, mask: Mask) -> None:
         self._view = view
         self._top = top
         self._mask = mask
@@ -80,6 +88,10 @@ class Rendering:
         self._foreign = weight >= sys.maxsize
         self.text = b""
         self.moment = 0
+
+    def refreshing(self) -> Refreshing | None:
+        """Return who must be asked before `run`, if anybody."""
+        return find_refreshing(_sources(self._top))
 
     def run(self, pause: Pause = no_pause) -> None:
         """Sample, and make the text; to be called once.
@@ -95,7 +107,7 @@ class Rendering:
             self._render(pause)
 
     def _render(self, pause: Pause) -> None:
-        snapshot = self._top.snapshot()
+        snapshot = self._top.sample()
         pause()
         self.moment = snapshot.moment
         self.text = self._view.render(snapshot, mask=self._mask, pause=pause)

@@ -5,13 +5,17 @@ it; invalidating a directory drops what is cached below, but for what is in use;
 name leads to is forgotten.
 """
 
+import contextlib
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from statsfs.arrays import FILE_NUMBERS
 from statsfs.changes import Change
 from statsfs.exceptions import StatsfsError
-from statsfs.vfs import ROOT, Attributes, Stale, Vfs
+from statsfs.inodes import ABSENT_TIMEOUT
+from statsfs.vfs import ABSENT, ROOT, Attributes, NoSuchFileError, Stale, Vfs
 
 Name = tuple[int, bytes]
 
@@ -21,6 +25,7 @@ class Kernel:
 
     Attributes:
         names: the inode that each cached name leads to, by directory inode and name.
+        absent: the names that are cached as not being there, and until when.
         links: cached link counts, by inode.
         held: directories that somebody stands in or holds open, with how many do.
         opened: the inode of each open file, by handle.
@@ -29,6 +34,7 @@ class Kernel:
     def __init__(self, vfs: Vfs) -> None:
         self.vfs = vfs
         self.names: dict[Name, int] = {}
+        self.absent: dict[Name, float] = {}
         self.links: dict[int, int] = {}
         self.held: Counter[int] = Counter()
         self.opened: dict[int, int] = {}
@@ -49,9 +55,15 @@ class Kernel:
     def lookup(self, parent: int, name: bytes) -> int:
         """Walk one step, by the cache if it can; return the inode."""
         inode = self.names.get((parent, name))
-        return (
-            self._learn((parent, name), self.vfs.lookup(parent, name)) if inode is None else inode
-        )
+        if inode is not None:
+            return inode
+        if self.absent.get((parent, name), 0.0) > time.monotonic():
+            raise NoSuchFileError("it was not there", name)
+        attributes = self.vfs.lookup(parent, name)
+        if attributes is ABSENT:
+            self.absent[parent, name] = time.monotonic() + ABSENT_TIMEOUT
+            raise NoSuchFileError("it is not there", name)
+        return self._learn((parent, name), attributes)
 
     def _learn(self, name: Name, attributes: Attributes) -> int:
         self.names[name] = attributes.inode
@@ -89,7 +101,7 @@ class Kernel:
     @staticmethod
     def is_directory(inode: int) -> bool:
         """Tell whether an inode is a directory's: the numbers say so."""
-        return inode == ROOT or not inode & 0xFFFFFFF
+        return inode == ROOT or not inode % FILE_NUMBERS
 
     def open(self, inode: int, flags: int = 0) -> int:
         """Open a file; return its handle."""
@@ -129,6 +141,7 @@ class Kernel:
 
     def _invalidate(self, name: Name) -> None:
         # d_invalidate: the name goes even if it is in use, what is below only if it is not.
+        self.absent.pop(name, None)
         inode = self.names.get(name)
         if inode is not None:
             self._shrink_below(name)
@@ -137,6 +150,8 @@ class Kernel:
 
     def _shrink_below(self, name: Name) -> None:
         inode = self.names[name]
+        for missed in [missed for missed in self.absent if missed[0] == inode]:
+            del self.absent[missed]
         for below in [below for below in self.names if below[0] == inode]:
             self._shrink_below(below)
         if not self._used(inode):
@@ -165,6 +180,13 @@ class Kernel:
             self.vfs.forget(found, 1)
             if found != inode:
                 stale.append((parent, name))
+        now = time.monotonic()
+        for parent, name in [missed for missed, end in self.absent.items() if end > now]:
+            with contextlib.suppress(StatsfsError):
+                found = self.vfs.lookup(parent, name).inode
+                if found:
+                    self.vfs.forget(found, 1)
+                    stale.append((parent, name))
         return stale
 
     def stale_links(self) -> list[int]:

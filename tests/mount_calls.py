@@ -294,7 +294,7 @@ def block_import(world: World, name: str) -> None:
 def become_nobody(world: World) -> None:
     """Give up all rights, for good."""
     # What is imported when something is mounted may be in a directory that nobody may enter.
-    for name in ("statsfs.fuse", "statsfs.loop"):
+    for name in ("statsfs.fuse", "statsfs.invalidator", "statsfs.loop"):
         importlib.import_module(name)
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)

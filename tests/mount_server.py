@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from statsfs.exceptions import MountError
 from statsfs.mounting import Mount, mount, mounted
 from statsfs.registry import Registry
+from statsfs.sources import Source
 
 __all__ = ["Answer", "Call", "World", "main", "mount_here", "try_to_mount"]
 
@@ -88,9 +89,17 @@ def try_to_mount(
     raise AssertionError("it was mounted")
 
 
+def make_registry(options: dict[str, Any]) -> Registry:
+    """Make an empty registry; if it has to have a root, with a source for that."""
+    registry = Registry()
+    if "root" in options:
+        registry.register(Source(options["root"]))
+    return registry
+
+
 def serve(connection: Connection[Any, Any], mountpoint: str, options: dict[str, Any]) -> None:
     """Serve from a background thread; calls run on the main thread."""
-    world = World(Registry())
+    world = World(make_registry(options))
     mount_here(world, mountpoint, **options)
     with world.mount:
         while answer(connection, world):
@@ -110,7 +119,7 @@ async def serve_in_trio(
     """Serve from trio's thread; calls run on it as well."""
     import trio
 
-    registry = Registry()
+    registry = make_registry(options)
     async with mounted(registry, mountpoint, **options) as mounted_there:
         world = World(registry, [mounted_there])
         while True:

@@ -14,7 +14,7 @@ import pyfuse3
 import pytest
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, RequestContext, SetattrFields
 
-from statsfs import exceptions, vfs
+from statsfs import exceptions, handles, vfs
 from statsfs.exceptions import StatsfsError
 from statsfs.fuse import ERRNOS, Handlers
 from statsfs.registry import Registry
@@ -80,7 +80,7 @@ def refused(handler: Coroutine[Any, Any, object]) -> int:
 def handlers(registry: Registry) -> Handlers:
     """Handlers of a tree with `kvm`, `cpu0` and `cpu1`."""
     make_kvm(registry)
-    return Handlers(Vfs(registry), uid=12, gid=34)
+    return Handlers(Vfs(registry, owner=(12, 34)))
 
 
 def find(handlers: Handlers, path: str) -> InodeT:
@@ -165,6 +165,35 @@ def test_lookups_that_fail(handlers: Handlers, name: bytes, code: int) -> None:
     assert refused(handlers.lookup(InodeT(ROOT), FileNameT(name), CTX)) == code
 
 
+def test_what_is_not_there_below_a_root_of_its_own(registry: Registry) -> None:
+    """An entry without an inode, which the kernel keeps for a second."""
+    make_kvm(registry)
+    handlers = Handlers(Vfs(registry, top="kvm"))
+    for parent in (InodeT(ROOT), find(handlers, "cpu0")):
+        entry = run(handlers.lookup(parent, FileNameT(b"nothing"), CTX))
+        assert (entry.st_ino, entry.entry_timeout) == (0, 1)
+    assert run(handlers.lookup(InodeT(ROOT), FileNameT(b"exits"), CTX)).entry_timeout == 300
+
+
+def test_owners(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each entry has its own, in listings too, where one is filled again and again."""
+    for name, owner in (("a", None), ("b", (56, 78)), ("c", None)):
+        registry.register(Source(name, owner=owner))
+    handlers = Handlers(Vfs(registry, owner=(12, 34)))
+    found: dict[bytes, tuple[int, int]] = {}
+
+    def readdir_reply(token: object, name: bytes, entry: Any, offset: int) -> bool:
+        found[name] = entry.st_uid, entry.st_gid
+        return True
+
+    monkeypatch.setattr(pyfuse3, "readdir_reply", readdir_reply)
+    run(handlers.readdir(run(handlers.opendir(InodeT(ROOT), CTX)), 0, TOKEN))
+    mounts, b = (12, 34), (56, 78)
+    assert found == {b".": mounts, b"..": mounts, b"a": mounts, b"b": b, b"c": mounts}
+    entry = run(handlers.getattr(find(handlers, "b"), CTX))
+    assert (entry.st_uid, entry.st_gid) == b
+
+
 def test_extended_attributes(handlers: Handlers) -> None:
     """Names and values; others there are none, and no others could be."""
     kvm = find(handlers, "kvm")
@@ -239,7 +268,7 @@ def raising(error: Exception) -> Any:
 
 def test_the_errno_table() -> None:
     """Each error of the table has its errno, and each that a reader can meet is in it."""
-    handlers = Handlers(raising(Exception()), 0, 0)
+    handlers = Handlers(raising(Exception()))
     for kind, code in ERRNOS.items():
         assert handlers.errno_of(kind("message"), "test") == code
     readers = {getattr(vfs, name) for name in vfs.__all__ if name.endswith("Error")}
@@ -249,7 +278,7 @@ def test_the_errno_table() -> None:
     others = {getattr(exceptions, name) for name in exceptions.__all__} - ERRNOS.keys()
     assert {kind.__name__ for kind in others} == {
         "StatsfsError", "TreeError", "DuplicateNameError", "InvalidNameError",
-        "BaseMismatchError", "FormatError", "MountError", "SegmentError",
+        "BaseMismatchError", "FormatError", "MountError", "SegmentError", "QmpError",
     }  # fmt: skip
 
 
@@ -267,7 +296,7 @@ def test_nothing_but_an_errno_leaves_a_handler(
     name: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the filesystem raises; what is in no table is EIO."""
-    handlers = Handlers(raising(error), 0, 0)
+    handlers = Handlers(raising(error))
     arguments: Any = (
         CALLS[name][1] if name in CALLS else (ROOT, ENTRY, fields(size=True), None, CTX)
     )
@@ -285,7 +314,7 @@ def test_nothing_but_an_errno_leaves_a_handler(
 def test_what_is_in_no_table_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """With its traceback, for each handler and message; what is in the table is not logged."""
     for error, logged in ((ValueError("x"), 2), (vfs.NoSuchFileError("x"), 0)):
-        handlers = Handlers(raising(error), 0, 0)
+        handlers = Handlers(raising(error))
         caplog.clear()
         for _ in range(3):
             refused(handlers.getattr(InodeT(ROOT), CTX))
@@ -297,7 +326,7 @@ def test_what_is_in_no_table_is_logged_once(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_fuse_error_goes_through(registry: Registry) -> None:
     """One that comes from below is not made EIO."""
-    handlers = Handlers(raising(FUSEError(errno.E2BIG)), 0, 0)
+    handlers = Handlers(raising(FUSEError(errno.E2BIG)))
     assert refused(handlers.getattr(InodeT(ROOT), CTX)) == errno.E2BIG
 
 
@@ -306,7 +335,7 @@ def test_forget_never_raises(handlers: Handlers, caplog: pytest.LogCaptureFixtur
     inode = find(handlers, "kvm/exits")
     run(handlers.forget([(InodeT(999), 5), (inode, 1)]))
     assert refused(handlers.getattr(inode, CTX)) == errno.ENOENT
-    broken = Handlers(raising(ValueError("x")), 0, 0)
+    broken = Handlers(raising(ValueError("x")))
     run(broken.forget([(InodeT(1), 1), (InodeT(2), 1)]))
     assert caplog.text.count("forget failed") == 2
 
@@ -333,7 +362,7 @@ def test_views_that_are_held_open_have_an_end(
     view = find(handlers, "kvm/.stats.json")
     first = run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh
     text = run(handlers.read(first, 0, 4096))
-    monkeypatch.setattr(vfs, "_TEXTS_MAX", 3 * len(text))
+    monkeypatch.setattr(handles, "_TEXTS_MAX", 3 * len(text))
     held = [run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh for _ in range(2)]
     assert refused(handlers.open(view, FlagT(os.O_RDONLY), CTX)) == errno.ENFILE
     # Read anew it would be longer now; it stays what it was.

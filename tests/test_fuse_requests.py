@@ -64,7 +64,7 @@ class Requests(RuleBasedStateMachine):
         self.registry = Registry()
         make_kvm(self.registry)
         self.vfs = Vfs(self.registry)
-        self.handlers = Handlers(self.vfs, uid=0, gid=0)
+        self.handlers = Handlers(self.vfs)
         self.lookups: Counter[int] = Counter()
         self.files: list[Opened] = []
         self.directories: list[Listed] = []
@@ -230,9 +230,9 @@ class Requests(RuleBasedStateMachine):
             run(self.handlers.releasedir(FileHandleT(listed.handle)))
         run(self.handlers.forget([(InodeT(inode), n) for inode, n in self.lookups.items()]))
         assert len(self.vfs._inodes) == 0
-        assert not self.vfs._files
-        assert not self.vfs._directories
-        assert not self.vfs._views
+        assert not self.vfs._handles.files
+        assert not self.vfs._handles.directories
+        assert not self.vfs._handles._views
 
 
 TestRequests = Requests.TestCase

@@ -1,14 +1,17 @@
 """What the kernel was told: counting it, and what it must forget after each kind of change."""
 
+from itertools import count
+
 import pytest
 
-from statsfs.exceptions import StatsfsError
+from statsfs.arrays import FILE_NUMBERS
+from statsfs.exceptions import ExhaustedError, StatsfsError
 from statsfs.inodes import ROOT, Inodes, Known, NoSuchFileError, number_inode
 from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.values import Aggregate, Value
 from statsfs.vfs import Stale, Vfs
-from tests.kernel import Kernel
+from tests.kernel import Kernel, list_directory
 from tests.trees import Cpu, add_cpu, make_kvm, subordinate
 
 COUNT = (Value("count", aggregate=Aggregate.SUM, description="test_inodes"),)
@@ -38,11 +41,33 @@ def told_directories(kernel: Kernel) -> set[int]:
 
 
 def test_numbers() -> None:
-    """A place and a number make an inode; there is an end to numbers, and it is said."""
-    assert number_inode(5) == 5 << 28
-    assert number_inode(5, 1) == 5 << 28 | 1
-    with pytest.raises(OverflowError, match="33 million"):
-        number_inode(5, 1 << 28)
+    """A place and a number make an inode; there is an end to both, and it is said."""
+    assert number_inode(5) == 5 << 30
+    assert number_inode(5, 1) == 5 << 30 | 1
+    places = (1 << 34) - 1
+    assert number_inode(places, FILE_NUMBERS - 1) == (1 << 64) - 1
+    for place, number in ((5, FILE_NUMBERS), (places + 1, 0)):
+        with pytest.raises(ExhaustedError, match="no inode number is left"):
+            number_inode(place, number)
+
+
+def test_a_place_beyond_the_last_number(
+    kernel: Kernel, kvm: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has no inode number counts, but is not shown; nothing is noted, and nothing is taken."""
+    monkeypatch.setattr("statsfs.sources._places", count((1 << 34) - 1))
+    for name in ("last", "late"):
+        add_cpu(kvm, name).exits = 1
+    assert kernel.vfs.attributes(kernel.find("kvm/last/exits")).inode >> 30 == (1 << 34) - 1
+    known = len(kernel.vfs._inodes)
+    for _ in range(2):
+        with pytest.raises(ExhaustedError):
+            kernel.find("kvm/late")
+    assert len(kernel.vfs._inodes) == known
+    names = list_directory(kernel.vfs, kernel.find("kvm"))
+    assert b"last" in names
+    assert b"late" not in names
+    assert kvm.get_value("exits") == 2
 
 
 def test_lookups_and_forgets_are_counted(kernel: Kernel, kvm: Source) -> None:
@@ -144,7 +169,8 @@ def test_what_the_kernel_keeps_below_removed_directories(
 
 def test_what_is_left_of_a_source_that_came_back() -> None:
     """The old directory and the new one of a name are two; pruning one leaves the other."""
-    inodes, registry = Inodes(), Registry()
+    registry = Registry()
+    inodes = Inodes(registry)
     source = Source("source")
     known: list[Known] = []
     for _ in range(2):
@@ -165,7 +191,8 @@ def test_what_is_left_of_a_source_that_came_back() -> None:
 
 def test_a_parent_that_is_forgotten_before_its_children() -> None:
     """Whatever the order in which the kernel forgets, in the end nothing is known."""
-    inodes, registry = Inodes(), Registry()
+    registry = Registry()
+    inodes = Inodes(registry)
     parent, child = Source("parent"), Source("child")
     registry.register(parent)
     above = inodes.note_directory(inodes.root, parent, "parent")
@@ -266,7 +293,7 @@ def test_an_open_file_that_was_forgotten(registry: Registry) -> None:
     file, parent = kernel.find("kvm/exits"), kernel.find("kvm")
     handle = kernel.vfs.open(file, 0)
     kernel.vfs.forget(file, 1)
-    place = parent >> 28
+    place = parent >> 30
     registry.add_listener(kernel)
     registry.unregister(kvm)
     assert kernel.told == [Stale([(ROOT, b"kvm")], [(ROOT, None)])]
@@ -296,7 +323,7 @@ def test_a_subdirectory_that_shadows_a_file(kernel: Kernel, kvm: Source) -> None
     kvm.add_subordinate(source)
     assert told_names(kernel) == {(parent, b"exits")}
     directory = kernel.find("kvm/exits")
-    assert directory == source.place << 28
+    assert directory == source.place << 30
     kernel.told.clear()
     kvm.remove_subordinate(source)
     assert told_names(kernel) == {(parent, b"exits")}

@@ -13,7 +13,7 @@ import pyfuse3
 import pytest
 
 from statsfs.changes import Change
-from statsfs.fuse import Invalidator
+from statsfs.invalidator import Invalidator
 from statsfs.registry import Registry
 from statsfs.sources import Source
 from statsfs.vfs import ROOT, Stale, Vfs

@@ -167,6 +167,18 @@ def test_bad_directories(tmp_path: Path) -> None:
         assert error.errno == code
 
 
+def test_a_directory_of_debugfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have files, which are the kernel's; other kernel filesystems may not."""
+    (tmp_path / "exits").touch()
+    device = os.stat(tmp_path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    line = f"24 22 {number} / /sys/kernel/debug rw - %s debugfs rw"
+    mounts(monkeypatch, tmp_path, line % "tracefs", "25 22 0:0 / /debug rw - debugfs none rw")
+    assert refusal(tmp_path).errno == errno.ENOTEMPTY
+    mounts(monkeypatch, tmp_path, line % "debugfs")
+    prepare_mountpoint(os.fspath(tmp_path), allow_other=True)
+
+
 def test_something_mounted_already() -> None:
     """It says what."""
     error = refusal("/proc")

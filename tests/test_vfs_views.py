@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from statsfs.access import Owner
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.registry import Registry
 from statsfs.sources import Source
@@ -40,10 +41,10 @@ def render(vfs: Vfs, handle: int, offset: int | None = None) -> bool:
     return True
 
 
-def open_view(kernel: Kernel, path: str, client: int = 0, mask: int = 0o444) -> int:
+def open_view(kernel: Kernel, path: str, client: int = 0, user: Owner = (0, 0)) -> int:
     """Open and render a view."""
     inode = kernel.find(path)
-    handle = kernel.vfs.open(inode, os.O_RDONLY, client=client, mask=mask)
+    handle = kernel.vfs.open(inode, os.O_RDONLY, client=client, user=user)
     kernel.opened[handle] = inode
     assert render(kernel.vfs, handle)
     return handle
@@ -129,7 +130,7 @@ def test_attributes(kernel: Kernel, kvm: Source, name: str) -> None:
     vfs, path = kernel.vfs, f"kvm/{name}"
     inode = kernel.find(path)
     fresh = vfs.attributes(inode)
-    assert fresh == (inode, stat.S_IFREG | 0o444, 1, FILE_SIZE, kvm.placed, True)
+    assert fresh == (inode, stat.S_IFREG | 0o444, 1, FILE_SIZE, kvm.placed, (0, 0), True)
     before = time.time_ns()
     handle = open_view(kernel, path)
     text = read(vfs, handle)
@@ -144,7 +145,7 @@ def test_attributes_at_the_root(kernel: Kernel, kvm: Source, registry: Registry)
     """As everywhere; an unrendered one is as old as the last change there."""
     inode = kernel.find(".stats.json")
     changed = kernel.vfs.attributes(ROOT).modified
-    assert kernel.vfs.attributes(inode)[3:] == (FILE_SIZE, changed, True)
+    assert kernel.vfs.attributes(inode)[3:] == (FILE_SIZE, changed, (0, 0), True)
     handle = open_view(kernel, ".stats.json")
     assert json.loads(read(kernel.vfs, handle)) == registry.snapshot().to_dict()
     kernel.close(handle)
@@ -183,7 +184,7 @@ def test_each_client_sees_the_size_of_what_it_reads(kernel: Kernel, kvm: Source)
     for handle in handles.values():
         kernel.close(handle)
     assert vfs.attributes(inode, 1).size == newest
-    assert vfs._views == {}
+    assert vfs._handles._views == {}
 
 
 def test_a_view_that_is_being_rendered_has_no_size_yet(kernel: Kernel, kvm: Source) -> None:
@@ -224,7 +225,7 @@ def test_a_view_cannot_be_written(kernel: Kernel, kvm: Source, name: str, flags:
         kernel.vfs.open(inode, flags)
     with pytest.raises(ReadOnlyValueError):
         kernel.vfs.check_truncate(inode)
-    assert kernel.vfs._views == {}
+    assert kernel.vfs._handles._views == {}
 
 
 @pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND, os.O_NONBLOCK, os.O_DIRECT])
@@ -255,17 +256,19 @@ def test_a_rendering_that_comes_too_late(kernel: Kernel, kvm: Source) -> None:
     kernel.close(handle)
     rendering.run()
     vfs.finish(handle, rendering)
-    assert vfs._views == {}
+    assert vfs._handles._views == {}
     assert vfs.attributes(inode).size == FILE_SIZE
 
 
-def test_masks(kernel: Kernel, kvm: Source) -> None:
+def test_masks(registry: Registry, kvm: Source) -> None:
     """A view tells nobody what the value's own file would not."""
     modes = (0o600, 0o200, 0o640, 0o644, 0o004)
     values = [Value(f"m{mode:o}", mode=mode) for mode in modes]
     kvm.add_values(values, {value.name: 1 for value in values})
-    for mask, shown in ((0o444, 0o444), (0o400, 0o400), (0o040, 0o040), (0o004, 0o004)):
-        handle = open_view(kernel, "kvm/.stats.json", mask=mask)
+    vfs = Vfs(registry, owner=(12, 34))
+    kernel = Kernel(vfs)
+    for user, shown in (((0, 9), 0o444), ((12, 34), 0o400), ((9, 34), 0o040), ((9, 9), 0o004)):
+        handle = open_view(kernel, "kvm/.stats.json", user=user)
         found = json.loads(read(kernel.vfs, handle))["values"]
         assert {name for name in found if name.startswith("m")} == {
             f"m{mode:o}" for mode in modes if mode & shown
@@ -405,7 +408,7 @@ def test_the_end_of_a_mount(kernel: Kernel, kvm: Source) -> None:
     assert kvm.refcount == references + len(NAMES)
     kernel.vfs.close_all()
     assert kvm.refcount == references
-    assert kernel.vfs._views == {}
+    assert kernel.vfs._handles._views == {}
 
 
 def test_what_waits_when_a_mount_ends(vfs: Vfs) -> None:
