@@ -146,7 +146,7 @@ def test_version() -> None:
     assert done.stdout == f"statsfs {statsfs.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["mount"], ["umount"]])
+@pytest.mark.parametrize("command", [[], ["demo"], ["mount"], ["umount"], ["install-mount-helper"]])
 def test_help(command: list[str]) -> None:
     """Each command has help with an example, and the exit codes."""
     done = run(*command, "--help")
@@ -180,7 +180,7 @@ def test_no_command() -> None:
         (["demo", "stats", "--listen", "[::1]"], "port"),
         (["demo", "stats", "--listen", "::1:9100"], "brackets"),
         (["mount", "stats", "--load", "os:getpid", "--listen", "x:"], "port"),
-        (["mount", "stats"], "--load"),
+        (["mount", "stats", "--log", "file"], "--background"),
         (["mount", "stats", "--load", "app"], "module:function"),
         (["mount", "stats", "--load", "app:"], "module:function"),
         (["mount", "stats", "--load", ".app:setup"], "module:function"),

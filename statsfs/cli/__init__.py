@@ -9,22 +9,34 @@ Threading: everything here runs in the main thread; mounts are served by threads
 """
 
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
-__all__ = ["main"]
+__all__ = ["main", "run_command"]
 
 
 def main() -> NoReturn:
     """Run the command that the arguments name, and exit."""
+    sys.exit(run_command())
+
+
+def run_command(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
+    """Run a command; return the exit code.
+
+    Args:
+        arguments: its name and what follows; those of the process by default.
+        program: who speaks in errors.
+    """
     try:
         from statsfs.cli.commands import run
 
-        code = run()
+        return run(arguments, program)
     except KeyboardInterrupt:
-        code = 0  # Ctrl-C before a command has begun: nothing is mounted yet
+        return 0  # Ctrl-C before a command has begun: nothing is mounted yet
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):
             raise
-        sys.exit(f"statsfs: error: the command line needs {missing}: pip install 'statsfs[all]'")
-    sys.exit(code)
+        message = f"the command line needs {missing}: pip install 'statsfs[all]'"
+        print(f"{program}: error: {message}", file=sys.stderr)
+        return 1

@@ -8,17 +8,21 @@ Threading: main thread only, see `stop`.
 import contextlib
 import math
 import os
+import resource
 import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 import statsfs
-from statsfs.cli import loading
-from statsfs.cli.demo import Churn, create_vm, run_demo, silence
+from statsfs.cli import daemon, loading, qmp
+from statsfs.cli.demo import Churn, Kvm, create_vm, run_demo, silence
+from statsfs.cli.installing import install_mount_helper
 from statsfs.cli.stop import Stop, Stopped
 from statsfs.exceptions import MountError, StatsfsError
 from statsfs.exposition import serve_metrics
+from statsfs.kvm.guests import RealKvm
 from statsfs.mock_kvm import MockKvm
 from statsfs.mounting import Mount, mount
 from statsfs.mountpoints import find_mount, unmount
@@ -30,12 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["cli", "run"]
 
 _DONE, _FAILED, _USAGE = 0, 1, 2  # the exit codes
-_POLL: Final = 0.2  # seconds until an unmount by others is noticed
 
 _EPILOG: Final = """\b
 Exit codes:
   0  done, also when told to stop by SIGTERM or SIGINT
-  1  failed: a refused mount, unmount or --listen, a failing --load function
+  1  failed: a refused mount, unmount or --listen, a failing --load function, a --qmp socket or
+     --segments in a directory where others can write, or that has a collector already
   2  wrong usage
 """
 
@@ -70,6 +74,11 @@ _listen_option: Final = click.option(
     callback=_parse_address,
     help="Answer scrapes of /metrics there, for Prometheus; on the loopback address if no host is "
     "given, on a free port if it is 0.",
+)
+_root_option: Final = click.option(
+    "--root",
+    metavar="SOURCE",
+    help="Mount this one top-level source as the root, not all of them.",
 )
 _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to the kernel
 
@@ -116,6 +125,12 @@ def cli() -> None:
     metavar="SECONDS",
     help="End by itself; without it, at SIGINT (Ctrl-C) or SIGTERM.",
 )
+@click.option(
+    "--real",
+    is_flag=True,
+    help="Run real guests of a few bytes through /dev/kvm, not mock ones; no seed plays a part.",
+)
+@_root_option
 @_listen_option
 def demo(
     mountpoint: str,
@@ -125,9 +140,11 @@ def demo(
     churn: float,
     seed: int,
     duration: float | None,
+    real: bool,
+    root: str | None,
     listen: tuple[str, int] | None,
 ) -> None:
-    """Mount a mock KVM at MOUNTPOINT.
+    """Mount a mock KVM, or a real one, at MOUNTPOINT.
 
     Its virtual machines work, come and go. The directory is made if it is missing, and removed
     afterwards. On a terminal a live table shows what moves; elsewhere it is one line a second.
@@ -137,20 +154,36 @@ def demo(
       statsfs demo ./stats
       statsfs demo ./stats --vms 8 --vcpus 2 --churn 5
       statsfs demo ./stats --rate 0 --seed 7 --for 60
+      statsfs demo ./stats --real --vms 2
     """
     stop = Stop()
     registry = Registry()
-    with MockKvm(registry, rate=rate, seed=seed) as kvm:
+    with _make_kvm(registry, real, rate, seed) as kvm:
         for _ in range(vms):
             if not stop.wait(0):
                 create_vm(kvm, vcpus)
         with (
             _listening(registry, listen) as server,
-            mount(registry, mountpoint, create=True) as mounted,
+            mount(registry, mountpoint, create=True, root=root) as mounted,
         ):
             _announce(mounted, server)
             run_demo(stop, mounted, Churn(kvm, vcpus, churn), duration)
     _say(f"statsfs: unmounted {mounted.mountpoint}")
+
+
+def _make_kvm(
+    registry: Registry, real: bool, rate: float, seed: int
+) -> "contextlib.AbstractContextManager[Kvm[Any]]":
+    if not real:
+        return MockKvm(registry, rate=rate, seed=seed)
+    # A real vCPU takes three descriptors: as many as may be had without asking.
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    try:
+        return RealKvm(registry, rate=rate)
+    except OSError as error:
+        message = f"--real: /dev/kvm cannot be used: {error.strerror}"
+        raise click.ClickException(message) from error
 
 
 @cli.command("mount", epilog=_EPILOG)
@@ -160,7 +193,6 @@ def demo(
     "loads",
     metavar="MODULE:FUNCTION",
     multiple=True,
-    required=True,
     callback=loading.parse,
     help="A function to call with the registry, from the current directory or what is installed.",
 )
@@ -179,31 +211,51 @@ def demo(
     help="How often Python threads that compute take turns, and so how long a reader waits for "
     "them; Python's default is 0.005.",
 )
+@qmp.option
+@_root_option
+@daemon.options
 @_listen_option
 def mount_command(
     mountpoint: str,
     loads: list[tuple[str, str]],
+    sockets: tuple[str, ...],
+    segments: tuple[str, ...],
     create: bool,
     allow_other: bool | None,
     uid: int | None,
     gid: int | None,
     switch_interval: float | None,
+    root: str | None,
+    read_only: bool,
+    in_background: bool,
+    log: str | None,
     listen: tuple[str, int] | None,
 ) -> None:
-    """Mount at MOUNTPOINT what functions register.
+    """Mount at MOUNTPOINT what programs publish, as the host's daemon does; or other things too.
 
-    Each function is called with the registry, in order; then the tree is served until SIGINT
-    (Ctrl-C), SIGTERM or an unmount. Threads that a function starts should be daemons.
+    Those are what functions register, each of which is called with the registry, in order, and the
+    virtual machines that QEMU runs. The tree is served until SIGINT (Ctrl-C), SIGTERM or an
+    unmount. Threads that a function starts should be daemons.
 
     \b
+    Example, with programs that publish in /run/statsfs, and in a directory of one's own:
+      statsfs mount /run/stats --create
+      statsfs mount ./stats --create --segments ./segments
     Example, with a file app.py here that has `def setup(registry): ...`:
       statsfs mount /run/stats --create --load app:setup
+    Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
+      statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
+    if in_background:
+        sockets = tuple(map(os.path.abspath, sockets))  # which goes on in another directory
+    background = daemon.start(mountpoint, in_background, log)
     stop = Stop()
     registry = Registry()
     with stop.interrupting():
         loading.load(registry, loads)
     with (
+        qmp.watching(registry, sockets),
+        daemon.collecting(registry, segments, by_default=not (loads or sockets)),
         _listening(registry, listen) as server,
         mount(
             registry,
@@ -213,11 +265,13 @@ def mount_command(
             allow_other=allow_other,
             create=create,
             switch_interval=switch_interval,
+            root=root,
         ) as mounted,
     ):
+        if read_only:
+            daemon.protect(mounted)
         _announce(mounted, server)
-        while not stop.wait(_POLL) and not mounted.wait(0):
-            pass
+        daemon.serve(stop, mounted, background)
     _say(f"statsfs: unmounted {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
     if left:
@@ -248,6 +302,9 @@ def umount(mountpoint: str) -> None:
         raise click.ClickException(f"{mountpoint} is busy: {hint}") from error
 
 
+cli.add_command(install_mount_helper)
+
+
 def _listening(
     registry: Registry, address: tuple[str, int] | None
 ) -> "contextlib.AbstractContextManager[MetricsServer | None]":
@@ -265,27 +322,32 @@ def _announce(mounted: Mount, server: "MetricsServer | None") -> None:
         _say(f"statsfs: metrics at {server.url}")
 
 
-def run() -> int:
-    """Run the command that `sys.argv` names; return the exit code."""
+def run(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
+    """Run a command; return the exit code.
+
+    Args:
+        arguments: its name and what follows; those of the process by default.
+        program: who speaks in errors.
+    """
     try:
-        cli.main(prog_name="statsfs", standalone_mode=False)
+        cli.main(arguments, prog_name="statsfs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return _USAGE
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "statsfs"
-        return _fail(f"{error.format_message()} (see {command} --help)", _USAGE)
+        return _fail(program, f"{error.format_message()} (see {command} --help)", _USAGE)
     except click.ClickException as error:
-        return _fail(error.format_message())
+        return _fail(program, error.format_message())
     except StatsfsError as error:
-        return _fail(str(error))
+        return _fail(program, str(error))
     except (Stopped, click.Abort, BrokenPipeError):
         silence()
     return _DONE
 
 
-def _fail(message: str, code: int = _FAILED) -> int:
-    click.echo(f"statsfs: error: {' '.join(message.split())}", err=True)
+def _fail(program: str, message: str, code: int = _FAILED) -> int:
+    click.echo(f"{program}: error: {' '.join(message.split())}", err=True)
     return code
 
 

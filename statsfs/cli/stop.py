@@ -38,11 +38,15 @@ class Stop:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._told)
 
-    def _told(self, _number: int, _frame: FrameType | None) -> None:
+    def tell(self) -> None:
+        """Tell it to stop, from any thread."""
         try:
             os.write(self._write, b"!")
         except BlockingIOError:
             pass  # full: it has been told often enough
+
+    def _told(self, _number: int, _frame: FrameType | None) -> None:
+        self.tell()
         if self._interrupt:
             self._interrupt = False
             raise Stopped
@@ -56,9 +60,10 @@ class Stop:
         finally:
             self._interrupt = False
 
-    def wait(self, timeout: float) -> bool:
-        """Wait until told to stop (True) or for `timeout` seconds (False)."""
-        return bool(select.select([self._read], [], [], max(0.0, timeout))[0])
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until told to stop (True) or for `timeout` seconds (False), if given."""
+        left = None if timeout is None else max(0.0, timeout)
+        return bool(select.select([self._read], [], [], left)[0])
 
     def release(self) -> None:
         """Let the next signal end the process: there is nothing left to clean up."""

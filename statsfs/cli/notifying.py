@@ -1,0 +1,33 @@
+"""What systemd is told: when the service is ready, and when it is about to end.
+
+Owns sd_notify(3)'s protocol: a datagram of `NAME=value` lines to the socket that the environment
+names. It is so small that libsystemd, or a package for it, would be the larger part.
+
+Threading: as the caller's.
+"""
+
+import logging
+import os
+import socket
+
+__all__ = ["notify"]
+
+log = logging.getLogger(__name__)
+
+
+def notify(*states: str) -> None:
+    """Tell systemd, if it is waiting to be told; what cannot be sent is logged.
+
+    Args:
+        states: lines of sd_notify(3), as "READY=1".
+    """
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    # "@" stands for the NUL that an abstract name begins with.
+    name = f"\0{address[1:]}" if address.startswith("@") else address
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+            sender.sendto("\n".join(states).encode(), os.fsencode(name))
+    except OSError as error:
+        log.warning("systemd was not told %s: %s: %s", states[0], address, error)
