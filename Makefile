@@ -10,14 +10,14 @@ ARGS ?=
 bin := .venv/bin
 stamp := .venv/.installed
 tools := .venv/debian/usr/bin
-# Covered to the last branch is all that decides what a reader sees; not what talks to FUSE and people.
-adapters := fuse loop mounting mountpoints watcher __main__ cli/*
+# Covered to the last branch is all that decides what a reader sees; not what talks to FUSE, KVM and people.
+adapters := fuse invalidator loop mounting mountpoints watcher kvm/guests __main__ cli/*
 empty :=
 comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak setup system tools clean
+.PHONY: help demo test check lint bench soak setup system tools qemu clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -29,7 +29,7 @@ demo: setup ## mount the mock KVM at ./stats until Ctrl-C
 	if [ "$$5" = "$$8" ]; then set -- bash -mc 'setpriv --pdeathsig TERM "$$@"; exit' bash; else set --; fi; \
 	exec "$$@" $(bin)/statsfs demo ./stats $(ARGS)
 
-test: setup tools ## run the tests, measuring coverage
+test: setup qemu ## run the tests, measuring coverage
 	@$(bin)/coverage erase
 	$(bin)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
 	@$(bin)/coverage combine --quiet
@@ -60,6 +60,20 @@ $(stamp): pyproject.toml | system
 	@$(bin)/pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Installs $missing, a shell's list of Debian packages.
+define install_missing
+[ -n "$$missing" ] || exit 0; \
+	command -v apt-get >/dev/null || { echo "please install what Debian calls:$$missing" >&2; exit 1; }; \
+	sudo=; \
+	if [ "$$(id -u)" != 0 ]; then \
+		sudo=sudo; \
+		command -v sudo >/dev/null || { echo "as root, please: apt-get install$$missing" >&2; exit 1; }; \
+	fi; \
+	echo "installing Debian packages:$$missing"; \
+	$$sudo apt-get -qq update && \
+	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+endef
+
 # What the machine lacks, as Debian packages: nothing is asked of apt when nothing is missing.
 system:
 	@missing=; \
@@ -72,16 +86,7 @@ system:
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
 	$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || \
 		missing="$$missing python3-dev"; \
-	[ -n "$$missing" ] || exit 0; \
-	command -v apt-get >/dev/null || { echo "please install what Debian calls:$$missing" >&2; exit 1; }; \
-	sudo=; \
-	if [ "$$(id -u)" != 0 ]; then \
-		sudo=sudo; \
-		command -v sudo >/dev/null || { echo "as root, please: apt-get install$$missing" >&2; exit 1; }; \
-	fi; \
-	echo "installing Debian packages:$$missing"; \
-	$$sudo apt-get -qq update && \
-	$$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $$missing >/dev/null
+	$(install_missing)
 
 # What only tests need: the real Prometheus. The packages are unpacked and not installed, which would
 # start two daemons, and bring the fonts and scripts of their web pages.
@@ -99,6 +104,12 @@ tools: setup
 	$$fetch 2>/dev/null || { $$sudo apt-get -qq update && $$fetch; } || exit; \
 	for package in *.deb; do dpkg-deb --fsys-tarfile $$package | tar -x ./usr/bin || exit; done; \
 	rm -f *.deb
+
+# Where there is KVM, the tests run real virtual machines. After `tools`: apt does one thing at a time.
+qemu: tools
+	@missing=; \
+	[ ! -e /dev/kvm ] || command -v qemu-system-x86_64 >/dev/null || missing=" qemu-system-x86 seabios"; \
+	$(install_missing)
 
 clean: ## remove what make and the tools made
 	rm -rf .venv dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

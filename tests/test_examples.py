@@ -1,7 +1,9 @@
 """The examples, each as its own process: it counts, it is read, it ends."""
 
+import ctypes
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from statsfs.segments.places import COLLECTOR
+from tests.segment_files import alive, read_segment, segments_in
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEADLINE = 30.0  # seconds
+PIDFD_GETFD = 438  # the number of the system call, the same everywhere
 ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
@@ -119,7 +125,103 @@ def test_monitored_daemon(number: signal.Signals, tmp_path: Path) -> None:
         assert "python_info" in "".join(samples)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+@pytest.mark.parametrize("collected", [False, True])
+@ENDS
+def test_worker_processes(number: signal.Signals, collected: bool, tmp_path: Path) -> None:
+    """Each worker has a segment that lives; at the end they are gone, or left to the collector."""
+    directory = tmp_path / "segments"
+    if collected:
+        directory.mkdir(mode=0o755)
+        (directory / COLLECTOR).touch()
+    with subprocess.Popen(
+        [sys.executable, EXAMPLES / "worker_processes.py", directory],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            wait_until(lambda: len(segments_in(directory)) == 4)
+            files = segments_in(directory)
+            assert all(map(alive, files))
+            seen = [read_segment(file) for file in files]
+            assert {one.head.path for one in seen} == {f"app/worker-{n}" for n in range(4)}
+            assert {one.head.labels for one in seen} == {("app", "worker")}
+            wait_until(lambda: all(read_segment(file).numbers["requests"] for file in files))
+            process.send_signal(number)
+            output, _ = process.communicate(timeout=DEADLINE)
+            assert (process.returncode, output) == (0, "")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert directory.exists() is collected
+    assert segments_in(directory) == (files if collected else [])
+    assert not any(map(alive, segments_in(directory)))
+
+
+@pytest.mark.kvm
+@ENDS
+def test_tiny_vmm(number: signal.Signals, tmp_path: Path) -> None:
+    """A real guest: what a real cat reads is what the kernel's own descriptor says of it."""
+    with example("tiny_vmm.py", tmp_path / "stats", number) as mountpoint:
+        (vm,) = (mountpoint / "kvm").glob("*-*")
+        vcpu = vm / "vcpu0"
+        wait_until(lambda: integer(vcpu / "halt_exits") == 1)
+        pid, fd = map(int, vm.name.split("-"))
+        assert os.readlink(f"/proc/{pid}/fd/{fd}") == "anon_inode:kvm-vm"
+        counted = read_stats(pid, "anon_inode:kvm-vcpu-stats:0")
+        assert 101 <= counted["exits"] <= 105
+        assert counted["halt_exits"] == 1
+        for name, number_there in counted.items():
+            assert cat(vcpu / name) == f"{number_there}\n"
+        for name, number_there in read_stats(pid, "anon_inode:kvm-vm-stats").items():
+            assert cat(vm / name) == f"{number_there}\n"
+        assert cat(mountpoint / "kvm" / "exits") == f"{counted['exits']}\n"
+        (vcpu / "exits").write_text("0\n")
+        assert cat(vcpu / "exits", vm / "halt_exits") == "0\n1\n"
+
+
+def cat(*paths: Path) -> str:
+    done = subprocess.run(["cat", *paths], capture_output=True, text=True, check=True, timeout=20)
+    return done.stdout
+
+
+def read_stats(pid: int, what: str) -> dict[str, int]:
+    """Read another process's statistics descriptor, of which we take a copy, bare of statsfs.
+
+    Histograms, of which a guest that halts once has no observation, are left out.
+    """
+    (theirs,) = (fd for fd in os.listdir(f"/proc/{pid}/fd") if link_of(pid, fd) == what)
+    pidfd = os.pidfd_open(pid)
+    fd = ctypes.CDLL(None, use_errno=True).syscall(PIDFD_GETFD, pidfd, int(theirs), 0)
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    read = os.pread(fd, 1 << 16, 0)
+    os.close(fd)
+    os.close(pidfd)
+    _, name_size, count, _, desc, data = struct.unpack_from("=6I", read)
+    found = {}
+    for start in range(desc, desc + count * (16 + name_size), 16 + name_size):
+        _, _, size, offset = struct.unpack_from("=IhHI", read, start)
+        name = read[start + 16 : start + 16 + name_size].partition(b"\0")[0].decode()
+        if size == 1:
+            (found[name],) = struct.unpack_from("=Q", read, data + offset)
+    return found
+
+
+def link_of(pid: int, fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/fd/{fd}")
+    except FileNotFoundError:
+        return ""  # closed meanwhile
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(path.name, marks=[pytest.mark.kvm] if path.name == "tiny_vmm.py" else [])
+        for path in sorted(EXAMPLES.glob("*.py"))
+    ],
+)
 def test_an_example_can_end_by_itself(name: str, tmp_path: Path) -> None:
     """`--for` ends it with status 0; and each fits on a page."""
     path = EXAMPLES / name

@@ -11,7 +11,9 @@ import sys
 
 from tests.bench import (
     aggregating,
+    asking,
     changing,
+    collecting,
     counting,
     embedding,
     exposing,
@@ -19,6 +21,7 @@ from tests.bench import (
     memory,
     results,
     sampling,
+    segmenting,
     serving,
     viewing,
 )
@@ -30,6 +33,9 @@ TOPICS = {
     "sampling": sampling.main,
     "memory": memory.main,
     "changing": changing.main,
+    "segmenting": segmenting.main,
+    "collecting": collecting.main,
+    "asking": asking.main,
     "exposing": exposing.main,
     "serving": serving.main,
     "embedding": embedding.main,

@@ -78,8 +78,8 @@ def expect_counting(server: Server) -> None:
 
 
 def _open_handles(world: World) -> tuple[int, int]:
-    vfs = world.mount._session._vfs
-    return len(vfs._files), len(vfs._directories)
+    handles = world.mount._session._vfs._handles
+    return len(handles.files), len(handles.directories)
 
 
 def forget(server: Server) -> None:

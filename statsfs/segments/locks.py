@@ -1,0 +1,65 @@
+"""Locks that say who is alive: held for life, dropped by the kernel at death.
+
+Owns the calls for open-file-description locks (fcntl(2), "Open file description locks"), which
+belong to what was opened and not to a process: a mapping keeps one after its descriptor is closed,
+and probes from several descriptors do not collide. Who holds which file is the business of others.
+
+For others: `hold(fd)` takes the lock of a file for as long as what was opened lives, mappings of it
+included; `is_alive(fd)` tells whether somebody else holds it.
+
+Threading: system calls; safe from any thread.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+from typing import Final
+
+__all__ = ["hold", "is_alive"]
+
+# Python's fcntl has none of these before 3.13: <asm-generic/fcntl.h>.
+_F_OFD_GETLK: Final = 36
+_F_OFD_SETLK: Final = 37
+# struct flock: type, whence, start, length (0: to the end and beyond), pid, which must be 0.
+_FLOCK: Final = struct.Struct("@hhqqi4x")
+
+
+def _pack(type: int) -> bytes:
+    return _FLOCK.pack(type, os.SEEK_SET, 0, 0, 0)
+
+
+def hold(fd: int) -> bool:
+    """Take the lock of an open file, without waiting.
+
+    Args:
+        fd: a descriptor that may write.
+
+    Returns:
+        Whether it was free.
+
+    Raises:
+        OSError: no such descriptor, or a filesystem without locks.
+    """
+    try:
+        fcntl.fcntl(fd, _F_OFD_SETLK, _pack(fcntl.F_WRLCK))
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            return False
+        raise
+    return True
+
+
+def is_alive(fd: int) -> bool:
+    """Tell whether somebody who may write a file holds its lock, through another descriptor.
+
+    It asks for a read lock: that of somebody who may only read is in nobody's way.
+
+    Args:
+        fd: any descriptor of the file.
+
+    Raises:
+        OSError: no such descriptor, or a filesystem without locks.
+    """
+    (found, *_) = _FLOCK.unpack(fcntl.fcntl(fd, _F_OFD_GETLK, _pack(fcntl.F_RDLCK)))
+    return bool(found != fcntl.F_UNLCK)

@@ -1,0 +1,267 @@
+"""Publishing: the life of a segment, from its producer's side.
+
+Owns `publish` and `Segment`. A file is created under a name that begins with ".", filled, locked
+and mapped, and then gets its real name: whoever sees that sees a whole segment, alive. What
+becomes of it after the producer's death is the business of the collector.
+
+A forked child has no part in what its parent published: there the mapping is replaced by memory of
+the child's own, so that the parent's death is seen however long the child lives.
+
+Threading: any thread may publish and close, under one lock; no fork happens in the middle. Counting
+is an attribute's increment, as on any object.
+"""
+
+import contextlib
+import os
+import re
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
+
+from statsfs.bases import SlotBuffer
+from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
+from statsfs.segments import blocks, locks, mappings, places
+from statsfs.structs import Stats, make_buffer_class, values_of
+from statsfs.values import Value
+
+__all__ = ["Segment", "publish"]
+
+_S = TypeVar("_S")
+_T = TypeVar("_T", bound=Stats)
+
+_FOREIGN: Final = re.compile(r"[^A-Za-z0-9_.-]")
+_NAME_MAX: Final = 100  # characters of the path in the file's name, which has 255 bytes
+_MODES: Final = 0o644  # who may write could keep a dead segment alive: its owner alone may
+
+
+class Segment(Generic[_S]):
+    """What this process has published at one path; `publish` makes them.
+
+    It lives until it is closed or the process ends, whoever still knows it. As a context manager it
+    is closed at the end.
+
+    Attributes:
+        path: where it is in the tree.
+        file: the file's name.
+        stats: the values, as attributes over the shared memory, which starts at 0. After `close`,
+            and in a forked child, each of them raises a SegmentError.
+    """
+
+    __slots__ = ("_address", "_size", "file", "path", "stats")
+
+    def __init__(self, path: str, file: Path, stats: _S, address: int, size: int) -> None:
+        self.path: Final = path
+        self.file: Final = file
+        self.stats: Final = stats
+        self._address = address
+        self._size = size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "" if self._address in _live else " ended"
+        return f"<Segment {self.path!r}{state} {str(self.file)!r}>"
+
+    def close(self) -> None:
+        """End the segment, as the process's end does; nothing happens if it has ended.
+
+        Its file is the collector's, who keeps what was counted; it is removed here only where no
+        collector has ever been.
+        """
+        with _lock:
+            if self._address not in _live:
+                return
+            if not self._is_collected():
+                # While it is locked: who has it open nevertheless counts it once it is not.
+                with contextlib.suppress(OSError):
+                    self.file.unlink()
+            self._end(f"segment {self.path!r} was closed")
+
+    def _is_collected(self) -> bool:
+        # The collector of a directory reads its subdirectories as well.
+        directory = self.file.parent
+        return any((place / places.COLLECTOR).exists() for place in (directory, directory.parent))
+
+    def _end(self, why: str) -> None:
+        del _live[self._address]
+        # Before the memory goes: another thread that is counting counts nowhere, or raises. The
+        # memory stays, for buckets that somebody holds: one page or so, untouched.
+        self.stats.__class__ = _make_ended_class(why)  # type: ignore[assignment]  # of one layout
+        mappings.blank(self._address, self._size)
+
+
+def _make_ended_class(why: str) -> type[SlotBuffer]:
+    def refuse(name: str) -> NoReturn:
+        # Whoever asks for what is optional, as `copy` does, must be told that it is not there.
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise SegmentError(f"{why}: no {name!r}", name)
+
+    body = {
+        "__slots__": (),
+        "__getattr__": lambda self, name: refuse(name),
+        "__setattr__": lambda self, name, number: refuse(name),
+    }
+    return type("EndedStats", (SlotBuffer,), body)
+
+
+# By address. A segment lives whether its `Segment` is kept or not: the attributes do not hold it.
+_live: Final[dict[int, Segment[Any]]] = {}
+# Reentrant: a signal handler may publish, or close, in the middle of either.
+_lock: Final = threading.RLock()
+
+
+def _disown_in_child() -> None:
+    # Between the fork and this line the child, too, has the lock.
+    try:
+        for segment in list(_live.values()):
+            segment._end(f"segment {segment.path!r} is that of the process that forked this one")
+    finally:
+        _lock.release()
+
+
+# No child has a descriptor or a mapping that is not in `_live` yet.
+os.register_at_fork(
+    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_disown_in_child
+)
+
+
+@overload
+def publish(
+    path: str,
+    *args: object,
+    values: type[_T],
+    labels: Sequence[str | None] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    mode: int = 0o644,
+) -> Segment[_T]: ...
+
+
+@overload
+def publish(
+    path: str,
+    *args: object,
+    values: Sequence[Value],
+    labels: Sequence[str | None] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    mode: int = 0o644,
+) -> Segment[Any]: ...
+
+
+def publish(
+    path: str,
+    *args: object,
+    values: type[Stats] | Sequence[Value],
+    labels: Sequence[str | None] | None = None,
+    directory: str | os.PathLike[str] | None = None,
+    mode: int = 0o644,
+) -> Segment[Any]:
+    """Publish values of this process, for the host's collector to show.
+
+    Two segments may have one path, one after the other; at the same time the collector shows one.
+
+    Args:
+        path: 1 to 8 names of sources, joined by "/": "app/worker-17".
+        args: what `path` is formatted with, printf-style; without them it is taken as it is.
+        values: a `Stats` class, or values without offsets; at most 4,096, in at most 1 MiB. A
+            value's `show` stays here: the collector shows integers.
+        labels: for each name of the path its label, or None; no labels by default.
+        directory: where; by default `$STATSFS_DIR`, else `/run/statsfs` or its subdirectory named
+            after the user, whichever is writable, else `$XDG_RUNTIME_DIR/statsfs`.
+        mode: the file's permission bits: 0600, and who else may read the values.
+
+    Raises:
+        SegmentError: there is no such directory, or somebody else may write it; no room; too many
+            values; values with offsets.
+        InvalidNameError: a name of the path, or a label, is none; a value has a name that no
+            attribute over shared memory can have.
+    """
+    path = _format(path, args)
+    array = values_of(values) if isinstance(values, type) else tuple(values)
+    attributes = make_buffer_class(values if isinstance(values, type) else array)
+    if mode & ~_MODES or mode & 0o600 != 0o600:
+        raise SegmentError(f"segment {path!r}: mode {mode:#o}, not 0600 and bits to read", path)
+    if any(value.offset is not None for value in array):
+        raise SegmentError(f"segment {path!r}: its values have offsets", path)
+    try:
+        encoded = blocks.encode(path, array, labels)
+    except FormatError as error:
+        raise SegmentError(f"segment {path!r}: {error}", path) from error
+    head = blocks.decode(encoded)
+    assert head is not None
+    place = Path(os.path.abspath(directory if directory is not None else places.find_directory()))
+    places.check_path(place, path)
+    name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{os.urandom(8).hex()}"
+    with _lock:
+        address = _create(place, name, encoded, mode, path)
+        stats = attributes.from_address(address + head.data_offset)
+        segment = Segment(path, place / f"{name}{places.SUFFIX}", stats, address, len(encoded))
+        _live[address] = segment
+    return segment
+
+
+def _format(path: str, args: tuple[object, ...]) -> str:
+    if not args:
+        return path
+    try:
+        return path % args
+    except (TypeError, ValueError) as error:
+        raise InvalidNameError(f"a segment's path {path!r} % {args!r}: {error}", path) from error
+
+
+def _create(place: Path, name: str, encoded: bytes, mode: int, path: str) -> int:
+    # Returns where the file, which has its name then, is mapped.
+    try:
+        with _opened(place, os.O_RDONLY | os.O_DIRECTORY) as directory:
+            places.check_directory(os.fstat(directory), place)
+            return _create_in(directory, name, encoded, mode)
+    except FileNotFoundError as error:
+        raise SegmentError(
+            f"segment {path!r}: no directory {place}: make it", path, error.errno
+        ) from error
+    except OSError as error:
+        if isinstance(error, SegmentError):
+            raise
+        raise SegmentError(
+            f"segment {path!r} in {place}: {error.strerror}", path, error.errno
+        ) from error
+
+
+def _create_in(directory: int, name: str, encoded: bytes, mode: int) -> int:
+    with contextlib.ExitStack() as undo:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        with _opened(f".{name}", flags, directory) as fd:
+            undo.callback(os.unlink, f".{name}", dir_fd=directory)
+            # Or a full disk would end the producer, by SIGBUS, when it counts.
+            os.posix_fallocate(fd, 0, len(encoded))
+            with open(fd, "wb", closefd=False) as file:
+                file.write(encoded)
+            os.fchmod(fd, mode)
+            if not locks.hold(fd):
+                raise SegmentError(f".{name} is locked by somebody else", name)
+            address = mappings.map_file(fd, len(encoded))
+        undo.callback(mappings.unmap, address, len(encoded))
+        # Nothing can be replaced: the name is random.
+        os.rename(f".{name}", f"{name}{places.SUFFIX}", src_dir_fd=directory, dst_dir_fd=directory)
+        undo.pop_all()
+    return address
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path, flags: int, directory: int | None = None) -> Iterator[int]:
+    fd = os.open(path, flags | os.O_CLOEXEC, 0o600, dir_fd=directory)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
