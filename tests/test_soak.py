@@ -9,7 +9,7 @@ pytestmark = pytest.mark.mount
 
 SECONDS = 0.3
 # What needs longer to say something.
-LONGER = {"load": 1.0, "fuzz": 0.7}
+LONGER = {"load": 1.0, "fuzz": 0.7, "segments": 1.5, "cleared_segments": 1.5}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

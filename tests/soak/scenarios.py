@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
+from tests.soak.decoding import decoding
 from tests.soak.embedding import remounting
 from tests.soak.faults import busy_mounts, killed_clients, stopped_server
 from tests.soak.forks import forks_while_rendering
@@ -10,6 +11,7 @@ from tests.soak.fuzzing import fuzz
 from tests.soak.holding import held_files, listings, stopped_clients
 from tests.soak.load import load
 from tests.soak.producers import blocking_producers, broken_producers
+from tests.soak.segments import cleared_segments, segments
 
 __all__ = ["SCENARIOS"]
 
@@ -26,6 +28,9 @@ SCENARIOS: Final[dict[str, Callable[[float], str]]] = {
         busy_mounts,
         broken_producers,
         blocking_producers,
+        decoding,
+        segments,
+        cleared_segments,
         forks_while_rendering,
         remounting,
     )
