@@ -132,9 +132,10 @@ class Refresher:
         # Tells who waits; returns the next run, if one is wanted.
         with _lock:
             done, self._running, self._next = self._running, self._next, None
-            self.settle(failure)
+            before = self._note(failure)
             following = self._running
         assert done is not None
+        self._tell(before, failure)
         for refreshing in done.waiting:
             refreshing.finish(self)
         return following
@@ -145,26 +146,45 @@ class Refresher:
 
     def settle(self, failure: str | None) -> None:
         """Note how a call ended."""
+        self._tell(self._note(failure), failure)
+
+    def _note(self, failure: str | None) -> str | None:
+        # Returns how the call before ended.
         before, self.failure = self.failure, failure
         if failure is None:
             self.late = False
-            if before is not None:
-                log.info("%s: there are numbers again", self.source.path)
-        elif before is None:
+        return before
+
+    def _tell(self, before: str | None, failure: str | None) -> None:
+        # Not under our lock: the log's handlers are foreign, and may wait for anything. Of what is
+        # in no tree nothing is said: that a VM which ended does not answer is no news.
+        if (before is None) is (failure is None) or getattr(self.source, "parent", None) is None:
+            return
+        if failure is None:
+            log.info("%s: there are numbers again", self.source.path)
+        else:
             log.warning("%s: no numbers: %s", self.source.path, failure)
 
-    def give_up(self) -> None:
-        """Note that it has not answered in time; nobody waits for it any more."""
+    def give_up(self, refreshing: "Refreshing") -> None:
+        """Note that it has not answered in time; nobody waits for it any more.
+
+        Args:
+            refreshing: whose time is over; nothing happens if it has just been answered.
+        """
         with _lock:
+            runs = [run for run in (self._running, self._next) if run is not None]
+            waiting = [one for run in runs for one in run.waiting]
+            if refreshing not in waiting:
+                return
             self.late = True
-            self.settle(self.failure or f"no answer within {DEADLINE:g} s")
-            waiting = [one for run in (self._running, self._next) if run for one in run.waiting]
-            for run in (self._running, self._next):
-                if run is not None:
-                    run.waiting = []
+            failure = self.failure or f"no answer within {DEADLINE:g} s"
+            before = self._note(failure)
+            for run in runs:
+                run.waiting = []
             self._next = None
-        for refreshing in waiting:
-            refreshing.finish(self)
+        self._tell(before, failure)
+        for one in waiting:
+            one.finish(self)
 
 
 def _describe(error: Exception) -> str:
@@ -270,7 +290,7 @@ class Refreshing:
             pending = [one for one in self._pending if isinstance(one, Refresher)]
         for refresher in pending:
             if refresher.source is not None:
-                refresher.give_up()
+                refresher.give_up(self)
 
 
 def _do_nothing() -> None:
@@ -326,6 +346,7 @@ class _Workers:
     def _work(self) -> None:
         while (refresher := self._next()) is not None:
             refresher.run()
+            del refresher  # whom nobody has any more is not kept until another is asked
 
     def _next(self) -> Refresher | None:
         with self._changed:

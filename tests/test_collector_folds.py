@@ -625,3 +625,44 @@ def test_sources_that_somebody_else_removed(
         wait_until(lambda: files_in(directory) == [])
         wait_until(lambda: find(registry, "other/w1") is None)
         assert "somebody else changed what is a collector's" in caplog.text
+
+
+def test_a_file_that_goes_as_its_producer_dies(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody removes it after it was seen to be dead, and before it is folded."""
+    probe = SegmentNumbers.probe
+
+    def remove_the_dead(self: SegmentNumbers) -> bool:
+        alive = probe(self)
+        if not alive:
+            for name in files_in(directory):
+                (directory / name).unlink()
+        return alive
+
+    monkeypatch.setattr(SegmentNumbers, "probe", remove_the_dead)
+    with collecting(directory) as registry:
+        with publish("app/w1", values=[SUM, PEAK], directory=directory) as segment:
+            wait_for(registry, "app/w1")
+            segment.stats.sum = 5
+        wait_until(lambda: find(registry, "app/w1") is None)
+        assert sums(registry) == (5, 0)
+
+
+def test_a_directory_that_is_missing_for_a_while(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is looked for again and again."""
+    isdir, looks = os.path.isdir, []
+
+    def look(path: Any) -> bool:
+        looks.append(isdir(path))
+        return looks[-1]
+
+    monkeypatch.setattr(os.path, "isdir", look)
+    monkeypatch.setattr("statsfs.segments.collector._PATIENCE", 0.01)
+    with collecting(directory):
+        run("rm", "-r", directory)
+        wait_until(lambda: looks.count(False) > 1)
+        directory.mkdir(mode=0o755)
+        wait_until(lambda: "is there again" in caplog.text)

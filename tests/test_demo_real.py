@@ -124,3 +124,11 @@ def test_no_more_real_vms(tmp_path: Path) -> None:
     assert_error(done, 1, "Too many open files")
     assert re.search(r"no more than (8|12|16) vCPUs", done.stderr)
     assert os.listdir(tmp_path) == []
+
+
+@KVM
+def test_more_vcpus_than_kvm_has(tmp_path: Path) -> None:
+    """It is said that the first VM is refused already."""
+    done = run("demo", "stats", "--real", "--vms", "1", "--vcpus", "5000", cwd=tmp_path)
+    assert_error(done, 1, "no VM of 5000 vCPUs: ")
+    assert os.listdir(tmp_path) == []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -146,6 +147,30 @@ def test_nothing_is_asked_until_somebody_reads(
         for read in [pool.submit(vm.get_value, "exits") for _ in range(50)]:
             assert read.result(DEADLINE) == 0
     assert server.commands[len(before) :] == ["query-stats", "query-stats"]
+
+
+def test_numbers_are_new_from_when_they_came(
+    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where asking takes longer than they count as new, the next reader does not ask again."""
+    now = [0.0]
+    monkeypatch.setattr(qemu, "_FRESH", 100.0)
+    monkeypatch.setattr(qemu, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert vm.refresher is not None
+    asking: Any = vm.refresher.function
+    before = server.asked("query-stats")
+    server.flowing.clear()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(asking)
+        wait_until(lambda: asking.__self__._answer is not None)
+        now[0] = 1000.0
+        server.flowing.set()
+        read.result(DEADLINE)
+    asking()
+    assert server.asked("query-stats") == before + 2
+    now[0] = 1100.0
+    asking()
+    assert server.asked("query-stats") == before + 4
 
 
 def test_totals_stay_when_the_last_vm_goes(vm: Source, kvm: Source, server: QmpServer) -> None:
@@ -389,6 +414,16 @@ def test_a_socket_at_which_many_wait(
                 break
         watch()
         wait_until(lambda: said(caplog, "no greeting"))
+
+
+def test_a_socket_of_another_sort(
+    watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the system says is said in its words."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(tmp_path / "a.qmp"))
+        watch()
+        wait_until(lambda: said(caplog, "a.qmp: no QMP: Protocol wrong type for socket; tried"))
 
 
 GREETINGS = {

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from statsfs.exceptions import QmpError
-from statsfs.kvm.sockets import check_directories, find_sockets, find_vm, is_pattern
+from statsfs.kvm.sockets import (
+    check_directories,
+    check_path,
+    find_sockets,
+    find_vm,
+    is_pattern,
+)
 from tests.mounts import NOBODY
 from tests.qmp_servers import no_vm, pretend_a_vm
 
@@ -109,6 +115,19 @@ def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
         check_directories(str(tmp_path / "file" / "x" / "a"))
 
 
+def test_a_path_that_is_no_socket(tmp_path: Path) -> None:
+    """Nobody waits for VMs behind a directory or a file; what is not there yet may be one."""
+    (tmp_path / "file").touch()
+    for name in ("", "file"):
+        with pytest.raises(QmpError, match=r"refused: it is no socket$"):
+            check_path(str(tmp_path / name))
+    with bound(tmp_path / "a"):
+        check_path(str(tmp_path / "a"))
+        with pytest.raises(QmpError, match=r"a/b: refused: Not a directory$"):
+            check_path(str(tmp_path / "a" / "b"))
+    check_path(str(tmp_path / "later"))
+
+
 def test_the_vm_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name is the lowest descriptor of what KVM made for the process."""
     with pretend_a_vm(monkeypatch) as name:
@@ -143,6 +162,8 @@ def test_a_process_that_may_not_be_looked_at(monkeypatch: pytest.MonkeyPatch) ->
     def refuse(where: str) -> list[str]:
         raise PermissionError(13, "Permission denied", where)
 
-    monkeypatch.setattr(os, "listdir", refuse)
-    with pytest.raises(QmpError, match="CAP_SYS_PTRACE"):
-        find_vm(1)
+    # Root without the capability may list descriptors, and not see what they are.
+    for call in ("readlink", "listdir"):
+        monkeypatch.setattr(os, call, refuse)
+        with pytest.raises(QmpError, match="CAP_SYS_PTRACE"):
+            find_vm(os.getpid())

@@ -1,8 +1,12 @@
 """Sources that must be asked: when, by whom, and what becomes of those that do not answer."""
 
+import gc
+import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -284,6 +288,71 @@ def test_whoever_waits_beside_the_first_is_let_go_with_it() -> None:
     assert hanging.asked == 1
     hanging.answers.set()
     wait_until(lambda: source.refresher is not None and source.refresher.failure is None)
+
+
+def test_who_has_just_answered_is_not_given_up() -> None:
+    """A deadline may be over between the answer and the moment in which its reader is told."""
+    elsewhere = Elsewhere()
+    source = make_source("vm", elsewhere)
+    refreshing, refresher = find_refreshing([source]), source.refresher
+    assert refreshing is not None
+    assert refresher is not None
+    refreshing.run()
+    refresher.give_up(refreshing)
+    assert (refresher.late, refresher.failure) == (False, None)
+
+
+def test_what_is_said_is_said_under_no_lock() -> None:
+    """A handler of the log may wait for another thread that reads what must be asked."""
+    host, hanging, other = Source("kvm"), Elsewhere(), Elsewhere()
+    host.add_subordinate(make_source("vm", hanging))
+    fine = make_source("other", other)
+    said: list[object] = []
+
+    class Reading(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            with ThreadPoolExecutor(1) as pool:
+                said.append(pool.submit(fine.get_value, "exits").result(DEADLINE))
+
+    handler = Reading()
+    refreshes.log.addHandler(handler)
+    try:
+        hanging.error = OSError("gone")
+        assert host.get_value("exits") == 0
+        hanging.error = None
+        assert host.get_value("exits") == 7
+        hanging.answers.clear()
+        with short_deadline():
+            assert host.get_value("exits") == 7
+        hanging.answers.set()
+    finally:
+        refreshes.log.removeHandler(handler)
+    assert said == [7, 7]
+
+
+def test_of_what_is_in_no_tree_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """What was removed, as a VM that ended, is expected to have no numbers any more."""
+    host, elsewhere = Source("kvm"), Elsewhere()
+    source = make_source("vm", elsewhere)
+    host.add_subordinate(source)
+    host.remove_subordinate(source)
+    elsewhere.error = OSError("gone")
+    with pytest.raises(UnavailableError, match="gone"):
+        source.get_value("exits")
+    assert not caplog.records
+
+
+def test_an_idle_thread_keeps_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that has gone is not kept by the thread that asked last."""
+    monkeypatch.setattr(refreshes, "_IDLE", 2 * DEADLINE)
+    monkeypatch.setattr(refreshes, "_workers", refreshes._Workers())
+    elsewhere = Elsewhere()
+    kept = weakref.ref(elsewhere)
+    source = make_source("vm", elsewhere)
+    assert source.get_value("exits") == 7
+    source.put()
+    del elsewhere, source
+    wait_until(lambda: gc.collect() >= 0 and kept() is None)
 
 
 def test_views_leave_out_who_does_not_answer() -> None:

@@ -126,7 +126,8 @@ def create_vm(kvm: Kvm[VmT], vcpus: int) -> VmT:
         message = f"no more than {most} vCPUs: the system gives no more threads"
         raise click.ClickException(message) from None
     except OSError as error:
-        message = f"no more than {most} vCPUs: {error.strerror}"
+        what = f"no more than {most} vCPUs" if most else f"no VM of {vcpus} vCPUs"
+        message = f"{what}: {error.strerror}"
         raise click.ClickException(message) from None
 
 

@@ -2,7 +2,7 @@
 
 Owns which sockets are tried, when and how often; the sources of each VM and its vCPUs, under the
 names of debugfs (`<pid>-<fd>/vcpu<n>`); and when a VM is asked: when somebody reads, and not again
-within 100 ms. How it is asked is the business of `qmp`, what may be asked that of `sockets`,
+for 100 ms. How it is asked is the business of `qmp`, what may be asked that of `sockets`,
 clearing that of `baselines`.
 
 A VM that does not answer, stopped or stuck, stays: its request waits until it goes on, its readers
@@ -24,7 +24,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from statsfs.baselines import Numbers
 from statsfs.exceptions import DuplicateNameError, QmpError, StatsfsError
 from statsfs.kvm.answers import Shape
-from statsfs.kvm.sockets import FoundSocket, check_directories, find_sockets, find_vm, is_pattern
+from statsfs.kvm.sockets import (
+    FoundSocket,
+    check_directories,
+    check_path,
+    find_sockets,
+    find_vm,
+    is_pattern,
+)
 from statsfs.kvm.values import index_values, make_values
 from statsfs.sources import Source
 from statsfs.values import Value
@@ -67,7 +74,7 @@ class _Vm:
         # What `refresh` shares with the loop.
         self._lock = threading.Lock()
         self._answer: Future[None] | None = None
-        self._asked = 0.0
+        self._answered = 0.0
         self._ended = False
         self.source = Source(
             "%d-%d", connection.pid, fd, label="vm", refresh=self.refresh, blocking=True
@@ -117,16 +124,24 @@ class _Vm:
 
     def _ask(self) -> "Future[None]":
         # The request that is under way, or was answered just now, or a new one. One that a VM does
-        # not answer stays the only one, and is answered when the VM goes on.
+        # not answer stays the only one, and is answered when the VM goes on. How old numbers are
+        # is counted from the answer: on a host so busy that asking takes longer than they count as
+        # new, each file of a `grep -r` would else ask once more.
         with self._lock:
-            now = time.monotonic()
             answer = self._answer
-            if answer is None or (answer.done() and now - self._asked >= _FRESH):
+            old = time.monotonic() - self._answered >= _FRESH
+            if answer is None or (answer.done() and old):
                 if self._ended:
                     raise QmpError("the VM has ended", self.source)
-                answer = asyncio.run_coroutine_threadsafe(self._take(), self._loop)
-                self._answer, self._asked = answer, now
+                answer = asyncio.run_coroutine_threadsafe(self._answer_one(), self._loop)
+                self._answer = answer
             return answer
+
+    async def _answer_one(self) -> None:
+        try:
+            await self._take()
+        finally:
+            self._answered = time.monotonic()
 
     async def _take(self) -> None:
         vm, vcpus = await self._query()
@@ -184,7 +199,8 @@ class QemuMonitor:
 
     Raises:
         ModuleNotFoundError: the library qemu.qmp is missing; the message says how to install it.
-        QmpError: others can write in the directory of a path, or above it.
+        QmpError: others can write in the directory of a path, or above it; or what is there is no
+            socket, or not to be seen by this process's user.
     """
 
     def __init__(self, kvm: Source, sockets: Iterable[str]) -> None:
@@ -200,7 +216,7 @@ class QemuMonitor:
         self._patterns = tuple(sockets)
         for path in self._patterns:
             if not is_pattern(path):
-                check_directories(path)
+                check_path(path)
         self._declared: set[tuple[Value, ...]] = set()
         self._attempts: dict[FoundSocket, _Attempt] = {}
         self._loop = asyncio.new_event_loop()

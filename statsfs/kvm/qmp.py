@@ -58,7 +58,8 @@ def _make_client() -> _Client:
 def _summarize(error: BaseException) -> str:
     # On one line. The library's errors wrap others, and may quote all that was received.
     cause = getattr(error, "exc", None) or error
-    return (str(cause) or type(cause).__name__).splitlines()[0][:120]
+    said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return said.splitlines()[0][:120]
 
 
 class QmpConnection:

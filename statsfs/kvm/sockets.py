@@ -16,7 +16,14 @@ from typing import Final, NamedTuple
 
 from statsfs.exceptions import QmpError
 
-__all__ = ["FoundSocket", "check_directories", "find_sockets", "find_vm", "is_pattern"]
+__all__ = [
+    "FoundSocket",
+    "check_directories",
+    "check_path",
+    "find_sockets",
+    "find_vm",
+    "is_pattern",
+]
 
 _KVM_VM: Final = "anon_inode:kvm-vm"
 _OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
@@ -90,6 +97,27 @@ def _check_directory(path: str, directory: str, state: os.stat_result, nearest: 
         raise QmpError(f"{path}: refused: others can write in {directory}", path)
 
 
+def check_path(path: str) -> None:
+    """Check that a path, which is no pattern, leads to a socket, or to nothing yet.
+
+    Else whoever mistook a directory for its socket, or has no rights there, would wait for VMs that
+    never come.
+
+    Raises:
+        QmpError: it leads to something else, or this process may not look; or others can write in
+            the directory.
+    """
+    real = check_directories(path)
+    try:
+        state = os.lstat(real)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise QmpError(f"{path}: refused: {error.strerror}", path) from error
+    if not stat.S_ISSOCK(state.st_mode):
+        raise QmpError(f"{path or repr(path)}: refused: it is no socket", path)
+
+
 def find_vm(pid: int) -> int:
     """Return the number that a process has for the VM that it made: debugfs's name ends in it.
 
@@ -103,15 +131,19 @@ def find_vm(pid: int) -> int:
     try:
         fds = sorted(map(int, os.listdir(where)))
     except PermissionError as error:
-        raise QmpError(f"no rights to read {where}: CAP_SYS_PTRACE, or root, is needed", pid) from (
-            error
-        )
+        raise _no_rights(where, pid) from error
     except OSError as error:
         raise QmpError(f"process {pid} is not to be seen: {error.strerror}", pid) from error
     for fd in fds:
         try:
             if os.readlink(f"{where}/{fd}") == _KVM_VM:
                 return fd
+        except PermissionError as error:  # root without the capability may list them, no more
+            raise _no_rights(where, pid) from error
         except OSError:
             pass  # closed meanwhile
     raise QmpError(f"process {pid} has no VM of KVM: -accel kvm?", pid)
+
+
+def _no_rights(where: str, pid: int) -> QmpError:
+    return QmpError(f"no rights to read {where}: CAP_SYS_PTRACE, or root, is needed", pid)

@@ -123,7 +123,7 @@ class SegmentDirectory:
         alive, changed = True, 0
         # What cannot be opened is refused later, with a reason.
         with contextlib.suppress(SegmentError, OSError):
-            fd, status = self.open(name)
+            fd, status = self._open(name, os.O_RDONLY)
             try:
                 alive, changed = is_alive(fd), status.st_ctime_ns
             finally:
