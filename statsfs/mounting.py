@@ -18,9 +18,9 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
+from statsfs.closings import Closing
 from statsfs.exceptions import MountError
 from statsfs.mountpoints import (
     find_device,
@@ -305,7 +305,7 @@ os.register_at_fork(after_in_child=_disown_in_child)
 atexit.register(_close_at_exit)
 
 
-class Mount:
+class Mount(Closing):
     """A live mount; a context manager that unmounts at its end.
 
     Attributes:
@@ -320,17 +320,6 @@ class Mount:
 
     def __repr__(self) -> str:
         return f"<Mount {self.mountpoint!r}{' closed' if self.closed else ''}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def closed(self) -> bool:

@@ -22,8 +22,9 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from stat import S_IROTH
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple
 
+from statsfs.closings import Closing
 from statsfs.formats import openmetrics, prometheus
 from statsfs.pauses import make_pause
 from statsfs.refreshes import refresh_all
@@ -226,7 +227,7 @@ class _Server(ThreadingMixIn, TCPServer):
         log.debug("a client went away", exc_info=True)
 
 
-class MetricsServer:
+class MetricsServer(Closing):
     """Answers `/metrics` with all that a registry's producers count, until it is closed.
 
     Made by `serve_metrics`; a context manager that closes.
@@ -275,12 +276,6 @@ class MetricsServer:
             self._server.socket.shutdown(socket.SHUT_RDWR)
             self._thread.join()
         self._server.server_close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _bracket(host: str) -> str:

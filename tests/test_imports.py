@@ -15,6 +15,7 @@ PACKAGE = Path(statsfs.__file__).parent
 
 # Design, section 4, with the modules that were split off: each imports only from above itself.
 ORDER = (
+    "closings",
     "exceptions",
     "values",
     "aggregates",

@@ -23,10 +23,10 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from statsfs.baselines import Numbers
+from statsfs.closings import Closing
 from statsfs.formats.binary import Layout, decode
 from statsfs.kvm.values import index_values, make_values
 from statsfs.sources import Source
@@ -38,7 +38,7 @@ _MOST: Final = 1 << 20  # bytes: a kernel's whole object has a few thousand
 _VCPU: Final = re.compile(r"kvm-\d+/vcpu-(\d+)")
 
 
-class KvmStats:
+class KvmStats(Closing):
     """The statistics behind one statistics descriptor, of a VM or of a vCPU.
 
     It keeps a descriptor of its own, which no program that is executed inherits: the caller's may
@@ -82,17 +82,6 @@ class KvmStats:
 
     def __repr__(self) -> str:
         return f"<KvmStats {self.id!r}{' closed' if self.closed else ''}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def closed(self) -> bool:

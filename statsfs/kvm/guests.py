@@ -23,9 +23,9 @@ import struct
 import time
 from contextlib import ExitStack, closing
 from threading import Event, Semaphore, Thread
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
+from statsfs.closings import Closing
 from statsfs.kvm.descriptors import KvmStats
 from statsfs.registry import Registry
 from statsfs.sources import Source
@@ -204,7 +204,7 @@ def _open_device() -> int:
     return device
 
 
-class RealKvm:
+class RealKvm(Closing):
     """The top-level source `kvm` and real virtual machines below it; a context manager that closes.
 
     It is used as `MockKvm` is, which has mock ones.
@@ -234,17 +234,6 @@ class RealKvm:
             self._closing = stack.pop_all()
         self._rate = rate
         self._vms: dict[str, RealVm] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def vms(self) -> tuple[RealVm, ...]:

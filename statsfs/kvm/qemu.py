@@ -18,10 +18,10 @@ import threading
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.baselines import Numbers
+from statsfs.closings import Closing
 from statsfs.exceptions import DuplicateNameError, QmpError, StatsfsError
 from statsfs.kvm.answers import Shape
 from statsfs.kvm.sockets import (
@@ -184,7 +184,7 @@ class _Attempt:
         return self.task is not None and not self.task.done()
 
 
-class QemuMonitor:
+class QemuMonitor(Closing):
     """The running VMs behind some QMP sockets, as subordinates of a source; closes as a context.
 
     VMs come and go by themselves: the sockets are looked for every second, and a VM that ends is
@@ -229,17 +229,6 @@ class QemuMonitor:
         except BaseException:
             self._loop.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Remove the VMs, close the connections, end the thread; closing again does nothing."""
