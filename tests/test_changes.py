@@ -270,7 +270,7 @@ def test_a_signal_handler_may_change_the_tree_at_any_moment(registry: Registry, 
             case "put":
                 source.put()
 
-    extra = [Source("extra%d", number) for number in range(1500)]
+    extra = [Source("extra%d", number) for number in range(5000)]
     for source in extra:
         if inner in ("remove", "revoke"):
             source.add_values(N, {"n": 1})

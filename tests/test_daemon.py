@@ -197,7 +197,7 @@ def test_the_background(tmp_path: Path, mountpoint: Path, monkeypatch: pytest.Mo
     other.write_bytes(b"no segment")
     os.link(other, tmp_path / "segments" / ".linked")
     os.rename(tmp_path / "segments" / ".linked", tmp_path / "segments" / "linked.stats")
-    wait_until(lambda: "linked.stats: it has 2 links" in log.read_text(), "the refusal")
+    wait_until(lambda: "linked.stats is refused: it has 2 links" in log.read_text(), "the refusal")
     run(*STATSFS, "umount", mountpoint)
     wait_until(lambda: "unmounted" in log.read_text(), "the end")
 
