@@ -96,13 +96,13 @@ static struct data *publish(const char *directory, const char *path)
 		die(directory);
 	/* Blocks for all of it: on a full disk a hole would kill us, by SIGBUS, when we count. */
 	if (posix_fallocate(fd, 0, sizeof(segment)) != 0 ||
-	    pwrite(fd, &segment, sizeof(segment), 0) != sizeof(segment) || fchmod(fd, 0644) < 0) {
+	    pwrite(fd, &segment, sizeof(segment), 0) != sizeof(segment)) {
 		unlink(hidden);
 		die("no room");
 	}
 	/* The lock says that we are alive. It belongs to what was opened: the mapping keeps it, and
-	 * the kernel drops it when we end, however we end. */
-	if (fcntl(fd, F_OFD_SETLK, &lock) < 0)
+	 * the kernel drops it when we end, however we end. Who may read could lock before us. */
+	if (fcntl(fd, F_OFD_SETLK, &lock) < 0 || fchmod(fd, 0644) < 0)
 		die("lock");
 
 	mapped = mmap(NULL, sizeof(segment), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);

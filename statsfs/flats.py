@@ -235,7 +235,8 @@ class Flat:
             else:
                 if entry.source.cleared is not None:
                     told[entry.source.cleared] = None
-        if self.records:
+        # Not only where something is retained: what leaves for the first time may be on its way.
+        if self.retention is not None:
             self._clear_retained(index, told)
         return refused, told
 

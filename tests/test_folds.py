@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
+from statsfs import folds
 from statsfs.changes import Operation, apply_change, lock_tree
 from statsfs.flats import Flat
 from statsfs.sources import Source
 from statsfs.structs import Stats, log_hist, u64
 from statsfs.values import Aggregate, Kind, Type, Value
+from tests.deadlines import wait_until
 
 WORK = (
     Value("jobs", aggregate=Aggregate.SUM),
@@ -413,3 +415,25 @@ def test_a_removal_inside_another_change_is_folded(app: Source) -> None:
     apply_change(change)
     assert app.subordinates == ()
     assert app.get_value("jobs") == 5
+
+
+def test_a_clear_that_the_first_fold_meets(app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was read before it was cleared, and is retained after, is cleared too."""
+    base = make_work(5)
+    worker = add(app, "worker", base)
+    clears: list[threading.Thread] = []
+    place = folds._find_record
+
+    def clear_meanwhile(source: Any, array: Any) -> Any:
+        # The base is read, and nothing is retained yet. The other thread waits for this one.
+        clears.append(threading.Thread(target=app.clear_value, args=("jobs",)))
+        clears[0].start()
+        wait_until(lambda: base["jobs"] == 0)
+        return place(source, array)
+
+    with monkeypatch.context() as patcher:
+        patcher.setattr(folds, "_find_record", clear_meanwhile)
+        app.remove_subordinate(worker)
+    clears[0].join()
+    assert app.get_value("jobs") == 0
+    assert app.get_value("narrow") == 5

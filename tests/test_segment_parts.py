@@ -196,6 +196,18 @@ def test_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert called == ["first", "second"]
 
 
+def test_a_timer_that_raises() -> None:
+    """What was due behind it still is."""
+    timers, called = Timers(), []
+    timers.add(-2, lambda: 1 // 0)
+    timers.add(-1, lambda: called.append("second"))
+    with pytest.raises(ZeroDivisionError):
+        timers.run()
+    assert timers.seconds_left == 0
+    timers.run()
+    assert called == ["second"]
+
+
 # Numbers
 
 

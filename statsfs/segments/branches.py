@@ -75,11 +75,15 @@ class Branches:
         cleared: Callable[[], object],
         find_owner: Callable[[str], tuple[int, int]],
     ) -> None:
-        self.lock: Final = threading.RLock()
+        self.lock = threading.RLock()
         self.tops: Final[dict[str, Node]] = {}
         self._registry = registry
         self._cleared = cleared
         self._find_owner = find_owner
+
+    def renew_lock(self) -> None:
+        """Make the lock free, in a forked child: who held it may not be in that process."""
+        self.lock = threading.RLock()
 
     # Looking
 

@@ -16,12 +16,14 @@ import logging
 import os
 import stat
 import threading
+import time
+import weakref
 from pathlib import Path
-from types import TracebackType
 from typing import Final, Self
 
 from statsfs.changes import Change
-from statsfs.exceptions import SegmentError
+from statsfs.closings import Closing
+from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.registry import Registry
 from statsfs.segments.home import Home, find_home
 from statsfs.segments.ledger import Ledger
@@ -40,7 +42,7 @@ _PATIENCE: Final = 1.0  # seconds between two tries of what failed
 _SETTLED: Final = 256  # files that are looked at before the dead among them are folded
 
 
-class Collector:
+class Collector(Closing):
     """What shows the segments of a directory in a registry, and keeps what the dead counted.
 
     From `start` to `close`, or as a context manager. Several may have one registry: each top-level
@@ -77,14 +79,6 @@ class Collector:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         state = "collecting" if self._thread is not None else "closed"
         return f"<Collector {self._path!r} {state}>"
@@ -116,6 +110,7 @@ class Collector:
         self._registry.add_listener(self._hear)
         self._timers.add(_RESCAN, self._rescan)
         self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
+        _live.add(self)
         self._thread.start()
 
     def close(self) -> None:
@@ -126,6 +121,7 @@ class Collector:
         self._watch.wake()
         self._thread.join()
         self._thread = None
+        _live.discard(self)
         self._registry.remove_listener(self._hear)
         self._end()
 
@@ -134,10 +130,17 @@ class Collector:
         self._ledger.lose()
         self._ledger.branches.clear()
         self._members.close()
-        if self._home is not None:
-            self._home.close()
-            self._home = None
+        self._leave_home()
         self._watch.close()
+
+    def _disown(self) -> None:
+        # In a forked child, where nobody collects: the parent's lock, watches and records are not
+        # to be kept, nor touched.
+        self._thread = None
+        self._watch.close()
+        self._ledger.leave_to_parent()
+        if self._home is not None:
+            self._home.disown()
 
     def _find_owner(self, name: str) -> tuple[int, int]:
         return self._owner if self._home is None else self._home.find_owner(name)
@@ -146,34 +149,40 @@ class Collector:
 
     def _open(self) -> None:
         home = self._home = Home(self._path, self._watch)
-        home.look_around()
-        self._ledger.load(home.records)
-        self._members.remove_folded(home.directories)
-        self._scan()
-        self._ledger.branches.prune()
+        try:
+            home.look_around()
+            self._ledger.load(home.records)
+            self._members.remove_folded(home.directories)
+            self._scan()
+            self._ledger.branches.prune()
+        except BaseException:
+            # Records that were not read must not be written.
+            self._leave_home()
+            raise
+
+    def _leave_home(self) -> None:
+        if self._home is not None:
+            self._ledger.lose()
+            self._home.close()
+            self._home = None
 
     def _lose(self) -> None:
-        assert self._home is not None
         log.warning("%s is gone: waiting for it; what was counted stays", self._path)
-        self._home.close()
-        self._home = None
-        self._ledger.lose()
+        self._leave_home()
         for leaf in list(self._members.leaves.values()):
             self._members.leave_orphan(leaf)
         # Not at once: whoever removes the directory would find a new lock in it meanwhile.
         self._timers.add(_PATIENCE, self._reopen)
 
     def _reopen(self) -> None:
+        if self._home is not None:
+            return
         try:
             if not os.path.isdir(self._path):
                 raise FileNotFoundError
             self._open()
-        except OSError as error:
-            if self._home is not None:
-                self._home.close()
-                self._home = None
-                self._ledger.lose()
-            if isinstance(error, SegmentError) and str(error) != self._said:
+        except (OSError, StatsfsError) as error:
+            if isinstance(error, StatsfsError) and str(error) != self._said:
                 self._said = str(error)
                 log.error("%s", error)
             self._timers.add(_PATIENCE, self._reopen)
@@ -183,6 +192,10 @@ class Collector:
 
     def _scan(self) -> None:
         assert self._home is not None
+        self._home.look_around()
+        for leaf in list(self._members.leaves.values()):
+            if leaf.directory is not self._home.directories.get(leaf.directory.prefix):
+                self._members.leave_orphan(leaf)
         for directory, files in self._home.scan():
             known = dict.fromkeys(self._members.files_in(directory.prefix))
             new = [file for file in files if file not in known]
@@ -211,14 +224,24 @@ class Collector:
 
     def _run(self) -> None:
         while not self._stopping:
-            events = self._watch.wait(self._timers.seconds_left)
-            if self._home is not None:
-                self._handle(events)
-            self._timers.run()
-            self._members.settle()
-            if self._ledger.failed and not self._retrying:
-                self._retrying = True
-                self._timers.add(_PATIENCE, self._retry)
+            try:
+                self._step()
+            except Exception:
+                # A mistake of ours, perhaps, or no memory: a daemon that shows old numbers and
+                # says nothing is worse than one that says so, and looks at everything anew.
+                log.exception("%s: collecting failed; looking at everything anew", self._path)
+                time.sleep(_PATIENCE)
+                self._timers.add(0, self._reopen if self._home is None else self._rescan_now)
+
+    def _step(self) -> None:
+        events = self._watch.wait(self._timers.seconds_left)
+        if self._home is not None:
+            self._handle(events)
+        self._timers.run()
+        self._members.settle()
+        if self._ledger.failed and not self._retrying:
+            self._retrying = True
+            self._timers.add(_PATIENCE, self._retry)
 
     def _retry(self) -> None:
         self._retrying = False
@@ -269,3 +292,16 @@ class Collector:
         if found is not None:
             for file in found.in_order(self._home.list_files(found) or ()):
                 self._members.look(found, file)
+
+
+# Those whose thread runs.
+_live: Final[weakref.WeakSet[Collector]] = weakref.WeakSet()
+
+
+def _disown_in_child() -> None:
+    for collector in list(_live):
+        collector._disown()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_disown_in_child)

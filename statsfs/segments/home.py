@@ -68,8 +68,7 @@ class Home:
         self._watch = watch
         self._told: Final[set[str]] = set()
         with contextlib.suppress(FileExistsError):
-            os.mkdir(path)
-            os.chmod(path, 0o755)  # whatever the umask
+            _make(path)
         self.top: Final = open_directory(path)
         self.directories: Final = {"": self.top}
         self._lock = -1
@@ -88,6 +87,10 @@ class Home:
             directory.close()
         if hasattr(self, "records"):
             self.records.close()
+        self.disown()
+
+    def disown(self) -> None:
+        """Let go of the lock in a forked child, which would keep it beyond the collector's end."""
         fd, self._lock = self._lock, -1
         if fd >= 0:
             os.close(fd)
@@ -171,7 +174,6 @@ class Home:
 
     def scan(self) -> Iterator[tuple[SegmentDirectory, list[str]]]:
         """Yield each directory with what may be segments in it; those that can be read."""
-        self.look_around()
         for directory in list(self.directories.values()):
             files = self.list_files(directory)
             if files is not None:
@@ -187,14 +189,26 @@ class Home:
             return None
 
 
+def _make(path: str) -> None:
+    os.mkdir(path, 0o755)
+    # Whatever the umask; and whatever has its name by now, if others may write what it is in.
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(fd, 0o755)
+    finally:
+        os.close(fd)
+
+
 def _lock(directory: SegmentDirectory) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    fd = os.open(COLLECTOR, flags, 0o644, dir_fd=directory.fd)
+    # Whoever may read it could take a lock that keeps every collector out.
+    fd = os.open(COLLECTOR, flags, 0o600, dir_fd=directory.fd)
     try:
         if not hold(fd):
             pid = os.pread(fd, 20, 0).decode(errors="replace").strip()
             who = f"process {pid}" if pid.isdecimal() else "another process"
             raise SegmentError(f"{directory.path} has a collector already: {who}", directory.path)
+        os.fchmod(fd, 0o600)
         os.truncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     except BaseException:

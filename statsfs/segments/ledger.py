@@ -127,6 +127,11 @@ class Ledger:
             self.records = None
             self._written.clear()
 
+    def leave_to_parent(self) -> None:
+        """Write nothing any more: what is written is another process's, which forked this one."""
+        self.branches.renew_lock()
+        self.records = None
+
     # Writing
 
     def write(self, name: str) -> None:

@@ -39,6 +39,7 @@ WEIGHT_MAX: Final = 1 << 22
 _PROBES: Final = (0.001, 0.01, 0.1)
 _PATIENCE: Final = 1.0  # seconds between two tries to fold
 _BATCH: Final = 256  # of the dead that are folded together
+_WAITING_MAX: Final = 10_000  # who are looked at as soon as a path is free
 _SPARE: Final = 64  # descriptors that segments leave to the rest of the process
 
 
@@ -79,6 +80,7 @@ class Members:
         self._counts: Final[Counter[int]] = Counter()
         self._weights: Final[Counter[int]] = Counter()
         self._vacant = False
+        self._probing = False
 
     @property
     def waiting(self) -> bool:
@@ -120,16 +122,20 @@ class Members:
         """Note that the file of a segment is there no more, though its producer may live."""
         leaf.removed = True
         self.leaves.pop(leaf.key, None)
-        if not self.orphans:
-            self._later(_PATIENCE, self._probe_orphans)
         self.orphans.add(leaf)
+        self._probe_orphans_later()
         self.probe(leaf)
 
+    def _probe_orphans_later(self) -> None:
+        if self.orphans and not self._probing:
+            self._probing = True
+            self._later(_PATIENCE, self._probe_orphans)
+
     def _probe_orphans(self) -> None:
+        self._probing = False
+        self._probe_orphans_later()
         for leaf in list(self.orphans):
             self.probe(leaf, ())
-        if self.orphans:
-            self._later(_PATIENCE, self._probe_orphans)
 
     def probe(self, leaf: Leaf, delays: Sequence[float] = _PROBES) -> None:
         """Find out whether a producer lives; ask again after each of the delays, in seconds."""
@@ -262,7 +268,9 @@ class Members:
         holder = self._ledger.branches.find_holder(components)
         if holder is None:
             return
-        self._waiting[directory.prefix + file] = (directory, file, components)
+        # The others are looked at again once a minute.
+        if len(self._waiting) < _WAITING_MAX:
+            self._waiting[directory.prefix + file] = (directory, file, components)
         if isinstance(holder, Leaf):
             self.probe(holder)
             if holder in self._dead:

@@ -55,7 +55,8 @@ def find_directory() -> Path:
             raise SegmentError(f"cannot make {directory}: {error.strerror}", directory) from error
         return directory
     raise SegmentError(
-        f"no directory for segments: make {HOST_DIRECTORY}, or name one in STATSFS_DIR",
+        f"no directory for segments: {HOST_DIRECTORY} is not there, or not writable; "
+        f"make {HOST_DIRECTORY}, or name one in STATSFS_DIR",
         HOST_DIRECTORY,
     )
 

@@ -17,10 +17,10 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, TypeVar, overload
 
 from statsfs.bases import SlotBuffer
+from statsfs.closings import Closing
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
 from statsfs.segments import blocks, locks, mappings, places
 from statsfs.structs import Stats, make_buffer_class, values_of
@@ -36,7 +36,7 @@ _NAME_MAX: Final = 100  # characters of the path in the file's name, which has 2
 _MODES: Final = 0o644  # who may write could keep a dead segment alive: its owner alone may
 
 
-class Segment(Generic[_S]):
+class Segment(Closing, Generic[_S]):
     """What this process has published at one path; `publish` makes them.
 
     It lives until it is closed or the process ends, whoever still knows it. As a context manager it
@@ -57,17 +57,6 @@ class Segment(Generic[_S]):
         self.stats: Final = stats
         self._address = address
         self._size = size
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         state = "" if self._address in _live else " ended"
@@ -247,9 +236,10 @@ def _create_in(directory: int, name: str, encoded: bytes, mode: int) -> int:
             os.posix_fallocate(fd, 0, len(encoded))
             with open(fd, "wb", closefd=False) as file:
                 file.write(encoded)
-            os.fchmod(fd, mode)
+            # Before others may read it: they could lock it first.
             if not locks.hold(fd):
                 raise SegmentError(f".{name} is locked by somebody else", name)
+            os.fchmod(fd, mode)
             address = mappings.map_file(fd, len(encoded))
         undo.callback(mappings.unmap, address, len(encoded))
         # Nothing can be replaced: the name is random.

@@ -35,6 +35,12 @@ class Timers:
         now = time.monotonic()
         due = []
         while self._due and self._due[0][0] <= now:
-            due.append(heapq.heappop(self._due)[2])
-        for function in due:
-            function()
+            due.append(heapq.heappop(self._due))
+        due.reverse()
+        try:
+            while due:
+                due.pop()[2]()
+        finally:
+            # What was due behind one that raises.
+            for one in due:
+                heapq.heappush(self._due, one)

@@ -61,7 +61,7 @@ class Watch:
             raise SegmentError(
                 f"no inotify instance: {error.strerror}; raise fs.inotify.max_user_instances", None
             ) from error
-        self._wakeup: Final = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._wakeup = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poll: Final = select.poll()
         self._poll.register(self._inotify.fileno(), select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
@@ -70,7 +70,9 @@ class Watch:
     def close(self) -> None:
         """Give all watches back."""
         self._inotify.close()
-        os.close(self._wakeup)
+        # Who wakes it later must not write to what has the number then.
+        fd, self._wakeup = self._wakeup, -1
+        os.close(fd)
 
     def add(self, key: str, fd: int) -> None:
         """Watch a directory that is open; the key must be free.
@@ -94,7 +96,7 @@ class Watch:
         """Have `wait` return; it may be closed at the same moment."""
         try:
             os.eventfd_write(self._wakeup, 1)
-        except OSError:
+        except (OSError, ValueError):
             pass
 
     def wait(self, seconds: float) -> Events:
