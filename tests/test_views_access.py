@@ -124,7 +124,7 @@ def exported(families: Mapping[str, Any]) -> set[tuple[str, tuple[str, ...]]]:
 OWNERS = st.fixed_dictionaries({name: st.sampled_from([None, None, ALICE, BOB]) for name in TREE})
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(
     OWNERS,
     st.lists(st.sampled_from(MODES), min_size=1, max_size=len(MODES)),
