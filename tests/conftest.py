@@ -16,6 +16,7 @@ from tests.mounts import Server, directory_for_a_mount, serving, sweep_dead_moun
 # would run a failing test hundreds of times more.
 settings.register_profile(
     "statsfs",
+    max_examples=50,
     deadline=None,
     phases=[phase for phase in Phase if phase is not Phase.explain],
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

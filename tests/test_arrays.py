@@ -80,7 +80,9 @@ def test_numbers_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("statsfs.arrays._next_serial", FILE_NUMBERS - 3)
     known = intern_array([Value("a", description="the last but two")])
     assert known.own[0].number == FILE_NUMBERS - 3
-    for values in ([Value("n", aggregate=ALL)], [Value("n"), Value("m"), Value("o")]):
+    # Arrays that no other test has declared before.
+    new = Value("n", aggregate=ALL, description="beyond the end")
+    for values in ([new], [new, Value("m"), Value("o")]):
         for _ in range(2):
             with pytest.raises(ExhaustedError, match=r"too many values .* files of 'n'"):
                 intern_array(values)

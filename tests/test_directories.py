@@ -30,6 +30,8 @@ def test_a_directory_alone_is_abstract() -> None:
         _ = directory.path
     with pytest.raises(NotImplementedError):
         directory.shows_directory("a")
+    with pytest.raises(NotImplementedError):
+        directory.check_answers()
     assert dict(directory.files) == {}
 
 
