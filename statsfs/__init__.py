@@ -1,5 +1,6 @@
 """statsfs: a program's counters as a live filesystem, with totals in every directory."""
 
+from statsfs.collector import Collector
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
@@ -16,13 +17,8 @@ from statsfs.exceptions import (
     UnavailableError,
     UnknownValueError,
 )
-from statsfs.exposition import RegistryCollector, serve_metrics
-from statsfs.mounting import Mount, mount, mounted
-from statsfs.registry import Registry
-from statsfs.segments import Collector, Segment, publish
-from statsfs.snapshots import Snapshot
-from statsfs.sources import Source
-from statsfs.structs import (
+from statsfs.filesystem.mounting import Mount, mount, mounted
+from statsfs.model.stats import (
     Stats,
     boolean,
     linear_hist,
@@ -37,7 +33,12 @@ from statsfs.structs import (
     u64,
     values_of,
 )
-from statsfs.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
+from statsfs.segments import Segment, publish
+from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.source import Source
 
 __all__ = [
     "Aggregate",

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 
-from statsfs.registry import Registry
-from statsfs.vfs import Vfs
-from tests.kernel import Kernel
-from tests.mounts import Server, directory_for_a_mount, serving, sweep_dead_mounts
+from statsfs.filesystem.vfs import Vfs
+from statsfs.tree.registry import Registry
+from tests.support.kernel import Kernel
+from tests.support.mounts import Server, directory_for_a_mount, serving, sweep_dead_mounts
 
 # Trees are large to draw and the machines of CI slow: no time limits; and no explanations, which
 # would run a failing test hundreds of times more.

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from statsfs.segments.places import COLLECTOR
-from tests.segment_files import alive, read_segment, segments_in
+from tests.support.segment_files import alive, read_segment, segments_in
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEADLINE = 30.0  # seconds

@@ -18,18 +18,18 @@ import click
 import statsfs
 from statsfs.cli import daemon, loading, qmp
 from statsfs.cli.demo import Churn, Kvm, create_vm, run_demo, silence
-from statsfs.cli.installing import install_mount_helper
-from statsfs.cli.stop import Stop, Stopped
+from statsfs.cli.install_mount_helper import install_mount_helper
+from statsfs.cli.signals import Stop, Stopped
+from statsfs.demo.mock_kvm import MockKvm
+from statsfs.demo.real_kvm import RealKvm
 from statsfs.exceptions import MountError, StatsfsError
-from statsfs.exposition import serve_metrics
-from statsfs.kvm.guests import RealKvm
-from statsfs.mock_kvm import MockKvm
-from statsfs.mounting import Mount, mount
-from statsfs.mountpoints import find_mount, unmount
-from statsfs.registry import Registry
+from statsfs.filesystem.mounting import Mount, mount
+from statsfs.filesystem.mountpoints import find_mount, unmount
+from statsfs.monitoring.exposition import serve_metrics
+from statsfs.tree.registry import Registry
 
 if TYPE_CHECKING:
-    from statsfs.scrapes import MetricsServer
+    from statsfs.monitoring.http_server import MetricsServer
 
 __all__ = ["cli", "run"]
 

@@ -20,19 +20,19 @@ from typing import Any, Final
 import click
 
 from statsfs.cli.background import Background, detach
-from statsfs.cli.notifying import notify
-from statsfs.cli.stop import Stop
-from statsfs.mounting import Mount
-from statsfs.mountpoints import (
+from statsfs.cli.signals import Stop
+from statsfs.cli.systemd import notify
+from statsfs.collector.collector import Collector
+from statsfs.filesystem.mounting import Mount
+from statsfs.filesystem.mountpoints import (
     find_mount,
     lock_mountpoint,
     prepare_mountpoint,
     resolve_mountpoint,
 )
-from statsfs.registry import Registry
-from statsfs.segments.collector import Collector
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import COLLECTOR
+from statsfs.tree.registry import Registry
 
 __all__ = ["collecting", "options", "protect", "serve", "start"]
 

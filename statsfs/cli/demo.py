@@ -22,13 +22,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from statsfs.cli.stop import Stop
-from statsfs.kvm.guests import RealKvm
-from statsfs.mock_kvm import VcpuStats, VmStats
-from statsfs.mounting import Mount
-from statsfs.sources import Source
-from statsfs.structs import values_of
-from statsfs.values import Kind
+from statsfs.cli.signals import Stop
+from statsfs.demo.mock_kvm import VcpuStats, VmStats
+from statsfs.demo.real_kvm import RealKvm
+from statsfs.filesystem.mounting import Mount
+from statsfs.model.stats import values_of
+from statsfs.model.values import Kind
+from statsfs.tree.source import Source
 
 __all__ = ["Churn", "Kvm", "Vm", "commands_to_try", "create_vm", "run_demo", "silence"]
 

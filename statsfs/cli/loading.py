@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import click
 
-from statsfs.registry import Registry
+from statsfs.tree.registry import Registry
 
 __all__ = ["load", "parse"]
 

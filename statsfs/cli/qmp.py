@@ -12,8 +12,8 @@ from typing import Final
 import click
 
 from statsfs.kvm.qemu import QemuMonitor
-from statsfs.registry import Registry
-from statsfs.sources import Source
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
 
 __all__ = ["option", "watching"]
 

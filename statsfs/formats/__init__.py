@@ -1,3 +1,3 @@
-"""The views: what a subtree looks like in one read, one format a module."""
+"""A subtree as text or bytes, one format a module. No FUSE, no network."""
 
 __all__: list[str] = []

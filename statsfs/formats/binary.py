@@ -24,7 +24,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from statsfs.exceptions import FormatError
-from statsfs.values import Kind, Unit, Value
+from statsfs.model.values import Kind, Unit, Value
 
 __all__ = [
     "Data",

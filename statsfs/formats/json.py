@@ -13,11 +13,11 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any, Final
 
-from statsfs.access import Mask, find_masks
-from statsfs.arrays import File, Layout
-from statsfs.contents import Content
-from statsfs.snapshots import Pause, Snapshot, no_pause
-from statsfs.values import Aggregate, Type
+from statsfs.model.arrays import File, Layout
+from statsfs.model.values import Aggregate, Type
+from statsfs.tree.access import Mask, find_masks
+from statsfs.tree.snapshot import Pause, Snapshot, no_pause
+from statsfs.tree.snapshot_directories import Content
 
 __all__ = ["nest", "quote", "render"]
 

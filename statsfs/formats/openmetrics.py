@@ -9,10 +9,10 @@ Threading: as `metrics`.
 
 from typing import Final
 
-from statsfs.access import Mask
-from statsfs.formats.metrics import make_families
+from statsfs.formats.metric_families import make_families
 from statsfs.formats.prometheus import Writer
-from statsfs.snapshots import Pause, Snapshot, no_pause
+from statsfs.tree.access import Mask
+from statsfs.tree.snapshot import Pause, Snapshot, no_pause
 
 __all__ = ["CONTENT_TYPE", "render"]
 

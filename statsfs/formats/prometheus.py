@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from itertools import accumulate, compress, islice
 from typing import Final
 
-from statsfs.access import Mask
-from statsfs.formats.metrics import Family, Home, make_families
-from statsfs.formats.names import Metric, make_edges
-from statsfs.snapshots import Pause, Snapshot, no_pause
-from statsfs.values import Value
+from statsfs.formats.metric_families import Family, Home, make_families
+from statsfs.formats.metric_names import Metric, make_edges
+from statsfs.model.values import Value
+from statsfs.tree.access import Mask
+from statsfs.tree.snapshot import Pause, Snapshot, no_pause
 
 __all__ = ["CONTENT_TYPE", "Writer", "render", "sample_name"]
 

@@ -8,13 +8,13 @@ Threading: pure.
 import json
 from typing import Any
 
-from statsfs.access import Mask
-from statsfs.arrays import Layout
-from statsfs.contents import Content
 from statsfs.formats.json import nest, quote
-from statsfs.formats.metrics import Home
-from statsfs.snapshots import Pause, Snapshot, no_pause
-from statsfs.values import Value
+from statsfs.formats.metric_families import Home
+from statsfs.model.arrays import Layout
+from statsfs.model.values import Value
+from statsfs.tree.access import Mask
+from statsfs.tree.snapshot import Pause, Snapshot, no_pause
+from statsfs.tree.snapshot_directories import Content
 
 __all__ = ["describe_value", "render"]
 

@@ -1,11 +1,8 @@
 """Real KVM: the statistics that the kernel keeps of virtual machines, as sources.
 
-Owns nothing itself: `values` makes values of the kernel's descriptors, `descriptors` sources of a
-statistics descriptor, for a VMM that embeds statsfs; `qemu` shows the VMs that QEMU runs: `sockets`
-finds them, `qmp` asks them, `answers` understands them. `guests` runs guests of a few bytes, for
-the demo. `mock_kvm` shows the same names and shapes where there is no KVM.
-
-Threading: see the modules.
+`values` makes values of the kernel's descriptors. `descriptors` makes sources of a statistics
+descriptor, for a VMM that embeds statsfs. `qemu` shows the VMs that QEMU runs: `qmp_sockets` finds
+them, `qmp` asks them, `qmp_answers` decodes what they answer.
 """
 
 from statsfs.kvm.descriptors import KvmStats

@@ -25,12 +25,12 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
-from statsfs.baselines import Numbers
 from statsfs.closings import Closing
 from statsfs.formats.binary import Layout, decode
 from statsfs.kvm.values import index_values, make_values
-from statsfs.sources import Source
-from statsfs.values import Value
+from statsfs.model.external import Numbers
+from statsfs.model.values import Value
+from statsfs.tree.source import Source
 
 __all__ = ["KvmStats"]
 

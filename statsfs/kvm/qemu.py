@@ -20,11 +20,10 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Final
 
-from statsfs.baselines import Numbers
 from statsfs.closings import Closing
 from statsfs.exceptions import DuplicateNameError, QmpError, StatsfsError
-from statsfs.kvm.answers import Shape
-from statsfs.kvm.sockets import (
+from statsfs.kvm.qmp_answers import Shape
+from statsfs.kvm.qmp_sockets import (
     FoundSocket,
     check_directories,
     check_path,
@@ -33,8 +32,9 @@ from statsfs.kvm.sockets import (
     is_pattern,
 )
 from statsfs.kvm.values import index_values, make_values
-from statsfs.sources import Source
-from statsfs.values import Value
+from statsfs.model.external import Numbers
+from statsfs.model.values import Value
+from statsfs.tree.source import Source
 
 if TYPE_CHECKING:
     from statsfs.kvm.qmp import QmpConnection

@@ -18,7 +18,7 @@ from qemu.qmp import Message, QMPClient, Runstate
 
 from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor
-from statsfs.kvm.answers import read_cpus, read_schemas, read_stats
+from statsfs.kvm.qmp_answers import read_cpus, read_schemas, read_stats
 
 __all__ = ["NoListenerError", "QmpConnection"]
 

@@ -16,7 +16,7 @@ from types import MappingProxyType
 
 from statsfs.exceptions import FormatError
 from statsfs.formats.binary import Descriptor
-from statsfs.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 
 __all__ = ["index_values", "make_values"]
 

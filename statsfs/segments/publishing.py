@@ -19,12 +19,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, TypeVar, overload
 
-from statsfs.bases import SlotBuffer
 from statsfs.closings import Closing
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
-from statsfs.segments import blocks, locks, mappings, places
-from statsfs.structs import Stats, make_buffer_class, values_of
-from statsfs.values import Value
+from statsfs.model.bases import SlotBuffer
+from statsfs.model.stats import Stats, make_buffer_class, values_of
+from statsfs.model.values import Value
+from statsfs.segments import file_format, locks, mappings, places
 
 __all__ = ["Segment", "publish"]
 
@@ -184,10 +184,10 @@ def publish(
     if any(value.offset is not None for value in array):
         raise SegmentError(f"segment {path!r}: its values have offsets", path)
     try:
-        encoded = blocks.encode(path, array, labels)
+        encoded = file_format.encode(path, array, labels)
     except FormatError as error:
         raise SegmentError(f"segment {path!r}: {error}", path) from error
-    head = blocks.decode(encoded)
+    head = file_format.decode(encoded)
     assert head is not None
     place = Path(os.path.abspath(directory if directory is not None else places.find_directory()))
     places.check_path(place, path)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from operator import attrgetter
 from typing import Any
 
-from statsfs.sources import Source
-from statsfs.values import Aggregate, Type, Value
+from statsfs.model.values import Aggregate, Type, Value
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, compare, show, take_turns
 
 SOURCES = 8_000

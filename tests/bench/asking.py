@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from statsfs.demo.mock_kvm import VcpuStats
+from statsfs.demo.real_kvm import RealKvm
 from statsfs.formats.binary import decode_layout
 from statsfs.kvm import KvmStats
-from statsfs.kvm.guests import RealKvm
-from statsfs.mock_kvm import VcpuStats
-from statsfs.registry import Registry
-from statsfs.sources import Source
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, Loop, compare, show, take_turns, tell
-from tests.mount_server import World
-from tests.mounts import serving
+from tests.support.mount_server import World
+from tests.support.mounts import serving
 
 ROUNDS = 31
 TIMES = 200

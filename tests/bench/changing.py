@@ -6,8 +6,8 @@ What a fold costs, where the source above retains, is compared with removing alo
 from collections.abc import Iterator
 from statistics import median
 
-from statsfs.registry import Registry
-from statsfs.sources import Source
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, collection_off, show, time_once
 from tests.bench.stats import VcpuStats
 

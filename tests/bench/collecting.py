@@ -17,16 +17,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from statsfs.segments import Collector, Segment, publish
-from statsfs.segments.blocks import decode
-from statsfs.structs import Stats, u64
-from statsfs.values import Aggregate
+from statsfs.collector import Collector
+from statsfs.model.stats import Stats, u64
+from statsfs.model.values import Aggregate
+from statsfs.segments import Segment, publish
+from statsfs.segments.file_format import decode
 from tests.bench.measuring import Line, compare, show, tell, time_once
 from tests.bench.served import memory
 from tests.bench.stats import COUNT, VcpuStats
-from tests.deadlines import wait_until
-from tests.mount_server import World, mount_here
-from tests.mounts import Server, serving
+from tests.support.deadlines import wait_until
+from tests.support.mount_server import World, mount_here
+from tests.support.mounts import Server, serving
 
 TOTAL = 8_000  # segments of one total
 REST = 2_000  # others; together as many as one user may have

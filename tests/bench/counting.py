@@ -9,8 +9,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from statsfs.structs import Stats, log_hist, u64
-from statsfs.values import Aggregate
+from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.values import Aggregate
 from tests.bench.measuring import Line, Loop, compare, divide, show, take_turns, tell
 
 TIMES = 100_000

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from tests.bench import served
 from tests.bench.measuring import Line, show
-from tests.mounts import serving
+from tests.support.mounts import serving
 
 CLIENTS = 4
 SECONDS = 3.0

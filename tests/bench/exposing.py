@@ -9,12 +9,12 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, disable_created_metrics, generate_latest
 from prometheus_client.core import Metric
 
-from statsfs.exposition import RegistryCollector
+from statsfs.filesystem.mounting import mount
 from statsfs.formats import openmetrics, prometheus
-from statsfs.mounting import mount
-from statsfs.registry import Registry
-from statsfs.sources import Source
-from statsfs.structs import values_of
+from statsfs.model.stats import values_of
+from statsfs.monitoring.exposition import RegistryCollector
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, divide, show, take_turns, tell
 from tests.bench.stats import VcpuStats
 

@@ -9,7 +9,7 @@ from statistics import median
 
 from tests.bench import served
 from tests.bench.measuring import Line, show, time_once
-from tests.mounts import serving
+from tests.support.mounts import serving
 
 # vCPUs of 47 values, in VMs of eight; 8,000 are 1,000 VMs.
 COUNTS = (10, 100, 1_000, 8_000, 10_000)

@@ -4,7 +4,7 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 
-from statsfs.sources import Source
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, show
 from tests.bench.stats import VcpuStats
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from operator import attrgetter
 from typing import Any
 
-from statsfs.sources import Source
-from statsfs.structs import Stats, values_of
+from statsfs.model.stats import Stats, values_of
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, compare, show, take_turns, tell
 from tests.bench.stats import VcpuStats
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
+from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.values import Aggregate
 from statsfs.segments import publish
-from statsfs.structs import Stats, log_hist, u64
-from statsfs.values import Aggregate
 from tests.bench.counting import (
     ROUNDS,
     TIMES,

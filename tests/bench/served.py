@@ -15,14 +15,14 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from statsfs.mounting import mount
-from statsfs.sources import Source
-from statsfs.values import Value
+from statsfs.filesystem.mounting import mount
+from statsfs.model.values import Value
+from statsfs.tree.source import Source
 from tests.bench.changing import Tree
 from tests.bench.stats import VcpuStats
-from tests.deadlines import DEADLINE
-from tests.mount_server import World
-from tests.mounts import ROOT, directory_for_a_mount, one_cpu
+from tests.support.deadlines import DEADLINE
+from tests.support.mount_server import World
+from tests.support.mounts import ROOT, directory_for_a_mount, one_cpu
 
 __all__ = [
     "Figures",

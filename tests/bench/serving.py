@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.bench import served
 from tests.bench.measuring import Line, compare, show, time_once
-from tests.mounts import serving
+from tests.support.mounts import serving
 
 ROUNDS = 5
 DIRECTORIES, FILES = 200, 50

@@ -3,8 +3,8 @@
 from types import new_class
 from typing import Any
 
-from statsfs.structs import Stats, u64
-from statsfs.values import Aggregate
+from statsfs.model.stats import Stats, u64
+from statsfs.model.values import Aggregate
 
 COUNT = 47
 

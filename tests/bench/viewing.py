@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
-from statsfs.sources import Source
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, collection_off, divide, show, take_turns, tell, time_once
 from tests.bench.stats import COUNT, VcpuStats
-from tests.mount_server import World
-from tests.mounts import serving
+from tests.support.mount_server import World
+from tests.support.mounts import serving
 
 VCPUS = 8  # of a VM
 ROUNDS = 3

@@ -10,8 +10,8 @@ import sys
 import time
 import traceback
 
-from tests.mounts import sweep_dead_mounts
 from tests.soak.scenarios import SCENARIOS
+from tests.support.mounts import sweep_dead_mounts
 
 SECONDS = 60.0
 

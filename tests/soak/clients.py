@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.deadlines import DEADLINE, wait_until
-from tests.mounts import ROOT
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import ROOT
 
 __all__ = [
     "Client",

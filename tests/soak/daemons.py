@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from tests.deadlines import DEADLINE, wait_until
-from tests.mounts import ROOT, is_mounted
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import ROOT, is_mounted
 
 __all__ = ["Daemons", "daemons", "fork_daemons"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from statsfs.exceptions import FormatError
-from statsfs.segments import blocks
-from statsfs.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.segments import file_format
 
 __all__ = ["decoding"]
 
@@ -26,20 +26,20 @@ VALUES: Final = (
     Value("open", Type.U16, mode=0o400, kind=Kind.INSTANT, unit=Unit.BYTES, base=2, exponent=10),
 )
 SOUND: Final = (
-    blocks.encode("app/worker-1", VALUES, ("app", None)),
-    blocks.encode("a/b/c/d/e/f/g/h", VALUES[:1]),
-    blocks.encode("app", VALUES[2:], ("app",), extra={"future": [[], {"a": 1.5}]}),
+    file_format.encode("app/worker-1", VALUES, ("app", None)),
+    file_format.encode("a/b/c/d/e/f/g/h", VALUES[:1]),
+    file_format.encode("app", VALUES[2:], ("app",), extra={"future": [[], {"a": 1.5}]}),
 )
 TOKENS: Final = (
     b"null", b"true", b"1e9", b"[]", b"{}", b'"', b"{", b"]", b"-1", b'"v0"', b'"values"',
-    b"\\ud800", b"\xff", b"../", b"\0", blocks.MAGIC,
+    b"\\ud800", b"\xff", b"../", b"\0", file_format.MAGIC,
 )  # fmt: skip
 EDGES: Final = (0, 1, 7, 8, 64, 4096, 4097, 1 << 20, 0x7FFFFFFF, 0x80000000, 0xFFFFFFF8)
 
 # atheris looks for bytes that reach new code, and knows the code that was imported in its sight.
 PROGRAM: Final = """
 import sys, atheris
-with atheris.instrument_imports(include=["statsfs.segments.blocks", "statsfs.formats.binary"]):
+with atheris.instrument_imports(include=["statsfs.segments.file_format", "statsfs.formats.binary"]):
     from tests.soak.decoding import look_at
 
 def look(encoded):
@@ -53,7 +53,7 @@ atheris.Fuzz()
 def look_at(encoded: bytes) -> bool:
     """Decode what somebody wrote; tell whether it is a segment."""
     try:
-        head = blocks.decode(encoded)
+        head = file_format.decode(encoded)
     except FormatError as error:
         message = str(error)
         if not message.isprintable() or len(message) > 400:
@@ -63,9 +63,9 @@ def look_at(encoded: bytes) -> bool:
         return False
     assert len(encoded) >= head.size
     assert len(head.layout.numbers(encoded[head.data_offset :])) == len(head.values)
-    assert 1 <= len(head.components) == len(head.labels) <= blocks.COMPONENTS_MAX
+    assert 1 <= len(head.components) == len(head.labels) <= file_format.COMPONENTS_MAX
     assert all(value.description.encode() is not None for value in head.values)
-    blocks.decode_extra(encoded)
+    file_format.decode_extra(encoded)
     return True
 
 

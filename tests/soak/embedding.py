@@ -6,12 +6,12 @@ from pathlib import Path
 
 import trio
 
-from statsfs.mounting import mount, mounted
-from tests import mount_calls as calls
-from tests.deadlines import until
-from tests.mount_server import World
-from tests.mounts import Server, is_mounted
+from statsfs.filesystem.mounting import mount, mounted
 from tests.soak.measures import check_use, serving_long, use_of
+from tests.support import mount_calls as calls
+from tests.support.deadlines import until
+from tests.support.mount_server import World
+from tests.support.mounts import Server, is_mounted
 
 __all__ = ["remounting"]
 

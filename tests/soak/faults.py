@@ -8,11 +8,6 @@ import signal
 import time
 from typing import Final
 
-from tests import mount_calls as calls
-from tests import mount_threads as threads
-from tests.deadlines import DEADLINE, until, wait_until
-from tests.mount_server import mount_here
-from tests.mounts import Server, run
 from tests.soak.clients import Client, shell_client, stop, wait_until_called, wait_until_stopped
 from tests.soak.measures import (
     check_use,
@@ -22,6 +17,11 @@ from tests.soak.measures import (
     use_of,
     warm_up,
 )
+from tests.support import mount_calls as calls
+from tests.support import mount_threads as threads
+from tests.support.deadlines import DEADLINE, until, wait_until
+from tests.support.mount_server import mount_here
+from tests.support.mounts import Server, run
 
 __all__ = ["busy_mounts", "killed_clients", "stopped_server"]
 

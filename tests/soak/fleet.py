@@ -6,13 +6,13 @@ What runs here runs in the server, called by `Server.call`.
 from dataclasses import dataclass, field
 from itertools import count
 
-from statsfs.sources import Source
-from statsfs.structs import Stats, u64
-from statsfs.values import Aggregate, Kind
-from tests import mount_calls as calls
-from tests.mount_server import World
-from tests.mount_threads import Churn
+from statsfs.model.stats import Stats, u64
+from statsfs.model.values import Aggregate, Kind
+from statsfs.tree.source import Source
 from tests.soak.rules import LIMIT, OWNERS, VCPUS
+from tests.support import mount_calls as calls
+from tests.support.mount_server import World
+from tests.support.mount_threads import Churn
 
 __all__ = ["end_fleet", "start_fleet"]
 

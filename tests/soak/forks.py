@@ -2,11 +2,11 @@
 
 import contextlib
 
-from tests import mount_calls as calls
-from tests import mount_forks as forks
-from tests.deadlines import until
 from tests.soak.clients import shell_client
 from tests.soak.measures import check_use, expect_quiet, serving_long, use_of, warm_up
+from tests.support import mount_calls as calls
+from tests.support import mount_forks as forks
+from tests.support.deadlines import until
 
 __all__ = ["forks_while_rendering"]
 

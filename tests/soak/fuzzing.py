@@ -6,12 +6,12 @@ import time
 from collections import Counter
 from typing import Final
 
-from tests import mount_calls as calls
-from tests import mount_threads as threads
-from tests.deadlines import DEADLINE
 from tests.soak.clients import client, collect
 from tests.soak.measures import check_use, expect_quiet, serving_long, use_of, warm_up
 from tests.soak.requests import ask_everything
+from tests.support import mount_calls as calls
+from tests.support import mount_threads as threads
+from tests.support.deadlines import DEADLINE
 
 __all__ = ["fuzz"]
 

@@ -7,13 +7,13 @@ import signal
 import time
 from collections.abc import Iterator
 
-from tests import mount_calls as calls
-from tests import mount_threads as threads
-from tests.deadlines import DEADLINE, until
-from tests.mounts import Server, run
 from tests.soak.clients import Client, client, collect, wait_until_stopped
 from tests.soak.holders import hold_and_stop, hold_many, list_in_pieces
 from tests.soak.measures import check_use, expect_quiet, serving_long, use_of, warm_up
+from tests.support import mount_calls as calls
+from tests.support import mount_threads as threads
+from tests.support.deadlines import DEADLINE, until
+from tests.support.mounts import Server, run
 
 __all__ = ["held_files", "listings", "stopped_clients"]
 

@@ -4,12 +4,12 @@ import contextlib
 import time
 from collections import Counter
 
-from tests import mount_calls as calls
-from tests.deadlines import DEADLINE, wait_until
 from tests.soak.clients import client, collect
 from tests.soak.fleet import end_fleet, start_fleet
 from tests.soak.measures import check_use, expect_quiet, serving_long, use_of, warm_up
 from tests.soak.readers import read_fleet
+from tests.support import mount_calls as calls
+from tests.support.deadlines import DEADLINE, wait_until
 
 __all__ = ["load"]
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests import mount_calls as calls
-from tests import mount_threads as threads
-from tests.deadlines import wait_until
-from tests.mount_server import World
-from tests.mounts import Server, serving
+from tests.support import mount_calls as calls
+from tests.support import mount_threads as threads
+from tests.support.deadlines import wait_until
+from tests.support.mount_server import World
+from tests.support.mounts import Server, serving
 
 __all__ = [
     "Use",

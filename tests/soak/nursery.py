@@ -17,9 +17,9 @@ import time
 from collections import Counter
 from typing import Any, Final
 
+from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.values import Aggregate, Kind
 from statsfs.segments.publishing import Segment, publish
-from statsfs.structs import Stats, log_hist, u64
-from statsfs.values import Aggregate, Kind
 from tests.soak.accounts import PER_GROUP, SLOTS, Account, paths_of
 
 __all__ = ["raise_producers"]

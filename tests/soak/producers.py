@@ -10,17 +10,17 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from statsfs.sources import Source
-from statsfs.structs import values_of
-from statsfs.values import Type, Value
-from tests import mount_calls as calls
-from tests import mount_threads as threads
-from tests.deadlines import DEADLINE, until, wait_until
-from tests.mount_server import World
-from tests.mounts import Server, run
+from statsfs.model.stats import values_of
+from statsfs.model.values import Type, Value
+from statsfs.tree.source import Source
 from tests.soak.clients import shell_client
 from tests.soak.measures import expect_counting, expect_quiet, serving_long
-from tests.trees import Cpu
+from tests.support import mount_calls as calls
+from tests.support import mount_threads as threads
+from tests.support.deadlines import DEADLINE, until, wait_until
+from tests.support.mount_server import World
+from tests.support.mounts import Server, run
+from tests.support.trees import Cpu
 
 __all__ = ["blocking_producers", "broken_producers"]
 

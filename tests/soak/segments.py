@@ -14,16 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
-from statsfs.registry import Registry
-from statsfs.segments import Collector
+from statsfs.collector import Collector
 from statsfs.segments.places import SUFFIX
-from tests.deadlines import DEADLINE, until, wait_until
-from tests.mounts import directory_for_a_mount
+from statsfs.tree.registry import Registry
 from tests.soak.accounts import GROUPS, PER_GROUP, VALUES, Account
 from tests.soak.clients import client, collect
 from tests.soak.daemons import Daemons, daemons
 from tests.soak.nursery import raise_producers
 from tests.soak.segment_readers import Away, read_totals, reading, sum_buckets
+from tests.support.deadlines import DEADLINE, until, wait_until
+from tests.support.mounts import directory_for_a_mount
 
 __all__ = ["cleared_segments", "segments"]
 

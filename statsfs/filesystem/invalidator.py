@@ -1,0 +1,170 @@
+"""The invalidator: what the kernel must forget after each change of the tree.
+
+Owns who tells it, and when; what that is is the business of `vfs`.
+
+Threading: invalidations are sent by the thread that changed the tree, before its change returns,
+but for changes made on the serving thread: the kernel would wait for a reply that this thread must
+give, so a thread of our own sends those.
+"""
+
+import logging
+import os
+import select
+import threading
+import time
+from queue import SimpleQueue
+from typing import Final
+
+import pyfuse3
+from pyfuse3 import FileNameT, InodeT
+
+from statsfs.filesystem.vfs import Stale, Vfs
+from statsfs.tree.lock import Change
+
+__all__ = ["Invalidator"]
+
+log = logging.getLogger(__name__)
+
+# How long a change on the serving thread waits for its invalidations, at most, in seconds: they
+# take 10 to 100 us, unless a lookup in the same directory is under way, which waits for us.
+_PATIENCE: Final = 0.002
+_PATIENCE_UNASKED: Final = 0.25
+# How often `stop` looks whether all is quiet, in seconds.
+_POLL: Final = 0.001
+
+
+class Invalidator:
+    """Tells the kernel what to forget after each change of the tree; a listener of the registry.
+
+    Args:
+        vfs: knows what the kernel was told.
+
+    It does nothing until `start`, and nothing after `stop`: without a session pyfuse3 crashes.
+    """
+
+    def __init__(self, vfs: Vfs) -> None:
+        self._vfs = vfs
+        self._pid = os.getpid()
+        self._serving: int | None = None
+        self._running = False
+        # How deep each thread is in here. Each touches its own number only, so there is no lock
+        # that a signal handler's exception could leave held.
+        self._busy: dict[int, int] = {}
+        self._stoppers: set[int] = set()
+        self._requests: select.poll | None = None
+        self._queue: SimpleQueue[tuple[Stale, threading.Event] | None] = SimpleQueue()
+        self._worker: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin; the session is there."""
+        self._running = True
+
+    def serve_from(self, thread: int, descriptor: int | None = None) -> None:
+        """Say which thread answers the kernel (`threading.get_ident`), and on what descriptor."""
+        self._serving = thread
+        if descriptor is not None:
+            self._requests = select.poll()
+            self._requests.register(descriptor, select.POLLIN)
+
+    def __call__(self, change: Change) -> None:
+        """Send what follows from a change."""
+        # A forked child has no session.
+        if not self._running or os.getpid() != self._pid:
+            return
+        stale = self._vfs.find_stale(change)
+        if not stale.names and not stale.directories:
+            return
+        if threading.get_ident() == self._serving:
+            self._hand_over(stale)
+        else:
+            self._send(stale)
+
+    def _hand_over(self, stale: Stale) -> None:
+        if self._worker is None:
+            self._worker = threading.Thread(
+                target=self._work, name="statsfs-invalidate", daemon=True
+            )
+            self._worker.start()
+        sent = threading.Event()
+        self._queue.put((stale, sent))
+        if not self._running:
+            # `stop` may have come before there was a worker to end.
+            self._queue.put(None)
+        deadline = time.monotonic() + _PATIENCE_UNASKED
+        # Nearly always done by then. If not, and there is a request, it may be a lookup that waits
+        # for this very thread; if there is none, the other thread just had no turn yet.
+        while not sent.wait(_PATIENCE) and not self._is_asked() and time.monotonic() < deadline:
+            pass
+
+    def _is_asked(self) -> bool:
+        return self._requests is None or bool(self._requests.poll(0))
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            stale, sent = job
+            try:
+                self._send(stale)
+            except Exception:
+                # A dead worker would send nothing any more.
+                log.exception("an invalidation failed")
+            finally:
+                sent.set()
+
+    def _send(self, stale: Stale) -> None:
+        thread = threading.get_ident()
+        depth = self._busy.get(thread, 0)
+        try:
+            self._busy[thread] = depth + 1
+            for parent, name in stale.names:
+                self._forget_name(parent, name)
+            for inode, by_name in stale.directories:
+                self._forget_attributes(inode, by_name)
+        finally:
+            if depth:
+                self._busy[thread] = depth
+            else:
+                self._busy.pop(thread, None)
+
+    # Each call to pyfuse3 is preceded by a look at `_running`: a signal handler may have closed the
+    # mount in the middle of a change.
+
+    def _forget_name(self, parent: int, name: bytes) -> None:
+        if self._running:
+            _invalidate_name(parent, name)
+
+    def _forget_attributes(self, inode: int, by_name: tuple[int, bytes] | None) -> None:
+        try:
+            if self._running:
+                pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
+        except FileNotFoundError:
+            # The kernel is being told of this directory just now, perhaps with old attributes; this
+            # waits until it knows it.
+            if by_name is not None:
+                self._forget_name(*by_name)
+        except OSError as error:
+            log.debug("invalidating inode %d: %s", inode, error)
+
+    def stop(self) -> None:
+        """End; return when nothing is being sent any more. Nor is any view waited for.
+
+        Not on the serving thread while it serves: what is being sent may wait for it. From a signal
+        handler that interrupted a change, that change sends nothing more.
+        """
+        self._stoppers.add(threading.get_ident())
+        self._running = False
+        self._vfs.stop_waiting()
+        while not self._stoppers.issuperset(self._busy.copy()):
+            time.sleep(_POLL)
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._queue.put(None)
+            worker.join()
+
+
+def _invalidate_name(parent: int, name: bytes) -> None:
+    try:
+        pyfuse3.invalidate_entry(InodeT(parent), FileNameT(name))
+    except FileNotFoundError:
+        pass  # not cached
+    except OSError as error:
+        log.debug("invalidating %r: %s", name, error)

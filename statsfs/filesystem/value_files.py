@@ -1,0 +1,103 @@
+"""Texts: what the file of a value says, and what may be written into it.
+
+Owns the form of numbers, of histograms and of extended attributes, and the one text that is taken.
+Texts of whole subtrees are the business of `views`.
+
+Threading: pure, but for `render_file`, which reads a value as `Source.get_value` does.
+"""
+
+import re
+from typing import Final
+
+from statsfs.exceptions import BaseMismatchError, StatsfsError
+from statsfs.formats.schema import describe_value
+from statsfs.model.arrays import Entry, File
+from statsfs.model.values import Aggregate, Value
+from statsfs.tree.source import Source
+
+__all__ = [
+    "FILE_SIZE",
+    "BrokenValueError",
+    "NotZeroError",
+    "check_zero",
+    "describe_file",
+    "find_size",
+    "is_integer",
+    "render_file",
+]
+
+FILE_SIZE: Final = 4096  # as in sysfs; with 0, tar and diff would never read
+
+_ZERO: Final = re.compile(rb"[ \t\n\v\f\r]*[+-]?(?:0[xX])?0+[ \t\n\v\f\r]*")
+_SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
+
+
+class NotZeroError(StatsfsError, ValueError):
+    """Something else than 0 was written."""
+
+
+class BrokenValueError(StatsfsError, ValueError):
+    """A value has no text: its base holds no integer, or its `show` fails."""
+
+
+def render_file(source: Source, file: File, entry: Entry | None) -> bytes:
+    """Return what a file says now.
+
+    Args:
+        source: whose file it is.
+        file, entry: as for `Source.read_file`.
+
+    Raises:
+        BrokenValueError: there is no number, or no text for it; logged once for each file.
+    """
+    try:
+        number = source.read_file(file, entry)
+    except BaseMismatchError as error:
+        source.complain(("broken", file), str(error))
+        raise BrokenValueError(str(error), file.name) from error
+    if file.value.histogram:
+        return _format_histogram(file.value, number)
+    show = file.value.show
+    if show is None or file.kind not in _SHOWN:
+        return b"%d\n" % number
+    try:
+        return (show(number) + "\n").encode()
+    except Exception as error:
+        message = f"{file.name!r}: show({number}) failed: {type(error).__name__}: {error}"
+        source.complain(("show", file), message)
+        raise BrokenValueError(message, file.name) from error
+
+
+def is_integer(file: File) -> bool:
+    """Tell whether a file says one integer: it is no histogram, and no text is shown instead."""
+    value = file.value
+    return not value.histogram and (value.show is None or file.kind not in _SHOWN)
+
+
+def _format_histogram(value: Value, buckets: list[int]) -> bytes:
+    # One line for each bucket that is not empty: where it begins, and its count.
+    lines = (b"%d %d\n" % (bound, n) for bound, n in zip(value.bounds, buckets, strict=True) if n)
+    return b"".join(lines)
+
+
+def check_zero(file: File, data: bytes) -> None:
+    """Check that what is written is 0.
+
+    Raises:
+        NotZeroError: it is something else.
+    """
+    if not _ZERO.fullmatch(data):
+        raise NotZeroError(f"{file.name!r} takes 0 and nothing else", file.name)
+
+
+def find_size(value: Value) -> int:
+    """Return the size that stat(2) tells of a histogram: its longest text, up to the next page."""
+    longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
+    return -(-longest // FILE_SIZE) * FILE_SIZE
+
+
+def describe_file(value: Value) -> dict[bytes, bytes]:
+    """Return the extended attributes of a value's files."""
+    described = describe_value(value)
+    described["aggregate"] = ",".join(described["aggregate"]) or "none"
+    return {f"user.statsfs.{key}".encode(): str(item).encode() for key, item in described.items()}

@@ -1,0 +1,376 @@
+"""Metric families: what a snapshot's numbers are called, labelled and grouped as for Prometheus.
+
+Owns which numbers are exported, where, and who gives way where names meet; how that is written is
+the business of `prometheus` and `openmetrics`, and names alone that of `names`.
+
+Only what a producer counted is exported: the totals of the directories are sums that a query makes.
+A number stands at the nearest visible source, which gives the labels; what hidden sources and bases
+counted is added up there. What a source retains of others that left is a sample besides, with the
+label `retained`. Numbers come by columns, a few hundred sources each, and all that
+concerns a source or an array is worked out once for all of its values.
+
+Threading: it works on a snapshot, which does not change, and calls `pause` before it has taken long
+for other threads.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
+from typing import Any, Final
+
+from statsfs.formats.metric_names import Metric, Scale, make_label, make_metric, make_name
+from statsfs.model.arrays import Array
+from statsfs.model.values import Aggregate, Value
+from statsfs.tree.access import Mask, Masks, find_masks
+from statsfs.tree.retention import RetainedRow, add_numbers, add_retained, fill_row, find_plan
+from statsfs.tree.snapshot import Pause, Row, Snapshot, no_pause
+
+__all__ = ["Family", "Home", "Part", "complain", "make_families"]
+
+log = logging.getLogger(__name__)
+
+_CHUNK: Final = 250  # sources, and so lines of a metric, between two pauses
+_WIDE: Final = 12_000  # numbers that are turned or added between two pauses
+_COMPLAINTS: Final = 1000  # a program whose names never end must not fill its memory with them
+
+_RETAINED: Final = "retained"  # a label
+
+_complaints: Final[set[tuple[str, str]]] = set()
+
+
+def complain(name: str, what: str) -> None:
+    """Log what is wrong with a metric: once in the life of the process, not once a scrape."""
+    if (name, what) not in _complaints and len(_complaints) < _COMPLAINTS:
+        _complaints.add((name, what))
+        log.warning("metric %s: %s", name, what)
+
+
+class Home:
+    """The visible source that gives the labels to what it, and hidden ones below it, counted.
+
+    Attributes:
+        source: the source.
+        top: the name of the top-level source, as metrics have it.
+        labels: the labels, by name.
+    """
+
+    __slots__ = ("_text", "labels", "source", "top")
+
+    def __init__(self, source: Any, top: str, labels: dict[str, str]) -> None:
+        self.source = source
+        self.top = top
+        self.labels = labels
+        self._text: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The labels as both formats write them, without braces; equal labels have equal texts."""
+        if self._text is None:
+            pairs = (f'{name}="{_escape(text)}"' for name, text in sorted(self.labels.items()))
+            self._text = ",".join(pairs)
+        return self._text
+
+    def below(self, source: Any) -> "Home":
+        """The home of a visible source right below."""
+        label = "source" if source.label is None else make_label(source.label)
+        above = self.labels.get(label)
+        name = source.name if above is None else f"{above}/{source.name}"
+        return Home(source, self.top, {**self.labels, label: name})
+
+    def beside(self) -> "Home":
+        """The home of what the source retains."""
+        # A label that is there twice is joined, as on any path.
+        above = self.labels.get(_RETAINED)
+        text = "true" if above is None else f"{above}/true"
+        return Home(self.source, self.top, {**self.labels, _RETAINED: text})
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def _find_homes(snapshot: Snapshot, pause: Pause) -> dict[Any, Home | None]:
+    # Of each source; none has what is below a hidden top-level source.
+    tree = snapshot.tree
+    homes: dict[Any, Home | None] = {}
+    for parent, source in zip((None, *tree.lineage), tree.lineage, strict=False):
+        homes[source] = _find_home(homes.get(parent), parent, source, parent is None)
+    for parent, subordinates in tree.subordinates:
+        home, topmost = homes.get(parent), parent is tree.root and not tree.lineage
+        for start in range(0, len(subordinates), _CHUNK):
+            for source in subordinates[start : start + _CHUNK]:
+                homes[source] = _find_home(home, parent, source, topmost)
+            pause()
+    # What did not answer is missing, which a query can tell from what stands still.
+    homes.update(dict.fromkeys(tree.find_silent()))
+    return homes
+
+
+def _find_home(above: Home | None, parent: Any, source: Any, topmost: bool) -> Home | None:
+    if topmost:
+        return None if source.hidden else Home(source, make_name(source.name), {})
+    # Below a hidden source nothing is visible.
+    if source.hidden or above is None or above.source is not parent:
+        return above
+    return above.below(source)
+
+
+class _Chunk:
+    # The samples of a few hundred sources: for each value of the array, a column.
+    __slots__ = ("columns", "homes")
+
+    def __init__(self, homes: list[Home], columns: list[Sequence[Any]]) -> None:
+        self.homes = homes
+        self.columns = columns
+
+
+class _Batch:
+    # The samples of one array below one top-level source; no two have the same labels.
+
+    def __init__(self, rows: Iterable[tuple[Home, Row]], width: int, pause: Pause) -> None:
+        self.doubled = False
+        self.chunks: list[_Chunk] = []
+        self.texts: set[str] = set()
+        self._most = max(1, min(_CHUNK, _WIDE // width))
+        homes: list[Home] = []
+        found: list[Row] = []
+        for home, row in rows:
+            if home.text in self.texts:
+                self.doubled = True
+                continue
+            self.texts.add(home.text)
+            homes.append(home)
+            found.append(row)
+            if len(homes) == self._most:
+                self._add(homes, found, pause)
+                homes, found = [], []
+        if homes:
+            self._add(homes, found, pause)
+
+    def _add(self, homes: list[Home], rows: list[Row], pause: Pause) -> None:
+        pause()
+        self.chunks.append(_Chunk(homes, list(zip(*rows, strict=True))))
+        pause()
+
+    def without(self, taken: list["_Batch"], pause: Pause) -> "_Batch":
+        """The samples whose labels none of these have; itself if that is all of them."""
+        kept = []
+        for chunk in self.chunks:
+            kept.append([not any(home.text in one.texts for one in taken) for home in chunk.homes])
+            pause()
+        if all(map(all, kept)):
+            return self
+        rest = _Batch((), 1, pause)
+        rest.doubled = True
+        for chunk, keep in zip(self.chunks, kept, strict=True):
+            homes = list(compress(chunk.homes, keep))
+            if homes:
+                columns: list[Sequence[Any]] = [[*compress(some, keep)] for some in chunk.columns]
+                rest.chunks.append(_Chunk(homes, columns))
+                rest.texts.update(home.text for home in homes)
+            pause()
+        return rest
+
+
+class _Found:
+    # What was counted in one array below one top-level source.
+    __slots__ = ("hidden", "retained", "shown")
+
+    def __init__(self) -> None:
+        self.shown: dict[Home, Row] = {}
+        self.hidden: dict[Home, list[Row]] = {}
+        self.retained: dict[Home, list[RetainedRow]] = {}
+
+    def batches(self, array: Array, pause: Pause) -> tuple[_Batch, _Batch, _Batch]:
+        # What the sources themselves show; that together with what hidden ones counted; and what
+        # they retain.
+        width = len(array.values)
+        shown = _Batch(self.shown.items(), width, pause)
+        summed = _Batch(self._add_up(array, pause), width, pause) if self.hidden else shown
+        retained = (
+            (home.beside(), fill_row(array, add_retained(array, rows)))
+            for home, rows in self.retained.items()
+        )
+        return shown, summed, _Batch(retained, width, pause)
+
+    def _add_up(self, array: Array, pause: Pause) -> Iterator[tuple[Home, Row]]:
+        for home, row in self.shown.items():
+            rows = self.hidden.pop(home, None)
+            yield home, row if rows is None else _combine(array, [row, *rows], pause)
+        for home, rows in self.hidden.items():
+            yield home, _combine(array, rows, pause)
+
+
+def _combine(array: Array, rows: list[Row], pause: Pause) -> Row:
+    # A few hundred at a time: sums that wrap may be made in any steps.
+    step = max(2, _WIDE // sum(value.size for value in array.values))
+    total = rows[0]
+    for start in range(1, len(rows), step):
+        columns = zip(total, *rows[start : start + step], strict=True)
+        total = tuple(map(add_numbers, array.values, columns))
+        pause()
+    return total
+
+
+# By top-level source, and by which permission bits count there.
+_Tops = dict[tuple[str, int], _Found]
+
+
+def _gather(
+    homes: dict[Any, Home | None], snapshot: Snapshot, masks: Masks, pause: Pause
+) -> list[tuple[Array, _Tops]]:
+    # By array, the oldest first.
+    gathered: defaultdict[Array, _Tops] = defaultdict(lambda: defaultdict(_Found))
+    for samples in snapshot.arrays.values():
+        entries, rows = samples.entries, samples.rows
+        for start in range(0, len(entries), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            found = gathered[entries[0].array]
+            for entry, row in zip(entries[part], rows[part], strict=True):
+                # A signal handler's snapshot may have entries of a source that is just leaving.
+                home = homes.get(entry.source)
+                if home is None:
+                    continue
+                here = found[home.top, masks.of(home.source)]
+                if home.source is entry.source and not entry.hidden:
+                    here.shown[home] = row
+                else:
+                    here.hidden.setdefault(home, []).append(row)
+            pause()
+    for record, held in snapshot.retained:
+        home = homes.get(record.source)
+        if home is not None:
+            here = gathered[record.array][home.top, masks.of(home.source)]
+            here.retained.setdefault(home, []).append(held)
+    return sorted(gathered.items(), key=lambda pair: pair[0].serial)
+
+
+class Part:
+    """The samples that one array gives to a family; they can be taken once.
+
+    Attributes:
+        value: the value that is shown.
+        scale: from its unit to the family's.
+    """
+
+    __slots__ = ("_batch", "_index", "_metric", "_signed", "scale", "value")
+
+    def __init__(
+        self, metric: Metric, batch: _Batch, index: int, value: Value, scale: Scale
+    ) -> None:
+        self._metric = metric
+        self._batch = batch
+        self._index = index
+        self._signed = value.type.signed and metric.type != "gauge"
+        self.value = value
+        self.scale = scale
+
+    def take(self) -> Iterator[tuple[list[Home], Sequence[Any]]]:
+        """Return and forget a few hundred homes at a time, with the number or buckets of each.
+
+        Numbers are scaled. They are forgotten one by one because 300,000 at once would take long.
+        """
+        for chunk in self._batch.chunks:
+            homes, column = chunk.homes, chunk.columns[self._index]
+            chunk.columns[self._index] = ()
+            if self._signed and not all(keep := self._find_counts(column)):
+                complain(self._metric.name, "negative counts are left out")
+                homes, column = list(compress(homes, keep)), list(compress(column, keep))
+            if homes:
+                yield homes, column if self.value.histogram else self.scale.apply_all(column)
+
+    def _find_counts(self, column: Sequence[Any]) -> list[bool]:
+        # Which are what a counter or a histogram may have.
+        if self.value.histogram:
+            return [min(buckets) >= 0 for buckets in column]
+        return [number >= 0 for number in column]
+
+
+@dataclass(slots=True, eq=False)
+class Family:
+    """All samples of one metric.
+
+    Attributes:
+        metric: what they are.
+        parts: whose they are, the oldest array's first.
+    """
+
+    metric: Metric
+    parts: list[Part] = field(default_factory=list)
+
+
+class _Families:
+    # Those that there are until now, and what their names and samples are called.
+
+    def __init__(self, pause: Pause) -> None:
+        self.by_name: dict[str, Family] = {}
+        self._claimed: set[str] = set()
+        self._batches: dict[str, list[_Batch]] = {}
+        self._rests: dict[tuple[_Batch, ...], _Batch] = {}
+        self._pause = pause
+
+    def add(self, top: str, value: Value, batch: _Batch, index: int) -> None:
+        metric, scale = make_metric(top, value)
+        family = self.by_name.get(metric.name)
+        if family is None:
+            if not self._claimed.isdisjoint(metric.names):
+                complain(metric.name, "left out: its name is that of another metric's samples")
+                return
+            self._claimed.update(metric.names)
+            family = self.by_name[metric.name] = Family(metric)
+        elif family.metric.type != metric.type:
+            complain(metric.name, f"left out: a {family.metric.type} of that name is there already")
+            return
+        taken = self._batches.setdefault(metric.name, [])
+        rest = self._without(batch, taken)
+        if rest.doubled:
+            complain(metric.name, "left out: samples whose labels others have already")
+        taken.append(rest)
+        family.parts.append(Part(metric, rest, index, value, scale))
+
+    def _without(self, batch: _Batch, taken: list[_Batch]) -> _Batch:
+        # The same batches meet in each value of their arrays.
+        if not taken:
+            return batch
+        key = (batch, *taken)
+        rest = self._rests.get(key)
+        if rest is None:
+            rest = self._rests[key] = batch.without(taken, self._pause)
+        return rest
+
+
+def make_families(
+    snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause
+) -> list[Family]:
+    """Return the metric families of a snapshot, those of the oldest arrays first.
+
+    What cannot be exported beside others is left out, and logged once.
+
+    Args:
+        snapshot: of a source or of a registry.
+        mask: only values whose mode has one of these bits; or for whom.
+        pause: called every few hundred sources.
+    """
+    snapshot.decode(pause)
+    homes = _find_homes(snapshot, pause)
+    families = _Families(pause)
+    masks = find_masks(mask, snapshot.tree, pause)
+    for array, found in _gather(homes, snapshot, masks, pause):
+        batches = [(*key, one.batches(array, pause)) for key, one in found.items()]
+        kept = {file.index for file in find_plan(array).files}
+        for index, value in enumerate(array.values):
+            if value.hidden and value.aggregate is Aggregate.NONE:
+                continue  # no file shows it
+            for top, bits, (shown, everything, retained) in batches:
+                if not value.mode & bits:
+                    continue  # nor this one, to whom the view is for
+                # What nothing adds up is shown by its own source, or not at all.
+                batch = shown if value.aggregate is Aggregate.NONE else everything
+                if batch.chunks:
+                    families.add(top, value, batch, index)
+                if index in kept and retained.chunks:
+                    families.add(top, value, retained, index)
+                pause()
+    return list(families.by_name.values())

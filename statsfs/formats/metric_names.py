@@ -1,0 +1,192 @@
+"""What metrics and labels are called in Prometheus and OpenMetrics, and in which unit they are.
+
+Owns the way from a source's name and a `Value` to the name, type, unit and help of a metric, to the
+scale of its numbers, and from a source's label to one that the formats allow. It knows nothing of
+trees and numbers.
+
+Threading: pure functions.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final, Literal
+
+from statsfs.model.values import Kind, Type, Unit, Value
+
+__all__ = ["Edges", "Metric", "Scale", "make_edges", "make_label", "make_metric", "make_name"]
+
+_FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_]")
+# What the Go parsers take for the end of the input, or show as they are to a terminal.
+_CONTROL: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f]")
+
+# How producers write a unit and a prefix at the end of a name, by base and exponent.
+_SAID: Final = {
+    (Unit.SECONDS, 10, -9): ("ns", "nsec", "nsecs", "nanosecond", "nanoseconds"),
+    (Unit.SECONDS, 10, -6): ("us", "usec", "usecs", "microsecond", "microseconds"),
+    (Unit.SECONDS, 10, -3): ("ms", "msec", "msecs", "millisecond", "milliseconds"),
+    (Unit.SECONDS, 10, 0): ("s", "sec", "secs", "second", "seconds"),
+    (Unit.BYTES, 10, 0): ("byte", "bytes"),
+    (Unit.BYTES, 10, 3): ("kb", "kilobyte", "kilobytes"),
+    (Unit.BYTES, 10, 6): ("mb", "megabyte", "megabytes"),
+    (Unit.BYTES, 10, 9): ("gb", "gigabyte", "gigabytes"),
+    (Unit.BYTES, 2, 10): ("kb", "kib", "kilobyte", "kilobytes", "kibibyte", "kibibytes"),
+    (Unit.BYTES, 2, 20): ("mb", "mib", "megabyte", "megabytes", "mebibyte", "mebibytes"),
+    (Unit.BYTES, 2, 30): ("gb", "gib", "gigabyte", "gigabytes", "gibibyte", "gibibytes"),
+}
+# A 64-bit integer times less than that is a float yet.
+_HUGE: Final = 1 << 900
+_SUFFIXES: Final = {
+    "counter": ("", "_total", "_created"),
+    "gauge": ("",),
+    "histogram": ("", "_bucket", "_count", "_sum", "_created"),
+}
+
+
+def make_name(text: str) -> str:
+    """Return a text with nothing but letters, digits and "_" of ASCII, and no digit in front."""
+    name = _FOREIGN.sub("_", text)
+    return f"_{name}" if name[:1].isdigit() else name
+
+
+@lru_cache(maxsize=1024)
+def make_label(text: str) -> str:
+    """Return the name of a label: as `make_name`, and none that the formats keep to themselves."""
+    name = make_name(text)
+    if name.startswith("__"):
+        name = f"_{name.lstrip('_')}"
+    return "exported_le" if name == "le" else name
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """What a family of samples is.
+
+    Attributes:
+        name: the family's name: that of OpenMetrics, without the `_total` of a counter.
+        type: what it is.
+        unit: `seconds`, `bytes` or nothing.
+        help: one line for people, or nothing.
+    """
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    unit: str
+    help: str
+
+    @property
+    def names(self) -> list[str]:
+        """All that no other family may be called, nor its samples."""
+        return [self.name + suffix for suffix in _SUFFIXES[self.type]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """From a value's unit to the base unit: times `factor`, divided by `divisor`; one of them is 1.
+
+    Integers stay integers unless they are divided; a quotient is the nearest float, and what no
+    float can hold is infinite, as the parsers refuse it.
+    """
+
+    factor: int
+    divisor: int
+
+    @property
+    def exact(self) -> bool:
+        """Whether integers stay integers."""
+        return self.divisor == 1 and self.factor < _HUGE
+
+    def apply(self, number: int) -> int | float:
+        """Scale one number."""
+        if self.exact:
+            return number * self.factor
+        try:
+            return number * self.factor / self.divisor
+        except OverflowError:
+            return float("inf") if number > 0 else float("-inf")
+
+    def apply_all(self, numbers: Sequence[int]) -> Sequence[int | float]:
+        """Scale many 64-bit numbers."""
+        if not self.exact:
+            # Python divides integers exactly, and rounds once.
+            divisor = self.divisor
+            return [n / divisor for n in numbers] if divisor > 1 else list(map(self.apply, numbers))
+        factor = self.factor
+        return numbers if factor == 1 else [n * factor for n in numbers]
+
+
+@lru_cache(maxsize=4096)
+def make_metric(top: str, value: Value) -> tuple[Metric, Scale]:
+    """Return the metric of a value, and the scale of its numbers.
+
+    Args:
+        top: the name of the top-level source, by `make_name`.
+        value: the value.
+    """
+    type: Literal["counter", "gauge", "histogram"] = "gauge"
+    if value.histogram:
+        type = "histogram"
+    elif value.kind is Kind.CUMULATIVE and value.type is not Type.BOOL:
+        type = "counter"
+    name = f"{top}_{_FOREIGN.sub('_', value.name)}"
+    if type == "counter":
+        name = name.removesuffix("_total")
+    unit = str(value.unit) if value.unit in (Unit.SECONDS, Unit.BYTES) else ""
+    if unit:
+        name = f"{_strip_unit(name, value)}_{unit}"
+    help = _CONTROL.sub(" ", value.description).encode(errors="replace").decode().strip()
+    power = value.base ** abs(value.exponent)
+    scale = Scale(power, 1) if value.exponent >= 0 else Scale(1, power)
+    return Metric(name, type, unit, help), scale
+
+
+def _strip_unit(name: str, value: Value) -> str:
+    exponent = value.exponent
+    said = _SAID.get((value.unit, value.base if exponent else 10, exponent), ())
+    start, _, end = name.rpartition("_")
+    # The base unit itself may be said already, whatever the exponent is: never twice.
+    return start if end.lower() in said or end == str(value.unit) else name
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The buckets of a histogram, as the label `le` has them.
+
+    Attributes:
+        texts: the largest number of each, scaled; "+Inf" is the last.
+        keep: whether a bucket ends where the next one does not, as floats: one text for each True.
+    """
+
+    texts: tuple[str, ...]
+    keep: tuple[bool, ...]
+
+
+@lru_cache(maxsize=256)
+def make_edges(value: Value) -> Edges:
+    """Return the buckets of a value that is a histogram."""
+    _, scale = make_metric("", value)
+    texts = [*map(_show_edge, map(scale.apply, _find_ends(value))), "+Inf"]
+    keep = [*(one != other for one, other in pairwise(texts)), True]
+    return Edges(tuple(text for text, kept in zip(texts, keep, strict=True) if kept), tuple(keep))
+
+
+def _find_ends(value: Value) -> Iterator[int]:
+    # The largest integer of each bucket but the last.
+    if value.kind is Kind.LINEAR_HIST:
+        return (value.bucket_size * number - 1 for number in range(1, value.size))
+    return ((1 << power) - 1 for power in range(value.size - 1))
+
+
+def _show_edge(number: int | float) -> str:
+    # As Go prints floats, and with ".0" where nothing else says that it is one: that is what the
+    # OpenMetrics specification calls canonical. Only Python's exponents begin later.
+    text = repr(float(number))
+    digits, point, rest = text.partition(".")
+    if text == "inf":
+        return "+Inf"
+    if not point or "e" in rest or len(digits) <= 6:
+        return text
+    fraction = f"{digits[1:]}{rest}".rstrip("0")
+    return f"{digits[0]}{'.' if fraction else ''}{fraction}e+{len(digits) - 1:02d}"

@@ -1,0 +1,117 @@
+"""Views: files that show a whole subtree in one read.
+
+Owns which views there are, and sampling and rendering one of them; which directories have them, and
+what is open, is the business of `vfs`, and their texts that of `formats`.
+
+Threading: a rendering is made and used on the serving thread, and runs in any.
+"""
+
+import contextlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from statsfs.formats import binary, json, openmetrics, prometheus, schema
+from statsfs.tree.access import Mask, find_masks
+from statsfs.tree.lock import suspend_collection
+from statsfs.tree.refresh import Refreshing, find_refreshing
+from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot import Pause, Snapshot, no_pause
+from statsfs.tree.source import Source
+
+__all__ = ["BINARY", "VIEWS", "Rendering", "View"]
+
+# Values whose view is made at once, in less than a millisecond; others are read meanwhile.
+_QUICK: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A file in every directory that shows the whole subtree.
+
+    Attributes:
+        name: its name, which no listing has.
+        number: as that of a `File`.
+        render: returns its text, of what was sampled.
+    """
+
+    name: str
+    number: int
+    render: Callable[..., bytes]
+
+
+def _render_binary(snapshot: Snapshot, *, mask: Mask, pause: Pause) -> bytes:
+    content = snapshot.content(pause)
+    path = "/".join(source.name for source in snapshot.tree.lineage)
+    bits = find_masks(mask, snapshot.tree, pause).common
+    files = (file for file in content.files() if file[0].value.mode & bits)
+    return binary.render(path, ((file.name, file.value, number) for file, number in files))
+
+
+BINARY: Final = View(".stats.bin", 2, _render_binary)
+VIEWS: Final = {
+    view.name: view
+    for view in (
+        BINARY,
+        View(".stats.json", 3, json.render),
+        View(".stats.prom", 4, prometheus.render),
+        View(".stats.openmetrics", 5, openmetrics.render),
+        View(".schema.json", 6, schema.render),
+    )
+}
+"""The views, by name; the root has no `.stats.bin`."""
+
+
+class Rendering:
+    """A view in the making; `run` may be called in any thread.
+
+    Args:
+        view: which.
+        top: of what.
+        mask: what it shows, or to whom; then `owner` is that of `top`.
+
+    Attributes:
+        quick: whether `run` takes no longer than reading a few files.
+        text: what the view shows, once it ran.
+        moment: when that was so, in nanoseconds since the epoch.
+    """
+
+    __slots__ = ("_foreign", "_mask", "_top", "_view", "moment", "quick", "text")
+
+    def __init__(self, view: View, top: Registry | Source, mask: Mask) -> None:
+        self._view = view
+        self._top = top
+        self._mask = mask
+        weight = sum(source.weigh() for source in _sources(top))
+        self.quick = weight <= _QUICK
+        self._foreign = weight >= sys.maxsize
+        self.text = b""
+        self.moment = 0
+
+    def refreshing(self) -> Refreshing | None:
+        """Return who must be asked before `run`, if anybody."""
+        return find_refreshing(_sources(self._top))
+
+    def run(self, pause: Pause = no_pause) -> None:
+        """Sample, and make the text; to be called once.
+
+        Args:
+            pause: called every few hundred lines.
+
+        Raises:
+            ReleasedError: the source was released.
+        """
+        # What was sampled goes before garbage is collected again. Foreign code may take for ever.
+        with contextlib.nullcontext() if self.quick or self._foreign else suspend_collection():
+            self._render(pause)
+
+    def _render(self, pause: Pause) -> None:
+        snapshot = self._top.sample()
+        pause()
+        self.moment = snapshot.moment
+        self.text = self._view.render(snapshot, mask=self._mask, pause=pause)
+
+
+def _sources(top: Registry | Source) -> tuple[Source, ...]:
+    return top.sources if isinstance(top, Registry) else (top,)

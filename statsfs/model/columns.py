@@ -1,0 +1,90 @@
+"""The aggregates: what many integers of one value become in the directories above.
+
+Owns the pure reductions over columns of integers; it re-exports `Aggregate` from `values`. It
+knows nothing of sources, bases or names.
+
+Threading: pure functions.
+"""
+
+from array import array
+from collections.abc import Sequence
+from typing import Final
+
+from statsfs.model.values import Aggregate, Type
+
+__all__ = ["Aggregate", "clean_integers", "convert_column", "divide", "reduce_column", "wrap_sum"]
+
+_U64: Final = (1 << 64) - 1
+
+
+def wrap_sum(total: int, type: Type) -> int:
+    """Wrap an exact sum as a 64-bit accumulator does; that of a signed type is an S64."""
+    return Type.S64.convert(total) if type.signed else total & _U64
+
+
+def divide(total: int, count: int) -> int:
+    """Divide as C does, toward zero; Python's own division goes toward minus infinity."""
+    return total // count if total >= 0 else -(-total // count)
+
+
+def clean_integers(column: Sequence[object]) -> bool:
+    """Tell whether a column holds nothing but integers, at C speed.
+
+    A float, a string or None anywhere makes the sum fail or be something else than an int.
+    """
+    try:
+        return type(sum(column)) is int  # type: ignore[arg-type]  # that is the question
+    except Exception:  # whatever foreign objects raise when they are added
+        return False
+
+
+def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
+    """Convert a column of integers to a type, as C does.
+
+    The range is checked first: nearly always nothing is out of it, and an array, which takes
+    nothing that is, costs a fraction of what converting every integer would.
+    """
+    if type is Type.BOOL:
+        return bytes(map(bool, column)) if {*column} - {0, 1} else column
+    try:
+        array(type.code, column)
+    except OverflowError:
+        wrapped = list(map((type.maximum - type.minimum).__and__, column))
+    else:
+        return column
+    if not type.signed:
+        return wrapped
+    # Unsigned memory, read again as signed.
+    unsigned = bytes(wrapped) if type.width == 1 else array(type.code.upper(), wrapped).tobytes()
+    return array(type.code, unsigned).tolist()
+
+
+def reduce_column(column: Sequence[int], type: Type, kind: Aggregate) -> int:
+    """Reduce converted integers to one aggregate of a single kind.
+
+    Args:
+        column: the integers, converted to `type` already.
+        type: the value's type; it says whether a sum wraps as S64 or U64.
+        kind: one kind.
+
+    Returns:
+        The aggregate. Of nothing it is 0. SUM is modulo 2^64 and never narrowed to the type; AVG
+        is the exact sum divided toward zero; MIN and MAX are as they are.
+    """
+    if not column:
+        return 0
+    match kind:
+        case Aggregate.SUM:
+            return wrap_sum(sum(column), type)
+        case Aggregate.MIN:
+            return int(min(column))
+        case Aggregate.MAX:
+            return int(max(column))
+        case Aggregate.AVG:
+            return divide(sum(column), len(column))
+        case Aggregate.COUNT_ZERO:
+            return column.count(0)
+        case Aggregate.COUNT_NONZERO:
+            return len(column) - column.count(0)
+        case _:
+            raise ValueError(f"not one kind of aggregate: {kind!r}")

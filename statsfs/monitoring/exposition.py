@@ -1,0 +1,125 @@
+"""Exposition: a registry's values where monitoring systems look for them.
+
+Owns `RegistryCollector`, which shows them next to prometheus_client's own metrics, and
+`serve_metrics`, which answers scrapes by itself. Both show the same families with the same labels
+as the Prometheus views, but only values that everybody may read. What a program does not use is not
+imported: neither prometheus_client nor an HTTP server.
+
+Threading: both may be used from any thread; scrapes are answered in threads of their own.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate, compress
+from stat import S_IROTH
+from typing import TYPE_CHECKING
+
+from statsfs.formats.metric_families import Family, make_families
+from statsfs.formats.metric_names import make_edges
+from statsfs.formats.prometheus import sample_name
+from statsfs.model.values import Value
+from statsfs.tree.pauses import make_pause
+from statsfs.tree.registry import Registry
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from statsfs.monitoring.http_server import MetricsServer
+
+__all__ = ["RegistryCollector", "serve_metrics"]
+
+
+class RegistryCollector:
+    """Plugs a registry into prometheus_client.
+
+    ::
+
+        prometheus_client.REGISTRY.register(RegistryCollector(registry))
+
+    Each collection takes a snapshot, so all its numbers are of one moment.
+
+    Args:
+        registry: whose values are shown.
+
+    Raises:
+        ImportError: prometheus_client is not installed.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        try:
+            import prometheus_client.core
+        except ImportError as error:
+            raise ImportError(
+                "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'",
+                name="prometheus_client",
+            ) from error
+        self._registry = registry
+        self._metric = prometheus_client.core.Metric
+
+    def __repr__(self) -> str:
+        return f"<RegistryCollector {self._registry!r}>"
+
+    def describe(self) -> list["Metric"]:
+        """Return nothing: which metrics there are changes with the tree.
+
+        Without this, registering would collect.
+        """
+        return []
+
+    def collect(self) -> Iterator["Metric"]:
+        """Return the metric families as they are now."""
+        pause = make_pause()
+        for family in make_families(self._registry.snapshot(), mask=S_IROTH, pause=pause):
+            metric = family.metric
+            made = self._metric(metric.name, metric.help, metric.type, metric.unit)
+            for name, labels, number in _list_samples(family):
+                made.add_sample(name, labels, number)
+            if made.samples:
+                yield made
+                pause()
+
+
+_Sample = tuple[str, dict[str, str], int | float]
+
+
+def _list_samples(family: Family) -> Iterator[_Sample]:
+    name = sample_name(family.metric)
+    for part in family.parts:
+        for homes, column in part.take():
+            for home, item in zip(homes, column, strict=True):
+                if part.value.histogram:
+                    yield from _list_buckets(name, home.labels, part.value, item)
+                else:
+                    yield name, home.labels, item
+
+
+def _list_buckets(
+    name: str, labels: dict[str, str], value: Value, buckets: list[int]
+) -> Iterator[_Sample]:
+    # Without `_count`: OpenMetrics, which prometheus_client writes too, wants it with `_sum` only.
+    edges = make_edges(value)
+    counts = compress(accumulate(buckets), edges.keep)
+    for text, count in zip(edges.texts, counts, strict=True):
+        yield f"{name}_bucket", {**labels, "le": text}, count
+
+
+def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":
+    """Serve `/metrics` over HTTP from background threads.
+
+    It answers in the text format of Prometheus or in OpenMetrics, compressed or not, as the client
+    likes. There is no password and no encryption: on another address than a loopback one, whoever
+    reaches it reads every value that has mode bit 0004.
+
+    Args:
+        registry: whose values are shown.
+        host: a name or an address; "0.0.0.0" and "::" are all of the machine's.
+        port: 0 for one that is free.
+
+    Returns:
+        The server, which is a context manager: `url`, `host`, `port`, `close()`.
+
+    Raises:
+        OSError: the address is none of this machine's, or is taken; the message is one line.
+    """
+    from statsfs.monitoring.http_server import MetricsServer
+
+    return MetricsServer(registry, host, port)

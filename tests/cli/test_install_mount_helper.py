@@ -1,0 +1,77 @@
+"""`statsfs install-mount-helper`: the link, and what it refuses to write over."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounts import NOBODY, run
+
+STATSFS = Path(sys.executable).with_name("statsfs")
+HELPER = STATSFS.with_name("mount.statsfs")
+
+
+def install(directory: Path, *options: str, status: int = 0) -> str:
+    """Run the command; return what it printed, on stderr too."""
+    done = run(STATSFS, "install-mount-helper", "--directory", directory, *options, status=status)
+    return done.stdout + done.stderr
+
+
+def test_installing_and_removing(tmp_path: Path) -> None:
+    """It links to this installation's program; twice does no harm, and it goes away again."""
+    link = tmp_path / "mount.statsfs"
+    assert f"statsfs: made {link}, a link to {HELPER}\n" in install(tmp_path)
+    assert link.readlink() == HELPER
+    assert "Usage: mount.statsfs" in run(link, "--help").stdout
+    assert f"{link} is there already" in install(tmp_path)
+    assert install(tmp_path, "--remove") == f"statsfs: removed {link}\n"
+    assert os.listdir(tmp_path) == []
+    assert install(tmp_path, "--remove") == f"statsfs: there is no {link}\n"
+
+
+def test_an_installation_that_moved(tmp_path: Path) -> None:
+    """A link to where we were before is ours."""
+    link = tmp_path / "mount.statsfs"
+    link.symlink_to("/not/there/any/more/mount.statsfs")
+    assert "made" in install(tmp_path)
+    assert link.readlink() == HELPER
+
+
+@pytest.mark.parametrize("options", [(), ("--remove",)], ids=["install", "remove"])
+@pytest.mark.parametrize("target", [None, "/usr/bin/true"], ids=["file", "link"])
+def test_what_is_not_ours(target: str | None, options: tuple[str, ...], tmp_path: Path) -> None:
+    """Another's program of that name stays as it is."""
+    link = tmp_path / "mount.statsfs"
+    if target is None:
+        link.write_text("#!/bin/sh\n")
+    else:
+        link.symlink_to(target)
+    said = install(tmp_path, *options, status=1)
+    assert said == f"statsfs: error: {link} is not ours: it is no link to a mount.statsfs\n"
+    assert os.path.lexists(link)
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    """One line says so."""
+    said = install(tmp_path / "no", status=1)
+    assert said == f"statsfs: error: {tmp_path}/no/mount.statsfs: No such file or directory\n"
+
+
+def test_without_rights() -> None:
+    """Where nobody may make a link, one line says so."""
+    said = install(Path("/sys"), status=1)
+    assert said == "statsfs: error: /sys/mount.statsfs: Operation not permitted\n"
+
+
+@pytest.mark.root
+def test_programs_that_others_can_change(tmp_path: Path) -> None:
+    """What root will run, and who else can change it, is said."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    (theirs / "mount.statsfs").symlink_to(HELPER)
+    (theirs / "statsfs").write_text(STATSFS.read_text())
+    (theirs / "statsfs").chmod(0o755)
+    os.chown(theirs, NOBODY, NOBODY)
+    done = run(theirs / "statsfs", "install-mount-helper", "--directory", tmp_path)
+    assert f"warning: root will run what others can change: {theirs}\n" in done.stderr

@@ -1,0 +1,421 @@
+"""How requests are waited for: whose turn it is, what ends serving, and what does not.
+
+A pipe stands for the device, and a copy of pyfuse3's loop, over what it takes from its attribute
+`trio`, for pyfuse3. `test_loop_mounts` has the same with the real ones.
+"""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
+
+import pyfuse3
+import pytest
+import trio
+
+from statsfs.filesystem import request_loop
+from statsfs.filesystem.request_loop import find_descriptors, hand_over, serve
+from tests.support.deadlines import DEADLINE
+
+patched_trio: Any = cast(Any, pyfuse3)
+
+
+class Device:
+    """A pipe on which requests are bytes.
+
+    "q" is answered at once, "s" waits until the gate is opened, "S" does so without a word, "k"
+    notes whether Ctrl-C is kept out; any other byte is an error number that reading fails with.
+    """
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        self.answered: list[str] = []
+        self.gate = trio.Event()
+        self.protected = False
+        self.waiting = 0
+        self.tasks = 0
+        self.arguments: set[tuple[int, int]] = set()
+        self._lock: Any = None
+        self._readers = 0
+        self._ended = False
+
+    async def main(self, min_tasks: int, max_tasks: int) -> None:
+        """Do what `pyfuse3.main` does with one session task."""
+        self.arguments.add((min_tasks, max_tasks))
+        async with patched_trio.trio.open_nursery() as nursery:
+            nursery.start_soon(self._serve, min_tasks, name="a session task")
+
+    async def _serve(self, min_tasks: int) -> None:
+        self.tasks += 1
+        try:
+            while not self._ended and self._readers <= min_tasks and await self._wait():
+                request = os.read(self.reading, 1)
+                self._ended |= not request
+                if request:
+                    await self._answer(request)
+        finally:
+            self.tasks -= 1
+
+    async def _wait(self) -> bool:
+        mine: Any = patched_trio.trio
+        if self._lock is None:
+            self._lock = mine.Lock()
+        self._readers += 1
+        try:
+            async with self._lock:
+                if self._ended:
+                    return False
+                await mine.lowlevel.wait_readable(self.reading)
+        except mine.ClosedResourceError:
+            return False
+        finally:
+            self._readers -= 1
+        return True
+
+    async def _answer(self, request: bytes) -> None:
+        if request in (b"s", b"S"):
+            if request == b"s":
+                hand_over()
+                hand_over()  # once more is harmless
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
+        elif request == b"k":
+            self.protected = trio.lowlevel.currently_ki_protected()
+        elif request != b"q":
+            raise OSError(request[0], "as asked")
+        self.answered.append(request.decode())
+
+    def ask(self, requests: str | bytes) -> None:
+        """Send requests."""
+        os.write(self.writing, requests if isinstance(requests, bytes) else requests.encode())
+
+    def end(self) -> None:
+        """End the session, as an unmount does."""
+        os.close(self.writing)
+        self.writing = -1
+
+    def terminate(self) -> None:
+        """End the session, as `pyfuse3.terminate` does."""
+        self._ended = True
+        patched_trio.trio.lowlevel.notify_closing(self.reading)
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """A device that pyfuse3 serves."""
+    made = Device()
+    monkeypatch.setattr(pyfuse3, "main", made.main)
+    yield made
+    for descriptor in (made.reading, made.writing):
+        if descriptor >= 0:
+            os.close(descriptor)
+    assert patched_trio.trio is trio
+
+
+@pytest.fixture(params=["own", "pyfuse3's"])
+def which(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Either loop."""
+    if request.param != "own":
+        monkeypatch.setattr(request_loop, "_HOOKS", ("trio", "no_such_name"))
+    return str(request.param)
+
+
+def has_waiting(device: Device, number: int) -> bool:
+    """Tell whether so many handlers wait."""
+    return device.waiting == number
+
+
+def has_answered(device: Device, number: int) -> bool:
+    """Tell whether so many requests were answered."""
+    return len(device.answered) == number
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something in a trio program."""
+    with trio.fail_after(DEADLINE):
+        while not condition():
+            await trio.sleep(0.001)
+
+
+def run(device: Device, program: Callable[[Device], Any]) -> None:
+    """Serve a device, and run a program that ends the session."""
+
+    async def main() -> None:
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, device.reading)
+                await program(device)
+
+    trio.run(main)
+
+
+@pytest.mark.usefixtures("which")
+@pytest.mark.parametrize("ending", [Device.end, Device.terminate])
+def test_serving_ends_with_the_session(device: Device, ending: Callable[[Device], None]) -> None:
+    """Unmounted or terminated, asked before or not: all session tasks end."""
+
+    async def program(device: Device) -> None:
+        await until(lambda: device.tasks == 2)
+        device.ask("qqq")
+        await until(lambda: len(device.answered) == 3)
+        assert not os.get_blocking(device.reading)
+        ending(device)
+        await until(lambda: device.tasks == 0)
+
+    run(device, program)
+
+
+@pytest.mark.usefixtures("which")
+@pytest.mark.parametrize("slow", [1, 2, 7])
+def test_who_reads_while_handlers_wait(device: Device, slow: int) -> None:
+    """Another task each time; when all is done, two are left."""
+
+    async def program(device: Device) -> None:
+        for number in range(slow):
+            device.ask("s")
+            await until(partial(has_waiting, device, number + 1))
+            device.ask("q")
+            await until(partial(has_answered, device, number + 1))
+        device.gate.set()
+        await until(lambda: device.waiting == 0)
+        assert sorted(device.answered) == ["q"] * slow + ["s"] * slow
+        device.ask("q" * 20)
+        await until(lambda: device.tasks == 2)
+        await until(lambda: device.answered.count("q") == slow + 20)
+        device.end()
+
+    run(device, program)
+
+
+def test_one_task_reads(device: Device) -> None:
+    """A handler that waits without a word keeps its turn, and the parked task stays parked."""
+
+    async def program(device: Device) -> None:
+        device.ask("Sq")
+        await until(lambda: device.waiting == 1)
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        assert device.answered == []
+        device.gate.set()
+        await until(lambda: device.answered == ["S", "q"])
+        device.end()
+
+    run(device, program)
+
+
+def test_no_more_tasks_than_the_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it the next request waits for a handler, and then is answered."""
+    monkeypatch.setattr(request_loop, "_MOST", 3)
+
+    async def program(device: Device) -> None:
+        device.ask("sssq")
+        await until(lambda: device.waiting == 3)
+        assert device.tasks == 3
+        device.gate.set()
+        await until(lambda: sorted(device.answered) == ["q", "s", "s", "s"])
+        device.end()
+
+    run(device, program)
+
+
+@pytest.mark.usefixtures("which")
+def test_requests_that_are_taken_back(
+    device: Device, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading begins again, and no handler that waits is cancelled."""
+    caplog.set_level(logging.DEBUG, request_loop.__name__)
+
+    async def program(device: Device) -> None:
+        device.ask("s")
+        await until(lambda: device.waiting == 1)
+        for _ in range(5):
+            device.ask(bytes([errno.EAGAIN]))
+        await until(lambda: caplog.text.count("took its request back") == 5)
+        device.ask("q")
+        await until(lambda: device.answered == ["q"])
+        assert device.waiting == 1
+        device.gate.set()
+        await until(lambda: device.answered == ["q", "s"])
+        device.end()
+
+    run(device, program)
+
+
+def test_a_descriptor_that_is_not_readable_after_all(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that ends too early is begun again before pyfuse3 reads: it would lose its buffer."""
+    waits, original = 0, trio.lowlevel.wait_readable
+
+    async def wait_readable(descriptor: int) -> None:
+        nonlocal waits
+        waits += 1
+        await (original(descriptor) if waits > 5 else trio.lowlevel.checkpoint())
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+
+    async def program(device: Device) -> None:
+        await until(lambda: waits == 6)
+        device.ask("q")
+        await until(lambda: device.answered == ["q"])
+        device.end()
+
+    run(device, program)
+
+
+@pytest.mark.usefixtures("which")
+def test_what_serving_cannot_survive(device: Device) -> None:
+    """Any other error comes through, beside a parked task and a handler that waits."""
+
+    async def program(device: Device) -> None:
+        device.ask("s")
+        await until(lambda: device.waiting == 1)
+        device.ask(bytes([errno.EIO]))
+        await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run(device, program)
+    assert caught.group_contains(OSError, match="as asked")
+    assert device.tasks == 0
+
+
+@pytest.mark.usefixtures("which")
+def test_serving_can_be_cancelled(device: Device) -> None:
+    """Parked, reading or in a handler."""
+
+    async def main() -> None:
+        with trio.fail_after(DEADLINE):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve, device.reading)
+                device.ask("s")
+                await until(lambda: device.waiting == 1 and device.tasks >= 2)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert device.tasks == 0
+
+
+def test_other_tasks_have_their_turn(device: Device) -> None:
+    """However fast requests come: each turn ends."""
+    turns = 0
+
+    async def program(device: Device) -> None:
+        nonlocal turns
+        while turns < 20:
+            device.ask("q" * 1000)
+            await trio.sleep(0)
+            turns += 1
+        device.end()
+
+    run(device, program)
+    assert set(device.answered) == {"q"}
+
+
+def test_ctrl_c_does_not_strike_in_a_handler(device: Device) -> None:
+    """Its task is a child of pyfuse3's, and trio protects no children."""
+
+    async def program(device: Device) -> None:
+        device.ask("k")
+        await until(lambda: device.answered == ["k"])
+        assert device.protected
+        device.end()
+
+    run(device, program)
+
+
+def test_a_busy_cpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a yield took long, there is none for a while."""
+    yields = 0
+
+    def slow() -> None:
+        nonlocal yields
+        yields += 1
+
+    monkeypatch.setattr(request_loop, "_yield_cpu", slow)
+    monkeypatch.setattr(request_loop, "_LATE", -1.0)
+    monkeypatch.setattr(request_loop, "_NO_YIELD", DEADLINE * 2)
+
+    async def program(device: Device) -> None:
+        for number in range(5):
+            device.ask("q")
+            await until(partial(has_answered, device, number + 1))
+        device.end()
+
+    run(device, program)
+    assert yields == 1
+
+
+# Which loop it is
+
+
+@pytest.mark.parametrize("name", ["trio", "_session_loop", "_wait_fuse_readable"])
+def test_names_that_pyfuse3_lacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own loop serves then; one line says so."""
+    lines: list[str] = []
+    monkeypatch.setattr(request_loop.log, "warning", lambda text, *args: lines.append(text % args))
+    assert type(request_loop._choose(0)) is request_loop._OwnLoop
+    assert lines == []
+    with monkeypatch.context() as without:
+        without.delattr(pyfuse3, name)
+        assert type(request_loop._choose(0)) is request_loop._Loop
+    assert lines == [f"pyfuse3 has no {name}: its own loop serves, which is slower"]
+
+
+def test_pyfuse3_starts_no_session_task(device: Device, which: str) -> None:
+    """Nor does it end one of ours but in its own loop, which keeps two."""
+
+    async def program(device: Device) -> None:
+        await until(lambda: device.tasks == 2)
+        device.end()
+
+    run(device, program)
+    [(least, most)] = device.arguments
+    assert most < -1_000_000
+    assert least == 1 if which != "own" else least > 1_000_000
+
+
+def test_what_was_in_place_is_restored(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what somebody else had put there; and in a child that is forked while we serve."""
+    other = sys.modules["trio"]
+    monkeypatch.setattr(pyfuse3, "trio", other)
+    in_child: list[object] = []
+
+    async def program(device: Device) -> None:
+        await until(lambda: device.tasks == 2)
+        ours = patched_trio.trio
+        assert ours is not other
+        assert ours.lowlevel.current_task is trio.lowlevel.current_task
+        request_loop._restore_in_child()
+        in_child.append(patched_trio.trio)
+        patched_trio.trio = ours
+        device.end()
+
+    run(device, program)
+    assert in_child == [other]
+    request_loop._restore_in_child()
+    assert patched_trio.trio is other
+
+
+def test_handing_over_outside_a_handler() -> None:
+    """It does nothing, with a loop of trio's or without."""
+    hand_over()
+
+    async def main() -> None:
+        hand_over()
+
+    trio.run(main)
+
+
+def test_finding_descriptors() -> None:
+    """Those on /dev/fuse; others of the process are not counted, nor is that of the listing."""
+    before = find_descriptors()
+    with open("/dev/null") as other:
+        assert other.fileno() not in find_descriptors()
+    if os.access("/dev/fuse", os.R_OK | os.W_OK):
+        with open("/dev/fuse", "rb") as device:
+            assert find_descriptors() - before == {device.fileno()}
+    assert find_descriptors() == before

@@ -1,0 +1,57 @@
+"""The switch interval: set for a while, and set back; what can be none."""
+
+import math
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from statsfs.exceptions import MountError
+from statsfs.filesystem.switching import Switching
+
+
+@pytest.fixture(autouse=True)
+def interval() -> Iterator[float]:
+    """The interval of before, which is there after each test as well."""
+    before = sys.getswitchinterval()
+    try:
+        yield before
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_for_a_while(interval: float) -> None:
+    """Rounded down to what Python has; ended twice it is no harm."""
+    switching = Switching("/mnt", 0.0012345678)
+    assert sys.getswitchinterval() == interval
+    switching.begin()
+    assert sys.getswitchinterval() == pytest.approx(0.001234)
+    for _ in range(2):
+        switching.end()
+        assert sys.getswitchinterval() == interval
+
+
+def test_none(interval: float) -> None:
+    """The program's own is left alone, whatever that becomes."""
+    switching = Switching("/mnt", None)
+    switching.begin()
+    assert sys.getswitchinterval() == interval
+    sys.setswitchinterval(0.002)
+    switching.end()
+    assert sys.getswitchinterval() == pytest.approx(0.002)
+
+
+def test_a_program_that_sets_another_meanwhile() -> None:
+    """It knows better."""
+    switching = Switching("/mnt", 0.001)
+    switching.begin()
+    sys.setswitchinterval(0.003)
+    switching.end()
+    assert sys.getswitchinterval() == pytest.approx(0.003)
+
+
+@pytest.mark.parametrize("seconds", [0, 1e-7, -1.0, 101, math.inf, math.nan])
+def test_what_is_no_interval(seconds: float) -> None:
+    """One line that says what is."""
+    with pytest.raises(MountError, match=r"^/mnt: a switch interval of .* and 100 s$"):
+        Switching("/mnt", seconds)

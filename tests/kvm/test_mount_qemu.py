@@ -1,0 +1,261 @@
+"""`statsfs mount --qmp` with real QEMUs on KVM: what they count, and what becomes of the tree."""
+
+import errno
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import ROOT, is_mounted, run
+from tests.support.qemus import Qemu, running
+
+STATSFS = [sys.executable, "-m", "statsfs"]
+
+
+@contextmanager
+def mounted(mountpoint: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run `statsfs mount`, and see that it ends well; or the test ends it."""
+    with subprocess.Popen(
+        [*STATSFS, "mount", mountpoint, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None, "the mount")
+            yield process
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+            assert not is_mounted(mountpoint)
+        finally:
+            process.kill()
+            if is_mounted(mountpoint):
+                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+
+
+@pytest.fixture
+def vms(tmp_path: Path) -> Path:
+    """A directory for sockets."""
+    (tmp_path / "vms").mkdir(mode=0o700)
+    return tmp_path / "vms"
+
+
+def shown(directory: Path) -> dict[str, Any]:
+    """All values of one directory: integers, and of histograms a list."""
+    view = json.loads((directory / ".stats.json").read_text())
+    values: dict[str, Any] = view["values"]
+    return values
+
+
+def number(path: Path) -> int | str:
+    """The integer in a file, or the name of the error."""
+    try:
+        return int(path.read_text())
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def wait_for(path: Path) -> None:
+    """Wait for a directory, or its end."""
+    wait_until(path.is_dir, path.name)
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+def test_two_vms_show_what_qmp_says(mountpoint: Path, vms: Path) -> None:
+    """Names and numbers are those of QMP, and totals those of both VMs; clearing subtracts."""
+    options = ("--qmp", vms / "a.qmp", "--qmp", vms / "b.*")
+    with running(vms / "a.qmp") as a, running(vms / "b.qmp") as b, mounted(mountpoint, *options):
+        kvm = mountpoint / "kvm"
+        for vm in (a, b):
+            wait_for(kvm / vm.name)
+        wait_until(lambda: all(int(number(kvm / vm.name / "exits")) > 1000 for vm in (a, b)))
+        compare_running(kvm / a.name, a)
+        for vm in (a, b):
+            vm.execute("stop")
+        both = [compare_stopped(kvm / vm.name, vm) for vm in (a, b)]
+        assert number(kvm / "exits") == sum(one["exits"] for one in both)
+        assert sorted(os.listdir(kvm)) == sorted([a.name, b.name, *both[0]])
+        before = shown(kvm / b.name)
+        (kvm / a.name / "exits").write_text("0")
+        assert number(kvm / a.name / "exits") == number(kvm / a.name / "vcpu1" / "exits") == 0
+        assert number(kvm / "exits") == before["exits"]
+        labels = os.getxattr(kvm / a.name / "vcpu1", "user.statsfs.label")
+        assert labels == b"vcpu"
+
+
+def compare_running(directory: Path, vm: Qemu) -> None:
+    """Counters grow: what is read lies between two answers of QMP."""
+
+    def exits() -> int:
+        return sum(one.get("exits", 0) for one in vm.stats().values())
+
+    # What was read before may be up to 100 ms old.
+    first = exits()
+    wait_until(lambda: int(number(directory / "exits")) >= first)
+    assert int(number(directory / "exits")) <= exits()
+
+
+def compare_stopped(directory: Path, vm: Qemu) -> dict[str, Any]:
+    """A VM that is paused counts nothing: all numbers agree. Returns the VM's directory."""
+    said: dict[str, dict[str, Any]] = {}
+
+    def same() -> bool:
+        # What QEMU's own threads do to it still counts, for a moment.
+        said.clear()
+        said.update(vm.stats())
+        return all(
+            shown(directory / where) == shown(directory / where) | stats
+            for where, stats in said.items()
+        )
+
+    wait_until(same, "the same numbers")
+    for where, stats in said.items():
+        if where != ".":
+            assert sorted(os.listdir(directory / where)) == sorted(stats)
+    totals = shown(directory)
+    assert set(totals) == set(said["."]) | set(said["vcpu0"])
+    assert totals["exits"] == said["vcpu0"]["exits"] + said["vcpu1"]["exits"]
+    waits = zip(said["vcpu0"]["halt_wait_hist"], said["vcpu1"]["halt_wait_hist"], strict=True)
+    assert totals["halt_wait_hist"] == [sum(pair) for pair in waits]
+    return totals
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+def test_vms_that_hang_die_and_come(mountpoint: Path, vms: Path) -> None:
+    """One that is stopped delays nobody else, one that is killed is gone, one more appears."""
+    kvm = mountpoint / "kvm"
+    with (
+        mounted(mountpoint, "--qmp", vms / "*.qmp") as daemon,
+        running(vms / "a.qmp") as a,
+        running(vms / "b.qmp") as b,
+    ):
+        for vm in (a, b):
+            wait_for(kvm / vm.name)
+        hang(kvm, a, b)
+        # No reader: only whether the name is there.
+        b.send_signal(signal.SIGKILL)
+        wait_until(lambda: not (kvm / b.name).exists(), "its end")
+        assert (kvm / "exits").exists()
+        with running(vms / "c.qmp") as c:
+            wait_for(kvm / c.name)
+            plug(kvm / c.name, c)
+            assert int(number(kvm / "exits")) > 0
+        end_while_one_hangs(kvm, a, daemon)
+
+
+def hang(kvm: Path, a: Qemu, b: Qemu) -> None:
+    """Stop a VM; read; let it go on."""
+    total = int(number(kvm / "exits"))
+    a.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+
+        def gone() -> bool:
+            return number(kvm / a.name / "exits") == "ENODATA"
+
+        # Its last numbers count as new for 100 ms.
+        reader = pool.submit(wait_until, gone)
+        others = []
+        while not reader.done():
+            others.append(number(kvm / b.name / "exits"))
+        reader.result()
+    assert others
+    assert all(isinstance(one, int) for one in others)
+    assert number(kvm / a.name / "vcpu1" / "exits") == "ENODATA"
+    assert int(number(kvm / "exits")) >= total
+    a.send_signal(signal.SIGCONT)
+    wait_until(lambda: isinstance(number(kvm / a.name / "vcpu0" / "exits"), int), "its return")
+
+
+def plug(directory: Path, vm: Qemu) -> None:
+    """Plug a vCPU; its directory appears when somebody reads."""
+    place = {"socket-id": 0, "core-id": 2, "thread-id": 0}
+    vm.execute("device_add", driver="qemu64-x86_64-cpu", id="new", **place)
+    wait_until(lambda: number(directory / "exits") and (directory / "vcpu2").is_dir(), "vcpu2")
+    assert isinstance(number(directory / "vcpu2" / "exits"), int)
+
+
+def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> None:
+    """SIGTERM is obeyed while somebody waits for a VM that does not answer."""
+    wait_until(lambda: isinstance(number(kvm / a.name / "exits"), int))
+    a.send_signal(signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        reader = pool.submit(number, kvm / a.name / "exits")
+        daemon.terminate()
+        assert daemon.wait(DEADLINE) == 0
+        reader.result(DEADLINE)
+    assert daemon.stderr is not None
+    said = daemon.stderr.read().splitlines()
+    assert all(re.match(rf"kvm/{a.name}: no numbers: no answer", line) for line in said), said
+    a.send_signal(signal.SIGCONT)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o770])
+def test_a_directory_that_others_can_write(mode: int, vms: Path, tmp_path: Path) -> None:
+    """It is one line, and nothing is mounted."""
+    vms.chmod(mode)
+    done = run(*STATSFS, "mount", tmp_path / "new", "--create", "--qmp", vms / "a", status=1)
+    where = f"{vms}/a: refused: others can write in {vms}"
+    assert (done.stdout, done.stderr) == ("", f"statsfs: error: {where}\n")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_library_that_is_missing(vms: Path, tmp_path: Path) -> None:
+    """It is said how to install it."""
+    program = "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; main()"
+    done = run(
+        sys.executable, "-c", program, "mount", tmp_path / "new", "--create", "--qmp", vms / "a",
+        status=1,
+    )  # fmt: skip
+    what = "--qmp: asking QEMU needs qemu.qmp: pip install 'statsfs[kvm]'"
+    assert (done.stdout, done.stderr) == ("", f"statsfs: error: {what}\n")
+
+
+def test_a_kvm_that_is_there_already(vms: Path, tmp_path: Path) -> None:
+    """What is loaded may have a source of that name."""
+    (tmp_path / "app.py").write_text(
+        "import statsfs\ndef setup(registry):\n    registry.register(statsfs.Source('kvm'))\n"
+    )
+    options = ("--create", "--load", "app:setup", "--qmp", str(vms / "a"))
+    done = run(
+        *STATSFS, "mount", "new", *options, status=1, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.stderr == "statsfs: error: the registry: there is a 'kvm' already\n"
+
+
+@pytest.mark.mount
+def test_what_is_no_vm_is_said_once(mountpoint: Path, vms: Path) -> None:
+    """A pattern's refused directory, and a socket that says nothing, are one line each."""
+    (vms / "open").mkdir()
+    (vms / "open").chmod(0o777)
+    with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as refused:
+        silent.bind(str(vms / "a.qmp"))
+        silent.listen()
+        refused.bind(str(vms / "open" / "b.qmp"))
+        with mounted(mountpoint, "--qmp", vms / "**" / "*.qmp") as daemon:
+            assert os.listdir(mountpoint / "kvm") == []
+            assert daemon.stderr is not None
+            said = sorted([daemon.stderr.readline(), daemon.stderr.readline()])
+            daemon.terminate()
+            assert daemon.stderr.read() == ""
+    assert said == [
+        f"{vms}/a.qmp: no greeting within 1 s: is another client there?; tried again every 10 s\n",
+        f"{vms}/open/b.qmp: refused: others can write in {vms}/open; tried again every 10 s\n",
+    ]

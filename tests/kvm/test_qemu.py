@@ -1,0 +1,656 @@
+"""VMs behind QMP servers: they come, are asked, hang, and go. No KVM is needed."""
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from statsfs.exceptions import QmpError, StatsfsError, UnavailableError
+from statsfs.kvm import qemu, qmp
+from statsfs.kvm.qemu import QemuMonitor
+from statsfs.kvm.values import make_values
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.kvm_files import DESCRIBED
+from tests.support.qmp_servers import QmpServer, no_vm, pretend_a_vm
+
+Watch = Callable[..., QemuMonitor]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test waits for seconds, and each read asks."""
+    monkeypatch.setattr(qemu, "_RESCAN", 0.01)
+    monkeypatch.setattr(qemu, "_RETRY", 0.05)
+    monkeypatch.setattr(qemu, "_FRESH", 0.0)
+
+
+@pytest.fixture
+def name(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """What the directory of a VM of this process is called."""
+    with pretend_a_vm(monkeypatch) as name:
+        yield name
+
+
+@pytest.fixture
+def kvm(registry: Registry) -> Iterator[Source]:
+    """The top-level source."""
+    with Source("kvm") as kvm:
+        registry.register(kvm)
+        yield kvm
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[QmpServer]:
+    """A QEMU that runs."""
+    with QmpServer(tmp_path / "a.qmp") as server:
+        yield server
+
+
+@pytest.fixture
+def watch(kvm: Source, tmp_path: Path) -> Iterator[Watch]:
+    """Begins to watch sockets in the test's directory, until the test ends."""
+    with ExitStack() as stack:
+
+        def begin(*patterns: str) -> QemuMonitor:
+            paths = [str(tmp_path / pattern) for pattern in patterns or ("*.qmp",)]
+            return stack.enter_context(QemuMonitor(kvm, paths))
+
+        yield begin
+
+
+@pytest.fixture
+def vm(watch: Watch, kvm: Source, server: QmpServer, name: str) -> Source:
+    """The source of the VM that runs."""
+    watch()
+    return appear(kvm, name)
+
+
+def appear(kvm: Source, name: str) -> Source:
+    """Wait for a VM."""
+    wait_until(lambda: kvm.find_subordinate(name), "the VM")
+    vm = kvm.find_subordinate(name)
+    assert vm is not None
+    return vm
+
+
+def vanish(kvm: Source) -> None:
+    """Wait until there are no VMs."""
+    wait_until(lambda: not kvm.subordinates, "the VM's end")
+
+
+def said(caplog: pytest.LogCaptureFixture, words: str) -> int:
+    """How often something was said."""
+    return sum(words in record.getMessage() for record in caplog.records)
+
+
+# What is shown
+
+
+def test_a_vm_is_shown_as_in_debugfs(vm: Source, server: QmpServer, name: str) -> None:
+    """Its directory, its vCPUs in their order, with labels, and the kernel's values."""
+    assert (vm.name, vm.label) == (name, "vm")
+    assert [(vcpu.name, vcpu.label) for vcpu in vm.subordinates] == [
+        ("vcpu0", "vcpu"),
+        ("vcpu1", "vcpu"),
+    ]
+    arrays = vm.snapshot().arrays
+    assert set(arrays) == {make_values(DESCRIBED["vm"]), make_values(DESCRIBED["vcpu"])}
+    assert set(vm.subordinates[0].names()) == {one.name for one in DESCRIBED["vcpu"]}
+
+
+def test_numbers_are_those_of_the_answer(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """Each read asks; vCPUs are told apart by their numbers; histograms are lists."""
+    server.vm["mmu_cache_miss"] = 5
+    server.vcpus["/machine/cpu[0]"] |= {"exits": 10, "guest_mode": True, "halt_wait_hist": [3] * 32}
+    server.vcpus["/machine/cpu[1]"] |= {"exits": 200, "halt_wait_hist": [1] * 32}
+    vcpu0, vcpu1 = vm.subordinates
+    assert vm.get_value("mmu_cache_miss") == kvm.get_value("mmu_cache_miss") == 5
+    assert [one.get_value("exits") for one in (vcpu0, vcpu1, vm, kvm)] == [10, 200, 210, 210]
+    assert [one.get_value("guest_mode") for one in (vcpu0, vcpu1, kvm)] == [1, 0, 1]
+    assert vcpu1.get_value("halt_wait_hist") == [1] * 32
+    assert kvm.get_value("halt_wait_hist") == [4] * 32
+
+
+def test_a_clear_is_a_baseline(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """QEMU's numbers cannot be cleared: what they were is subtracted."""
+    server.vcpus["/machine/cpu[0]"]["exits"] = 10
+    kvm.clear_value("exits")
+    assert kvm.get_value("exits") == 0
+    server.vcpus["/machine/cpu[0]"]["exits"] = 13
+    server.vcpus["/machine/cpu[1]"]["exits"] = 1
+    assert [one.get_value("exits") for one in (*vm.subordinates, vm, kvm)] == [3, 1, 4, 4]
+
+
+def test_nothing_is_asked_until_somebody_reads(
+    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One question for each target when somebody reads; none within 100 ms; schemas once."""
+    monkeypatch.setattr(qemu, "_FRESH", 1000.0)
+    before = list(server.commands)
+    assert before == [
+        "qmp_capabilities", "query-stats-schemas", "query-stats", "query-stats", "query-cpus-fast",
+    ]  # fmt: skip
+    with ThreadPoolExecutor(8) as pool:
+        for read in [pool.submit(vm.get_value, "exits") for _ in range(50)]:
+            assert read.result(DEADLINE) == 0
+    assert server.commands[len(before) :] == ["query-stats", "query-stats"]
+
+
+def test_numbers_are_new_from_when_they_came(
+    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where asking takes longer than they count as new, the next reader does not ask again."""
+    now = [0.0]
+    monkeypatch.setattr(qemu, "_FRESH", 100.0)
+    monkeypatch.setattr(qemu, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert vm.refresher is not None
+    asking: Any = vm.refresher.function
+    before = server.asked("query-stats")
+    server.flowing.clear()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(asking)
+        wait_until(lambda: asking.__self__._answer is not None)
+        now[0] = 1000.0
+        server.flowing.set()
+        read.result(DEADLINE)
+    asking()
+    assert server.asked("query-stats") == before + 2
+    now[0] = 1100.0
+    asking()
+    assert server.asked("query-stats") == before + 4
+
+
+def test_totals_stay_when_the_last_vm_goes(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """They are declared with the first VM, and are 0 without any, as KVM's are."""
+    server.vcpus["/machine/cpu[0]"]["exits"] = 10
+    assert kvm.get_value("exits") == 10
+    names = kvm.names()
+    server.close()
+    vanish(kvm)
+    assert kvm.names() == names
+    assert kvm.get_value("exits") == 0
+
+
+def test_totals_that_are_declared_already(
+    watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """Whoever made the source may have declared them."""
+    kvm.add_values(make_values(DESCRIBED["vm"]), None)
+    watch()
+    assert appear(kvm, name).get_value("exits") == 0
+
+
+# VMs come and go
+
+
+def test_sockets_that_come_later(watch: Watch, kvm: Source, name: str, tmp_path: Path) -> None:
+    """Paths and patterns need not be there yet; a VM may run again behind the same socket."""
+    watch("a.qmp", "vms/*.qmp")
+    for path in (tmp_path / "a.qmp", tmp_path / "vms" / "b.qmp", tmp_path / "a.qmp"):
+        path.parent.mkdir(exist_ok=True)
+        with QmpServer(path):
+            appear(kvm, name)
+            path.unlink()
+        vanish(kvm)
+
+
+def test_a_socket_that_is_left_behind(
+    watch: Watch, kvm: Source, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where nobody listens nothing is said, and somebody may listen again."""
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "a.qmp"))
+        watch()
+        with QmpServer(tmp_path / "b.qmp"):
+            appear(kvm, name)
+        vanish(kvm)
+    (tmp_path / "a.qmp").unlink()
+    with QmpServer(tmp_path / "a.qmp"):
+        appear(kvm, name)
+    assert not caplog.records
+
+
+def test_a_connection_that_is_lost(vm: Source, kvm: Source, server: QmpServer, name: str) -> None:
+    """The VM is gone, and shown again once it answers again."""
+    server.hang_up()
+    wait_until(lambda: kvm.subordinates != (vm,), "the end")
+    again = appear(kvm, name)
+    assert again is not vm
+    assert again.get_value("exits") == 0
+
+
+def test_a_lost_connection_wakes_its_readers(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """Who waits for an answer does not wait for the deadline."""
+    server.flowing.clear()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(vm.refresher.function)  # type: ignore[union-attr]  # it has one
+        server.hang_up()
+        assert isinstance(read.exception(DEADLINE), QmpError)
+    server.flowing.set()
+
+
+def test_two_names_of_one_vm(
+    vm: Source, kvm: Source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second socket of the same VM is left alone, and its connection given back."""
+    with QmpServer(tmp_path / "b.qmp") as second:
+        wait_until(lambda: second.asked("query-cpus-fast") > 1, "two attempts")
+        assert kvm.subordinates == (vm,)
+    assert said(caplog, f"there is a {vm.name!r} already") == 1
+
+
+def test_vcpus_come_and_go(vm: Source, server: QmpServer) -> None:
+    """A read tells which there are; what is not of QMP's list of vCPUs has no number."""
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"] | {"exits": 5}
+    del server.vcpus["/machine/cpu[0]"]
+    vm.get_value("exits")
+    wait_until(lambda: [one.name for one in vm.subordinates] == ["vcpu1"])
+    assert vm.get_value("exits") == 0
+    server.cpus["/machine/new"] = 2
+
+    def plugged() -> bool:
+        vm.get_value("exits")
+        return [one.name for one in vm.subordinates] == ["vcpu1", "vcpu2"]
+
+    wait_until(plugged)
+    assert vm.get_value("exits") == 5
+
+
+def test_vcpus_that_cannot_be_followed(
+    vm: Source, server: QmpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The others are shown, and it is tried again."""
+    caplog.set_level(logging.INFO)
+    server.answers["query-cpus-fast"] = b'{"return": 7, "id": ID}\n'
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"]
+    server.vcpus["/machine/cpu[0]"]["exits"] = 3
+    assert vm.get_value("exits") == 3
+    wait_until(lambda: said(caplog, "its vCPUs are not followed: no answer to query-cpus-fast"))
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1"]
+
+
+# VMs that hang
+
+
+def test_a_vm_that_hangs(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """It has no numbers, those above keep its last; it is asked once, and returns by itself."""
+    server.vcpus["/machine/cpu[0]"]["exits"] = 10
+    assert kvm.get_value("exits") == 10
+    server.flowing.clear()
+    before = server.asked("query-stats")
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match="no numbers"):
+            vm.get_value("exits")
+    with pytest.raises(UnavailableError):
+        vm.subordinates[0].get_value("exits")
+    assert kvm.get_value("exits") == 10
+    server.vcpus["/machine/cpu[0]"]["exits"] = 11
+    server.flowing.set()
+    refresher = vm.refresher
+    assert refresher is not None
+    # Without a reader: the answer that was missed arrives.
+    wait_until(lambda: refresher.failure is None, "the answer")
+    assert server.asked("query-stats") == before + 2
+    assert vm.get_value("exits") == kvm.get_value("exits") == 11
+
+
+def test_a_refresh_does_not_wait_for_ever(
+    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It gives its thread back, and the next one waits for the same answer."""
+    assert vm.refresher is not None
+    monkeypatch.setattr(qemu, "_PATIENCE", 0.01)
+    server.flowing.clear()
+    before = server.asked("query-stats")
+    for _ in range(3):
+        with pytest.raises(QmpError, match=r"^no answer within 0.01 s$"):
+            vm.refresher.function()
+    server.flowing.set()
+    monkeypatch.setattr(qemu, "_PATIENCE", DEADLINE)
+    vm.refresher.function()
+    assert server.asked("query-stats") in (before + 2, before + 4)
+
+
+def test_wrong_answers_are_no_numbers(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """The files say so, until a good answer comes."""
+    server.answers["query-stats"] = b'{"return": [7], "id": ID}\n'
+    with pytest.raises(UnavailableError, match="no numbers: no answer to query-stats: TypeError"):
+        vm.get_value("exits")
+    server.answers["query-stats"] = b'{"error": {"class": "x", "desc": "not now"}, "id": ID}\n'
+    with pytest.raises(UnavailableError, match="query-stats: not now"):
+        vm.get_value("exits")
+    server.answers.clear()
+    del server.vcpus["/machine/cpu[0]"]["exits"]
+    with pytest.raises(UnavailableError, match="'exits'"):
+        vm.get_value("exits")
+    server.vcpus["/machine/cpu[0]"]["exits"] = 9
+    assert vm.get_value("exits") == kvm.get_value("exits") == 9
+
+
+@pytest.mark.parametrize("garbage", [b"{}{]\n", b"[1]\n", b"[" * 100_000 + b"\n", b"x" * 20_000])
+def test_a_server_that_goes_mad(
+    garbage: bytes,
+    kvm: Source,
+    watch: Watch,
+    server: QmpServer,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not QMP, or has no end, ends the connection; a later one is a new beginning."""
+    monkeypatch.setattr(qmp, "_LONGEST", 1 << 18)
+    watch()
+    vm = appear(kvm, name)
+    server.answers["query-stats"] = garbage * (30 if garbage[:1] == b"x" else 1)
+    with suppress(StatsfsError):  # or its last number, where it is gone already
+        vm.get_value("exits")
+    wait_until(lambda: kvm.subordinates != (vm,), "the end")
+    server.answers.clear()
+    assert appear(kvm, name).get_value("exits") == 0
+
+
+# Sockets that are not for us
+
+
+def test_a_socket_that_is_somebody_elses(
+    watch: Watch,
+    kvm: Source,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No greeting, as QMP has another client: said once, and it works when that has gone."""
+    monkeypatch.setattr(qmp, "_GREETING", 0.05)
+    opened = []
+    real = qmp._make_client
+
+    def make() -> qmp._Client:
+        opened.append(real())
+        return opened[-1]
+
+    monkeypatch.setattr(qmp, "_make_client", make)
+    with QmpServer(tmp_path / "a.qmp") as server, socket.socket(socket.AF_UNIX) as other:
+        other.connect(str(tmp_path / "a.qmp"))
+        assert other.recv(1000)
+        watch()
+        wait_until(lambda: len(opened) > 2, "three attempts")
+        assert not kvm.subordinates
+        assert not server.commands
+        other.close()
+        appear(kvm, name)
+    assert said(caplog, "no greeting within 0.05 s: is another client there?") == 1
+
+
+def attempts(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was logged of sockets that cannot be used."""
+    return [record for record in caplog.records if "tried again" in record.getMessage()]
+
+
+def test_a_socket_at_which_many_wait(
+    watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the kernel lets nobody else in, it is as if there were no greeting."""
+    with ExitStack() as stack:
+        stack.enter_context(QmpServer(tmp_path / "a.qmp", silent=True))
+        while True:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            try:
+                client.connect(str(tmp_path / "a.qmp"))
+            except BlockingIOError:
+                break
+        watch()
+        wait_until(lambda: said(caplog, "no greeting"))
+
+
+def test_a_socket_of_another_sort(
+    watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the system says is said in its words."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(tmp_path / "a.qmp"))
+        watch()
+        wait_until(lambda: said(caplog, "a.qmp: no QMP: Protocol wrong type for socket; tried"))
+
+
+GREETINGS = {
+    "no JSON": (b"SSH-2.0-OpenSSH\r\n", "no QMP: "),
+    "no QMP": (b'{"hello": 1}\n', "no QMP: "),
+    "no object": (b"[]\n", "no QMP: "),
+    "too long": (b"x" * 300_000, "no QMP: "),
+    "two lines": (b'{"QMP": {"version": {}, "capabilities": []}}\nthen\n', "no QMP: "),
+}
+
+
+@pytest.mark.parametrize("greeting", GREETINGS)
+def test_a_socket_of_something_else(
+    greeting: str,
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is said on one line what is wrong, once."""
+    monkeypatch.setattr(qmp, "_LONGEST", 1 << 18)
+    server.answers["greeting"], words = GREETINGS[greeting]
+    watch()
+    wait_until(lambda: said(caplog, f"a.qmp: {words}"))
+    (message,) = [record.getMessage() for record in attempts(caplog)]
+    assert len(message.splitlines()) == 1
+    assert len(message) < 400
+    assert not kvm.subordinates
+
+
+OLD = b'{"error": {"class": "CommandNotFound", "desc": "not found"}, "id": ID}\n'
+
+
+@pytest.mark.parametrize(
+    ("command", "answer", "words"),
+    [
+        ("query-stats-schemas", OLD, "query-stats-schemas: not found"),
+        ("query-stats-schemas", b"[]", "no statistics of KVM"),
+        ("query-stats-schemas", b"1", "no answer to query-stats-schemas"),
+        ("query-stats", b"[]", "no statistics of KVM"),
+        ("query-stats", b'[{"provider": "kvm", "stats": []}]', "no statistics are described"),
+        ("query-cpus-fast", b"{}", "no answer to query-cpus-fast"),
+        ("query-cpus-fast", b"", "no answer within 0.05 s"),
+    ],
+)
+def test_a_vm_that_does_not_say_what_it_has(
+    command: str,
+    answer: bytes,
+    words: str,
+    watch: Watch,
+    kvm: Source,
+    name: str,
+    server: QmpServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is said, and tried again."""
+    if not answer:
+        monkeypatch.setattr(qemu, "_SETUP", 0.05)
+    if answer != OLD:
+        answer = answer and b'{"return": ' + answer + b', "id": ID}\n'
+    server.answers[command] = answer
+    watch()
+    wait_until(lambda: said(caplog, words))
+    assert not kvm.subordinates
+    monkeypatch.setattr(qemu, "_SETUP", DEADLINE)
+    server.answers.clear()
+    appear(kvm, name)
+    assert said(caplog, words) == 1
+
+
+def test_a_process_without_a_vm(
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A QEMU that emulates has no statistics; it is let go."""
+    no_vm(monkeypatch)
+    watch()
+    wait_until(lambda: said(caplog, f"process {os.getpid()} has no VM of KVM"))
+    assert not kvm.subordinates
+
+
+def test_a_directory_that_is_refused(
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A path is refused at once; what a pattern finds is said once, and nobody connects to it."""
+    tmp_path.chmod(0o777)
+    with pytest.raises(QmpError, match="others can write in"):
+        watch("a.qmp")
+    watch("*.qmp")
+    wait_until(lambda: said(caplog, "others can write in"))
+    assert not server.commands
+    tmp_path.chmod(0o700)
+    appear(kvm, name)
+    assert said(caplog, "others can write in") == 1
+
+
+# The end
+
+
+def threads() -> list[str]:
+    """Our threads."""
+    return [thread.name for thread in threading.enumerate() if thread.name == "statsfs-qemu"]
+
+
+def test_the_end_leaves_nothing(kvm: Source, server: QmpServer, name: str) -> None:
+    """No VM, no thread, no connection, even while a VM hangs and somebody waits for it."""
+    before = os.listdir("/proc/self/fd")
+    monitor = QemuMonitor(kvm, [str(server.path)])
+    vm = appear(kvm, name)
+    refresher = vm.refresher
+    assert refresher is not None
+    vm.get()
+    server.flowing.clear()
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(refresher.function)
+        wait_until(lambda: server.asked("query-stats") > 2 or read.running())
+        monitor.close()
+        assert isinstance(read.exception(DEADLINE), QmpError)
+    assert not kvm.subordinates
+    assert threads() == []
+    with pytest.raises(QmpError, match="the VM has ended"):
+        refresher.function()
+    vm.put()
+    server.flowing.set()
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= len(before))
+    monitor.close()
+
+
+def test_the_end_while_a_greeting_is_awaited(kvm: Source, tmp_path: Path) -> None:
+    """Nobody waits for it any longer."""
+    with QmpServer(tmp_path / "a.qmp", silent=True), QemuMonitor(kvm, [str(tmp_path / "a.qmp")]):
+        pass
+    assert threads() == []
+
+
+def test_a_source_that_goes_first(
+    registry: Registry, server: QmpServer, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody else may take the VMs or the whole of `kvm` away."""
+    kvm = Source("kvm")
+    with QemuMonitor(kvm, [str(server.path)]):
+        appear(kvm, name)
+        kvm.put()
+        server.hang_up()
+        wait_until(lambda: said(caplog, "tried again"))
+    assert threads() == []
+
+
+def test_no_thread(kvm: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where none can be started, nothing is left open."""
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RuntimeError, match="can't start"):
+        QemuMonitor(kvm, [])
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("missing", ["qemu.qmp", "statsfs.kvm.qmp"])
+def test_a_library_that_is_missing(
+    missing: str, kvm: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said how to install qemu.qmp; anything else is no affair of the user."""
+    import statsfs.kvm
+
+    monkeypatch.delattr(statsfs.kvm, "qmp")
+    monkeypatch.delitem(sys.modules, "statsfs.kvm.qmp")
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ModuleNotFoundError) as raised:
+        QemuMonitor(kvm, [])
+    assert raised.value.name == missing
+    assert ("pip install 'statsfs[kvm]'" in str(raised.value)) is (missing == "qemu.qmp")
+
+
+def test_only_questions_are_sent(
+    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QMP is full control of a VM: nothing else than the four commands ever goes over it."""
+    vm.get_value("exits")
+    kinds = set(server.commands)
+    assert kinds == {"qmp_capabilities", "query-stats-schemas", "query-stats", "query-cpus-fast"}
+
+
+def test_closing_a_connection_that_is_lost(server: QmpServer) -> None:
+    """What the library then raises is nobody's affair."""
+
+    async def lose() -> Any:
+        connection = await qmp.QmpConnection.open(str(server.path))
+        server.hang_up()
+        await connection.wait_closed()
+        await connection.close()
+        with pytest.raises(QmpError, match="query-cpus-fast"):
+            await connection.query_cpus()
+
+    asyncio.run(lose())
+
+
+def test_closing_is_not_interrupted(server: QmpServer) -> None:
+    """Whoever is cancelled while a lost connection is closed leaves nothing that asyncio logs."""
+    unseen: list[dict[str, Any]] = []
+
+    async def cancel() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unseen.append(context))
+        connection = await qmp.QmpConnection.open(str(server.path))
+        server.hang_up()
+        await connection.wait_closed()
+        closing = asyncio.create_task(connection.close())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.wait([closing])
+        assert closing.cancelled()
+        del connection
+        gc.collect()
+
+    asyncio.run(cancel())
+    assert unseen == []

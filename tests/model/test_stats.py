@@ -1,0 +1,392 @@
+"""`Stats`: the array and the object in one class."""
+
+import copy
+import mmap
+import pickle
+import struct
+from typing import Any
+
+import pytest
+
+from statsfs.exceptions import DuplicateNameError, InvalidNameError
+from statsfs.model.stats import (
+    Stats,
+    boolean,
+    linear_hist,
+    log_hist,
+    make_buffer_class,
+    s8,
+    s16,
+    s32,
+    s64,
+    u8,
+    u16,
+    u32,
+    u64,
+    values_of,
+)
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.tree.source import Source
+
+
+class EveryType(Stats):
+    """One value of each type."""
+
+    flag = boolean()
+    a = u8()
+    b = u16()
+    c = u32()
+    d = u64()
+    e = s8()
+    f = s16()
+    g = s32()
+    h = s64()
+
+
+class VcpuStats(Stats):
+    """The design's example."""
+
+    exits = u64(Aggregate.SUM, description="VM exits of every kind")
+    halt_wait_ns = u64(Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)
+    guest_mode = boolean(Aggregate.SUM, kind=Kind.INSTANT)
+
+
+class Derived(VcpuStats):
+    """The same and one more."""
+
+    halts = u32(Aggregate.MAX)
+
+
+def test_fields_become_values_in_order() -> None:
+    """The array is the one that the same `Value`s would make."""
+    assert values_of(VcpuStats) == (
+        Value("exits", aggregate=Aggregate.SUM, description="VM exits of every kind"),
+        Value("halt_wait_ns", aggregate=Aggregate.SUM, unit=Unit.SECONDS, exponent=-9),
+        Value("guest_mode", Type.BOOL, Aggregate.SUM, kind=Kind.INSTANT),
+    )
+
+
+def test_each_field_function_is_of_its_type() -> None:
+    """The functions are named as the types are, `boolean` excepted."""
+    assert [value.type for value in values_of(EveryType)] == list(Type)
+    functions: list[Any] = [boolean, u8, u16, u32, u64, s8, s16, s32, s64]
+    names = ["boolean", "u8", "u16", "u32", "u64", "s8", "s16", "s32", "s64"]
+    assert [function.__name__ for function in functions] == names
+    assert all(function.__doc__ for function in functions)
+
+
+def test_a_field_takes_all_that_a_value_takes() -> None:
+    """Every argument of `Value` that a field can have reaches it."""
+
+    class Full(Stats):
+        n = s8(
+            Aggregate.MIN, 0o600, kind=Kind.PEAK, unit=Unit.BYTES, base=2, exponent=10,
+            description="d", hidden=True, show=hex,
+        )  # fmt: skip
+
+    assert values_of(Full) == (
+        Value(
+            "n", Type.S8, Aggregate.MIN, 0o600, kind=Kind.PEAK, unit=Unit.BYTES, base=2,
+            exponent=10, description="d", hidden=True, show=hex,
+        ),
+    )  # fmt: skip
+
+
+class Latencies(Stats):
+    """A histogram of each kind, and one of another type."""
+
+    waits = log_hist(32, Aggregate.SUM, unit=Unit.SECONDS, exponent=-9, description="waits")
+    sizes = linear_hist(10, 4096, unit=Unit.BYTES)
+    small = u8(Aggregate.SUM, kind=Kind.LOG_HIST, size=4)
+    deltas = s16(kind=Kind.LINEAR_HIST, size=2, bucket_size=7)
+
+
+def test_fields_of_histograms() -> None:
+    """Two functions of their own for u64 buckets; each other function takes a kind and a size."""
+    assert values_of(Latencies) == (
+        Value(
+            "waits", Type.U64, Aggregate.SUM, kind=Kind.LOG_HIST, size=32, unit=Unit.SECONDS,
+            exponent=-9, description="waits",
+        ),
+        Value("sizes", kind=Kind.LINEAR_HIST, size=10, bucket_size=4096, unit=Unit.BYTES),
+        Value("small", Type.U8, Aggregate.SUM, kind=Kind.LOG_HIST, size=4),
+        Value("deltas", Type.S16, kind=Kind.LINEAR_HIST, size=2, bucket_size=7),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="size is 0"):
+
+        class Wrong(Stats):
+            n = log_hist(0)
+
+    with pytest.raises(ValueError, match="bucket_size 0"):
+
+        class AlsoWrong(Stats):
+            n = linear_hist(2, 0)
+
+
+def test_histograms_start_empty_and_belong_to_one_object() -> None:
+    """Each instance has lists of its own, in slots; a subclass has those of its base."""
+
+    class More(Latencies):
+        n = u64()
+
+    one, other = More(), More()
+    one.waits.observe(5)
+    one.n += 1
+    assert (sum(one.waits), sum(other.waits), other.n) == (1, 0, 0)
+    assert [len(getattr(other, value.name)) for value in values_of(Latencies)] == [32, 10, 4, 2]
+    assert not hasattr(one, "__dict__")
+    assert repr(Latencies()).endswith("small=[0, 0, 0, 0], deltas=[0, 0])")
+
+
+def test_a_buffer_has_one_slot_a_bucket() -> None:
+    """In order, 64 bits each, whatever the type; the binary format has its data so."""
+    assert 32 + 10 + 4 + 2 == 48
+    memory = bytearray(8 * 48)
+    stats: Any = Latencies.from_buffer(memory)
+    stats.waits.observe(5)
+    stats.sizes.observe(4096)
+    stats.small[3] = -1
+    stats.deltas[1] -= 3
+    stored = struct.unpack("=46Q2q", memory)
+    expected = [0] * 48
+    expected[3] = expected[33] = 1
+    expected[45], expected[47] = (1 << 64) - 1, -3
+    assert list(stored) == expected
+    assert Latencies.from_buffer(memory).waits[3] == 1
+    with pytest.raises(ValueError, match="384"):
+        Latencies.from_buffer(bytearray(8 * 48 - 1))
+    with pytest.raises(AttributeError):
+        stats.waits.observed = 1
+
+
+def test_buckets_over_a_buffer_are_converted_when_they_are_read() -> None:
+    """Each slot has 64 bits, a value those of its type."""
+    source = Source("s")
+    stats: Any = Latencies.from_buffer(bytearray(8 * 48))
+    source.add_values(Latencies, stats)
+    stats.small[:] = [255, 256, 257, 1 << 63]
+    stats.deltas[:] = [40000, -1]
+    assert source.get_value("small") == [255, 0, 1, 0]
+    assert source.get_value("deltas") == [40000 - 65536, -1]
+    ((waits, sizes, small, deltas),) = source.snapshot().arrays[values_of(Latencies)].rows
+    assert (waits, sizes) == ([0] * 32, [0] * 10)
+    assert (small, deltas) == ([255, 0, 1, 0], [40000 - 65536, -1])
+
+
+def test_an_instance_starts_at_zero_and_holds_plain_integers() -> None:
+    """Counting is Python's own increment of a slot, in which any integer fits."""
+    stats = VcpuStats()
+    assert (stats.exits, stats.halt_wait_ns, stats.guest_mode) == (0, 0, 0)
+    stats.exits += 1 << 70
+    assert stats.exits == 1 << 70
+    assert type(stats.exits) is int
+    assert not hasattr(stats, "__dict__")
+    assert VcpuStats().exits == 0
+
+
+@pytest.mark.parametrize("make", [VcpuStats, lambda: VcpuStats.from_buffer(bytearray(24))])
+def test_unknown_names_raise(make: Any) -> None:
+    """A misspelt counter is an error and no new attribute, over a buffer too."""
+    stats = make()
+    with pytest.raises(AttributeError):
+        stats.exit += 1
+    with pytest.raises(AttributeError):
+        stats.exit = 1
+
+
+def test_arguments_are_refused() -> None:
+    """A class that defines no `__init__` takes none, as any class of Python."""
+    with pytest.raises(TypeError, match="VcpuStats"):
+        VcpuStats(5)
+    with pytest.raises(TypeError, match="VcpuStats"):
+        VcpuStats(exits=5)
+
+
+def test_a_class_may_have_an_initialiser_and_methods() -> None:
+    """The slots are 0 before `__init__` runs; what else a class defines works as ever."""
+
+    class Counters(Stats):
+        __slots__ = ("owner",)
+        n = u64()
+
+        def __init__(self, owner: str) -> None:
+            self.owner = owner
+            self.n += 5  # type: ignore[misc]  # mypy knows the written slots only
+
+        def bump(self) -> None:
+            self.n += 1  # type: ignore[misc]
+
+    counters = Counters("me")
+    counters.bump()
+    assert (counters.owner, counters.n) == ("me", 6)
+
+
+def test_subclasses_have_the_values_of_their_bases_first() -> None:
+    """An instance of a subclass has the slots of both."""
+    assert values_of(Derived) == (*values_of(VcpuStats), Value("halts", Type.U32, Aggregate.MAX))
+    stats = Derived()
+    stats.exits += 1
+    assert (stats.exits, stats.halts) == (1, 0)
+
+
+def test_a_subclass_cannot_declare_a_value_again() -> None:
+    """Not as a value, nor as anything else: the array of its base would lack it."""
+    with pytest.raises(DuplicateNameError, match="Again declares 'exits'") as caught:
+
+        class Again(VcpuStats):
+            exits = u32()
+
+    assert caught.value.offender == "exits"
+    with pytest.raises(DuplicateNameError, match="Other declares 'exits'"):
+
+        class Other(VcpuStats):
+            exits = 5
+
+
+def test_a_value_cannot_have_the_name_of_what_stats_is() -> None:
+    """A field named as a method would take it away."""
+    with pytest.raises(DuplicateNameError, match="'from_buffer'"):
+
+        class Method(Stats):
+            from_buffer = u64()  # type: ignore[assignment]  # that is the question
+
+
+def test_bad_fields_are_refused_when_the_class_is_made() -> None:
+    """The checks of `Value` are those of a field."""
+    with pytest.raises(ValueError, match="INSTANT"):
+
+        class Wrong(Stats):
+            n = u64(kind=Kind.INSTANT, mode=0o644)
+
+
+def test_values_of_wants_a_stats_class() -> None:
+    """An instance or another class is told from it."""
+    wrong: list[Any] = [VcpuStats(), object, "VcpuStats", None]
+    for thing in wrong:
+        with pytest.raises(TypeError, match="not a Stats class"):
+            values_of(thing)
+
+
+def test_repr_shows_what_is_held() -> None:
+    """A debugger's look at the counters."""
+    stats = VcpuStats()
+    stats.exits = 3
+    assert repr(stats) == "VcpuStats(exits=3, halt_wait_ns=0, guest_mode=0)"
+
+
+def test_stats_are_copied_with_their_numbers() -> None:
+    """Copies and pickles are of the numbers, as of any slotted object."""
+    stats = VcpuStats()
+    stats.exits = 3
+    copies = [copy.copy(stats), copy.deepcopy(stats), pickle.loads(pickle.dumps(stats))]
+    stats.exits = 4
+    assert [made.exits for made in copies] == [3, 3, 3]
+
+
+# Over a buffer
+
+
+def test_a_buffer_has_one_64_bit_slot_a_value() -> None:
+    """In order, native, whatever the type: the data block of the binary format."""
+    memory = bytearray(9 * 8)
+    stats = EveryType.from_buffer(memory)
+    for number, value in enumerate(values_of(EveryType)):
+        setattr(stats, value.name, -number if value.type.signed else number)
+    assert struct.unpack("=5Q4q", memory) == (0, 1, 2, 3, 4, -5, -6, -7, -8)
+
+
+def test_slots_wrap_as_c_does() -> None:
+    """Past either end of 64 bits, with the sign of the value's type."""
+    stats = EveryType.from_buffer(bytearray(9 * 8))
+    stats.a = 1 << 64
+    stats.d = -1
+    stats.e = 1 << 63
+    stats.h = (1 << 63) - 1
+    stats.h += 1
+    assert (stats.a, stats.d, stats.e) == (0, (1 << 64) - 1, -(1 << 63))
+    assert stats.h == -(1 << 63)
+
+
+def test_a_slot_is_converted_to_its_type_when_it_is_read_as_a_value() -> None:
+    """A u8 may count past 255 in its slot; its file shows what C would."""
+    source = Source("s")
+    stats = EveryType.from_buffer(bytearray(9 * 8))
+    stats.a, stats.e, stats.flag = 257, 200, 2
+    source.add_values(EveryType, stats)
+    assert (source.get_value("a"), source.get_value("e"), source.get_value("flag")) == (1, -56, 1)
+    assert source.snapshot().arrays[values_of(EveryType)].rows == [(1, 1, 0, 0, 0, -56, 0, 0, 0)]
+
+
+def test_slots_over_a_buffer_are_at_an_offset_and_keep_what_they_hold() -> None:
+    """A second look at the same memory sees the same numbers."""
+    memory = mmap.mmap(-1, 4096)
+    memory[128:136] = struct.pack("=Q", 41)
+    stats = VcpuStats.from_buffer(memory, 128)
+    stats.exits += 1
+    assert VcpuStats.from_buffer(memory, offset=128).exits == 42
+    assert struct.unpack_from("=Q", memory, 128) == (42,)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "offset", "error"),
+    [
+        (bytearray(23), 0, ValueError),
+        (bytearray(24), 8, ValueError),
+        (bytearray(24), -8, ValueError),
+        (bytes(24), 0, TypeError),
+        ("text", 0, TypeError),
+        (None, 0, TypeError),
+    ],
+)
+def test_buffers_that_cannot_hold_the_slots(
+    buffer: Any, offset: int, error: type[Exception]
+) -> None:
+    """Too small, read-only or no buffer at all."""
+    with pytest.raises(error):
+        VcpuStats.from_buffer(buffer, offset)
+
+
+def test_a_name_that_no_structure_has_is_refused_over_a_buffer_only() -> None:
+    """`stats_values` is a fine name for a slot, but not over a buffer."""
+
+    class Odd(Stats):
+        stats_values = u64()
+
+    assert Odd().stats_values == 0
+    with pytest.raises(InvalidNameError, match=r"Odd\.stats_values") as caught:
+        Odd.from_buffer(bytearray(8))
+    assert caught.value.offender == "stats_values"
+
+
+def test_one_class_makes_one_class_over_buffers() -> None:
+    """All objects over buffers of one `Stats` class are of one type, and named as it is."""
+    one, other = (VcpuStats.from_buffer(bytearray(24)) for _ in range(2))
+    assert type(one) is type(other)
+    assert type(one).__name__ == "VcpuStats"
+    assert type(Derived.from_buffer(bytearray(32))) is not type(one)
+
+
+def test_an_array_of_no_values_is_refused_by_a_source() -> None:
+    """A `Stats` class may be empty, as a root of others; a source wants values."""
+
+    class Empty(Stats):
+        pass
+
+    assert values_of(Empty) == ()
+    with pytest.raises(ValueError, match="at least one value"):
+        Source("s").add_values(Empty, Empty())
+
+
+def test_a_class_over_buffers_needs_no_stats_class() -> None:
+    """Values make one as well, with an attribute for each; a `Stats` class has its own."""
+    made = make_buffer_class([Value("a"), Value("b", Type.S8)], "Made")
+    slots: Any = made.from_buffer(bytearray(16))
+    slots.b -= 1
+    assert (made.__name__, slots.a, slots.b) == ("Made", 0, -1)
+    with pytest.raises(AttributeError):
+        slots.c = 1
+    known: Any = VcpuStats.from_buffer(bytearray(24))
+    assert make_buffer_class(VcpuStats) is type(known)
+    for name in ("_fields_", "_anonymous_", "__init__"):
+        with pytest.raises(InvalidNameError, match=f"Stats.{name}: no value over a buffer"):
+            make_buffer_class([Value(name)])

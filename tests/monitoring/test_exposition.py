@@ -1,0 +1,599 @@
+"""What others scrape: prometheus_client's registry, and HTTP."""
+
+import contextlib
+import gzip
+import http.client
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client.openmetrics import exposition
+
+from statsfs.formats import openmetrics, prometheus
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.monitoring import http_server
+from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
+from statsfs.monitoring.http_server import MetricsServer, accepts_gzip, choose_format
+from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.source import Source
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.exported import Node, build, parse_openmetrics, parse_text, trees
+from tests.support.forking import run_forking
+
+OPENMETRICS = "application/openmetrics-text"
+generate_openmetrics: Callable[[CollectorRegistry], bytes] = exposition.generate_latest
+
+
+@pytest.fixture
+def app(registry: Registry) -> Source:
+    """A source with one value of each sort; one of them not everybody may read."""
+    values = (
+        Value("requests", description="Answered"),
+        Value("lag_ms", unit=Unit.SECONDS, exponent=-3, kind=Kind.INSTANT),
+        Value("sizes", kind=Kind.LOG_HIST, size=3, unit=Unit.BYTES),
+        Value("secret", mode=0o640),
+    )
+    app = Source("app")
+    app.add_values(values, {"requests": 5, "lag_ms": 250, "sizes": [1, 2, 3], "secret": 9})
+    registry.register(app)
+    return app
+
+
+@pytest.fixture
+def server(registry: Registry, app: Source) -> Iterator[MetricsServer]:
+    """A server of these values."""
+    with serve_metrics(registry) as server:
+        yield server
+
+
+# prometheus_client
+
+
+def test_a_collector_beside_others(registry: Registry, app: Source) -> None:
+    """Its metrics stand next to those that prometheus_client made itself."""
+    theirs = CollectorRegistry(auto_describe=True)
+    Counter("logins", "Their own", registry=theirs).inc(2)
+    theirs.register(RegistryCollector(registry))
+    found = parse_text(generate_latest(theirs))
+    assert set(found) >= {"logins", "app_requests", "app_lag_seconds", "app_sizes_bytes"}
+    assert found["app_requests"].samples == {("app_requests_total", frozenset()): 5}
+    assert found["app_lag_seconds"].samples == {("app_lag_seconds", frozenset()): 0.25}
+    assert "app_secret" not in found
+    found = parse_openmetrics(generate_openmetrics(theirs))
+    assert found["app_lag_seconds"].unit == "seconds"
+    buckets = {0.0: 1, 1.0: 3, float("inf"): 6}
+    assert found["app_sizes_bytes"].samples == {("app_sizes_bytes_bucket", frozenset()): buckets}
+
+
+def test_registering_does_not_collect(registry: Registry, app: Source) -> None:
+    """What there is changes with the tree, so a collector does not describe it."""
+    collector = RegistryCollector(registry)
+    assert collector.describe() == []
+    assert repr(collector) == "<RegistryCollector <Registry ['app']>>"
+    app.revoke()
+    assert list(collector.collect()) == []
+
+
+def as_floats(samples: dict[Any, Any]) -> dict[Any, Any]:
+    """The samples as prometheus_client writes them."""
+    return {
+        key: as_floats(number) if isinstance(number, dict) else float(number)
+        for key, number in samples.items()
+    }
+
+
+@settings(max_examples=20)
+@given(trees())
+def test_collectors_say_what_the_views_say(tops: list[Node]) -> None:
+    """The same families and samples come out of prometheus_client's own renderer."""
+    registry = build(tops)
+    theirs = CollectorRegistry()
+    theirs.register(RegistryCollector(registry))
+    ours = openmetrics.render(registry.snapshot(), mask=0o004)
+    found = parse_openmetrics(generate_openmetrics(theirs))
+    expected = parse_openmetrics(ours)
+    assert found.keys() == expected.keys()
+    for name, family in expected.items():
+        assert found[name].samples == as_floats(family.samples)
+        assert found[name][:3] == family[:3]
+
+
+def test_families_without_samples_are_not_collected(registry: Registry) -> None:
+    """Where all that was counted is refused, there is no family either."""
+    app = Source("app")
+    app.add_values([Value("n", Type.S8)], {"n": -1})
+    registry.register(app)
+    assert list(RegistryCollector(registry).collect()) == []
+
+
+def test_importing_imports_neither_a_server_nor_prometheus_client() -> None:
+    """What a program does not use costs it nothing."""
+    program = (
+        "import sys, statsfs\n"
+        "lazy = {'http.server', 'prometheus_client', 'statsfs.monitoring.http_server'}\n"
+        "assert not lazy & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_prometheus_client() -> None:
+    """Only what needs it says so; scrapes are answered without it."""
+    program = (
+        "import sys; sys.modules['prometheus_client'] = None\n"
+        "import urllib.request\n"
+        "from statsfs import Registry, RegistryCollector, serve_metrics\n"
+        "with serve_metrics(Registry()) as server:\n"
+        "    assert urllib.request.urlopen(server.url).read() == b''\n"
+        "RegistryCollector(Registry())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last == (
+        "ImportError: RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'"
+    )
+
+
+# Negotiation
+
+
+@pytest.mark.parametrize(
+    ("accept", "expected"),
+    [
+        ("", "text/plain"),
+        ("*/*", "text/plain"),
+        ("text/plain", "text/plain"),
+        ("text/html", "text/plain"),
+        (OPENMETRICS, OPENMETRICS),
+        (f"{OPENMETRICS};version=1.0.0", OPENMETRICS),
+        (f'{OPENMETRICS.upper()} ; Version = "1.0.0"', OPENMETRICS),
+        (f"{OPENMETRICS};version=0.0.1", "text/plain"),
+        (f"{OPENMETRICS};version=2.0.0,*/*;q=0.1", "text/plain"),
+        (f"text/plain,{OPENMETRICS}", OPENMETRICS),
+        (f"text/plain;q=0.9,{OPENMETRICS};q=0.8", "text/plain"),
+        (f"text/plain;q=0.8,{OPENMETRICS};q=0.9", OPENMETRICS),
+        (f"{OPENMETRICS};q=0", "text/plain"),
+        (f"{OPENMETRICS};q=0,*/*", "text/plain"),
+        ("application/*", OPENMETRICS),
+        ("application/*;q=0.5,*/*;q=0.5", "text/plain"),
+        ("text/*;q=0.1,application/*;q=0.2", OPENMETRICS),
+        (f"{OPENMETRICS};q=nan", "text/plain"),
+        (f"{OPENMETRICS};q=2,", "text/plain"),
+        # Prometheus 2.42, 3.5 and node_exporter's libraries.
+        (
+            f"{OPENMETRICS};version=1.0.0,{OPENMETRICS};version=0.0.1;q=0.75,"
+            "text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            OPENMETRICS,
+        ),
+        (
+            f"{OPENMETRICS};version=1.0.0;escaping=allow-utf-8;q=0.6,"
+            "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,*/*;q=0.2",
+            OPENMETRICS,
+        ),
+        ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", "text/plain"),
+        (f"text/plain;version=0.0.4,{OPENMETRICS};version=0.0.1", "text/plain"),
+    ],
+)
+def test_formats(accept: str, expected: str) -> None:
+    """OpenMetrics is for those who name it, and like it no less."""
+    assert choose_format(accept).content_type.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("deflate, GZIP;q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.000", False),
+        ("identity", False),
+        ("br;q=1.0, x-gzip;q=0.8", True),
+    ],
+)
+def test_encodings(header: str, expected: bool) -> None:
+    """Compressed for those who say so."""
+    assert accepts_gzip(header) is expected
+
+
+# HTTP
+
+
+def ask(
+    server: MetricsServer, method: str = "GET", path: str = "/metrics", **headers: str
+) -> tuple[http.client.HTTPResponse, bytes]:
+    """Ask once."""
+    connection = http.client.HTTPConnection(*server.address, timeout=DEADLINE)
+    with contextlib.closing(connection):
+        named = {name.replace("_", "-"): text for name, text in headers.items()}
+        connection.request(method, path, headers={"Accept-Encoding": "identity", **named})
+        response = connection.getresponse()
+        return response, response.read()
+
+
+def test_a_scrape(registry: Registry, server: MetricsServer) -> None:
+    """What is answered is the view that everybody may read."""
+    response, body = ask(server)
+    assert (response.status, response.headers["Content-Type"]) == (200, prometheus.CONTENT_TYPE)
+    assert int(response.headers["Content-Length"]) == len(body)
+    assert body == prometheus.render(registry.snapshot(), mask=0o004)
+    assert b"secret" not in body
+    assert b"app_requests_total 5\n" in body
+    response, body = ask(server, Accept=OPENMETRICS, path="/metrics?debug=1")
+    assert response.headers["Content-Type"] == openmetrics.CONTENT_TYPE
+    assert body == openmetrics.render(registry.snapshot(), mask=0o004)
+
+
+def test_compressed(registry: Registry, server: MetricsServer) -> None:
+    """The same, and smaller."""
+    response, body = ask(server, Accept_Encoding="gzip")
+    assert response.headers["Content-Encoding"] == "gzip"
+    assert int(response.headers["Content-Length"]) == len(body)
+    assert gzip.decompress(body) == prometheus.render(registry.snapshot(), mask=0o004)
+
+
+def test_head(server: MetricsServer) -> None:
+    """The headers of GET, and nothing else."""
+    _, body = ask(server)
+    response, nothing = ask(server, "HEAD")
+    assert (response.status, nothing) == (200, b"")
+    assert int(response.headers["Content-Length"]) == len(body)
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/favicon.ico", "*"])
+def test_other_paths(server: MetricsServer, path: str) -> None:
+    """There is one thing to be had here."""
+    for method in ("GET", "HEAD", "POST"):
+        response, body = ask(server, method, path)
+        assert response.status == 404
+        assert body == (b"" if method == "HEAD" else b"404 Not Found\n")
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "parse"])
+def test_other_methods(server: MetricsServer, method: str) -> None:
+    """Nobody writes here."""
+    response, body = ask(server, method)
+    assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
+    assert body == b"405 Method Not Allowed\n"
+
+
+def talk(server: MetricsServer, text: bytes) -> bytes:
+    """Send bytes, and return all that comes back."""
+    with socket.create_connection(server.address, DEADLINE) as connection:
+        connection.sendall(text)
+        answer = b""
+        while some := connection.recv(65536):
+            answer += some
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (b"GET http://127.0.0.1:1/metrics HTTP/1.1\r\n\r\n", b"HTTP/1.0 200 OK\r\n"),
+        (b"GET /metrics HTTP/1.1\r\nAccept: */*\r\nAccept: text/plain\r\n\r\n", b"HTTP/1.0 200 "),
+        (b"GET /metrics\r\n\r\n", b"# HELP app_requests_total Answered\n"),
+        (b"nonsense\r\n\r\n", b"400 "),
+        (b"GET /metrics HTTP/9.9\r\n\r\n", b"505 "),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", b"HTTP/1.0 414 "),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"HTTP/1.0 431 "),
+    ],
+)
+def test_odd_requests(
+    server: MetricsServer, capfd: pytest.CaptureFixture[str], text: bytes, start: bytes
+) -> None:
+    """Old, proxied and broken clients have their answer, and nothing is printed."""
+    assert talk(server, text).startswith(start)
+    assert ask(server)[0].status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def test_silent_clients_keep_nobody_waiting(
+    registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those who connect and say nothing, or not all, are sent away in time."""
+    monkeypatch.setattr(http_server._Handler, "timeout", 0.3)
+    with serve_metrics(registry) as server, contextlib.ExitStack() as stack:
+        silent = [
+            stack.enter_context(socket.create_connection(server.address, DEADLINE))
+            for _ in range(20)
+        ]
+        for connection in silent[10:]:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+        started = time.monotonic()
+        assert ask(server)[0].status == 200
+        assert time.monotonic() - started < DEADLINE / 2
+        assert [connection.recv(1) for connection in silent] == [b""] * 20
+
+
+def test_clients_that_do_not_read(
+    registry: Registry,
+    app: Source,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """An answer that nobody takes is given up, and whoever hangs up is not logged loudly."""
+    monkeypatch.setattr(http_server._Handler, "timeout", 0.2)
+    big = Value("big", description="x" * 20_000_000)
+    app.add_values([big], {"big": 1})
+    with serve_metrics(registry) as server:
+        with socket.create_connection(server.address, DEADLINE) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            wait_until(lambda: threads_of(server) == 0)
+        with socket.create_connection(server.address, DEADLINE) as connection:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            connection.recv(1)
+        wait_until(lambda: threads_of(server) == 0)
+        assert ask(server, "HEAD")[0].status == 200
+    assert capfd.readouterr() == ("", "")
+
+
+def threads_of(server: MetricsServer) -> int:
+    """How many connections it has."""
+    return http_server._CONNECTIONS - server._server._free._value
+
+
+def test_many_scrapes_at_once(registry: Registry, app: Source) -> None:
+    """All are answered, and each of one moment."""
+    for number in range(100):
+        child = Source("c%d", number)
+        child.add_values([Value("n")], {"n": number})
+        app.add_subordinate(child)
+    expected = prometheus.render(registry.snapshot(), mask=0o004)
+    with serve_metrics(registry) as server, ThreadPoolExecutor(20) as pool:
+        bodies = list(pool.map(lambda _: ask(server)[1], range(60)))
+    assert set(bodies) == {expected}
+
+
+def test_scrapes_while_the_tree_changes(
+    registry: Registry, app: Source, server: MetricsServer
+) -> None:
+    """Sources come and go in other threads; each answer is whole, and has what stays."""
+    ended = threading.Event()
+
+    def churn(name: str) -> None:
+        value = Value("n", aggregate=Aggregate.SUM)
+        while not ended.is_set():
+            source = Source("%s", name, label="worker", hidden=name > "c")
+            source.add_values([value], {"n": 1})
+            app.add_subordinate(source)
+            below = Source("below")
+            source.add_subordinate(below)
+            below.add_values([value], {"n": 2})
+            app.remove_subordinate(source)
+            source.put()
+            below.put()
+
+    with ThreadPoolExecutor(4) as pool:
+        churning = [pool.submit(churn, name) for name in "abcd"]
+        try:
+            for turn in range(20):
+                response, body = ask(server, Accept=OPENMETRICS if turn % 2 else "")
+                assert response.status == 200
+                found = (parse_openmetrics if turn % 2 else parse_text)(body)
+                assert found["app_requests"].samples == {("app_requests_total", frozenset()): 5}
+                assert set(found) <= {"app_requests", "app_lag_seconds", "app_sizes_bytes", "app_n"}
+        finally:
+            ended.set()
+        for one in churning:
+            one.result(DEADLINE)
+
+
+def test_too_many_silent_clients(
+    registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has said nothing for longest gives way to others; also one that has just gone."""
+    monkeypatch.setattr(http_server, "_CONNECTIONS", 2)
+    with serve_metrics(registry) as server:
+        with contextlib.ExitStack() as stack:
+            first, second = (
+                stack.enter_context(socket.create_connection(server.address, DEADLINE))
+                for _ in range(2)
+            )
+            wait_until(lambda: threads_of(server) == 2)
+            assert ask(server)[0].status == 200
+            assert first.recv(1) == b""
+            second.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            assert second.recv(4) == b"HTTP"
+        wait_until(lambda: threads_of(server) == 0)
+        with socket.socket() as gone:
+            server._server.silent[gone] = None
+            assert server._server._make_room()
+            server._server._free.release()
+
+
+def test_too_many_scrapes(registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is beyond all reason is hung up on; those who are being answered are answered."""
+    monkeypatch.setattr(http_server, "_CONNECTIONS", 2)
+    sample, go_on = registry.sample, threading.Event()
+
+    def wait() -> Snapshot:
+        assert go_on.wait(DEADLINE)
+        return sample()
+
+    monkeypatch.setattr(registry, "sample", wait)
+    with serve_metrics(registry) as server, ThreadPoolExecutor(2) as pool:
+        try:
+            answers = [pool.submit(ask, server) for _ in range(2)]
+            wait_until(lambda: threads_of(server) == 2 and not server._server.silent)
+            assert talk(server, b"") == b""
+        finally:
+            go_on.set()
+        assert [answer.result(DEADLINE)[0].status for answer in answers] == [200, 200]
+
+
+def test_no_more_threads(registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system gives none, that client is hung up on, and the next one is answered."""
+    start = threading.Thread.start
+    failures = ["one"]
+
+    def fail_once(thread: threading.Thread) -> None:
+        if failures:
+            failures.pop()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with serve_metrics(registry) as server:
+        monkeypatch.setattr(threading.Thread, "start", fail_once)
+        assert talk(server, b"") == b""
+        assert ask(server)[0].status == 200
+        assert threads_of(server) <= 1
+
+
+def test_no_more_descriptors(
+    registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are none, it tries again in a moment."""
+    monkeypatch.setattr(http_server, "_REST", 0.01)
+    failures = ["one"]
+    accept = http_server._Server.get_request
+
+    def fail_once(self: Any) -> Any:
+        if failures:
+            failures.pop()
+            raise OSError(24, "Too many open files")
+        return accept(self)
+
+    monkeypatch.setattr(http_server._Server, "get_request", fail_once)
+    with serve_metrics(registry) as server:
+        assert ask(server)[0].status == 200
+        assert failures == []
+
+
+def test_a_broken_scrape(
+    server: MetricsServer,
+    registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is 500, and logged with its reason; the next one is answered."""
+
+    def fail() -> None:
+        raise KeyError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "sample", fail)
+        response, body = ask(server)
+        assert (response.status, body) == (500, b"500 Internal Server Error\n")
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert "KeyError: 'broken'" in caplog.text
+    assert ask(server)[0].status == 200
+
+
+def test_a_scrape_asks(registry: Registry, server: MetricsServer) -> None:
+    """What must be asked for is asked for at each scrape, and by the collector."""
+    numbers = {"asked": 0}
+
+    def ask_it() -> None:
+        numbers["asked"] += 1
+
+    source = Source("asking", refresh=ask_it)
+    source.add_values([Value("asked")], numbers)
+    registry.register(source)
+    assert b"\nasking_asked_total 1\n" in ask(server)[1]
+    assert b"\nasking_asked_total 2\n" in ask(server)[1]
+    (family,) = [one for one in RegistryCollector(registry).collect() if "asking" in one.name]
+    assert [sample.value for sample in family.samples] == [3]
+
+
+# The server
+
+
+def test_an_address(registry: Registry) -> None:
+    """By default a free port of the loopback address."""
+    with serve_metrics(registry) as server:
+        assert server.host == "127.0.0.1"
+        assert server.address == (server.host, server.port)
+        assert server.url == f"http://127.0.0.1:{server.port}/metrics"
+        assert repr(server) == f"<MetricsServer {server.url}>"
+        with serve_metrics(registry, "localhost") as other:
+            assert other.port != server.port
+    assert repr(server) == f"<MetricsServer {server.url} closed>"
+
+
+def test_ipv6(registry: Registry, app: Source) -> None:
+    """An address with colons stands in brackets in the URL, and nowhere else."""
+    with contextlib.closing(socket.socket(socket.AF_INET6)) as probe:
+        try:
+            probe.bind(("::1", 0))
+        except OSError:
+            pytest.skip("this machine has no IPv6")
+    with serve_metrics(registry, "::1") as server:
+        assert server.url == f"http://[::1]:{server.port}/metrics"
+        assert ask(server)[0].status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("127.0.0.1", -1, "no such port"),
+        ("127.0.0.1", 65536, "no such port"),
+        ("192.0.2.1", 0, "Cannot assign requested address"),
+        ("no.such.host.invalid", 9100, "no.such.host.invalid:9100: "),
+        ("a..b", 9100, "a..b:9100: "),
+    ],
+)
+def test_bad_addresses(registry: Registry, host: str, port: int, reason: str) -> None:
+    """One line that says where and why."""
+    with pytest.raises(OSError, match=r"^cannot listen on ") as caught:
+        serve_metrics(registry, host, port)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_port_that_is_taken(registry: Registry) -> None:
+    """The second one is refused; after the first has closed it may have the port at once."""
+    with serve_metrics(registry) as server:
+        with pytest.raises(OSError, match="Address already in use"):
+            serve_metrics(registry, *server.address)
+        ask(server)
+    with serve_metrics(registry, *server.address) as again:
+        assert ask(again)[0].status == 200
+
+
+def test_closing(registry: Registry) -> None:
+    """When it returns nobody listens, its thread has ended, and a second time does nothing."""
+    server = serve_metrics(registry)
+    server.close()
+    server.close()
+    assert not server._thread.is_alive()
+    with pytest.raises(ConnectionRefusedError):
+        ask(server)
+
+
+def test_closing_in_a_forked_child() -> None:
+    """The child has no thread that answers; closing its copy leaves the parent's as it is."""
+    program = (
+        "import os, urllib.request\n"
+        "from statsfs import Registry, serve_metrics\n"
+        "server = serve_metrics(Registry())\n"
+        "if not (child := os.fork()):\n"
+        "    server.close()\n"
+        "    os._exit(0)\n"
+        "assert os.waitpid(child, 0)[1] == 0\n"
+        "assert urllib.request.urlopen(server.url).status == 200\n"
+        "server.close()\n"
+    )
+    assert run_forking(program) == (0, "")
+
+
+def test_closing_a_copy(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a child closes is its descriptor, and not the socket, which is the parent's too."""
+    server = serve_metrics(registry)
+    with contextlib.closing(server._server.socket.dup()) as parents:
+        monkeypatch.setattr(server, "_pid", -1)
+        server.close()
+        socket.create_connection(server.address, DEADLINE).close()
+        parents.shutdown(socket.SHUT_RDWR)
+        server._thread.join(DEADLINE)
+        assert not server._thread.is_alive()

@@ -1,0 +1,332 @@
+"""Monitoring, for real: promtool, a Prometheus server and node_exporter, each as its own process.
+
+`make tools` unpacks them where they are not installed. Each listens on the loopback address, on a
+port that was free a moment ago.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from statsfs.demo.mock_kvm import MockKvm
+from statsfs.formats import prometheus
+from statsfs.model.values import Kind, Unit, Value
+from statsfs.monitoring.exposition import serve_metrics
+from statsfs.monitoring.http_server import MetricsServer
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.exported import parse_openmetrics, parse_text
+from tests.support.mounts import ROOT, directory_for_a_mount
+
+
+def tool(name: str) -> str:
+    """Where a program is."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:{ROOT}/.venv/debian/usr/bin")
+    if path is None:
+        pytest.skip(f"there is no {name}: make tools")
+    return path
+
+
+def check_metrics(text: bytes) -> tuple[int, str]:
+    """What promtool says of a view, and its status: 1 if it cannot read it, 3 for bad style."""
+    done = subprocess.run(
+        [tool("promtool"), "check", "metrics"],
+        input=text,
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    return done.returncode, (done.stdout + done.stderr).decode()
+
+
+def test_promtool_has_no_complaint(registry: Registry) -> None:
+    """Names, types, helps and units of the mock KVM are as Prometheus wants them."""
+    with MockKvm(registry, rate=0) as kvm:
+        kvm.create_vm(2)
+        text = prometheus.render(registry.snapshot())
+    assert check_metrics(text) == (0, "")
+    assert text.count(b"# TYPE ") == text.count(b"# HELP ") > 60
+
+
+def make_odd(registry: Registry) -> None:
+    """Fill a registry with names, labels, descriptions and numbers that nobody should have."""
+    values = (
+        Value("1 + é:%d", description='\\ "quoted" \n%s\t{a="b"} \u2028\x85 # EOF'),
+        Value("vast", kind=Kind.PEAK, exponent=400, description="\0"),
+        Value("tiny", kind=Kind.LINEAR_HIST, size=3, bucket_size=7, exponent=-400),
+        Value("slow", kind=Kind.LOG_HIST, size=65, unit=Unit.SECONDS, exponent=-9),
+    )
+    top = Source("9 lives")
+    for name, label in (('a\\b"c', "le"), ("{é} \u2028%d", None), ("x", "__name__")):
+        child = Source("%s", name, label=label)
+        child.add_values(values, {"1 + é:%d": 1, "vast": 2, "tiny": [3] * 3, "slow": [4] * 65})
+        top.add_subordinate(child)
+    registry.register(top)
+
+
+def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
+    """What can be declared at all is escaped and written as it expects."""
+    make_odd(registry)
+    status, said = check_metrics(prometheus.render(registry.snapshot()))
+    assert status == 3, said  # read, and found to be of bad style
+    assert all(line.startswith("_9_lives_") for line in said.splitlines())
+
+
+# A demo, and those who watch it
+
+
+@contextlib.contextmanager
+def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a process, and end it."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+            assert process.poll() is None, process.stdout and process.stdout.read()
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=DEADLINE)
+            finally:
+                process.kill()
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def fetch(url: str, **headers: str) -> bytes:
+    """What is at a URL."""
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+        body: bytes = response.read()
+        return body
+
+
+def answers(url: str) -> bool:
+    """Whether there is something at a URL."""
+    with contextlib.suppress(OSError):
+        return bool(fetch(url))
+    return False
+
+
+class Demo:
+    """A mock KVM that stands still: where it is mounted, and where it is scraped."""
+
+    def __init__(self, mountpoint: Path, url: str) -> None:
+        self.mountpoint = mountpoint
+        self.url = url
+
+    def read(self, name: str) -> int:
+        """The number in a file."""
+        return int((self.mountpoint / "kvm" / name).read_text())
+
+    @property
+    def vms(self) -> list[str]:
+        """The names of the virtual machines."""
+        return [path.name for path in (self.mountpoint / "kvm").iterdir() if path.is_dir()]
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[Demo]:
+    """`statsfs demo` with `--listen`, as a process of its own."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("there is no /dev/fuse")
+    options = ("--vms", "2", "--vcpus", "2", "--rate", "0", "--listen", "0")
+    with directory_for_a_mount() as mountpoint:
+        command = (sys.executable, "-m", "statsfs", "demo", str(mountpoint), *options)
+        with running(*command) as process:
+            assert process.stdout is not None
+            mounted, metrics = process.stdout.readline(), process.stdout.readline()
+            assert mounted == f"statsfs: mounted at {mountpoint}\n"
+            start, _, url = metrics.strip().rpartition(" ")
+            assert start == "statsfs: metrics at"
+            yield Demo(mountpoint, url)
+
+
+@pytest.mark.mount
+def test_views_and_scrapes_of_a_process(demo: Demo) -> None:
+    """The files and `/metrics` say the same, in both formats."""
+    scraped = fetch(demo.url)
+    assert (demo.mountpoint / ".stats.prom").read_bytes() == scraped
+    assert check_metrics(scraped) == (0, "")
+    accept = "application/openmetrics-text"
+    scraped = fetch(demo.url, Accept=accept)
+    assert (demo.mountpoint / ".stats.openmetrics").read_bytes() == scraped
+    vm, vcpu = demo.vms[0], frozenset({("vm", demo.vms[0]), ("vcpu", "vcpu1")})
+    part = (demo.mountpoint / "kvm" / vm / "vcpu1" / ".stats.openmetrics").read_bytes()
+    exits = parse_openmetrics(part)["kvm_exits"].samples
+    assert exits == {("kvm_exits_total", vcpu): demo.read(f"{vm}/vcpu1/exits")}
+
+
+class Server:
+    """A Prometheus server."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def api(self, name: str, **parameters: str) -> Any:
+        """Ask its HTTP API."""
+        query = urllib.parse.urlencode(parameters)
+        answer = json.loads(fetch(f"{self.url}/api/v1/{name}?{query}"))
+        assert answer["status"] == "success"
+        return answer["data"]
+
+    def query(self, text: str) -> dict[tuple[str, ...], float]:
+        """The values of a query by the values of their labels, in the order of the names."""
+        found = self.api("query", query=text)["result"]
+        return {
+            tuple(text for _, text in sorted(one["metric"].items())): float(one["value"][1])
+            for one in found
+        }
+
+
+CONFIGURATION = """
+global:
+  scrape_interval: 500ms
+  scrape_timeout: 500ms
+scrape_configs:
+  - job_name: kvm
+    static_configs:
+      - targets: ["{demo}"]
+  - job_name: odd
+    static_configs:
+      - targets: ["{odd}"]
+"""
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[MetricsServer]:
+    """A server in this process, of what is odd."""
+    registry = Registry()
+    make_odd(registry)
+    with serve_metrics(registry) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def server(
+    demo: Demo, odd: MetricsServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """A Prometheus server that has scraped the demo."""
+    directory = tmp_path_factory.mktemp("prometheus")
+    configuration = directory / "prometheus.yml"
+    targets = {"demo": demo.url, "odd": odd.url}
+    places = {name: urllib.parse.urlsplit(url).netloc for name, url in targets.items()}
+    configuration.write_text(CONFIGURATION.format(**places))
+    port = free_port()
+    with running(
+        tool("prometheus"),
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ) as process:
+        server = Server(port)
+
+        def scraped() -> bool:
+            assert process.poll() is None
+            with contextlib.suppress(OSError):
+                return len(server.query("up")) == len(targets)
+            return False
+
+        wait_until(scraped, "a scrape")
+        yield server
+
+
+@pytest.mark.mount
+def test_a_prometheus_server_reads_what_the_files_show(demo: Demo, server: Server) -> None:
+    """Its queries make the totals that the directories have."""
+    for target in server.api("targets")["activeTargets"]:
+        assert (target["health"], target["lastError"]) == ("up", "")
+    assert list(server.query("up").values()) == [1, 1]
+    vms = demo.vms
+    assert server.query("sum(kvm_exits_total)") == {(): demo.read("exits")}
+    expected = {(vm,): demo.read(f"{vm}/exits") for vm in vms}
+    assert server.query("sum by (vm) (kvm_exits_total)") == expected
+    by_vcpu = {
+        (vcpu, vm): demo.read(f"{vm}/{vcpu}/exits") for vm in vms for vcpu in ("vcpu0", "vcpu1")
+    }
+    assert server.query("sum by (vm, vcpu) (kvm_exits_total)") == by_vcpu
+    waited = server.query("sum(kvm_halt_wait_seconds_total)")[()]
+    assert waited == pytest.approx(demo.read("halt_wait_ns") / 1e9)
+    assert server.query("max(kvm_max_mmu_rmap_size)") == {(): demo.read("max_mmu_rmap_size")}
+
+
+@pytest.mark.mount
+def test_a_prometheus_server_knows_what_the_metrics_are(demo: Demo, server: Server) -> None:
+    """Type, unit and help arrive, and the buckets of a histogram make quantiles."""
+    (known,) = server.api("metadata", metric="kvm_halt_wait_seconds")["kvm_halt_wait_seconds"]
+    assert (known["type"], known["unit"]) == ("counter", "seconds")
+    assert known["help"]
+    name = "kvm_halt_wait_hist_seconds"
+    (known,) = server.api("metadata", metric=name)[name]
+    assert known["type"] == "histogram"
+    (whole,) = server.query(f'sum({name}_bucket{{le="+Inf"}})').values()
+    lines = (demo.mountpoint / "kvm" / "halt_wait_hist").read_text().splitlines()
+    assert whole == sum(int(line.split()[1]) for line in lines)
+    (half,) = server.query(f"histogram_quantile(0.5, sum by (le) ({name}_bucket))").values()
+    assert 0 < half < 10
+
+
+@pytest.mark.mount
+def test_a_prometheus_server_reads_whatever_there_is(server: Server) -> None:
+    """In OpenMetrics, too, what is odd arrives as it was."""
+    found = server.api("query", query="_9_lives_1______d_total")["result"]
+    labels = [{name: text for name, text in one["metric"].items() if name in ODD} for one in found]
+    expected = [{"exported_le": 'a\\b"c'}, {"source": "{é} \u2028%d"}, {"_name__": "x"}]
+    assert sorted(map(str, labels)) == sorted(map(str, expected))
+    assert set(server.query('{__name__=~"_9_lives_vast"}').values()) == {float("inf")}
+    help = server.api("metadata", metric="_9_lives_1______d")["_9_lives_1______d"][0]["help"]
+    assert help == '\\ "quoted" \n%s\t{a="b"} \u2028\x85 # EOF'
+
+
+ODD = ("exported_le", "source", "_name__")
+
+
+@pytest.mark.mount
+def test_node_exporter_reads_a_view_through_a_symlink(demo: Demo, tmp_path: Path) -> None:
+    """`ln -s MOUNT/.stats.prom statsfs.prom` is all that its textfile collector needs."""
+    (tmp_path / "statsfs.prom").symlink_to(demo.mountpoint / ".stats.prom")
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/metrics"
+    with running(
+        tool("prometheus-node-exporter"),
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--web.disable-exporter-metrics",
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={tmp_path}",
+        "--log.level=error",
+    ) as process:
+        wait_until(lambda: process.poll() is not None or answers(url), "node_exporter")
+        shown = parse_text(fetch(url))
+    assert list(shown["node_textfile_scrape_error"].samples.values()) == [0]
+    assert list(shown["node_textfile_mtime_seconds"].samples.values()) > [0]
+    view = parse_text((demo.mountpoint / ".stats.prom").read_bytes())
+    assert len(view) > 60
+    for name, family in view.items():
+        assert shown[name].samples.keys() >= family.samples.keys()
+        for key, number in family.samples.items():
+            assert shown[name].samples[key] == pytest.approx(number, rel=1e-15)

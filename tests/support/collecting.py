@@ -1,0 +1,178 @@
+"""What tests of the collector share: producers dead and alive, and looks at the tree."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from statsfs.collector import Collector
+from statsfs.formats.binary import Number
+from statsfs.model.stats import Stats, log_hist, s64, u64
+from statsfs.model.values import Aggregate, Kind, Value
+from statsfs.segments import file_format, locks
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
+from tests.support.deadlines import wait_until
+from tests.support.mounts import ROOT
+
+__all__ = [
+    "Crash",
+    "HandMade",
+    "Producer",
+    "WorkerStats",
+    "collecting",
+    "files_in",
+    "find",
+    "total",
+    "wait_for",
+]
+
+
+class WorkerStats(Stats):
+    """One value of each kind."""
+
+    requests = u64(Aggregate.SUM, description="Requests")
+    balance = s64(Aggregate.SUM)
+    waits = log_hist(4, Aggregate.SUM)
+    deepest = u64(Aggregate.MAX, kind=Kind.PEAK)
+    busy = u64(Aggregate.SUM | Aggregate.MIN, kind=Kind.INSTANT)
+
+
+class Crash(BaseException):
+    """The end of a collector in the middle of something, as by SIGKILL."""
+
+
+@contextlib.contextmanager
+def collecting(directory: Path) -> Iterator[Registry]:
+    """Run a collector over a directory; give its registry."""
+    registry = Registry()
+    with Collector(registry, directory):
+        yield registry
+
+
+def find(registry: Registry, path: str) -> Source | None:
+    """Return the source at a path, or None."""
+    top, *names = path.split("/")
+    source = registry.by_name.get(top)
+    for name in names:
+        source = source and source.find_subordinate(name)
+    return source
+
+
+def wait_for(registry: Registry, path: str) -> Source:
+    """Wait until there is a source at a path; return it."""
+    wait_until(lambda: find(registry, path) is not None, path)
+    source = find(registry, path)
+    assert source is not None
+    return source
+
+
+def total(registry: Registry, name: str = "requests", path: str = "app") -> Any:
+    """Return what a directory shows now, or None if there is none."""
+    source = find(registry, path)
+    return None if source is None else source.get_value(name)
+
+
+def files_in(directory: Path) -> list[str]:
+    """Return the names of all files of a directory that are not a collector's own."""
+    with os.scandir(directory) as entries:
+        names = [entry.name for entry in entries if not entry.is_dir(follow_symlinks=False)]
+    return sorted(name for name in names if name[0] != "." or "-" in name)
+
+
+class HandMade:
+    """A segment that was not published but written, and is locked or not.
+
+    Args:
+        file: where.
+        encoded: what is in it.
+        alive: whether it is locked until `die`.
+    """
+
+    def __init__(self, file: Path, encoded: bytes, alive: bool = True) -> None:
+        self.file = file
+        hidden = file.with_name(f".{file.name}")
+        self.fd = os.open(hidden, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        os.write(self.fd, encoded)
+        if alive:
+            assert locks.hold(self.fd)
+        os.rename(hidden, file)
+        if not alive:
+            self.die()
+
+    @classmethod
+    def of(
+        cls,
+        file: Path,
+        path: str,
+        numbers: Sequence[Number],
+        values: Sequence[Value] | None = None,
+        alive: bool = True,
+        labels: Sequence[str | None] | None = None,
+    ) -> "HandMade":
+        """Write a segment whose values are sums, named a, b and so on, if none are given."""
+        sums = [Value(name, aggregate=Aggregate.SUM) for name in "abcdefgh"[: len(numbers)]]
+        encoded = file_format.encode(path, values or sums, labels, numbers=numbers)
+        return cls(file, encoded, alive)
+
+    def die(self) -> None:
+        """Drop the lock."""
+        os.close(self.fd)
+
+
+_PROGRAM = """
+import sys
+from statsfs import publish
+from tests.support.collecting import WorkerStats
+
+segment = publish(sys.argv[1], values=WorkerStats, directory=sys.argv[2], mode=int(sys.argv[3], 8))
+for line in sys.stdin:
+    segment.stats.requests += int(line)
+    print(segment.stats.requests, flush=True)
+"""
+
+
+class Producer:
+    """A process that counts what it is told.
+
+    Args:
+        directory: where it publishes.
+        path: what.
+        mode: the file's permission bits.
+        wrapper: a command that is put before its own.
+    """
+
+    def __init__(
+        self, directory: Path, path: str, mode: int = 0o644, wrapper: Sequence[str] = ()
+    ) -> None:
+        self.process = subprocess.Popen(
+            [*wrapper, sys.executable, "-c", _PROGRAM, path, str(directory), f"{mode:o}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")},
+        )
+        self.count(0)
+
+    def count(self, number: int) -> int:
+        """Have it count; return what it has then."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{number}\n")
+        self.process.stdin.flush()
+        return int(self.process.stdout.readline())
+
+    def __enter__(self) -> "Producer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it by SIGKILL, and wait for that."""
+        self.process.kill()
+        self.process.communicate()

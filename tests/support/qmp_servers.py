@@ -1,0 +1,208 @@
+"""A QMP server without a VM: it answers as QEMU does, or as it is told.
+
+It runs in threads of the test's own process, whose descriptor of an eventfd stands for a VM's.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from statsfs.formats.binary import Descriptor
+from statsfs.kvm import qmp_sockets
+from statsfs.model.values import Kind, Unit
+from tests.support.deadlines import DEADLINE
+from tests.support.kvm_files import DESCRIBED
+
+__all__ = ["GREETING", "QmpServer", "no_vm", "pretend_a_vm"]
+
+GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2}}, "capabilities": ["oob"]}}
+_TYPES = {Kind.LINEAR_HIST: "linear-histogram", Kind.LOG_HIST: "log2-histogram"}
+
+
+@contextlib.contextmanager
+def pretend_a_vm(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Let this process have what looks like a VM; return the name that a directory then has."""
+    monkeypatch.setattr(qmp_sockets, "_KVM_VM", "anon_inode:[eventfd]")
+    fd = os.eventfd(0)
+    try:
+        yield f"{os.getpid()}-{qmp_sockets.find_vm(os.getpid())}"
+    finally:
+        os.close(fd)
+
+
+def no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process have nothing that looks like a VM."""
+    monkeypatch.setattr(qmp_sockets, "_KVM_VM", "nothing")
+
+
+def describe(one: Descriptor) -> dict[str, Any]:
+    """An entry of the answer to query-stats-schemas."""
+    entry: dict[str, Any] = {
+        "name": one.name,
+        "type": _TYPES.get(one.kind, str(one.kind.name).lower()),
+    }
+    entry["exponent"] = one.exponent
+    if one.unit is not Unit.NONE:
+        entry["unit"] = one.unit.name.lower()
+    if one.exponent:
+        entry["base"] = one.base
+    return entry
+
+
+def zeros(target: str) -> dict[str, Any]:
+    """What is counted when nothing is counted yet, in QEMU's reverse order."""
+    return {
+        one.name: False if one.unit is Unit.BOOLEAN else [0] * one.size if one.size > 1 else 0
+        for one in reversed(DESCRIBED[target])
+    }
+
+
+class QmpServer:
+    """A QMP server with a QEMU of two vCPUs, of which one may change everything.
+
+    Attributes:
+        commands: what was received, in order.
+        vm, vcpus: what is counted; that of vCPUs by their qom-paths, in QEMU's reverse order.
+        cpus: the number of each vCPU by its qom-path.
+        answers: for a command, or "greeting", the line to send in place of the answer.
+        flowing: cleared, the server hears nothing, as a stopped QEMU.
+
+    Args:
+        path: of its socket.
+        silent: whether it never accepts anybody, as where QMP has another client.
+    """
+
+    def __init__(self, path: Path, *, silent: bool = False) -> None:
+        self.path = path
+        self.commands: list[str] = []
+        self.vm = zeros("vm")
+        self.vcpus = {f"/machine/cpu[{n}]": zeros("vcpu") for n in (1, 0)}
+        self.cpus = {"/machine/cpu[0]": 0, "/machine/cpu[1]": 1}
+        self.answers: dict[str, bytes] = {}
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self._ending = False
+        self._client: socket.socket | None = None
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listener.bind(str(path))
+        self._listener.listen(8)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        if not silent:
+            self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def asked(self, command: str) -> int:
+        """How often a command was received."""
+        return self.commands.count(command)
+
+    def hang_up(self) -> None:
+        """Close the client's connection."""
+        client = self._client
+        assert client is not None
+        client.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End, as a QEMU that is killed: its socket is left behind."""
+        self._ending = True
+        self.flowing.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        client = self._client
+        if client is not None:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        if self._thread.ident is not None:
+            self._thread.join(DEADLINE)
+            assert not self._thread.is_alive()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        # One client at a time, as QMP does.
+        while not self._ending:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client, contextlib.suppress(OSError):
+                self._client = client
+                self._talk(client)
+            self._client = None
+
+    def _talk(self, client: socket.socket) -> None:
+        client.sendall(self.answers.get("greeting", b"") or _line(GREETING))
+        received = ""
+        while chunk := client.recv(1 << 16).decode():
+            received += chunk
+            while received:
+                # As QEMU reads: no line ends between messages.
+                try:
+                    message, end = json.JSONDecoder().raw_decode(received)
+                except ValueError:
+                    break
+                received = received[end:].lstrip()
+                self.flowing.wait()
+                self.commands.append(message["execute"])
+                client.sendall(self._answer(message["execute"], message))
+
+    def _answer(self, command: str, message: dict[str, Any]) -> bytes:
+        if command in self.answers:
+            return self.answers[command].replace(b"ID", json.dumps(message["id"]).encode())
+        answered = {
+            "qmp_capabilities": self._nothing,
+            "query-stats-schemas": self._schemas,
+            "query-stats": self._stats,
+            "query-cpus-fast": self._cpus,
+        }[command](message.get("arguments"))
+        if "id" not in message:
+            return _line({"return": answered})
+        event = _line({"event": "RTC_CHANGE", "data": {}})
+        return event + _line({"return": answered, "id": message["id"]})
+
+    def _nothing(self, _arguments: Any) -> Any:
+        return {}
+
+    def _schemas(self, arguments: Any) -> Any:
+        assert arguments == {"provider": "kvm"}
+        return [
+            {
+                "provider": "kvm",
+                "target": target,
+                "stats": [describe(one) for one in reversed(DESCRIBED[target])],
+            }
+            for target in ("vcpu", "vm")
+        ]
+
+    def _stats(self, arguments: Any) -> Any:
+        assert arguments["providers"] == [{"provider": "kvm"}]
+        if arguments["target"] == "vm":
+            return [{"provider": "kvm", "stats": _listed(self.vm)}]
+        return [
+            {"provider": "kvm", "qom-path": path, "stats": _listed(stats)}
+            for path, stats in self.vcpus.items()
+        ]
+
+    def _cpus(self, _arguments: Any) -> Any:
+        return [
+            {"qom-path": path, "cpu-index": number, "thread-id": 1, "target": "x86_64"}
+            for path, number in self.cpus.items()
+        ]
+
+
+def _listed(stats: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": value} for name, value in stats.items()]
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\r\n"

@@ -1,0 +1,41 @@
+"""The tree that the filesystem's tests look at, and how it is made."""
+
+from statsfs.model.stats import Stats, boolean, s64, u64
+from statsfs.model.values import Aggregate, Kind, Unit
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
+
+__all__ = ["Cpu", "add_cpu", "make_kvm", "subordinate"]
+
+
+class Cpu(Stats):
+    """What a CPU of these tests counts."""
+
+    exits = u64(Aggregate.SUM, description="VM exits")
+    wait = s64(Aggregate.MIN | Aggregate.MAX | Aggregate.AVG, unit=Unit.SECONDS, exponent=-9)
+    busy = boolean(Aggregate.SUM, kind=Kind.INSTANT)
+
+
+def add_cpu(parent: Source, name: str) -> Cpu:
+    """Add a source with the values of `Cpu`; return its base."""
+    source, cpu = Source(name), Cpu()
+    source.add_values(Cpu, cpu)
+    parent.add_subordinate(source)
+    source.put()
+    return cpu
+
+
+def subordinate(source: Source, name: str) -> Source:
+    """Return a subordinate that is there."""
+    found = source.find_subordinate(name)
+    assert found is not None
+    return found
+
+
+def make_kvm(registry: Registry, cpus: int = 2) -> Source:
+    """Register `kvm`, with `cpu0`, `cpu1` and so on below it."""
+    kvm = Source("kvm", label="module")
+    registry.register(kvm)
+    for number in range(cpus):
+        add_cpu(kvm, f"cpu{number}")
+    return kvm

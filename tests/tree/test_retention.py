@@ -1,0 +1,589 @@
+"""What is retained: sums and peaks of what left, in files and views, cleared and restored."""
+
+import json
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from statsfs.exceptions import ReleasedError
+from statsfs.formats import binary, openmetrics, prometheus
+from statsfs.formats import json as json_view
+from statsfs.formats.views import VIEWS
+from statsfs.model.stats import Stats, log_hist, s64, u8, u64, values_of
+from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.monitoring.exposition import RegistryCollector
+from statsfs.tree.lock import Change
+from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot import no_pause
+from statsfs.tree.source import Source
+from tests.support.exported import parse_openmetrics, parse_text
+from tests.support.strategies import BUFFER_FLAVOURS, FLAVOURS, STATS_FLAVOURS, Recipe, make_base
+
+ALL = Aggregate(sum(kind.value for kind in Aggregate))
+
+
+class Work(Stats):
+    """What a worker of these tests counts."""
+
+    jobs = u64(ALL, description="Jobs done")
+    deepest = s64(Aggregate.MAX | Aggregate.SUM, kind=Kind.PEAK)
+    open = u64(Aggregate.SUM | Aggregate.MAX, kind=Kind.INSTANT)
+    sizes = log_hist(3, Aggregate.SUM)
+    own = u64()
+
+
+VALUES = values_of(Work)
+
+
+def make_work(jobs: int = 0, deepest: int = 0, open: int = 0, size: int = 0) -> Work:
+    """A base that has counted something."""
+    work = Work()
+    work.jobs, work.deepest, work.open = jobs, deepest, open
+    work.sizes.observe(size)
+    return work
+
+
+def add(parent: Source, name: str, work: object = None, **options: Any) -> Source:
+    """Put a source below another, with a base if one is given; the tree has the only reference."""
+    source = Source(name, **options)
+    if work is not None:
+        source.add_values(Work, work)
+    parent.add_subordinate(source)
+    source.put()
+    return source
+
+
+def read(source: Source) -> dict[str, Any]:
+    """All files of a source, by single reads and as its snapshot has them, which must agree."""
+    files: dict[str, Any] = {name: source.get_value(name) for name in source.names()}
+    assert source.snapshot().to_dict()["values"] == files
+    assert {f.name: n for f, n in source.snapshot().content().files()} == files
+    return files
+
+
+@pytest.fixture
+def app() -> Source:
+    """A source that retains, and another above it."""
+    host = Source("host", label="host")
+    return add(host, "app", retain=True, label="app")
+
+
+def parent_of(source: Source) -> Source:
+    """The source above another."""
+    assert isinstance(source.parent, Source)
+    return source.parent
+
+
+# What is kept
+
+
+def test_sums_and_peaks_of_what_left_are_kept(app: Source) -> None:
+    """SUM of cumulative values and histograms, MAX of peaks; all else is of the living alone."""
+    add(app, "a", make_work(5, 9, 3, size=0))
+    add(app, "b", make_work(7, -4, 1, size=2))
+    before = read(app)
+    app.remove_subordinate(app.subordinates[0])
+    assert read(app) == before | {
+        "jobs.min": 7, "jobs.max": 7, "jobs.avg": 7, "jobs.count_nonzero": 1,
+        "deepest": -4, "open": 1, "open.max": 1,
+    }  # fmt: skip
+    assert before["jobs"] == 12
+    assert before["deepest.max"] == 9
+    assert before["sizes"] == [1, 0, 1]
+    assert read(parent_of(app)) == read(app)
+
+
+def test_files_stay_when_nobody_is_left(app: Source) -> None:
+    """They show what is retained, and 0 for what is of the living."""
+    add(app, "a", make_work(5, -9, 3, size=1))
+    names = app.names()
+    app.remove_subordinate(app.subordinates[0])
+    assert app.names() == parent_of(app).names() == names
+    assert read(app) == dict.fromkeys(names, 0) | {
+        "jobs": 5, "deepest.max": -9, "sizes": [0, 1, 0],
+    }  # fmt: skip
+
+
+def test_what_does_not_retain_keeps_nothing() -> None:
+    """Without `retain` totals are those of the living, and files go with them."""
+    top = Source("top")
+    add(top, "a", make_work(5))
+    top.remove_subordinate(top.subordinates[0])
+    assert top.names() == []
+    assert top.retained == {}
+
+
+def test_the_nearest_source_above_keeps_it(app: Source) -> None:
+    """Those between lose it; those above the one that retains do not notice, nor count twice."""
+    host = parent_of(app)
+    outer = Source("outer", retain=True)
+    outer.add_subordinate(host)
+    pool = add(app, "pool")
+    add(pool, "a", make_work(5))
+    add(pool, "b", make_work(7))
+    pool.remove_subordinate(pool.subordinates[0])
+    assert [one.get_value("jobs") for one in (pool, app, host, outer)] == [7, 12, 12, 12]
+    app.remove_subordinate(pool)
+    assert [one.get_value("jobs") for one in (app, host, outer)] == [12, 12, 12]
+    assert (host.retained, outer.retained) == ({}, {})
+
+
+def test_what_is_retained_is_kept_again_when_its_source_leaves(app: Source) -> None:
+    """Sums of sums, peaks of peaks: what the source has kept, and what is alive below it."""
+    pool = add(app, "pool", retain=True)
+    add(pool, "a", make_work(5, 1, size=0))
+    add(pool, "b", make_work(7, 3, size=1))
+    pool.remove_subordinate(pool.subordinates[0])
+    add(app, "c", make_work(100, 2, size=2))
+    app.remove_subordinate(app.subordinates[1])
+    before = read(app)
+    app.remove_subordinate(pool)
+    after = read(app)
+    assert [after[name] for name in ("jobs", "deepest.max", "sizes")] == [112, 3, [1, 1, 1]]
+    assert before["jobs"] == 112
+
+
+def test_what_is_retained_goes_with_its_source() -> None:
+    """From a parent that does not retain it leaves whole; added elsewhere, its totals come too."""
+    first, second, app = Source("first"), Source("second"), Source("app", retain=True)
+    first.add_subordinate(app)
+    add(app, "a", make_work(5))
+    app.remove_subordinate(app.subordinates[0])
+    first.remove_subordinate(app)
+    assert first.names() == []
+    assert app.get_value("jobs") == 5
+    second.add_subordinate(app)
+    assert second.get_value("jobs") == 5
+
+
+def test_hidden_sources_and_values_are_kept(app: Source) -> None:
+    """What nobody saw counted, and still does."""
+    hidden = Value("jobs", aggregate=Aggregate.SUM, hidden=True)
+    source = add(app, "a", make_work(5), hidden=True)
+    source.add_values([hidden], {"jobs": 3})
+    source.add_values(Work, make_work(7), hidden=True)
+    app.remove_subordinate(source)
+    assert app.get_value("jobs") == 12
+    assert app.retained[(hidden,)] == (3,)
+
+
+def test_an_array_of_which_nothing_is_kept_goes(app: Source) -> None:
+    """No sums of cumulative values, no peaks: no files either."""
+    now = Value("now", aggregate=Aggregate.SUM, kind=Kind.INSTANT)
+    source = add(app, "a")
+    source.add_values([now, Value("own")], {"now": 1, "own": 2})
+    source.add_values([Value("later", aggregate=Aggregate.SUM)], None)
+    app.remove_subordinate(source)
+    assert app.names() == []
+    assert app.retained == {}
+
+
+def test_a_revoked_source_leaves_its_numbers_above(app: Source) -> None:
+    """Its own files and those between read 0; what it retains itself stays with it."""
+    pool = add(app, "pool", make_work(5), retain=True)
+    add(pool, "a", make_work(7))
+    pool.remove_subordinate(pool.subordinates[0])
+    pool.revoke()
+    assert pool.get_value("jobs") == 7
+    assert app.get_value("jobs") == 12
+    app.revoke()
+    assert app.get_value("jobs") == 12
+
+
+SUMMED = (Type.U8, Type.S16, Type.BOOL, Type.U64, Type.S64)
+
+
+@pytest.mark.parametrize("type", SUMMED, ids=str)
+def test_numbers_are_converted_and_sums_wrap(app: Source, type: Type) -> None:
+    """Each number is converted to its type, the sum is modulo 2^64."""
+    values = [Value("n", type, Aggregate.SUM)]
+    numbers = (-1, 300, (1 << 64) - 1, 1 << 63, -(1 << 63))
+    for place, number in enumerate(numbers):
+        add(app, f"s{place}").add_values(values, {"n": number})
+    before = app.get_value("n")
+    for source in app.subordinates:
+        app.remove_subordinate(source)
+        assert read(app)["n"] == before
+
+
+RECIPE = Recipe(
+    (
+        (("name", "a"), ("type", Type.U64), ("aggregate", Aggregate.SUM)),
+        (("name", "b"), ("type", Type.S16), ("aggregate", Aggregate.MAX), ("kind", Kind.PEAK)),
+        (
+            ("name", "c"), ("type", Type.U64), ("aggregate", Aggregate.SUM),
+            ("kind", Kind.LOG_HIST), ("size", 2),
+        ),
+    )
+)  # fmt: skip
+PLACED = Recipe(
+    tuple((*one, ("offset", at)) for one, at in zip(RECIPE.fields, (8, 4, 16), strict=True))
+)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("flavour", [*FLAVOURS, *STATS_FLAVOURS, *BUFFER_FLAVOURS])
+def test_every_kind_of_base_is_kept(app: Source, flavour: str, count: int) -> None:
+    """One alone, and two together, that leave as a subtree."""
+    recipe = PLACED if flavour in BUFFER_FLAVOURS else RECIPE
+    pool = add(app, "pool")
+    for number in range(count):
+        made = make_base(recipe, flavour, [3 + number, -5, [1, number]], hidden=False)
+        add(pool, f"s{number}").add_values(made.values, made.base)
+    before = read(app)
+    assert before["b"] == -5
+    app.remove_subordinate(pool)
+    assert read(app) == before
+    assert app.retained == {recipe.values(): (before["a"], -5, before["c"])}
+
+
+# What comes back
+
+
+def test_what_comes_back_is_not_counted_twice(app: Source) -> None:
+    """Once it is there again, what is retained of it is not; it may have gone on counting."""
+    pool, work = add(app, "pool"), make_work(5, 9, size=1)
+    source = add(pool, "a", work).get()
+    pool.remove_subordinate(source)
+    work.jobs += 1
+    app.add_subordinate(source)
+    after = read(app)
+    assert (after["jobs"], after["deepest.max"], after["sizes"]) == (6, 9, [0, 1, 0])
+    assert app.retained[VALUES] == (0, 9, 0, [0, 0, 0], 0)
+    for _ in range(2):
+        app.remove_subordinate(source)
+        pool.add_subordinate(source)
+        pool.remove_subordinate(source)
+        app.add_subordinate(source)
+    assert read(app) == after
+
+
+def test_what_begins_anew_counts_on_top(app: Source) -> None:
+    """A base that has less than it had has been reset: what it had stays, value by value."""
+    work = make_work(5, 9, size=1)
+    source = add(app, "a", work).get()
+    app.remove_subordinate(source)
+    work.jobs, work.deepest, work.sizes.buckets[:] = 2, 1, [7, 0, 0]
+    app.add_subordinate(source)
+    after = read(app)
+    assert (after["jobs"], after["deepest.max"], after["sizes"]) == (7, 9, [7, 1, 0])
+
+
+def test_what_was_cleared_meanwhile_is_not_taken_back(app: Source) -> None:
+    """Of what was cleared nothing is retained, so nothing is to be forgotten."""
+    source = add(app, "a", make_work(5, size=1)).get()
+    app.remove_subordinate(source)
+    app.clear_value("jobs")
+    app.restore(Work, (50, 0, 0, [0, 0, 0], 0))
+    app.add_subordinate(source)
+    after = read(app)
+    assert (after["jobs"], after["sizes"]) == (55, [0, 1, 0])
+
+
+def test_what_comes_back_to_a_pool_of_its_own_is_taken_back_above(app: Source) -> None:
+    """Where sources retain at several levels, the one that has it gives it up."""
+    source = add(app, "a", make_work(5)).get()
+    pool = add(app, "pool", retain=True)
+    app.remove_subordinate(source)
+    pool.add_subordinate(source)
+    assert [one.get_value("jobs") for one in (pool, app, parent_of(app))] == [5, 5, 5]
+    pool.remove_subordinate(source)
+    assert [one.get_value("jobs") for one in (pool, app, parent_of(app))] == [5, 5, 5]
+
+
+def test_a_source_that_retains_comes_back_with_all_it_has(app: Source) -> None:
+    """What it retains itself was folded above when it left, and is not any more."""
+    pool = add(app, "pool", retain=True).get()
+    add(pool, "a", make_work(5))
+    pool.remove_subordinate(pool.subordinates[0])
+    for _ in range(2):
+        app.remove_subordinate(pool)
+        assert app.get_value("jobs") == 5
+        app.add_subordinate(pool)
+        assert app.get_value("jobs") == 5
+
+
+# Clearing
+
+
+def test_clearing_a_total_clears_what_is_retained(app: Source) -> None:
+    """At the source that retains or above it; that value alone."""
+    for above in (app, parent_of(app)):
+        add(app, "a", make_work(5, 9, size=1))
+        app.remove_subordinate(app.subordinates[0])
+        assert read(above)["jobs"] == 5
+        above.clear_value("jobs.avg")
+        assert (above.get_value("jobs"), above.get_value("deepest.max")) == (0, 9)
+        above.clear_value("deepest")
+        assert above.get_value("deepest.max") == 0
+        above.clear_value("sizes")
+        assert above.get_value("sizes") == [0, 0, 0]
+
+
+def test_a_cleared_peak_is_that_of_the_living(app: Source) -> None:
+    """Nothing retained is not a peak of 0."""
+    add(app, "a", make_work(deepest=9))
+    app.remove_subordinate(app.subordinates[0])
+    app.clear_value("deepest.max")
+    for number in range(2):
+        add(app, f"pool{number}", retain=True)
+        pool = app.subordinates[0]
+        pool.remove_subordinate(add(pool, "a", make_work(deepest=9)))
+        pool.clear_value("deepest.max")
+        app.remove_subordinate(pool)
+    add(app, "b", make_work(deepest=-3))
+    assert read(app)["deepest.max"] == -3
+
+
+def test_clearing_below_leaves_it(app: Source) -> None:
+    """A total between the sources that left and the one that retains covers the living only."""
+    pool = add(app, "pool")
+    add(pool, "a", make_work(5))
+    add(pool, "b", make_work(7))
+    pool.remove_subordinate(pool.subordinates[0])
+    pool.clear_value("jobs")
+    assert app.get_value("jobs") == 5
+
+
+def test_what_leaves_while_a_total_is_cleared_is_cleared(app: Source) -> None:
+    """Whether it leaves before its base is reached or after, nothing of it is retained."""
+
+    class Leaving:
+        jobs = property(lambda self: 0, lambda self, number: leave())
+
+    def leave() -> None:
+        for source in (app.subordinates[0], app.subordinates[-1]):
+            app.remove_subordinate(source)
+
+    values = [Value("jobs", aggregate=Aggregate.SUM)]
+    for name, base in (("a", {"jobs": 5}), ("b", Leaving()), ("c", SimpleNamespace(jobs=7))):
+        add(app, name).add_values(values, base)
+    app.clear_value("jobs")
+    assert len(app.subordinates) == 1
+    assert app.get_value("jobs") == 0
+
+
+def test_who_retains_is_told_of_a_clear() -> None:
+    """Once for all that have the same hook, and only where something could be retained."""
+    told: list[str] = []
+
+    def tell() -> None:
+        told.append("app")
+
+    app = Source("app", retain=True, cleared=tell)
+    pool = add(app, "pool", retain=True, cleared=tell)
+    for parent in (app, pool):
+        parent.remove_subordinate(add(parent, "a", make_work(5)))
+    add(app, "quiet", retain=True).remove_subordinate(add(app.subordinates[-1], "a", make_work(1)))
+    app.clear_value("jobs")
+    assert told == ["app"]
+    app.clear_value("deepest")
+    assert told == ["app"] * 2
+    add(app, "living", make_work(), cleared=lambda: told.append("living"))
+    app.clear_value("jobs")
+    assert told[2:] == ["living", "app"]
+    del told[2:]
+    app.add_values([Value("mine")], {"mine": 1})
+    app.clear_value("mine")
+    assert told == ["app"] * 3
+
+
+def test_a_value_that_is_not_kept_tells_nobody() -> None:
+    """There is nothing of it to be cleared."""
+    told: list[str] = []
+    app = Source("app", retain=True, cleared=lambda: told.append("app"))
+    values = [Value("n", aggregate=Aggregate.SUM), Value("most", aggregate=Aggregate.MAX)]
+    source = add(app, "a")
+    source.add_values(values, {"n": 1, "most": 2})
+    app.remove_subordinate(source)
+    app.clear_value("most")
+    assert told == []
+
+
+# Records
+
+
+def test_what_is_retained_can_be_kept_and_restored(app: Source, registry: Registry) -> None:
+    """A row goes out and comes back; files appear, and listeners are told."""
+    host = parent_of(app)
+    registry.register(host)
+    add(app, "a", make_work(5, 9, 3, size=1))
+    app.remove_subordinate(app.subordinates[0])
+    ((values, row),) = app.retained.items()
+    assert (values, row) == (VALUES, (5, 9, 0, [0, 1, 0], 0))
+    row[3].append(1)  # the caller's own
+    again = add(host, "again", retain=True)
+    changes: list[Change] = []
+    registry.add_listener(changes.append)
+    again.restore(list(values), (5, 9, 0, (0, 1, 0), 0))
+    assert [set(change.touched) for change in changes] == [{again.place}]
+    assert again.retained == app.retained
+    assert (read(again)["jobs"], read(host)["jobs"]) == (5, 10)
+    again.restore(values, (1, 0, 0, [1, 0, 0], 0))
+    assert again.retained[VALUES] == (6, 9, 0, [1, 1, 0], 0)
+
+
+def test_sums_wider_than_their_type_are_restored(app: Source) -> None:
+    """A sum of bytes is no byte."""
+
+    class Bytes(Stats):
+        n = u8(Aggregate.SUM)
+        peak = u8(Aggregate.MAX, kind=Kind.PEAK)
+        h = log_hist(2, Aggregate.SUM)
+
+    app.restore(Bytes, (1000, 257, [1 << 65, 7]))
+    assert list(app.retained.values()) == [(1000, 1, [0, 7])]
+    assert read(app) == {"n": 1000, "peak": 1, "h": [0, 7]}
+
+
+def test_an_array_of_which_nothing_is_kept_is_not_restored(app: Source) -> None:
+    """There is nothing to keep of it, and no file to show."""
+    app.restore([Value("own")], [5])
+    assert (app.retained, app.names()) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        ((1, 2), ValueError),
+        (("x", 0, 0, [0, 0, 0], 0), TypeError),
+        ((0, None, 0, [0, 0, 0], 0), TypeError),
+        ((0, 0, 0, [0, 0], 0), ValueError),
+        ((0, 0, 0, [0, 0, 1.5], 0), TypeError),
+    ],
+    ids=["length", "sum", "peak", "buckets", "bucket"],
+)
+def test_a_row_that_is_none_is_refused(
+    app: Source, row: tuple[Any, ...], error: type[Exception]
+) -> None:
+    """Nothing is changed by it."""
+    with pytest.raises(error):
+        app.restore(Work, row)
+    assert (app.retained, app.names()) == ({}, [])
+
+
+def test_only_who_retains_can_restore(app: Source) -> None:
+    """Others, and what was released, refuse."""
+    with pytest.raises(ValueError, match="host does not retain"):
+        parent_of(app).restore(Work, (0, 0, 0, [0, 0, 0], 0))
+    gone = Source("gone", retain=True)
+    gone.put()
+    uses: tuple[Callable[[], object], ...] = (
+        lambda: gone.retained,
+        lambda: gone.restore(Work, (0, 0, 0, [0, 0, 0], 0)),
+    )
+    for use in uses:
+        with pytest.raises(ReleasedError):
+            use()
+
+
+# Views
+
+
+def test_views_have_it(app: Source) -> None:
+    """`.stats.json` and `.stats.bin` show the same totals as the files."""
+    host = parent_of(app)
+    for number in range(2):
+        add(app, f"s{number}", make_work(5, 9 + number, size=1))
+    app.remove_subordinate(app.subordinates[0])
+    snapshot = host.snapshot()
+    shown = json.loads(json_view.render(snapshot))
+    assert shown == snapshot.to_dict()
+    assert shown["values"]["jobs"] == 10
+    assert shown["subordinates"]["app"]["values"]["sizes"] == [0, 2, 0]
+    assert read_binary(host) == read_binary(app) == shown["values"]
+
+
+def read_binary(source: Source) -> dict[str, Any]:
+    """The numbers of a source's binary view."""
+    data = VIEWS[".stats.bin"].render(source.snapshot(), mask=0o444, pause=no_pause)
+    found = binary.decode(data)
+    return {one.name: number for one, number in zip(found.descriptors, found.numbers, strict=True)}
+
+
+def samples(registry: Registry, metric: str) -> dict[frozenset[tuple[str, str]], Any]:
+    """The samples of one metric by their labels, which all three ways of exporting agree on."""
+    text = prometheus.render(registry.snapshot())
+    found = parse_text(text)
+    theirs = parse_openmetrics(openmetrics.render(registry.snapshot()))
+    collected = [sample for one in RegistryCollector(registry).collect() for sample in one.samples]
+    name = f"{metric}_total" if f"{metric}_total" in str(text) else metric
+    here = {labels: number for (_, labels), number in found[metric].samples.items()}
+    assert here == {labels: number for (_, labels), number in theirs[metric].samples.items()}
+    assert here == {
+        frozenset(one.labels.items()): one.value for one in collected if one.name == name
+    }
+    return here
+
+
+def labels(**pairs: str) -> frozenset[tuple[str, str]]:
+    """The labels of a sample."""
+    return frozenset(pairs.items())
+
+
+def test_it_is_one_more_sample(app: Source, registry: Registry) -> None:
+    """Labelled by the path of the source that retains; sums and peaks only."""
+    registry.register(parent_of(app))
+    add(app, "a", make_work(5, 9, 3), label="worker")
+    add(app, "b", make_work(7, 2, 1), label="worker")
+    app.remove_subordinate(app.subordinates[0])
+    here, living = labels(app="app", retained="true"), labels(app="app", worker="b")
+    assert samples(registry, "host_jobs") == {here: 5, living: 7}
+    assert samples(registry, "host_deepest") == {here: 9, living: 2}
+    assert samples(registry, "host_open") == {living: 1}
+    assert samples(registry, "host_own") == {living: 0}
+
+
+def test_a_histogram_is_one_more_sample(app: Source, registry: Registry) -> None:
+    """With buckets of its own, and a count where the format has one."""
+    registry.register(parent_of(app))
+    add(app, "a", make_work(size=1))
+    app.remove_subordinate(app.subordinates[0])
+    text = prometheus.render(registry.snapshot()).decode()
+    assert 'host_sizes_bucket{app="app",retained="true",le="0.0"} 0\n' in text
+    assert 'host_sizes_bucket{app="app",retained="true",le="+Inf"} 1\n' in text
+    assert 'host_sizes_count{app="app",retained="true"} 1\n' in text
+    assert 'host_sizes_bucket{app="app",retained="true",le="+Inf"} 1\n# EOF' in (
+        openmetrics.render(registry.snapshot()).decode()
+    )
+
+
+def test_what_hidden_sources_retain_is_added_up_above(app: Source, registry: Registry) -> None:
+    """It stands at the nearest source that is shown; below a hidden top nothing is."""
+    registry.register(parent_of(app))
+    hidden_top = Source("unseen", retain=True, hidden=True)
+    registry.register(hidden_top)
+    pools = [add(app, f"pool{number}", retain=True, hidden=True) for number in range(2)]
+    for retaining in (app, hidden_top, *pools):
+        retaining.remove_subordinate(add(retaining, "a", make_work(5, 9)))
+    assert samples(registry, "host_jobs") == {labels(app="app", retained="true"): 15}
+    assert samples(registry, "host_deepest") == {labels(app="app", retained="true"): 9}
+    assert "unseen" not in prometheus.render(registry.snapshot()).decode()
+
+
+def test_a_label_of_that_name_is_joined(registry: Registry) -> None:
+    """As labels are that occur twice on a path: neither sample is lost."""
+    top = Source("top")
+    registry.register(top)
+    pool = add(top, "true", retain=True, label="retained")
+    add(pool, "a", make_work(5))
+    pool.remove_subordinate(pool.subordinates[0])
+    pool.add_values(Work, make_work(7))
+    assert samples(registry, "top_jobs") == {
+        labels(retained="true"): 7, labels(retained="true/true"): 5,
+    }  # fmt: skip
+
+
+def test_samples_that_would_be_the_same_are_told_of(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A source whose labels are those of what is retained: one of the two is left out, and said."""
+    top = Source("same", retain=True)
+    registry.register(top)
+    add(top, "a", make_work(5))
+    top.remove_subordinate(top.subordinates[0])
+    add(top, "true", make_work(7), label="retained")
+    assert samples(registry, "same_jobs") == {labels(retained="true"): 7}
+    assert "same_jobs: left out: samples whose labels others have already" in caplog.text
