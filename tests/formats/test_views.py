@@ -212,7 +212,7 @@ def test_a_child_forked_meanwhile_collects() -> None:
     """The thread that would have switched it on again is not there."""
     program = """
 import gc, os, threading
-from statsfs import changes
+from statsfs.tree import lock
 from statsfs.tree.lock import suspend_collection
 
 def fork():

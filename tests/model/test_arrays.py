@@ -176,7 +176,8 @@ def test_a_child_that_was_forked_while_arrays_came_can_bring_some() -> None:
     """The lock of another thread, which the child does not have, is not waited for."""
     program = """
 import os, signal, sys, threading
-from statsfs import Value, arrays
+from statsfs import Value
+from statsfs.model import arrays
 held = threading.Event()
 def hold():
     with arrays._intern_lock:
