@@ -30,7 +30,7 @@ from statsfs.collector.timers import Timers
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 
 __all__ = ["Collector"]
@@ -247,7 +247,7 @@ class Collector(Closing):
         self._retrying = False
         self._ledger.retry()
 
-    def _hear(self, change: Change) -> None:
+    def _hear(self, change: ChangeNotice) -> None:
         # In any thread: somebody may have given a top-level name up.
         if 0 in change.touched and self._members.waiting:
             self._members.note_vacancy()

@@ -24,7 +24,6 @@ from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
 from statsfs.segments.file_format import Head
 from statsfs.segments.locks import is_alive
-from statsfs.tree.retention import find_plan
 from statsfs.tree.source import Source
 
 __all__ = ["Leaf", "SegmentNumbers", "identify", "weigh"]
@@ -275,7 +274,7 @@ class Leaf:
         return {
             array.values[0]: convert_number(array.values[0], self.numbers[array.values[0].name])
             for array in arrays
-            if find_plan(array).files
+            if array.retained
         }
 
 

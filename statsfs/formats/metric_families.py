@@ -1,16 +1,14 @@
 """Metric families: what a snapshot's numbers are called, labelled and grouped as for Prometheus.
 
-Owns which numbers are exported, where, and who gives way where names meet; how that is written is
-the business of `prometheus` and `openmetrics`, and names alone that of `names`.
-
 Only what a producer counted is exported: the totals of the directories are sums that a query makes.
-A number stands at the nearest visible source, which gives the labels; what hidden sources and bases
-counted is added up there. What a source retains of others that left is a sample besides, with the
-label `retained`. Numbers come by columns, a few hundred sources each, and all that
-concerns a source or an array is worked out once for all of its values.
+A number is exported for the nearest visible source, which gives the labels; hidden sources and
+bases are added up there. What a source retains is one more sample, with the label `retained`. Where
+two arrays want one metric name, the older has it.
 
-Threading: it works on a snapshot, which does not change, and calls `pause` before it has taken long
-for other threads.
+Numbers come by columns, a few hundred sources each; what depends on a source or an array only is
+worked out once for all of its values.
+
+Threading: pure, but for pauses and the log.
 """
 
 import logging
@@ -18,14 +16,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.formats.metric_names import Metric, Scale, make_label, make_metric, make_name
 from statsfs.model.arrays import Array
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.access import Mask, Masks, find_masks
-from statsfs.tree.retention import RetainedRow, add_numbers, add_retained, fill_row, find_plan
-from statsfs.tree.snapshot import Pause, Row, Snapshot, no_pause
+from statsfs.tree.pauses import pause
+from statsfs.tree.retention import fill_row
+from statsfs.tree.rows import RetainedRow, Row, add_retained, add_rows
+from statsfs.tree.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.source import Source
 
 __all__ = ["Family", "Home", "Part", "complain", "make_families"]
 
@@ -58,7 +62,7 @@ class Home:
 
     __slots__ = ("_text", "labels", "source", "top")
 
-    def __init__(self, source: Any, top: str, labels: dict[str, str]) -> None:
+    def __init__(self, source: "Source", top: str, labels: dict[str, str]) -> None:
         self.source = source
         self.top = top
         self.labels = labels
@@ -72,7 +76,7 @@ class Home:
             self._text = ",".join(pairs)
         return self._text
 
-    def below(self, source: Any) -> "Home":
+    def below(self, source: "Source") -> "Home":
         """The home of a visible source right below."""
         label = "source" if source.label is None else make_label(source.label)
         above = self.labels.get(label)
@@ -91,24 +95,28 @@ def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _find_homes(snapshot: Snapshot, pause: Pause) -> dict[Any, Home | None]:
-    # Of each source; none has what is below a hidden top-level source.
-    tree = snapshot.tree
-    homes: dict[Any, Home | None] = {}
-    for parent, source in zip((None, *tree.lineage), tree.lineage, strict=False):
-        homes[source] = _find_home(homes.get(parent), parent, source, parent is None)
-    for parent, subordinates in tree.subordinates:
-        home, topmost = homes.get(parent), parent is tree.root and not tree.lineage
+def _find_homes(snapshot: Snapshot) -> "dict[Source | Registry, Home | None]":
+    # Of each source; None for those below a hidden top-level source.
+    homes: dict[Source | Registry, Home | None] = {}
+    above: Source | None = None
+    for source in snapshot.lineage:
+        home = None if above is None else homes[above]
+        homes[source] = _find_home(home, above, source, above is None)
+        above = source
+    for parent, subordinates in snapshot.subordinates:
+        home, topmost = homes.get(parent), parent is snapshot.root and not snapshot.lineage
         for start in range(0, len(subordinates), _CHUNK):
             for source in subordinates[start : start + _CHUNK]:
                 homes[source] = _find_home(home, parent, source, topmost)
             pause()
     # What did not answer is missing, which a query can tell from what stands still.
-    homes.update(dict.fromkeys(tree.find_silent()))
+    homes.update(dict.fromkeys(snapshot.find_silent()))
     return homes
 
 
-def _find_home(above: Home | None, parent: Any, source: Any, topmost: bool) -> Home | None:
+def _find_home(
+    above: Home | None, parent: "Source | Registry | None", source: "Source", topmost: bool
+) -> Home | None:
     if topmost:
         return None if source.hidden else Home(source, make_name(source.name), {})
     # Below a hidden source nothing is visible.
@@ -129,7 +137,7 @@ class _Chunk:
 class _Batch:
     # The samples of one array below one top-level source; no two have the same labels.
 
-    def __init__(self, rows: Iterable[tuple[Home, Row]], width: int, pause: Pause) -> None:
+    def __init__(self, rows: Iterable[tuple[Home, Row]], width: int) -> None:
         self.doubled = False
         self.chunks: list[_Chunk] = []
         self.texts: set[str] = set()
@@ -144,17 +152,17 @@ class _Batch:
             homes.append(home)
             found.append(row)
             if len(homes) == self._most:
-                self._add(homes, found, pause)
+                self._add(homes, found)
                 homes, found = [], []
         if homes:
-            self._add(homes, found, pause)
+            self._add(homes, found)
 
-    def _add(self, homes: list[Home], rows: list[Row], pause: Pause) -> None:
+    def _add(self, homes: list[Home], rows: list[Row]) -> None:
         pause()
         self.chunks.append(_Chunk(homes, list(zip(*rows, strict=True))))
         pause()
 
-    def without(self, taken: list["_Batch"], pause: Pause) -> "_Batch":
+    def without(self, taken: list["_Batch"]) -> "_Batch":
         """The samples whose labels none of these have; itself if that is all of them."""
         kept = []
         for chunk in self.chunks:
@@ -162,7 +170,7 @@ class _Batch:
             pause()
         if all(map(all, kept)):
             return self
-        rest = _Batch((), 1, pause)
+        rest = _Batch((), 1)
         rest.doubled = True
         for chunk, keep in zip(self.chunks, kept, strict=True):
             homes = list(compress(chunk.homes, keep))
@@ -183,35 +191,24 @@ class _Found:
         self.hidden: dict[Home, list[Row]] = {}
         self.retained: dict[Home, list[RetainedRow]] = {}
 
-    def batches(self, array: Array, pause: Pause) -> tuple[_Batch, _Batch, _Batch]:
+    def batches(self, array: Array) -> tuple[_Batch, _Batch, _Batch]:
         # What the sources themselves show; that together with what hidden ones counted; and what
         # they retain.
         width = len(array.values)
-        shown = _Batch(self.shown.items(), width, pause)
-        summed = _Batch(self._add_up(array, pause), width, pause) if self.hidden else shown
+        shown = _Batch(self.shown.items(), width)
+        summed = _Batch(self._add_up(array), width) if self.hidden else shown
         retained = (
             (home.beside(), fill_row(array, add_retained(array, rows)))
             for home, rows in self.retained.items()
         )
-        return shown, summed, _Batch(retained, width, pause)
+        return shown, summed, _Batch(retained, width)
 
-    def _add_up(self, array: Array, pause: Pause) -> Iterator[tuple[Home, Row]]:
+    def _add_up(self, array: Array) -> Iterator[tuple[Home, Row]]:
         for home, row in self.shown.items():
             rows = self.hidden.pop(home, None)
-            yield home, row if rows is None else _combine(array, [row, *rows], pause)
+            yield home, row if rows is None else add_rows(array, [row, *rows])
         for home, rows in self.hidden.items():
-            yield home, _combine(array, rows, pause)
-
-
-def _combine(array: Array, rows: list[Row], pause: Pause) -> Row:
-    # A few hundred at a time: sums that wrap may be made in any steps.
-    step = max(2, _WIDE // sum(value.size for value in array.values))
-    total = rows[0]
-    for start in range(1, len(rows), step):
-        columns = zip(total, *rows[start : start + step], strict=True)
-        total = tuple(map(add_numbers, array.values, columns))
-        pause()
-    return total
+            yield home, add_rows(array, rows)
 
 
 # By top-level source, and by which permission bits count there.
@@ -219,7 +216,7 @@ _Tops = dict[tuple[str, int], _Found]
 
 
 def _gather(
-    homes: dict[Any, Home | None], snapshot: Snapshot, masks: Masks, pause: Pause
+    homes: "dict[Source | Registry, Home | None]", snapshot: Snapshot, masks: Masks
 ) -> list[tuple[Array, _Tops]]:
     # By array, the oldest first.
     gathered: defaultdict[Array, _Tops] = defaultdict(lambda: defaultdict(_Found))
@@ -304,12 +301,11 @@ class Family:
 class _Families:
     # Those that there are until now, and what their names and samples are called.
 
-    def __init__(self, pause: Pause) -> None:
+    def __init__(self) -> None:
         self.by_name: dict[str, Family] = {}
         self._claimed: set[str] = set()
         self._batches: dict[str, list[_Batch]] = {}
         self._rests: dict[tuple[_Batch, ...], _Batch] = {}
-        self._pause = pause
 
     def add(self, top: str, value: Value, batch: _Batch, index: int) -> None:
         metric, scale = make_metric(top, value)
@@ -337,13 +333,11 @@ class _Families:
         key = (batch, *taken)
         rest = self._rests.get(key)
         if rest is None:
-            rest = self._rests[key] = batch.without(taken, self._pause)
+            rest = self._rests[key] = batch.without(taken)
         return rest
 
 
-def make_families(
-    snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause
-) -> list[Family]:
+def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
     """Return the metric families of a snapshot, those of the oldest arrays first.
 
     What cannot be exported beside others is left out, and logged once.
@@ -351,15 +345,14 @@ def make_families(
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for whom.
-        pause: called every few hundred sources.
     """
-    snapshot.decode(pause)
-    homes = _find_homes(snapshot, pause)
-    families = _Families(pause)
-    masks = find_masks(mask, snapshot.tree, pause)
-    for array, found in _gather(homes, snapshot, masks, pause):
-        batches = [(*key, one.batches(array, pause)) for key, one in found.items()]
-        kept = {file.index for file in find_plan(array).files}
+    snapshot.decoded()
+    homes = _find_homes(snapshot)
+    families = _Families()
+    masks = find_masks(mask, snapshot)
+    for array, found in _gather(homes, snapshot, masks):
+        batches = [(*key, one.batches(array)) for key, one in found.items()]
+        kept = {file.index for file in array.retained}
         for index, value in enumerate(array.values):
             if value.hidden and value.aggregate is Aggregate.NONE:
                 continue  # no file shows it

@@ -17,7 +17,7 @@ from statsfs.formats.metric_families import Family, make_families
 from statsfs.formats.metric_names import make_edges
 from statsfs.formats.prometheus import sample_name
 from statsfs.model.values import Value
-from statsfs.tree.pauses import make_pause
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
 if TYPE_CHECKING:
@@ -67,15 +67,16 @@ class RegistryCollector:
 
     def collect(self) -> Iterator["Metric"]:
         """Return the metric families as they are now."""
-        pause = make_pause()
-        for family in make_families(self._registry.snapshot(), mask=S_IROTH, pause=pause):
+        with pausing():
+            families = make_families(self._registry.snapshot(), mask=S_IROTH)
+        for family in families:
             metric = family.metric
             made = self._metric(metric.name, metric.help, metric.type, metric.unit)
-            for name, labels, number in _list_samples(family):
-                made.add_sample(name, labels, number)
+            with pausing():
+                for name, labels, number in _list_samples(family):
+                    made.add_sample(name, labels, number)
             if made.samples:
                 yield made
-                pause()
 
 
 _Sample = tuple[str, dict[str, str], int | float]

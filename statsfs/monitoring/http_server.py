@@ -27,7 +27,6 @@ from typing import Any, Final, NamedTuple
 from statsfs.closings import Closing
 from statsfs.formats import openmetrics, prometheus
 from statsfs.formats.views import VIEWS, Rendering, View
-from statsfs.tree.pauses import make_pause
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.registry import Registry
 
@@ -177,7 +176,7 @@ class _Server(ThreadingMixIn, TCPServer):
         refresh_all(self._registry.sources)
         with self._rendering:
             rendering = Rendering(format.view, self._registry, S_IROTH)
-            rendering.run(make_pause())
+            rendering.run()
             return rendering.text
 
     def serve(self) -> None:

@@ -1,9 +1,9 @@
-"""Access: whose the sources are, and what a reader may read of them.
+"""Access: who owns a source, and what a reader may read of it.
 
-Owns owners, and which permission bits of a value count for a reader. The kernel holds everybody who
-opens a value's file to the same rule; here it is kept for those who read many values at once.
+The kernel checks the permission bits of a value's file when it is opened. Views show many values at
+once; here the same rule is kept for them.
 
-Threading: pure.
+Threading: pure, but for pauses.
 """
 
 from collections.abc import Mapping
@@ -11,9 +11,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
 from stat import S_IRGRP, S_IROTH, S_IRUSR
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from statsfs.tree.snapshot_directories import Pause, Tree, no_pause
+from statsfs.tree.pauses import pause
+
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.snapshot import Snapshot
+    from statsfs.tree.source import Source
 
 __all__ = ["Access", "Mask", "Masks", "Owner", "check_owner", "find_masks"]
 
@@ -86,30 +91,29 @@ class Masks:
     """
 
     common: int
-    others: Mapping[Any, int] = field(default_factory=dict)
+    others: "Mapping[Source, int]" = field(default_factory=dict)
 
-    def of(self, source: Any) -> int:
+    def of(self, source: "Source") -> int:
         """Return those of one source."""
         return self.others.get(source, self.common)
 
 
-def find_masks(mask: Mask, tree: Tree, pause: Pause = no_pause) -> Masks:
+def find_masks(mask: Mask, snapshot: "Snapshot") -> Masks:
     """Return what a reader may read of each source of a sampled subtree.
 
     Args:
-        mask: what is shown, or to whom; that reader's `owner` is that of the subtree's root.
-        tree: the subtree.
-        pause: called every few hundred sources.
+        mask: what is shown, or to which reader, whose `owner` is that of the subtree's root.
+        snapshot: of the subtree.
     """
     if isinstance(mask, int):
         return Masks(mask)
     common = mask.mask_of(mask.owner)
     if mask.uid == 0:
         return Masks(common)
-    owners: dict[Any, Owner] = {}
-    others: dict[Any, int] = {}
+    owners: dict[Source | Registry, Owner] = {}
+    others: dict[Source, int] = {}
     bits_of = cache(mask.mask_of)
-    for parent, subordinates in tree.subordinates:  # parents come first
+    for parent, subordinates in snapshot.subordinates:  # parents come first
         inherited = owners.get(parent)
         for start in range(0, len(subordinates), _CHUNK):
             some = subordinates[start : start + _CHUNK]

@@ -17,7 +17,7 @@ from statsfs.formats.views import BINARY, VIEWS, Rendering
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree import lock
 from statsfs.tree.lock import suspend_collection
-from statsfs.tree.pauses import make_pause
+from statsfs.tree.pauses import make_pause, pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.forking import run_forking
@@ -131,7 +131,8 @@ def test_others_have_their_turn(name: str) -> None:
     """A view of thousands of sources pauses all the time, from the sample on."""
     calls: list[float] = []
     rendering = Rendering(VIEWS[name], make_tree(5000), 0o444)
-    rendering.run(lambda: calls.append(time.perf_counter()))
+    with pausing(lambda: calls.append(time.perf_counter())):
+        rendering.run()
     assert len(calls) >= 20
     # The largest piece of work is far from all of it.
     longest = max(later - earlier for earlier, later in pairwise(calls))
@@ -147,7 +148,8 @@ def test_no_garbage_is_collected_while_a_large_view_is_rendered(name: str) -> No
     seen: list[bool] = []
     for count, expected in ((5, {True}), (600, {False})):
         seen.clear()
-        Rendering(VIEWS[name], make_tree(count), 0o444).run(lambda: seen.append(gc.isenabled()))
+        with pausing(lambda: seen.append(gc.isenabled())):
+            Rendering(VIEWS[name], make_tree(count), 0o444).run()
         assert set(seen) == expected
         assert gc.isenabled()
 
@@ -156,7 +158,8 @@ def test_garbage_is_collected_while_foreign_code_runs() -> None:
     """A property may wait for anything, and for long."""
     top, seen = make_tree(600), []
     top.add_values([Value("slow")], property_base({"slow": 1}, False))
-    Rendering(VIEWS[".stats.json"], top, 0o444).run(lambda: seen.append(gc.isenabled()))
+    with pausing(lambda: seen.append(gc.isenabled())):
+        Rendering(VIEWS[".stats.json"], top, 0o444).run()
     assert set(seen) == {True}
 
 
@@ -177,8 +180,8 @@ def test_collection_goes_on_after_an_error() -> None:
     def fail() -> None:
         raise RuntimeError("failed")
 
-    with pytest.raises(RuntimeError, match="failed"):
-        Rendering(VIEWS[".stats.json"], top, 0o444).run(fail)
+    with pytest.raises(RuntimeError, match="failed"), pausing(fail):
+        Rendering(VIEWS[".stats.json"], top, 0o444).run()
     assert gc.isenabled()
 
 
@@ -266,7 +269,7 @@ def test_another_thread_has_its_turn_meanwhile() -> None:
     other = threading.Thread(target=work)
     other.start()
     rendering = Rendering(VIEWS[".stats.json"], top, 0o444)
-    rendering.run(make_pause())
+    rendering.run()
     before = turns
     done.set()
     other.join()

@@ -19,6 +19,7 @@ from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE
 from tests.support.kvm_files import DUMPS, KvmFile
 from tests.support.mounts import run, shell
+from tests.support.trees import refresher_of
 
 WAITS = list(range(32))
 
@@ -85,8 +86,10 @@ def test_a_refresh_that_does_not_block(stats: KvmStats) -> None:
     with stats.make_source() as vcpu:
         before = threading.active_count()
         vcpu.get_value("exits")
-        assert vcpu.refresher is not None
-        assert (vcpu.refresher.blocking, vcpu.refresher.function) == (False, stats.refresh)
+        assert (refresher_of(vcpu).blocking, refresher_of(vcpu).function) == (
+            False,
+            stats.refresh,
+        )
         assert threading.active_count() == before
 
 

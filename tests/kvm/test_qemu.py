@@ -25,6 +25,7 @@ from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kvm_files import DESCRIBED
 from tests.support.qmp_servers import QmpServer, no_vm, pretend_a_vm
+from tests.support.trees import refresher_of
 
 Watch = Callable[..., QemuMonitor]
 
@@ -80,8 +81,8 @@ def vm(watch: Watch, kvm: Source, server: QmpServer, name: str) -> Source:
 
 def appear(kvm: Source, name: str) -> Source:
     """Wait for a VM."""
-    wait_until(lambda: kvm.find_subordinate(name), "the VM")
-    vm = kvm.find_subordinate(name)
+    wait_until(lambda: kvm.find(name), "the VM")
+    vm = kvm.find(name)
     assert vm is not None
     return vm
 
@@ -156,8 +157,7 @@ def test_numbers_are_new_from_when_they_came(
     now = [0.0]
     monkeypatch.setattr(qemu, "_FRESH", 100.0)
     monkeypatch.setattr(qemu, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    assert vm.refresher is not None
-    asking: Any = vm.refresher.function
+    asking: Any = refresher_of(vm).function
     before = server.asked("query-stats")
     server.flowing.clear()
     with ThreadPoolExecutor(1) as pool:
@@ -236,7 +236,7 @@ def test_a_lost_connection_wakes_its_readers(vm: Source, kvm: Source, server: Qm
     """Who waits for an answer does not wait for the deadline."""
     server.flowing.clear()
     with ThreadPoolExecutor(1) as pool:
-        read = pool.submit(vm.refresher.function)  # type: ignore[union-attr]  # it has one
+        read = pool.submit(refresher_of(vm).function)
         server.hang_up()
         assert isinstance(read.exception(DEADLINE), QmpError)
     server.flowing.set()
@@ -299,7 +299,7 @@ def test_a_vm_that_hangs(vm: Source, kvm: Source, server: QmpServer) -> None:
     assert kvm.get_value("exits") == 10
     server.vcpus["/machine/cpu[0]"]["exits"] = 11
     server.flowing.set()
-    refresher = vm.refresher
+    refresher = refresher_of(vm)
     assert refresher is not None
     # Without a reader: the answer that was missed arrives.
     wait_until(lambda: refresher.failure is None, "the answer")
@@ -311,16 +311,15 @@ def test_a_refresh_does_not_wait_for_ever(
     vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives its thread back, and the next one waits for the same answer."""
-    assert vm.refresher is not None
     monkeypatch.setattr(qemu, "_PATIENCE", 0.01)
     server.flowing.clear()
     before = server.asked("query-stats")
     for _ in range(3):
         with pytest.raises(QmpError, match=r"^no answer within 0.01 s$"):
-            vm.refresher.function()
+            refresher_of(vm).function()
     server.flowing.set()
     monkeypatch.setattr(qemu, "_PATIENCE", DEADLINE)
-    vm.refresher.function()
+    refresher_of(vm).function()
     assert server.asked("query-stats") in (before + 2, before + 4)
 
 
@@ -543,7 +542,7 @@ def test_the_end_leaves_nothing(kvm: Source, server: QmpServer, name: str) -> No
     before = os.listdir("/proc/self/fd")
     monitor = QemuMonitor(kvm, [str(server.path)])
     vm = appear(kvm, name)
-    refresher = vm.refresher
+    refresher = refresher_of(vm)
     assert refresher is not None
     vm.get()
     server.flowing.clear()

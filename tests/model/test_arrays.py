@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ExhaustedError
-from statsfs.model.arrays import FILE_NUMBERS, Array, Entry, intern_array, make_layout
+from statsfs.model.arrays import FILE_NUMBERS, Array, intern_array
+from statsfs.model.layout import make_layout
 from statsfs.model.stats import Stats, u64, values_of
 from statsfs.model.values import Aggregate, Type, Value
+from statsfs.tree.index import Entry
 from statsfs.tree.source import Source
 from tests.support.forking import run_forking
 
@@ -201,8 +203,8 @@ def test_what_files_and_entries_are() -> None:
     assert repr(made.own[0]) == "<File 'a' own>"
     assert [file.name for file in made.aggregates[0]] == ["a", "a.max"]
     assert "MAX" in repr(made.aggregates[0][1])
-    assert Entry(None, made, None, None, None, False).declared
-    assert not Entry(None, made, made.binder.bind({"a": 1})[0], {}, {}, False).declared
+    assert Entry(Source("s"), made, None, None, None, False).declared
+    assert not Entry(Source("s"), made, made.binder.bind({"a": 1})[0], {}, {}, False).declared
 
 
 # Layouts

@@ -415,13 +415,13 @@ def test_too_many_silent_clients(
 def test_too_many_scrapes(registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is beyond all reason is hung up on; those who are being answered are answered."""
     monkeypatch.setattr(http_server, "_CONNECTIONS", 2)
-    sample, go_on = registry.sample, threading.Event()
+    sample, go_on = registry._sample, threading.Event()
 
     def wait() -> Snapshot:
         assert go_on.wait(DEADLINE)
         return sample()
 
-    monkeypatch.setattr(registry, "sample", wait)
+    monkeypatch.setattr(registry, "_sample", wait)
     with serve_metrics(registry) as server, ThreadPoolExecutor(2) as pool:
         try:
             answers = [pool.submit(ask, server) for _ in range(2)]
@@ -482,7 +482,7 @@ def test_a_broken_scrape(
         raise KeyError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "sample", fail)
+        patch.setattr(registry, "_sample", fail)
         response, body = ask(server)
         assert (response.status, body) == (500, b"500 Internal Server Error\n")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]

@@ -18,9 +18,10 @@ from statsfs.model.values import Aggregate, Value
 from statsfs.tree import refresh
 from statsfs.tree.refresh import Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.forking import run_forking
+from tests.support.trees import refresher_of
 
 VALUES = (Value("exits", aggregate=Aggregate.SUM), Value("pages", aggregate=Aggregate.SUM))
 BY_NAME = {value.name: value for value in VALUES}
@@ -173,8 +174,7 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
 
 def waiting_for_the_next(source: Source) -> list[Refreshing]:
     """Who waits for the refresh after the one that is under way."""
-    assert source.refresher is not None
-    following = source.refresher._next
+    following = refresher_of(source)._next
     return [] if following is None else following.waiting
 
 
@@ -234,7 +234,7 @@ def test_one_that_hangs_costs_one_reader_the_deadline_once() -> None:
     assert time.monotonic() - began < refresh.DEADLINE * 50
     assert hanging.asked == asked
     hanging.answers.set()
-    wait_until(lambda: source.refresher is not None and source.refresher.failure is None)
+    wait_until(lambda: refresher_of(source) is not None and refresher_of(source).failure is None)
     assert host.get_value("exits") == 106
     assert source.get_value("exits") == 100
 
@@ -248,8 +248,9 @@ def test_a_late_one_that_fails_is_asked_again_in_the_background() -> None:
     with short_deadline(), pytest.raises(UnavailableError, match="no answer within"):
         source.get_value("exits")
     hanging.answers.set()
-    assert source.refresher is not None
-    wait_until(lambda: source.refresher is not None and source.refresher.failure == "gave up")
+    wait_until(
+        lambda: refresher_of(source) is not None and refresher_of(source).failure == "gave up"
+    )
     hanging.error = None
 
     def answers() -> bool:
@@ -287,14 +288,14 @@ def test_whoever_waits_beside_the_first_is_let_go_with_it() -> None:
     assert len(found) == 2
     assert hanging.asked == 1
     hanging.answers.set()
-    wait_until(lambda: source.refresher is not None and source.refresher.failure is None)
+    wait_until(lambda: refresher_of(source) is not None and refresher_of(source).failure is None)
 
 
 def test_who_has_just_answered_is_not_given_up() -> None:
     """A deadline may be over between the answer and the moment in which its reader is told."""
     elsewhere = Elsewhere()
     source = make_source("vm", elsewhere)
-    refreshing, refresher = find_refreshing([source]), source.refresher
+    refreshing, refresher = find_refreshing([source]), refresher_of(source)
     assert refreshing is not None
     assert refresher is not None
     refreshing.run()
@@ -380,7 +381,7 @@ def test_views_leave_out_who_does_not_answer() -> None:
     assert prometheus.render(shown) == b""
     assert vm.snapshot().to_dict() == silent
     assert vcpu.snapshot().to_dict() == {"values": {}, "subordinates": {}}
-    assert list(vcpu.snapshot().content().files()) == []
+    assert list(vcpu.snapshot().directory().files()) == []
     assert b"exits" in json.render(host.snapshot())
 
 
@@ -530,4 +531,5 @@ def test_a_released_source_asks_nobody() -> None:
     host.remove_subordinate(source)
     assert host.names() == []
     assert find_refreshing([host]) is None
-    assert (source.refresher, source.refreshers) == (None, None)
+    assert directory_of(source).refresher is None
+    assert directory_of(source).refreshers is None

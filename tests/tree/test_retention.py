@@ -14,10 +14,9 @@ from statsfs.formats.views import VIEWS
 from statsfs.model.stats import Stats, log_hist, s64, u8, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.monitoring.exposition import RegistryCollector
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import no_pause
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.exported import parse_openmetrics, parse_text
 from tests.support.strategies import BUFFER_FLAVOURS, FLAVOURS, STATS_FLAVOURS, Recipe, make_base
 
@@ -59,7 +58,7 @@ def read(source: Source) -> dict[str, Any]:
     """All files of a source, by single reads and as its snapshot has them, which must agree."""
     files: dict[str, Any] = {name: source.get_value(name) for name in source.names()}
     assert source.snapshot().to_dict()["values"] == files
-    assert {f.name: n for f, n in source.snapshot().content().files()} == files
+    assert {f.name: n for f, n in source.snapshot().directory().files()} == files
     return files
 
 
@@ -415,10 +414,10 @@ def test_what_is_retained_can_be_kept_and_restored(app: Source, registry: Regist
     assert (values, row) == (VALUES, (5, 9, 0, [0, 1, 0], 0))
     row[3].append(1)  # the caller's own
     again = add(host, "again", retain=True)
-    changes: list[Change] = []
+    changes: list[ChangeNotice] = []
     registry.add_listener(changes.append)
     again.restore(list(values), (5, 9, 0, (0, 1, 0), 0))
-    assert [set(change.touched) for change in changes] == [{again.place}]
+    assert [set(change.touched) for change in changes] == [{directory_of(again).place}]
     assert again.retained == app.retained
     assert (read(again)["jobs"], read(host)["jobs"]) == (5, 10)
     again.restore(values, (1, 0, 0, [1, 0, 0], 0))
@@ -498,7 +497,7 @@ def test_views_have_it(app: Source) -> None:
 
 def read_binary(source: Source) -> dict[str, Any]:
     """The numbers of a source's binary view."""
-    data = VIEWS[".stats.bin"].render(source.snapshot(), mask=0o444, pause=no_pause)
+    data = VIEWS[".stats.bin"].render(source.snapshot(), mask=0o444)
     found = binary.decode(data)
     return {one.name: number for one, number in zip(found.descriptors, found.numbers, strict=True)}
 

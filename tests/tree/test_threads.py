@@ -18,6 +18,7 @@ from statsfs.exceptions import StatsfsError, UnknownValueError
 from statsfs.model.stats import Stats, log_hist, u64
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import apply_change, lock_tree
+from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.forking import run_forking
@@ -648,9 +649,9 @@ def test_references_are_counted_exactly() -> None:
     def loop() -> None:
         for _ in range(50):
             source.get()
-            source.hold()
+            hold(source)
             source.put()
-            source.unhold()
+            unhold(source)
 
     with running(loop, loop, loop, loop):
         time.sleep(0.5)
