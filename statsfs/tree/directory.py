@@ -10,7 +10,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
 from statsfs.model.arrays import Array, File
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Directory"]
 
 log = logging.getLogger(__name__)
+
+_NOTHING: Final[dict[Any, Any]] = {}  # what released sources have; nothing is ever added to it
 
 
 class Directory:
@@ -87,14 +89,6 @@ class Directory:
         """The directory that this one is in; None at the top."""
         parent = self.parent
         return None if parent is None or isinstance(parent, Listening) else parent._directory
-
-    @property
-    def registry(self) -> Listening | None:
-        """What the topmost source is registered in, if anything; it is told of changes."""
-        directory = self
-        while (above := directory.above) is not None:
-            directory = above
-        return directory.parent if isinstance(directory.parent, Listening) else None
 
     @property
     def path(self) -> str:
@@ -378,14 +372,13 @@ class Directory:
         self.version += stale
         return stale
 
-    def drop(self) -> list[object]:
-        """Drop everything, as the source is released; return it, to be freed outside the lock."""
-        garbage: list[object] = [self.subordinates, self.entries, self.index, self.refreshers]
+    def drop(self, garbage: list[object]) -> None:
+        """Drop all, as the source is released, into a list that is freed outside the lock."""
+        garbage += (self.subordinates, self.entries, self.index, self.refreshers)
         for entry in self.entries.values():
             garbage.append((entry.base, entry.origin))
             entry.base = entry.origin = None
-        self.subordinates, self.entries, self.index = {}, {}, {}
+        self.subordinates = self.entries = self.index = _NOTHING
         self.refresher = self.refreshers = None
         self.version += 1
         self.cached = None
-        return garbage

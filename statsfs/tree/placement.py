@@ -26,6 +26,7 @@ __all__ = [
     "check_orphan",
     "check_sibling",
     "find_lineage",
+    "find_registry",
     "leave",
     "note_files",
     "remove",
@@ -43,6 +44,12 @@ def find_lineage(source: "Source") -> "list[Source]":
         source = parent
         lineage.append(source)
     return lineage
+
+
+def find_registry(lineage: "Sequence[Source]") -> Listening | None:
+    """Return the registry of a source with that lineage, if it has one; it is told of changes."""
+    parent = lineage[-1]._directory.parent
+    return parent if isinstance(parent, Listening) else None
 
 
 @folding_change
@@ -66,7 +73,7 @@ def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source"
         return
     here.add_subordinate(source)
     settle(source, parent)
-    _note(change, here, source, stale)
+    _note(change, lineage, source, stale)
 
 
 @folding_change
@@ -87,8 +94,8 @@ def remove(parent: "Source", change: TreeChange, folding: Folding, source: "Sour
     if stale is None:
         return
     here.remove_subordinate(source)
-    change.leave(here.registry, leaving.place)
-    _note(change, here, source, stale)
+    change.leave(find_registry(lineage), leaving.place)
+    _note(change, lineage, source, stale)
     leave(source, change)
 
 
@@ -125,10 +132,11 @@ def leave(source: "Source", change: TreeChange) -> None:
 
 
 def _note(
-    change: TreeChange, here: Directory, source: "Source", stale: Sequence[Directory]
+    change: TreeChange, lineage: "Sequence[Source]", source: "Source", stale: Sequence[Directory]
 ) -> None:
     # The directories that changed: this one, where a subdirectory came or went, and those above
     # whose files did.
+    here = lineage[0]._directory
     if not source.hidden:
         here.changed = time.time_ns()
         # A subdirectory's name may be one that a file had or wants. Where the layout was not worked
@@ -136,13 +144,13 @@ def _note(
         layout = here.cached
         if layout is None or layout[0] != here.version or source.name in layout[1].claimed:
             here.version += 1
-        change.touch(here.registry, here.place, source.name)
-    note_files(change, stale)
+        change.touch(find_registry(lineage), here.place, source.name)
+    note_files(change, lineage, stale)
 
 
-def note_files(change: TreeChange, stale: Sequence[Directory]) -> None:
-    """Note the directories of one lineage that do not show the files that they did."""
-    registry = stale[0].registry if stale else None
+def note_files(change: TreeChange, lineage: "Sequence[Source]", stale: Sequence[Directory]) -> None:
+    """Note the directories of a lineage that do not show the files that they did."""
+    registry = find_registry(lineage) if stale else None
     for directory in stale:
         directory.changed = time.time_ns()
         change.touch(registry, directory.place)

@@ -100,13 +100,12 @@ def _release_unused(source: "Source", change: TreeChange) -> None:
     while unused:
         source = unused.pop()
         references = source._references
-        if references.released or references.count:
+        if references.released or references.taken or references.holds:
             continue
         references.released = True
-        subordinates = source._directory.subordinates
-        for subordinate in subordinates.values():
+        for subordinate in source._directory.subordinates.values():
             subordinate._directory.parent = None
             subordinate._directory.place = 0
             subordinate._references.holds -= 1
-        unused += subordinates.values()
-        change.garbage += source._directory.drop()
+            unused.append(subordinate)
+        source._directory.drop(change.garbage)

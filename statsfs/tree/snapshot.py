@@ -12,7 +12,7 @@ import operator
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.model.arrays import Array
@@ -28,6 +28,7 @@ from statsfs.tree.rows import RetainedRow, Row, convert_rows
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories, make_directory
 
 if TYPE_CHECKING:
+    from statsfs.tree.directory import Directory
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
 
@@ -263,7 +264,10 @@ def _to_dict(directory: SnapshotDirectory) -> dict[str, Any]:
     return {"values": values, "subordinates": {}}
 
 
+# In C: thousands of sources are looked at under the lock.
 _directory_of: Final = operator.attrgetter("_directory")
+_subordinates_of: Final = operator.attrgetter("subordinates")
+_state_of: Final = operator.attrgetter("version", "cached")
 
 
 def take_snapshot(
@@ -283,20 +287,25 @@ def take_snapshot(
         subordinates: list[tuple[Source | Registry, list[Source]]] = []
         if not lineage:
             subordinates.append((root, list(tops)))
-        sources = list(tops)
-        directories = list(map(_directory_of, sources))
-        for source, directory in zip(sources, directories, strict=False):
-            if directory.subordinates:
-                below = list(directory.subordinates.values())
+        sources: list[Source] = []
+        directories: list[Directory] = []
+        level = list(tops)
+        while level:
+            here = list(map(_directory_of, level))
+            inner = list(compress(level, map(_subordinates_of, here)))
+            sources += level
+            directories += here
+            level = []
+            for source in inner:
+                below = list(source._directory.subordinates.values())
                 subordinates.append((source, below))
-                sources += below
-                directories += map(_directory_of, below)
-        versions = map(operator.attrgetter("version", "cached"), directories)
+                level += below
+        states = map(_state_of, directories)
         tree = {
             "root": root,
             "lineage": lineage,
             "subordinates": subordinates,
-            "states": dict(zip(sources, versions, strict=True)),
+            "states": dict(zip(sources, states, strict=True)),
             "unavailable": _find_unavailable(lineage, tops),
         }
         return _Pass([top._directory.index for top in tops]), tree

@@ -258,7 +258,7 @@ class Source:
         stale = self._directory.add_entry(entry)
         for old in revoked:
             self._directory.remove_entry(old)
-        placement.note_files(change, stale)
+        placement.note_files(change, placement.find_lineage(self), stale)
 
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
@@ -279,9 +279,10 @@ class Source:
             if not entry.declared:
                 leaving.setdefault(entry.array, ArrayIndex()).add(entry)
         # The source does not retain what it drops itself: the sources above do.
-        above = find_retaining(placement.find_lineage(self)[1:])
+        lineage = placement.find_lineage(self)
+        above = find_retaining(lineage[1:])
         if folding.take_out(above, leaving, lambda: self._drop_bases(change)):
-            placement.note_files(change, [self._directory])
+            placement.note_files(change, lineage, [self._directory])
 
     def _drop_bases(self, change: TreeChange) -> bool:
         for entry in [entry for entry in self._directory.entries.values() if not entry.declared]:
@@ -390,7 +391,8 @@ class Source:
     @tree_change
     def _restore(self, change: TreeChange, array: Array, row: RetainedRow) -> None:
         references.check(self)
-        placement.note_files(change, restore_row(placement.find_lineage(self), array, row))
+        lineage = placement.find_lineage(self)
+        placement.note_files(change, lineage, restore_row(lineage, array, row))
 
     # Sampling
 
