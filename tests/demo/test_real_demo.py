@@ -92,8 +92,8 @@ def test_where_kvm_cannot_be_used(tmp_path: Path, device: str, words: str) -> No
     program = (
         "import os\n"
         "os.uname = lambda: os.uname_result(('Linux', '', '', '', 'x86_64'))\n"
-        "from statsfs.kvm import guests\n"
-        f"guests._DEVICE = {device.format(path=tmp_path)!r}\n"
+        "from statsfs.demo import real_kvm\n"
+        f"real_kvm._DEVICE = {device.format(path=tmp_path)!r}\n"
         "from statsfs.cli import main\n"
         "main()\n"
     )
