@@ -224,7 +224,7 @@ def test_a_library_that_is_missing(vms: Path, tmp_path: Path) -> None:
         sys.executable, "-c", program, "mount", tmp_path / "new", "--create", "--qmp", vms / "a",
         status=1,
     )  # fmt: skip
-    what = "--qmp: asking QEMU needs qemu.qmp: pip install 'statsfs[kvm]'"
+    what = "--qmp: QMP needs the library qemu.qmp: pip install 'statsfs[kvm]'"
     assert (done.stdout, done.stderr) == ("", f"statsfs: error: {what}\n")
 
 
@@ -256,6 +256,6 @@ def test_what_is_no_vm_is_said_once(mountpoint: Path, vms: Path) -> None:
             daemon.terminate()
             assert daemon.stderr.read() == ""
     assert said == [
-        f"{vms}/a.qmp: no greeting within 1 s: is another client there?; tried again every 10 s\n",
+        f"{vms}/a.qmp: no greeting within 1 s: another client?; tried again every 10 s\n",
         f"{vms}/open/b.qmp: refused: others can write in {vms}/open; tried again every 10 s\n",
     ]
