@@ -235,7 +235,7 @@ def run_with(
     ("death", "words"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "told to stop before it was mounted"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "stopped by a signal before it was mounted"),
     ],
     ids=["killed", "stopped"],
 )
