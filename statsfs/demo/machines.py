@@ -10,6 +10,7 @@ import logging
 import math
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from threading import Event, Lock, Thread
 from typing import Final, Generic, Self, TypeVar
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 _TICK: Final = 0.2  # seconds from one batch of exits to the next
 
 
-class Vcpu(Thread):
+class Vcpu(Thread, ABC):
     """A vCPU: a thread that makes `rate` exits a second until `ended` is set."""
 
     def __init__(self, name: str) -> None:
@@ -35,9 +36,9 @@ class Vcpu(Thread):
         self.ended = Event()
         self.rate = 0.0
 
+    @abstractmethod
     def make_exits(self, exits: int) -> None:
         """Make some exits, or fewer once `ended` is set; an OSError ends the thread."""
-        raise NotImplementedError
 
     def run(self) -> None:
         owed, before = 0.0, time.monotonic()
@@ -92,7 +93,7 @@ class Vm:
 VmT_co = TypeVar("VmT_co", bound=Vm, covariant=True)
 
 
-class Kvm(Generic[VmT_co]):
+class Kvm(ABC, Generic[VmT_co]):
     """The top-level source `kvm` and the VMs below it; a context manager that closes.
 
     Args:
@@ -156,8 +157,9 @@ class Kvm(Generic[VmT_co]):
                 raise
         return vm
 
+    @abstractmethod
     def _make_vm(self, vcpus: int) -> VmT_co:
-        raise NotImplementedError
+        """Make a VM that does not run yet."""
 
     def destroy_vm(self, vm: Vm) -> None:
         """Stop a virtual machine's vCPUs and remove it.

@@ -35,6 +35,13 @@ class Counting(Vcpu):
         self.batches.append(exits)
 
 
+class Broken(Counting):
+    """A vCPU that cannot run."""
+
+    def make_exits(self, exits: int) -> None:
+        raise OSError("no exits")
+
+
 def batches(monkeypatch: pytest.MonkeyPatch, rate: float, *ticks: float) -> list[int]:
     """What a vCPU makes in some ticks."""
     vcpu, clock = Counting(rate), Clock(*ticks)
@@ -57,6 +64,16 @@ def test_the_pace_is_the_rate(
 ) -> None:
     """Each tick makes what its time asks for; parts of an exit are kept for the next."""
     assert batches(monkeypatch, rate, *ticks) == expected
+
+
+def test_a_vcpu_that_cannot_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its thread ends, which is logged once."""
+    vcpu = Broken(1000)
+    monkeypatch.setattr(vcpu, "ended", Clock(0.25, 0.25))
+    vcpu.run()
+    assert caplog.messages == ["vcpu0 stopped: no exits"]
 
 
 def test_a_machine_that_is_too_slow(monkeypatch: pytest.MonkeyPatch) -> None:
