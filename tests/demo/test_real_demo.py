@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import DEADLINE, assert_error, is_mounted, on_terminal, run, serving
-from tests.support.deadlines import wait_until
+from tests.support.commands import assert_error, is_mounted, on_terminal, run, serving
+from tests.support.deadlines import DEADLINE, wait_until
 
 KVM = pytest.mark.kvm
 

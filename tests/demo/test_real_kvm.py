@@ -19,8 +19,8 @@ from statsfs.exceptions import DuplicateNameError, UnavailableError
 from statsfs.model.stats import values_of
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.kvm.test_values import shapes
 from tests.support.deadlines import wait_until
+from tests.support.kvm_files import shapes
 
 pytestmark = pytest.mark.kvm
 
