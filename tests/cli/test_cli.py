@@ -204,7 +204,7 @@ def test_demo_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", [["fusermount3", "-u"], [*STATSFS, "umount"]])
 def test_unmounted_by_others(command: list[str], tmp_path: Path) -> None:
-    """Who is unmounted by somebody else is done, with status 0."""
+    """An unmount by another program ends the server, with status 0."""
     mountpoint = tmp_path / "stats"
     with serving("demo", mountpoint, "--vms", "1") as server:
         done = subprocess.run([*command, mountpoint], capture_output=True, text=True, check=False)
@@ -244,7 +244,7 @@ def test_demo_refusals(tmp_path: Path) -> None:
 
 
 def test_demo_with_too_many_threads(tmp_path: Path) -> None:
-    """Where the system gives no more threads, one line says how far it came."""
+    """Without more threads, one line says how many vCPUs there can be."""
     program = """
 import sys, threading
 start = threading.Thread.start

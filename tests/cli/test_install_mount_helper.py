@@ -59,14 +59,14 @@ def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_without_rights() -> None:
-    """Where nobody may make a link, one line says so."""
+    """Without permission to make the link, one line says so."""
     said = install(Path("/sys"), status=1)
     assert said == "statsfs: error: /sys/mount.statsfs: Operation not permitted\n"
 
 
 @pytest.mark.root
 def test_programs_that_others_can_change(tmp_path: Path) -> None:
-    """What root will run, and who else can change it, is said."""
+    """A warning names what root will run and others can change."""
     theirs = tmp_path / "theirs"
     theirs.mkdir()
     (theirs / "mount.statsfs").symlink_to(HELPER)

@@ -53,7 +53,7 @@ def test_mount_and_umount(machine: Machine) -> None:
     assert "allow_other" in found(machine)
     assert os.listdir(machine.root / "run" / "stats") == []
     (daemon,) = machine.processes("mount.statsfs")
-    # Nothing of who mounted it is kept: no terminal, no group of processes, no directory, no pipe.
+    # It keeps nothing of its caller: no terminal, no group of processes, no directory, no pipe.
     assert os.getsid(daemon) == os.getpgid(daemon) == daemon
     assert os.readlink(f"/proc/{daemon}/cwd") == "/"
     ends = [os.readlink(f"/proc/{daemon}/fd/{number}") for number in range(3)]
@@ -87,7 +87,7 @@ def test_fstab(machine: Machine) -> None:
 
 
 def test_owners_and_read_only(machine: Machine) -> None:
-    """Owners may be names; nobody can clear what is mounted read-only, root neither."""
+    """Owners may be names; even root cannot clear a value in a read-only mount."""
     machine.run(*MOUNT, f"{LOG},uid={NOBODY},gid=daemon,ro,qmp=/run/vms/*.qmp,noallow_other")
     status = (machine.root / "run/stats/kvm").stat()
     assert (status.st_uid, status.st_gid) == (NOBODY, 1)
@@ -162,7 +162,7 @@ def test_what_mount_passes_on(machine: Machine) -> None:
 
 
 def test_where_the_current_directory_has_a_statsfs(machine: Machine) -> None:
-    """mount(8) makes a path of the name then, which is no directory of segments."""
+    """mount(8) makes a path of the name then, which is not a directory of segments."""
     Path("statsfs").mkdir()
     machine.run(*MOUNT, LOG)
     machine.run("umount", "/run/stats")
@@ -186,7 +186,7 @@ def test_wrong_calls(machine: Machine) -> None:
 
 
 def test_the_system_log(machine: Machine) -> None:
-    """What a daemon says when nobody listens any more is in the system's log."""
+    """The later messages of a daemon are in the system's log."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(machine.root / "run/system-log"))
         log.settimeout(DEADLINE)
@@ -200,7 +200,7 @@ def test_the_system_log(machine: Machine) -> None:
 
 
 def test_without_a_system_log(machine: Machine) -> None:
-    """It is said that nobody will hear it, and how it can be heard."""
+    """One line says that later messages may be lost, and how to keep them."""
     said = machine.run(*MOUNT, "rw")
     assert "no system log" in said
     assert "--log" in said

@@ -142,7 +142,7 @@ def test_at_rate_0_no_guest_runs(registry: Registry) -> None:
 
 
 def test_a_destroyed_vm_has_no_data(kvm: RealKvm) -> None:
-    """Who holds its source reads nothing any more, and does not keep it alive."""
+    """A reference to its source does not keep it alive, and reads fail."""
     vm = kvm.create_vm(1)
     (vcpu,) = vm.source.subordinates
     with vcpu.get():
@@ -209,7 +209,7 @@ def test_no_more_threads(kvm: RealKvm, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vcpu_that_cannot_run(
     kvm: RealKvm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exit that nobody expects ends the vCPU, not the program; it is logged once."""
+    """An unexpected exit ends the vCPU, not the program; it is logged once."""
     monkeypatch.setattr("statsfs.demo.real_kvm._CODE", bytes.fromhex("0f0b"))  # ud2, and no IDT
     vm = kvm.create_vm(1)
     wait_until(lambda: bool(caplog.messages), "the log")
@@ -235,7 +235,7 @@ def test_another_machine(registry: Registry, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_old_kernel(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no statistics descriptors, one error says since when there are."""
+    """Without statistics descriptors, the error names the first Linux that has them."""
     monkeypatch.setattr("statsfs.demo.real_kvm._CAP_BINARY_STATS_FD", 0x7FFFFFFF)
     with pytest.raises(OSError, match=r"5\.14"):
         RealKvm(registry)

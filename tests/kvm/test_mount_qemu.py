@@ -137,7 +137,7 @@ def compare_stopped(directory: Path, vm: Qemu) -> dict[str, Any]:
 @pytest.mark.kvm
 @pytest.mark.mount
 def test_vms_that_hang_die_and_come(mountpoint: Path, vms: Path) -> None:
-    """One that is stopped delays nobody else, one that is killed is gone, one more appears."""
+    """A stopped VM does not delay the others, a killed one is gone, one more appears."""
     kvm = mountpoint / "kvm"
     with (
         mounted(mountpoint, "--qmp", vms / "*.qmp") as daemon,
@@ -182,7 +182,7 @@ def hang(kvm: Path, a: Qemu, b: Qemu) -> None:
 
 
 def plug(directory: Path, vm: Qemu) -> None:
-    """Plug a vCPU; its directory appears when somebody reads."""
+    """Plug a vCPU; its directory appears with the next read."""
     place = {"socket-id": 0, "core-id": 2, "thread-id": 0}
     vm.execute("device_add", driver="qemu64-x86_64-cpu", id="new", **place)
     wait_until(lambda: number(directory / "exits") and (directory / "vcpu2").is_dir(), "vcpu2")
@@ -190,7 +190,7 @@ def plug(directory: Path, vm: Qemu) -> None:
 
 
 def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> None:
-    """SIGTERM is obeyed while somebody waits for a VM that does not answer."""
+    """SIGTERM ends the daemon while a reader waits for a VM that does not answer."""
     wait_until(lambda: isinstance(number(kvm / a.name / "exits"), int))
     a.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:

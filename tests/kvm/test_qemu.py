@@ -87,7 +87,7 @@ def appear(kvm: Source, name: str) -> Source:
 
 
 def vanish(kvm: Source) -> None:
-    """Wait until there are no VMs."""
+    """Wait for the end of all VMs."""
     wait_until(lambda: not kvm.subordinates, "the VM's end")
 
 
@@ -137,7 +137,7 @@ def test_a_clear_is_a_baseline(vm: Source, kvm: Source, server: QmpServer) -> No
 def test_nothing_is_asked_until_somebody_reads(
     vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One question for each target when somebody reads; none within 100 ms; schemas once."""
+    """A read makes one query for each target, and none within 100 ms; schemas once."""
     monkeypatch.setattr(qemu, "_FRESH", 1000.0)
     before = list(server.commands)
     assert before == [
@@ -187,7 +187,7 @@ def test_totals_stay_when_the_last_vm_goes(vm: Source, kvm: Source, server: QmpS
 def test_totals_that_are_declared_already(
     watch: Watch, kvm: Source, server: QmpServer, name: str
 ) -> None:
-    """Whoever made the source may have declared them."""
+    """The program may have declared them."""
     kvm.add_values(make_values(DESCRIBED["vm"]), None)
     watch()
     assert appear(kvm, name).get_value("exits") == 0
@@ -210,7 +210,7 @@ def test_sockets_that_come_later(watch: Watch, kvm: Source, name: str, tmp_path:
 def test_a_socket_that_is_left_behind(
     watch: Watch, kvm: Source, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where nobody listens nothing is said, and somebody may listen again."""
+    """A socket without a listener is not logged, and works once it has one."""
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(tmp_path / "a.qmp"))
         watch()
@@ -233,7 +233,7 @@ def test_a_connection_that_is_lost(vm: Source, kvm: Source, server: QmpServer, n
 
 
 def test_a_lost_connection_wakes_its_readers(vm: Source, kvm: Source, server: QmpServer) -> None:
-    """Who waits for an answer does not wait for the deadline."""
+    """Its readers do not wait for the deadline."""
     server.flowing.clear()
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(vm.refresher.function)  # type: ignore[union-attr]  # it has one
@@ -404,7 +404,7 @@ def attempts(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 def test_a_socket_at_which_many_wait(
     watch: Watch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the kernel lets nobody else in, it is as if there were no greeting."""
+    """A full queue counts as a missing greeting."""
     with ExitStack() as stack:
         stack.enter_context(QmpServer(tmp_path / "a.qmp", silent=True))
         while True:
@@ -520,7 +520,7 @@ def test_a_directory_that_is_refused(
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A path is refused at once; what a pattern finds is said once, and nobody connects to it."""
+    """A path is refused at once; a socket that a pattern finds is logged once, and not used."""
     tmp_path.chmod(0o777)
     with pytest.raises(QmpError, match="others can write in"):
         watch("a.qmp")
@@ -541,7 +541,7 @@ def threads() -> list[str]:
 
 
 def test_the_end_leaves_nothing(kvm: Source, server: QmpServer, name: str) -> None:
-    """No VM, no thread, no connection, even while a VM hangs and somebody waits for it."""
+    """No VM, no thread, no connection, even while a VM hangs and a reader waits for it."""
     before = os.listdir("/proc/self/fd")
     monitor = QemuMonitor(kvm, [str(server.path)])
     vm = appear(kvm, name)
@@ -565,7 +565,7 @@ def test_the_end_leaves_nothing(kvm: Source, server: QmpServer, name: str) -> No
 
 
 def test_the_end_while_a_greeting_is_awaited(kvm: Source, tmp_path: Path) -> None:
-    """Nobody waits for it any longer."""
+    """The end does not wait for it."""
     with QmpServer(tmp_path / "a.qmp", silent=True), QemuMonitor(kvm, [str(tmp_path / "a.qmp")]):
         pass
     assert threads() == []
@@ -574,7 +574,7 @@ def test_the_end_while_a_greeting_is_awaited(kvm: Source, tmp_path: Path) -> Non
 def test_a_source_that_goes_first(
     registry: Registry, server: QmpServer, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Somebody else may take the VMs or the whole of `kvm` away."""
+    """The program may remove the VMs, or the whole of `kvm`."""
     kvm = Source("kvm")
     with QemuMonitor(kvm, [str(server.path)]):
         appear(kvm, name)
@@ -601,7 +601,7 @@ def test_no_thread(kvm: Source, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_library_that_is_missing(
     missing: str, kvm: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is said how to install qemu.qmp; anything else is no affair of the user."""
+    """The error says how to install qemu.qmp; another missing module is a bug."""
     import statsfs.kvm
 
     monkeypatch.delattr(statsfs.kvm, "qmp")
@@ -623,7 +623,7 @@ def test_only_questions_are_sent(
 
 
 def test_closing_a_connection_that_is_lost(server: QmpServer) -> None:
-    """What the library then raises is nobody's affair."""
+    """Errors of the library are ignored then."""
 
     async def lose() -> Any:
         connection = await qmp.QmpConnection.open(str(server.path))
@@ -637,7 +637,7 @@ def test_closing_a_connection_that_is_lost(server: QmpServer) -> None:
 
 
 def test_closing_is_not_interrupted(server: QmpServer) -> None:
-    """Whoever is cancelled while a lost connection is closed leaves nothing that asyncio logs."""
+    """A cancellation while a lost connection is closed leaves nothing that asyncio logs."""
     unseen: list[dict[str, Any]] = []
 
     async def cancel() -> None:

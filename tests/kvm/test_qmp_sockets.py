@@ -110,7 +110,7 @@ def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_path_that_is_no_socket(tmp_path: Path) -> None:
-    """Nobody waits for VMs behind a directory or a file; what is not there yet may be one."""
+    """A directory and a file are refused; a path that does not exist yet may become a socket."""
     (tmp_path / "file").touch()
     for name in ("", "file"):
         with pytest.raises(QmpError, match=r"refused: not a socket$"):

@@ -110,7 +110,7 @@ def test_collectors_say_what_the_views_say(tops: list[Node]) -> None:
 
 
 def test_families_without_samples_are_not_collected(registry: Registry) -> None:
-    """Where all that was counted is refused, there is no family either."""
+    """A family whose samples are all left out is left out."""
     app = Source("app")
     app.add_values([Value("n", Type.S8)], {"n": -1})
     registry.register(app)
@@ -186,7 +186,7 @@ def test_without_prometheus_client() -> None:
     ],
 )
 def test_formats(accept: str, expected: str) -> None:
-    """OpenMetrics is for those who name it, and like it no less."""
+    """A client gets OpenMetrics if it names it, and does not prefer the text."""
     assert choose_content_type(accept).startswith(expected)
 
 
@@ -203,7 +203,7 @@ def test_formats(accept: str, expected: str) -> None:
     ],
 )
 def test_encodings(header: str, expected: bool) -> None:
-    """Compressed for those who say so."""
+    """The answer is compressed for clients that accept it."""
     assert accepts_gzip(header) is expected
 
 
@@ -262,7 +262,7 @@ def test_other_paths(server: MetricsServer, path: str) -> None:
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "parse"])
 def test_other_methods(server: MetricsServer, method: str) -> None:
-    """Nobody writes here."""
+    """Only GET and HEAD are allowed."""
     response, body = ask(server, method)
     assert (response.status, response.headers["Allow"]) == (405, "GET, HEAD")
     assert body == b"405 Method Not Allowed\n"
@@ -302,7 +302,7 @@ def test_odd_requests(
 def test_silent_clients_keep_nobody_waiting(
     registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those who connect and say nothing, or not all, are sent away in time."""
+    """Connections without a whole request are closed in time."""
     monkeypatch.setattr(http_server._Handler, "timeout", 0.3)
     with serve_metrics(registry) as server, contextlib.ExitStack() as stack:
         silent = [
@@ -323,7 +323,7 @@ def test_clients_that_do_not_read(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """An answer that nobody takes is given up, and whoever hangs up is not logged loudly."""
+    """An answer that is not read is given up, and a lost connection is not printed."""
     monkeypatch.setattr(http_server._Handler, "timeout", 0.2)
     big = Value("big", description="x" * 20_000_000)
     app.add_values([big], {"big": 1})
@@ -393,7 +393,7 @@ def test_scrapes_while_the_tree_changes(
 def test_too_many_silent_clients(
     registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has said nothing for longest gives way to others; also one that has just gone."""
+    """The connection that was silent for longest is closed; also one that has just gone."""
     monkeypatch.setattr(http_server, "_CONNECTIONS", 2)
     with serve_metrics(registry) as server:
         with contextlib.ExitStack() as stack:
@@ -414,7 +414,7 @@ def test_too_many_silent_clients(
 
 
 def test_too_many_scrapes(registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who is beyond all reason is hung up on; those who are being answered are answered."""
+    """One connection too many is closed; scrapes under way are answered."""
     monkeypatch.setattr(http_server, "_CONNECTIONS", 2)
     sample, go_on = registry.sample, threading.Event()
 
@@ -562,7 +562,7 @@ def test_a_port_that_is_taken(registry: Registry) -> None:
 
 
 def test_closing(registry: Registry) -> None:
-    """When it returns nobody listens, its thread has ended, and a second time does nothing."""
+    """When it returns the port is closed and the thread has ended; a second time does nothing."""
     server = serve_metrics(registry)
     server.close()
     server.close()
