@@ -59,8 +59,8 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     default=None,
     help="Let other users in; the default is to do so when root mounts.",
 )
-@click.option("--uid", type=_ID, help="Owner of all files, as a number; default: who mounts.")
-@click.option("--gid", type=_ID, help="Group of all files, as a number; default: who mounts.")
+@click.option("--uid", type=_ID, help="Owner of all files, as a number; default: this user.")
+@click.option("--gid", type=_ID, help="Group of all files, as a number; default: this user's.")
 @click.option(
     "--switch-interval",
     type=serving.Number(1e-6, 100),
@@ -87,7 +87,7 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @click.option(
     "--read-only/--no-read-only",
     default=False,
-    help="Let nobody clear anything through this mount; only root can.",
+    help="Make the mount read-only, so that it clears nothing; needs root.",
 )
 @click.option(
     "-b",

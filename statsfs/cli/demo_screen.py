@@ -1,6 +1,6 @@
 """The demo's screen: a live table on a terminal, elsewhere one line a second.
 
-Owns what is shown of a KVM, mock or real: totals and their rates.
+Owns the totals and rates that it shows of a KVM, mock or real.
 
 Threading: main thread only.
 """
@@ -54,7 +54,7 @@ class Screen:
 
     Args:
         kvm: the KVM.
-        names: the totals, of which those that the kernel lacks are left out.
+        names: the totals; those that the kernel lacks are left out.
     """
 
     def __init__(self, kvm: Kvm[Vm], names: Iterable[str]) -> None:

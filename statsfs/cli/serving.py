@@ -96,7 +96,7 @@ def listening(
 
 
 def announce(mounted: Mount, server: "MetricsServer | None") -> None:
-    """Say what is served, and where."""
+    """Say where the tree and the metrics are."""
     say(f"mounted at {mounted.mountpoint}")
     if server is not None:
         say(f"metrics at {server.url}")

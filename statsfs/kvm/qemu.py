@@ -167,7 +167,7 @@ class _Vm:
 
 
 class _Attempt:
-    # What is known of a socket, and the task that connects to it and shows its VM.
+    # The task that connects to a socket and shows its VM, and its last failure.
 
     __slots__ = ("next_try", "reported", "task")
 

@@ -64,8 +64,8 @@ def check_directories(path: str) -> str:
     """Return a socket's real path if its directories are safe.
 
     The socket's directory and all above must belong to root or this process's user, and nobody else
-    may write there. Above the socket's directory a sticky one, such as /tmp, is safe: there nobody
-    can rename or remove what belongs to others. What does not exist yet is not checked.
+    may write there. Above the socket's directory a sticky one, such as /tmp, is safe: there only a
+    file's owner can rename or remove it. Missing directories are not checked.
 
     Raises:
         QmpError: others could put a socket of their own into a directory.
