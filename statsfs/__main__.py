@@ -1,4 +1,4 @@
-"""`python -m statsfs`: the same as the command `statsfs`."""
+"""`python -m statsfs`: the command `statsfs`."""
 
 from statsfs.cli import main
 

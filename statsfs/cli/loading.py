@@ -1,6 +1,6 @@
 """`--load module:function`: programs that fill the registry of `statsfs mount`.
 
-Owns how such a function is found and called, and how what goes wrong there becomes one line.
+Owns how such a function is found and called, and the one line of its errors.
 
 Threading: main thread only.
 """
@@ -30,7 +30,7 @@ def parse(
     """Split each `module:function`, both dotted names; the option's callback.
 
     Raises:
-        click.BadParameter: a text that is something else.
+        click.BadParameter: a text has another form.
     """
     names = []
     for text in texts:
@@ -42,18 +42,18 @@ def parse(
 
 
 def load(registry: Registry, names: Iterable[tuple[str, str]]) -> None:
-    """Find every function, the current directory being importable; then call each, in order.
+    """Find all functions, in the current directory too; then call each, in order.
 
     Raises:
-        click.BadParameter: a module or a function is not there.
-        click.ClickException: a module or a function raised, whatever it was.
+        click.BadParameter: a module or a function does not exist.
+        click.ClickException: a module or a function raised an exception.
     """
     sys.path.insert(0, os.getcwd())
     found = [(module, function, _find(module, function)) for module, function in names]
     for module, function, callback in found:
         try:
             callback(registry)
-        except (Exception, SystemExit) as error:  # whatever a program does when it is called
+        except (Exception, SystemExit) as error:  # any exception of the user's program
             raise _failure(module, function, error) from error
 
 
@@ -64,7 +64,7 @@ def _find(module: str, function: str) -> Callable[[Registry], object]:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise _failure(module, function, error) from error
         raise click.BadParameter(f"no module {error.name!r}", param_hint="--load") from None
-    except (Exception, SystemExit) as error:  # whatever a program does when it is imported
+    except (Exception, SystemExit) as error:  # any exception of the user's program
         raise _failure(module, function, error) from error
     try:
         found: Any = reduce(getattr, function.split("."), imported)
@@ -72,15 +72,15 @@ def _find(module: str, function: str) -> Callable[[Registry], object]:
         found = None
     if not callable(found):
         message = f"module {module!r} has no function {function!r}"
-        raise click.BadParameter(message, param_hint="--load")
-    if inspect.iscoroutinefunction(found):
+    elif inspect.iscoroutinefunction(found):
         message = f"{module}:{function} is a coroutine function; it must be a plain one"
-        raise click.BadParameter(message, param_hint="--load")
-    return found  # type: ignore[no-any-return]  # callable() is all that can be known
+    else:
+        return found  # type: ignore[no-any-return]  # of a user's function nothing else is known
+    raise click.BadParameter(message, param_hint="--load")
 
 
 def _failure(module: str, function: str, error: BaseException) -> click.ClickException:
-    # Where it went wrong in the user's program: the innermost line not ours nor import's.
+    # Names the innermost line of the user's program: not ours, not the import system's.
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -88,5 +88,6 @@ def _failure(module: str, function: str, error: BaseException) -> click.ClickExc
         and Path(frame.filename).parent.name != "importlib"
     ]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = f"--load {module}:{function} failed: {type(error).__name__}: {error}{where}"
-    return click.ClickException(text)
+    return click.ClickException(
+        f"--load {module}:{function} failed: {type(error).__name__}: {error}{where}"
+    )

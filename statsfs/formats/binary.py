@@ -4,7 +4,7 @@ The format is that of KVM_GET_STATS_FD (the kernel's Documentation/virt/kvm/api.
 include/uapi/linux/kvm.h): a header, an id string, descriptors, and data of unsigned 64-bit
 integers, all in the machine's own byte order. Only the header has a fixed place; the header says
 where the other blocks are, each at a multiple of 8, without overlap. The id string and each name
-take `name_size` bytes, with a NUL at their end: the kernel's are 48, and a longer path or name makes
+take `name_size` bytes, with a NUL at their end: the kernel's are 48; a longer path or name makes
 all of them longer. Signed integers are stored as two's complement; the format does not say so.
 
 Objects to be decoded may be hostile: any error is a `FormatError`, and time and memory are bounded

@@ -1,8 +1,8 @@
 """Real KVM: the statistics that the kernel keeps of virtual machines, as sources.
 
-`values` makes values of the kernel's descriptors. `descriptors` makes sources of a statistics
-descriptor, for a VMM that embeds statsfs. `qemu` shows the VMs that QEMU runs: `qmp_sockets` finds
-them, `qmp` asks them, `qmp_answers` decodes what they answer.
+`values` makes values of the kernel's descriptions. `descriptors` makes sources of statistics
+descriptors, for a VMM that embeds statsfs. `qemu` shows the VMs that QEMU runs: `qmp_sockets` finds
+their sockets, `qmp` queries them, `qmp_answers` decodes the answers.
 """
 
 from statsfs.kvm.descriptors import KvmStats

@@ -1,9 +1,8 @@
-"""Exposition: a registry's values where monitoring systems look for them.
+"""A registry's values for monitoring systems.
 
-Owns `RegistryCollector`, which shows them next to prometheus_client's own metrics, and
-`serve_metrics`, which answers scrapes by itself. Both show the same families with the same labels
-as the Prometheus views, but only values that everybody may read. What a program does not use is not
-imported: neither prometheus_client nor an HTTP server.
+Owns `RegistryCollector`, which shows them beside prometheus_client's own metrics, and
+`serve_metrics`, which answers scrapes. Both export what the Prometheus views show to everybody.
+prometheus_client and the HTTP server are imported when they are used.
 
 Threading: both may be used from any thread; scrapes are answered in threads of their own.
 """
@@ -35,10 +34,7 @@ class RegistryCollector:
 
         prometheus_client.REGISTRY.register(RegistryCollector(registry))
 
-    Each collection takes a snapshot, so all its numbers are of one moment.
-
-    Args:
-        registry: whose values are shown.
+    Each collection takes a snapshot of the registry, so all its numbers are of one moment.
 
     Raises:
         ImportError: prometheus_client is not installed.
@@ -59,9 +55,9 @@ class RegistryCollector:
         return f"<RegistryCollector {self._registry!r}>"
 
     def describe(self) -> list["Metric"]:
-        """Return nothing: which metrics there are changes with the tree.
+        """Return nothing, as the metrics change with the tree.
 
-        Without this, registering would collect.
+        Without this method, registering would collect.
         """
         return []
 
@@ -79,10 +75,7 @@ class RegistryCollector:
                 yield made
 
 
-_Sample = tuple[str, dict[str, str], int | float]
-
-
-def _list_samples(family: Family) -> Iterator[_Sample]:
+def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
     name = sample_name(family.metric)
     for part in family.parts:
         for homes, column in part.take():
@@ -95,8 +88,8 @@ def _list_samples(family: Family) -> Iterator[_Sample]:
 
 def _list_buckets(
     name: str, labels: dict[str, str], value: Value, buckets: list[int]
-) -> Iterator[_Sample]:
-    # Without `_count`: OpenMetrics, which prometheus_client writes too, wants it with `_sum` only.
+) -> Iterator[tuple[str, dict[str, str], int]]:
+    # Without `_count`: OpenMetrics, which prometheus_client writes too, allows it only with `_sum`.
     edges = make_edges(value)
     counts = compress(accumulate(buckets), edges.keep)
     for text, count in zip(edges.texts, counts, strict=True):
@@ -104,22 +97,22 @@ def _list_buckets(
 
 
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":
-    """Serve `/metrics` over HTTP from background threads.
+    """Serve a registry's `/metrics` over HTTP from background threads.
 
-    It answers in the text format of Prometheus or in OpenMetrics, compressed or not, as the client
-    likes. There is no password and no encryption: on another address than a loopback one, whoever
-    reaches it reads every value that has mode bit 0004.
+    The text format of Prometheus or OpenMetrics, compressed or not, as the client accepts. There is
+    no password and no encryption: on an address that is not a loopback one, anybody who reaches it
+    can read every value that has mode bit 0004.
 
     Args:
-        registry: whose values are shown.
+        registry: the values.
         host: a name or an address; "0.0.0.0" and "::" are all of the machine's.
-        port: 0 for one that is free.
+        port: 0 for a free one.
 
     Returns:
         The server, which is a context manager: `url`, `host`, `port`, `close()`.
 
     Raises:
-        OSError: the address is none of this machine's, or is taken; the message is one line.
+        OSError: the machine does not have the address, or it is taken; the message is one line.
     """
     from statsfs.monitoring.http_server import MetricsServer
 

@@ -61,7 +61,7 @@ def test_promtool_has_no_complaint(registry: Registry) -> None:
 
 
 def make_odd(registry: Registry) -> None:
-    """Fill a registry with names, labels, descriptions and numbers that nobody should have."""
+    """Fill a registry with odd names, labels, descriptions and numbers."""
     values = (
         Value("1 + é:%d", description='\\ "quoted" \n%s\t{a="b"} \u2028\x85 # EOF'),
         Value("vast", kind=Kind.PEAK, exponent=400, description="\0"),
@@ -84,7 +84,7 @@ def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
     assert all(line.startswith("_9_lives_") for line in said.splitlines())
 
 
-# A demo, and those who watch it
+# A demo, and programs that watch it
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """A free port of the loopback address."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
