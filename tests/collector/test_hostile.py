@@ -161,6 +161,7 @@ def test_a_million_values(directory: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "x.stats" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_its_mind(directory: Path) -> None:
     """What was refused is looked at again when it changed, a second later."""
     with collecting(directory) as registry:
@@ -372,6 +373,7 @@ def said(caplog: pytest.LogCaptureFixture, words: str, count: int) -> bool:
 # Directories
 
 
+@pytest.mark.slow
 def test_a_directory_removed_and_made_again(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -403,6 +405,7 @@ def test_a_directory_removed_and_made_again(
         assert total(registry) == 7
 
 
+@pytest.mark.slow
 def test_a_directory_moved_away_and_back(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The segments in it are the same ones."""
     with collecting(directory) as registry:
@@ -445,6 +448,7 @@ def test_a_directory_that_comes_back_broken(
         assert total(registry, "a") == 5
 
 
+@pytest.mark.slow
 def test_its_lock_removed(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It begins anew, with a lock that others see."""
     with collecting(directory) as registry:

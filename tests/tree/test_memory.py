@@ -14,6 +14,8 @@ from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
+pytestmark = pytest.mark.slow
+
 
 class VcpuStats(Stats):
     """A few values, and an instance that a weak reference may point to."""

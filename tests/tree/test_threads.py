@@ -23,6 +23,8 @@ from statsfs.tree.source import Source
 from tests.support.forking import run_forking
 from tests.support.strategies import Plain
 
+pytestmark = pytest.mark.slow
+
 
 class Pair(Stats):
     """Two counters that are bumped one after the other."""
