@@ -109,6 +109,7 @@ def test_it_is_alive_until_it_is_killed(counter: Path, directory: Path) -> None:
         assert read_segment(file).numbers["ticks"] != first
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
