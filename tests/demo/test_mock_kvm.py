@@ -173,11 +173,11 @@ def test_totals_are_there_without_a_vm() -> None:
 @pytest.mark.slow
 def test_everything_moves() -> None:
     """Every value moves in time, driven by one thread a vCPU, at about the rate asked for."""
+    start = time.monotonic()
     with MockKvm(Registry(), rate=3000, seed=2) as kvm:
         vm = kvm.create_vm(2)
         assert sorted(kvm_threads()) == [f"{vm.name}/vcpu{number}" for number in range(2)]
         assert all(t.daemon for t in threading.enumerate() if "/vcpu" in t.name)
-        start = time.monotonic()
         seen: set[str] = set()
         stats = (vm.stats, *vm.vcpus)
         everything = {value.name for one in stats for value in values_of(type(one))}
@@ -191,8 +191,9 @@ def test_everything_moves() -> None:
 
         wait_until(moved)
         wait_until(lambda: kvm.source.get_value("exits") >= 2 * 3000)
-        elapsed = time.monotonic() - start
-        assert kvm.source.get_value("exits") <= 2 * 3000 * (elapsed + 0.1)
+        # However late the threads are, they make no more than are due: the clock is read last.
+        exits = kvm.source.get_value("exits")
+        assert exits <= 2 * 3000 * (time.monotonic() - start)
 
 
 def test_exits_are_the_sum_of_their_parts_at_rest() -> None:
@@ -218,11 +219,9 @@ def test_a_rate_below_one() -> None:
 
 def test_a_rate_that_no_machine_can_reach_ends_at_once() -> None:
     """A batch that would take long is given up when the VM is destroyed."""
-    with MockKvm(Registry(), rate=1e8, seed=3) as kvm:
+    with MockKvm(Registry(), rate=1e13, seed=3) as kvm:  # a batch would take days
         vm = kvm.create_vm(2)
         wait_until(lambda: all(numbers(vcpu)["exits"] > 0 for vcpu in vm.vcpus))
-        start = time.monotonic()
-    assert time.monotonic() - start < 5
     assert kvm_threads() == []
     counted = numbers(vm.vcpus[0])
     assert counted["exits"] == parts(counted)

