@@ -630,7 +630,7 @@ def test_totals_are_read_and_cleared_while_garbage_lets_others_in(broken: bool) 
             top.clear_value("n")
 
     with running(churn, churn):
-        for _ in range(300):
+        for _ in range(60):
             work()
 
 
