@@ -11,7 +11,7 @@ import pytest
 from tests.support import mount_calls as calls
 from tests.support import mount_threads as threads
 from tests.support.deadlines import until, wait_until
-from tests.support.mounts import Server, run, serving, shell
+from tests.support.mounts import Server, forget, run, serving
 
 pytestmark = pytest.mark.mount
 
@@ -110,11 +110,11 @@ def test_nothing_is_leaked_under_load(kvm: tuple[Server, Path]) -> None:
     server.call(threads.start_churn, 3)
     for _ in until(SECONDS / 2):
         run("grep", "-r", ".", directory, status=None)
-        shell("echo 2 >/proc/sys/vm/drop_caches")
+        forget(server)
     server.call(threads.end_churn)
 
     def is_clean() -> bool:
-        shell("echo 2 >/proc/sys/vm/drop_caches")
+        forget(server)
         return server.call(calls.known_inodes) == 0
 
     wait_until(is_clean, "the kernel's forgetting")

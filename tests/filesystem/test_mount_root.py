@@ -129,7 +129,7 @@ def test_files_and_directories_that_are_held_open(shared: Server, kvm: Path, mod
 def test_what_is_missing_is_kept_for_a_while(shared: Server, kvm: Path) -> None:
     """The kernel asks once a second for it, in the root and below.
 
-    Here only that it hardly ever asks: other tests have it drop what it keeps.
+    Here only that it hardly ever asks, on however slow a machine.
     """
     shared.call(roots.count_lookups)
     for _ in range(200):
