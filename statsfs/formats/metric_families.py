@@ -1,9 +1,10 @@
 """Metric families: what a snapshot's numbers are called, labelled and grouped as for Prometheus.
 
 Only what a producer counted is exported: the totals of the directories are sums that a query makes.
-A number is exported for the nearest visible source, which gives the labels; hidden sources and
-bases are added up there. What a source retains is one more sample, with the label `retained`. Where
-two arrays want one metric name, the older has it.
+A series is of the nearest visible source, which gives the labels; hidden sources and bases are
+added up there. A source that collapses is one series, with what it retains, and nothing in its
+subtree has one: so a counter never falls when a source leaves. Where two arrays want one metric
+name, the older has it.
 
 Numbers come by columns, a few hundred sources each; what depends on a source or an array only is
 worked out once for all of its values.
@@ -20,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.formats.metric_names import Metric, Scale, make_label, make_metric, make_name
 from statsfs.model.arrays import Array
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.access import Mask, Masks, find_masks
 from statsfs.tree.pauses import pause
-from statsfs.tree.retention import fill_row
+from statsfs.tree.retention import add_kept
 from statsfs.tree.rows import RetainedRow, Row, add_retained, add_rows
 from statsfs.tree.snapshot import Snapshot
 
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 250  # sources, and so lines of a metric, between two pauses
 _WIDE: Final = 12_000  # numbers that are turned or added between two pauses
 _COMPLAINTS: Final = 1000  # a program whose names never end must not fill its memory with them
-
-_RETAINED: Final = "retained"  # a label
 
 _complaints: Final[set[tuple[str, str]]] = set()
 
@@ -83,13 +82,6 @@ class Home:
         name = source.name if above is None else f"{above}/{source.name}"
         return Home(source, self.top, {**self.labels, label: name})
 
-    def beside(self) -> "Home":
-        """The home of what the source retains."""
-        # A label that is there twice is joined, as on any path.
-        above = self.labels.get(_RETAINED)
-        text = "true" if above is None else f"{above}/true"
-        return Home(self.source, self.top, {**self.labels, _RETAINED: text})
-
 
 def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
@@ -109,8 +101,13 @@ def _find_homes(snapshot: Snapshot) -> "dict[Source | Registry, Home | None]":
             for source in subordinates[start : start + _CHUNK]:
                 homes[source] = _find_home(home, parent, source, topmost)
             pause()
-    # What did not answer is missing, which a query can tell from what stands still.
-    homes.update(dict.fromkeys(snapshot.find_silent()))
+    # A series without numbers is missing, which a query can tell from one that stands still. But
+    # sums keep the last numbers, as totals do, or a counter would fall.
+    silent = snapshot.find_silent()
+    for one in silent:
+        home = homes.get(one)
+        if home is not None and home.source in silent:
+            homes[one] = None
     return homes
 
 
@@ -119,8 +116,8 @@ def _find_home(
 ) -> Home | None:
     if topmost:
         return None if source.hidden else Home(source, make_name(source.name), {})
-    # Below a hidden source nothing is visible.
-    if source.hidden or above is None or above.source is not parent:
+    # Nothing below a hidden source is visible, and nothing below one that collapses has a series.
+    if source.hidden or above is None or above.source is not parent or above.source.collapse:
         return above
     return above.below(source)
 
@@ -191,24 +188,23 @@ class _Found:
         self.hidden: dict[Home, list[Row]] = {}
         self.retained: dict[Home, list[RetainedRow]] = {}
 
-    def batches(self, array: Array) -> tuple[_Batch, _Batch, _Batch]:
-        # What the sources themselves show; that together with what hidden ones counted; and what
-        # they retain.
+    def batches(self, array: Array) -> tuple[_Batch, _Batch]:
+        # What the sources themselves show; and that together with what their series sum up.
         width = len(array.values)
         shown = _Batch(self.shown.items(), width)
-        summed = _Batch(self._add_up(array), width) if self.hidden else shown
-        retained = (
-            (home.beside(), fill_row(array, add_retained(array, rows)))
-            for home, rows in self.retained.items()
-        )
-        return shown, summed, _Batch(retained, width)
+        summed = self.hidden or self.retained
+        return shown, _Batch(self._add_up(array), width) if summed else shown
 
     def _add_up(self, array: Array) -> Iterator[tuple[Home, Row]]:
-        for home, row in self.shown.items():
-            rows = self.hidden.pop(home, None)
-            yield home, row if rows is None else add_rows(array, [row, *rows])
-        for home, rows in self.hidden.items():
-            yield home, add_rows(array, rows)
+        for home in dict.fromkeys((*self.shown, *self.hidden, *self.retained)):
+            rows = self.hidden.get(home, [])
+            if home in self.shown:
+                rows = [self.shown[home], *rows]
+            row = add_rows(array, rows) if len(rows) > 1 else rows[0] if rows else None
+            if home in self.retained:
+                row = add_kept(array, row, add_retained(array, self.retained[home]))
+            assert row is not None
+            yield home, row
 
 
 # By top-level source, and by which permission bits count there.
@@ -238,7 +234,8 @@ def _gather(
             pause()
     for record, held in snapshot.retained:
         home = homes.get(record.source)
-        if home is not None:
+        # Where each worker is a series, its numbers end with it, as elsewhere in Prometheus.
+        if home is not None and (record.source.collapse or home.source.collapse):
             here = gathered[record.array][home.top, masks.of(home.source)]
             here.retained.setdefault(home, []).append(held)
     return sorted(gathered.items(), key=lambda pair: pair[0].serial)
@@ -352,18 +349,18 @@ def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
     masks = find_masks(mask, snapshot)
     for array, found in _gather(homes, snapshot, masks):
         batches = [(*key, one.batches(array)) for key, one in found.items()]
-        kept = {file.index for file in array.retained}
         for index, value in enumerate(array.values):
             if value.hidden and value.aggregate is Aggregate.NONE:
                 continue  # no file shows it
-            for top, bits, (shown, everything, retained) in batches:
+            # Other numbers mean nothing when they are added up: their own source shows them.
+            added = Aggregate.SUM in value.aggregate or (
+                value.kind is Kind.PEAK and value.aggregate
+            )
+            for top, bits, (shown, everything) in batches:
                 if not value.mode & bits:
-                    continue  # nor this one, to whom the view is for
-                # What nothing adds up is shown by its own source, or not at all.
-                batch = shown if value.aggregate is Aggregate.NONE else everything
+                    continue  # nor this one, to the reader of the view
+                batch = everything if added else shown
                 if batch.chunks:
                     families.add(top, value, batch, index)
-                if index in kept and retained.chunks:
-                    families.add(top, value, retained, index)
                 pause()
     return list(families.by_name.values())

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Folding",
     "Retained",
+    "add_kept",
     "check_row",
     "fill_row",
     "find_retaining",
@@ -58,6 +59,16 @@ def fill_row(array: Array, row: RetainedRow) -> tuple[Any, ...]:
     return tuple(
         value.zero if number is None else list(number) if value.histogram else number
         for value, number in zip(array.values, row, strict=True)
+    )
+
+
+def add_kept(array: Array, row: Sequence[Any] | None, kept: RetainedRow) -> tuple[Any, ...]:
+    """Return a converted row, if there is one, together with what is retained."""
+    if row is None:
+        return fill_row(array, kept)
+    return tuple(
+        number if more is None else add_numbers(value, [number, more])
+        for value, number, more in zip(array.values, row, kept, strict=True)
     )
 
 

@@ -57,6 +57,9 @@ class Source:
         label: the Prometheus label whose value is this source's name; None for none.
         hidden: no directory, for it and its subtree; but its values count above.
         retain: keep what subordinates have counted when they leave, so that totals never go back.
+        collapse: in Prometheus's formats, be one series, the total, and nothing in the subtree has
+            one; by default a source that retains does. Else each source in the subtree is a series
+            as long as it lives, and what is retained is not exported.
         refresh: called before anything in the source's subtree is read or cleared: it brings the
             numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
@@ -75,6 +78,7 @@ class Source:
         "_cleared",
         "_directory",
         "_references",
+        "collapse",
         "hidden",
         "label",
         "name",
@@ -89,6 +93,7 @@ class Source:
         label: str | None = None,
         hidden: bool = False,
         retain: bool = False,
+        collapse: bool | None = None,
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
         cleared: Callable[[], object] | None = None,
@@ -105,6 +110,7 @@ class Source:
         self.label: Final = None if label is None else check_name(label, "a source's label")
         self.hidden: Final = hidden
         self.retain: Final = retain
+        self.collapse: Final = retain if collapse is None else collapse
         self.owner: Final = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
         self._references: Final = references.References()

@@ -200,8 +200,13 @@ def _visit(
 ) -> None:
     for array, counts, hidden in node.entries:
         for index, value in enumerate(array):
-            unseen = not seen or hidden or value.hidden
-            if unseen and value.aggregate is Aggregate.NONE:
+            if value.hidden and value.aggregate is Aggregate.NONE:
+                continue
+            # A sum, or the largest peak, of what has no file; not any other aggregate.
+            added = Aggregate.SUM in value.aggregate or (
+                value.kind is Kind.PEAK and value.aggregate is not Aggregate.NONE
+            )
+            if (not seen or hidden) and not added:
                 continue
             key = (AGES[array], index, _clean(top.name))
             _, found = points.setdefault(key, (value, {}))
