@@ -63,18 +63,25 @@ class _Span:
         return items
 
 
-def _key(file: File) -> object:
-    alone = file.value.histogram or file.kind not in (None, Aggregate.SUM)
-    return file if alone else (file.array, file.kind)
+def _make_key(layout: Layout | None) -> Callable[[File], object]:
+    # Equal for files of one span.
+    covered = {} if layout is None else layout.covered
+
+    def key(file: File) -> object:
+        alone = file.value.histogram or file.kind not in (None, Aggregate.SUM) or file in covered
+        return file if alone else (file.array, file.kind)
+
+    return key
 
 
 class _Template:
     # The values of all directories that have one layout.
 
-    def __init__(self, files: Sequence[File]) -> None:
+    def __init__(self, files: Sequence[File], layout: Layout | None) -> None:
         self._text = _format(files)
         self._files = files
-        self._spans = [_Span(list(files)) for _, files in groupby(files, _key)]
+        self._layout = layout
+        self._spans = [_Span(list(files)) for _, files in groupby(files, _make_key(layout))]
         # Nearly all sources have one array and show all of it: their row is what is filled in.
         (first, *others) = self._spans or (None,)
         plain = first is not None and first.whole and first.own and not others
@@ -88,7 +95,7 @@ class _Template:
             items = span.items(directory)
             if items is None:
                 sound = [file for file in self._files if directory.number(file) is not None]
-                return _Template(sound).fill(directory)
+                return _Template(sound, self._layout).fill(directory)
             row += items
         return self._text % tuple(row)
 
@@ -113,7 +120,7 @@ class _Templates:
         if template is None:
             files = directory.layout.files.values() if directory.layout is not None else ()
             shown = [file for file in files if file.value.mode & self._mask]
-            template = self._known[directory.layout] = _Template(shown)
+            template = self._known[directory.layout] = _Template(shown, directory.layout)
         return template.fill(directory)
 
 

@@ -25,7 +25,7 @@ from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.access import Mask, Masks, find_masks
 from statsfs.tree.pauses import pause
 from statsfs.tree.retention import add_kept
-from statsfs.tree.rows import RetainedRow, Row, add_retained, add_rows
+from statsfs.tree.rows import RetainedRow, Row, add_numbers, add_retained, add_rows
 from statsfs.tree.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -347,20 +347,50 @@ def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
     homes = _find_homes(snapshot)
     families = _Families()
     masks = find_masks(mask, snapshot)
-    for array, found in _gather(homes, snapshot, masks):
+    for (top, _, value, _), members in _list_values(_gather(homes, snapshot, masks)).items():
+        (batch, index), *others = members
+        if others:
+            batch, index = _merge(value, members), 0
+        if batch.chunks:
+            families.add(top, value, batch, index)
+        pause()
+    return list(families.by_name.values())
+
+
+# A top-level source and the bits that count there, the oldest value of those that belong together,
+# and the array where one value stands alone.
+_ValueKey = tuple[str, int, Value, Array | None]
+
+
+def _list_values(
+    gathered: list[tuple[Array, _Tops]],
+) -> dict[_ValueKey, list[tuple[_Batch, int]]]:
+    # What is exported, in the order of arrays and values: each time the batches that have the
+    # samples, and the place of the value in each; several where values belong together.
+    listed: dict[_ValueKey, list[tuple[_Batch, int]]] = {}
+    oldest: dict[tuple[str, object], Value] = {}
+    for array, found in gathered:
         batches = [(*key, one.batches(array)) for key, one in found.items()]
         for index, value in enumerate(array.values):
             if value.hidden and value.aggregate is Aggregate.NONE:
                 continue  # no file shows it
             # Other numbers mean nothing when they are added up: their own source shows them.
-            added = Aggregate.SUM in value.aggregate or (
-                value.kind is Kind.PEAK and value.aggregate
-            )
+            peak = value.kind is Kind.PEAK and value.aggregate is not Aggregate.NONE
+            added = Aggregate.SUM in value.aggregate or peak
             for top, bits, (shown, everything) in batches:
-                if not value.mode & bits:
-                    continue  # nor this one, to the reader of the view
-                batch = everything if added else shown
-                if batch.chunks:
-                    families.add(top, value, batch, index)
-                pause()
-    return list(families.by_name.values())
+                if value.mode & bits:  # else no file shows it to the reader of the view
+                    first = oldest.setdefault((top, value.identity), value) if added else value
+                    key = (top, bits, first, None if added else array)
+                    listed.setdefault(key, []).append((everything if added else shown, index))
+    return listed
+
+
+def _merge(value: Value, members: list[tuple[_Batch, int]]) -> _Batch:
+    # The samples of values that belong together, with one number for each home.
+    found: dict[Home, list[Any]] = {}
+    for batch, index in members:
+        for chunk in batch.chunks:
+            for home, number in zip(chunk.homes, chunk.columns[index], strict=True):
+                found.setdefault(home, []).append(number)
+        pause()
+    return _Batch(((home, (add_numbers(value, some),)) for home, some in found.items()), 1)

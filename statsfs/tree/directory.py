@@ -9,14 +9,14 @@ Threading: what is here changes under the tree's lock only, and is read without 
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
 from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
-from statsfs.tree.index import ArrayIndex, Entry, Key
+from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
 from statsfs.tree.lock import Listening, lock_tree
 from statsfs.tree.refresh import Refresher
 
@@ -116,13 +116,19 @@ class Directory:
         cached = self.cached
         if cached is not None and cached[0] == self.version:
             return cached[1].files
+        return self._layout().files
+
+    def _layout(self) -> Layout:
+        cached = self.cached
         # The version is read before the tree is looked at, so that a layout made of what changes
         # at the same moment is made again.
         version = self.version
+        if cached is not None and cached[0] == version:
+            return cached[1]
         layout = self._make_layout()
         self.cached = (version, layout)
         self._complain_of_losses(layout)
-        return layout.files
+        return layout
 
     def layout_at(self, version: int) -> Layout | None:
         """Return the layout of a version, or None if the directory has changed since."""
@@ -140,21 +146,29 @@ class Directory:
         return layout
 
     def _make_layout(self) -> Layout:
-        entries = [entry for entry in list(self.entries.values()) if not entry.hidden]
+        entries = list(self.entries.values())
+        shown = [entry for entry in entries if not entry.hidden]
         return make_layout(
-            [entry.array for entry in entries if not entry.declared],
-            [entry.array for entry in entries if entry.declared],
+            [entry.array for entry in shown if not entry.declared],
+            [entry.array for entry in shown if entry.declared],
             [array for array, index in self.index.copy().items() if index.below],
             self.shows_directory,
+            [entry.array for entry in entries if entry.hidden],
         )
 
     def _complain_of_losses(self, layout: Layout) -> None:
         for loss in layout.losses:
-            taken_by = "a subdirectory" if loss.winner is None else "another array"
-            name = loss.files[0].value.name
-            self.complain(
-                (loss.files, loss.winner), f"{name!r} is not shown: {taken_by} has {loss.name!r}"
-            )
+            name, shown = loss.files[0].value.name, loss.winner
+            if shown is None:
+                message = f"{name!r} is not shown: a subdirectory has {loss.name!r}"
+            elif shown.kind is None:
+                message = f"{name!r} is not shown: another array has {loss.name!r}"
+            else:
+                message = (
+                    f"the total {loss.name!r} does not cover another value of that name: its "
+                    f"{shown.value.describe_difference(loss.files[0].value)}"
+                )
+            self.complain((loss.files, loss.winner), message)
 
     def shows_directory(self, name: str) -> bool:
         """Tell whether a name is that of a visible subordinate."""
@@ -200,10 +214,7 @@ class Directory:
                 raise BaseMismatchError(
                     f"{self.path}: {file.name!r} holds no {wanted}: {error}", base
                 ) from error
-        index = self.index.get(file.array)
-        if index is None:
-            return file.value.zero
-        number, broken = index.reduce(file)
+        number, broken = reduce_parts(file, self._parts(file))
         if broken is not None:
             # The broken source keeps the complaint: it may be the first to go.
             name = file.value.name
@@ -232,10 +243,10 @@ class Directory:
                 if entry.source._cleared is not None:
                     entry.source._cleared()
             return
-        index = self.index.get(file.array)
-        if index is None:
-            return
-        refused, told = index.clear(file.index)
+        refused = []
+        told: dict[Callable[[], object], None] = {}
+        for index, place in self._parts(file):
+            refused += index.clear(place, told)
         for cleared in told:
             cleared()
         if refused:
@@ -244,6 +255,13 @@ class Directory:
                 "%s: clearing %r: %d bases refused, first that of %s: %s",
                 self.path, file.name, len(refused), first.source.path, reason,
             )  # fmt: skip
+
+    def _parts(self, file: File) -> Sequence[Part]:
+        # What an aggregate covers: one array, or all in which values belong together.
+        covered = self._layout().covered.get(file)
+        places = ((file.array, file.index),) if covered is None else covered
+        indexes = [(self.index.get(array), place) for array, place in places]
+        return [(index, place) for index, place in indexes if index is not None]
 
     def check_refreshed(self) -> None:
         """Raise UnavailableError if the last refresh of this source or one above it failed."""
@@ -321,7 +339,7 @@ class Directory:
         while directory is not None:
             index = directory.index.get(entry.array)
             if index is None:
-                index = directory.index[entry.array] = ArrayIndex()
+                index = directory.index[entry.array] = ArrayIndex(entry.array)
             if directory is self or not index.below:
                 stale.append(directory)
             index.below += directory is not self
@@ -351,7 +369,7 @@ class Directory:
         for array, index in other.index.items():
             mine = self.index.get(array)
             if mine is None:
-                mine = self.index[array] = ArrayIndex()
+                mine = self.index[array] = ArrayIndex(array)
             stale = stale or not mine.below
             mine.update(index)
         self.version += stale

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from statsfs.tree.retention import Retained
     from statsfs.tree.source import Source
 
-__all__ = ["ArrayIndex", "Entry", "Fold", "Key", "set_fold"]
+__all__ = ["ArrayIndex", "Entry", "Fold", "Key", "Part", "reduce_parts", "set_fold"]
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ def set_fold(fold: Fold | None) -> None:
     _fold = fold
 
 
-_Found = tuple[Reader, Entry, Any]
+_Found = tuple[Reader, Entry, Any, int]
 _Held = tuple[Entry, Any]
 
 
@@ -117,6 +117,7 @@ class ArrayIndex:
     """All entries of one array in a subtree.
 
     Attributes:
+        array: which.
         groups: by reader, the base of each entry.
         declared: the entries without a base.
         below: how many entries are subordinates', and not the source's own; each record counts as
@@ -125,9 +126,10 @@ class ArrayIndex:
         own: what the source itself retains, one of `records`.
     """
 
-    __slots__ = ("below", "declared", "groups", "own", "records")
+    __slots__ = ("array", "below", "declared", "groups", "own", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, array: Array) -> None:
+        self.array = array
         self.groups: dict[Reader, dict[Entry, Any]] = {}
         self.declared: dict[Entry, None] | None = None
         self.below = 0
@@ -197,109 +199,17 @@ class ArrayIndex:
         self.records[record] = None
         self.below += 1
 
-    # Reading
-
-    def reduce(self, file: File) -> tuple[Any, Entry | None]:
-        """Compute one aggregate.
-
-        Returns:
-            The aggregate, a list for a histogram, and None or an entry that it leaves out, whose
-            base does not hold an integer.
-        """
-        if self.records is None:
-            number, broken = self._reduce_living(file)
-            # Something may have left for the first time meanwhile.
-            if self.records is None:
-                return file.value.zero if number is None else number, broken
-        if file.retained:
-            return self._reduce_retaining(file)
-        number, broken = self._reduce_living(file)
-        return file.value.zero if number is None else number, broken
-
-    def _reduce_living(self, file: File) -> tuple[Any, Entry | None]:
-        # Without what is retained. Of nothing it is None.
-        try:
-            if file.kind is Aggregate.SUM and _is_wide(file.value):
-                # Modulo 2^64 the parts need no conversion before the sum.
-                total = sum(reader.total(bases, file.index) for reader, bases in self._bases())
-                if total.__class__ is int:
-                    return wrap_sum(total, file.value.type), None
-            else:
-                column: list[Any] = []
-                for reader, bases in self._bases():
-                    column += reader.column(bases, file.index)
-                return _reduce_column(column, file), None
-        except Exception:
-            # A base among thousands is broken.
-            log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
-        return _reduce_each(_read_each(self._entries(), file), file)
-
-    def _reduce_retaining(self, file: File) -> tuple[Any, Entry | None]:
-        taken = lock_tree(lambda: self._take(file))
-        if taken is not None:
-            column, retained = taken
-            try:
-                return _combine(file, _reduce_column(column, file), retained), None
-            except Exception:
-                log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
-        held, later, retained = lock_tree(lambda: self._take_each(file))
-        number, broken = _reduce_each([*held, *_read_each(later, file)], file)
-        return _combine(file, number, retained), broken
-
-    def _take(self, file: File) -> tuple[list[Any], list[Any]] | None:
-        # What the bases hold, and what is retained, while nothing leaves. None where some bases
-        # have to be read outside of the lock, or one by one, or a fold was interrupted by this.
-        column: list[Any] = []
-        for reader, members in self.groups.items() if _fold is None else ():
-            if not reader.plain:
-                return None
-            try:
-                column += reader.column(members.values(), file.index)
-            except Exception:
-                return None
-        if _fold is not None:
-            return None
-        return column, _pick_retained([record.row for record in self.records or ()], file)
-
-    def _take_each(self, file: File) -> tuple[list[_Held], list[_Found], list[Any]]:
-        # The same one by one: what plain bases hold, the entries of others, and what is retained.
-        entries = list(self._entries())
-        rows = {record: record.row for record in self.records or ()}
-        if _fold is not None and _fold.after is not None and file.array in _fold.after:
-            leaving = _fold.leaving[file.array]
-            entries = [found for found in entries if not leaving.holds(found[1])]
-            record, row = _fold.after[file.array]
-            rows = {one: held for one, held in rows.items() if one not in (leaving.records or ())}
-            rows[record] = row
-        held = list(_read_each([found for found in entries if found[0].plain], file))
-        later = [found for found in entries if not found[0].plain]
-        return held, later, _pick_retained(rows.values(), file)
-
-    def _bases(self) -> Iterator[tuple[Reader, list[Any]]]:
-        # Copying is one C call each; without it, a change made meanwhile (a property may let other
-        # threads in) would resize the dictionary under the iterator. `list(….items())` would not
-        # do: it makes tuples, for which Python 3.11 may collect garbage and run finalizers.
-        for reader, members in self.groups.copy().items():
-            yield reader, list(members.values())
-
-    def _entries(self) -> Iterator[_Found]:
-        # The same, one by one and with the entries.
-        for reader, members in self.groups.copy().items():
-            for entry, base in members.copy().items():
-                yield reader, entry, base
-
     def clear(
-        self, index: int
-    ) -> tuple[list[tuple[Entry, ReadOnlyValueError]], dict[Callable[[], object], None]]:
-        """Write 0 into every base, and forget what is retained.
+        self, index: int, told: dict[Callable[[], object], None]
+    ) -> list[tuple[Entry, ReadOnlyValueError]]:
+        """Write 0 into every base, and forget what is retained; return what refused, and why.
 
-        Returns:
-            The entries whose bases refused, with the errors; and the `cleared` functions of the
-            sources of the others.
+        Args:
+            index: the place of the value in the array.
+            told: gets the `cleared` functions of the sources that were cleared.
         """
         refused = []
-        told: dict[Callable[[], object], None] = {}
-        for reader, entry, base in self._entries():
+        for reader, entry, base, _ in list(_entries([(self, index)])):
             try:
                 reader.clear(base, index)
             except ReadOnlyValueError as error:
@@ -312,11 +222,128 @@ class ArrayIndex:
             for record in list(self.records or ()):
                 if any(file.index == index for file in record.array.retained):
                     _tell(record.source, told)
-        return refused, told
+        return refused
 
     def _clear_retained(self, index: int) -> None:
         for record in self.records or ():
             record.clear(index)
+
+
+# Reading
+
+
+Part = tuple[ArrayIndex, int]
+"""An index, and the place of a value in its array."""
+
+
+def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+    """Compute one aggregate.
+
+    Args:
+        file: which.
+        parts: the indexes that it covers: one, but where several arrays have values that belong
+            together.
+
+    Returns:
+        The aggregate, a list for a histogram, and None or an entry that it leaves out, whose base
+        holds no integer.
+    """
+    if not file.retained or not _retain_some(parts):
+        number, broken = _reduce_living(file, parts)
+        # Something may have left for the first time meanwhile.
+        if not file.retained or not _retain_some(parts):
+            return file.value.zero if number is None else number, broken
+    return _reduce_retaining(file, parts)
+
+
+def _retain_some(parts: Sequence[Part]) -> bool:
+    return any(index.records is not None for index, _ in parts)
+
+
+def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+    # Without what is retained. Of nothing it is None.
+    try:
+        if file.kind is Aggregate.SUM and _is_wide(file.value):
+            # Modulo 2^64 the addends need no conversion before the sum.
+            total = sum(reader.total(bases, place) for reader, bases, place in _bases(parts))
+            if total.__class__ is int:
+                return wrap_sum(total, file.value.type), None
+        else:
+            column: list[Any] = []
+            for reader, bases, place in _bases(parts):
+                column += reader.column(bases, place)
+            return _reduce_column(column, file), None
+    except Exception:
+        # A base among thousands is broken.
+        log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
+    return _reduce_each(_read_each(_entries(parts)), file)
+
+
+def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+    taken = lock_tree(lambda: _take(parts))
+    if taken is not None:
+        column, retained = taken
+        try:
+            return _combine(file, _reduce_column(column, file), retained), None
+        except Exception:
+            log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
+    held, later, retained = lock_tree(lambda: _take_each(parts))
+    number, broken = _reduce_each([*held, *_read_each(later)], file)
+    return _combine(file, number, retained), broken
+
+
+def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
+    # What the bases hold, and what is retained, while nothing leaves. None where some bases have to
+    # be read outside of the lock, or one by one, or a fold was interrupted by this.
+    column: list[Any] = []
+    retained: list[Any] = []
+    for index, place in parts if _fold is None else ():
+        for reader, members in index.groups.items():
+            if not reader.plain:
+                return None
+            try:
+                column += reader.column(members.values(), place)
+            except Exception:
+                return None
+        retained += [record.row[place] for record in index.records or ()]
+    return (column, _drop_nothing(retained)) if _fold is None else None
+
+
+def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[Any]]:
+    # The same one by one: what plain bases hold, the entries of others, and what is retained.
+    found: list[_Found] = []
+    retained: list[Any] = []
+    for index, place in parts:
+        entries = list(_entries([(index, place)]))
+        rows = {record: record.row for record in index.records or ()}
+        array = index.array
+        if _fold is not None and _fold.after is not None and array in _fold.after:
+            leaving = _fold.leaving[array]
+            entries = [one for one in entries if not leaving.holds(one[1])]
+            record, row = _fold.after[array]
+            rows = {one: held for one, held in rows.items() if one not in (leaving.records or ())}
+            rows[record] = row
+        found += entries
+        retained += [row[place] for row in rows.values()]
+    held = list(_read_each([one for one in found if one[0].plain]))
+    return held, [one for one in found if not one[0].plain], _drop_nothing(retained)
+
+
+def _bases(parts: Sequence[Part]) -> Iterator[tuple[Reader, list[Any], int]]:
+    # Copying is one C call each; without it, a change made meanwhile (a property may let other
+    # threads in) would resize the dictionary under the iterator. `list(….items())` would not do: it
+    # makes tuples, for which Python 3.11 may collect garbage and run finalizers.
+    for index, place in parts:
+        for reader, members in index.groups.copy().items():
+            yield reader, list(members.values()), place
+
+
+def _entries(parts: Sequence[Part]) -> Iterator[_Found]:
+    # The same, one by one and with the entries.
+    for index, place in parts:
+        for reader, members in index.groups.copy().items():
+            for entry, base in members.copy().items():
+                yield reader, entry, base, place
 
 
 def _tell(source: "Source", told: dict[Callable[[], object], None]) -> None:
@@ -328,16 +355,15 @@ def _is_wide(value: Value) -> bool:
     return value.type in _WIDE and not value.histogram
 
 
-def _pick_retained(rows: Iterable[RetainedRow], file: File) -> list[Any]:
-    numbers = [row[file.index] for row in rows]
+def _drop_nothing(numbers: Iterable[Any]) -> list[Any]:
     return [number for number in numbers if number is not None]
 
 
-def _read_each(found: Iterable[_Found], file: File) -> Iterator[_Held]:
+def _read_each(found: Iterable[_Found]) -> Iterator[_Held]:
     # A broken base holds None.
-    for reader, entry, base in found:
+    for reader, entry, base, place in found:
         try:
-            held = reader.read(base, file.index)
+            held = reader.read(base, place)
         except Exception:
             held = None
         yield entry, list.copy(held) if held.__class__ is list else held

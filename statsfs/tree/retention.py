@@ -378,7 +378,7 @@ def restore_row(lineage: "Sequence[Source]", array: Array, row: RetainedRow) -> 
         return []
     stale = []
     for directory in [source._directory for source in lineage]:
-        if not directory.index.setdefault(array, ArrayIndex()).below:
+        if not directory.index.setdefault(array, ArrayIndex(array)).below:
             directory.version += 1
             stale.append(directory)
     record = _find_record(lineage[0], array)

@@ -29,7 +29,9 @@ __all__ = [
     "add_numbers",
     "add_retained",
     "add_rows",
+    "add_totals",
     "convert_items",
+    "find_kinds",
     "convert_rows",
 ]
 
@@ -163,12 +165,11 @@ def add_retained(array: Array, rows: Sequence[RetainedRow]) -> RetainedRow:
 
 class _TotalsPlan:
     # Which values of an array are integers, which histograms, and which kinds of totals they have.
-    def __init__(self, array: Array) -> None:
+    def __init__(self, array: Array, kinds: Aggregate) -> None:
         self.values = array.values
         self.scalars = [i for i, value in enumerate(self.values) if not value.histogram]
         self.histograms = [i for i, value in enumerate(self.values) if value.histogram]
         self.pick = _make_pick(self.scalars)
-        kinds = reduce(operator.or_, (value.aggregate for value in self.values), Aggregate.NONE)
         self.min = Aggregate.MIN in kinds
         self.max = Aggregate.MAX in kinds
         self.counts = bool(kinds & _COUNTS)
@@ -190,6 +191,39 @@ class _TotalsPlan:
         for index in self.histograms:
             sums[index] = add_buckets([row[index] for row in rows], self.values[index])
         return sums
+
+
+class _TotalsPlans:
+    # Those of one array, and the kinds of its own values.
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self._plans: dict[Aggregate, _TotalsPlan] = {}
+        self.kinds = reduce(operator.or_, (value.aggregate for value in array.values))
+
+    def of(self, kinds: Aggregate) -> _TotalsPlan:
+        plan = self._plans.get(kinds)
+        if plan is None:
+            plan = self._plans[kinds] = _TotalsPlan(self._array, kinds)
+        return plan
+
+
+def find_kinds(arrays: Iterable[Array]) -> dict[Array, Aggregate]:
+    """Return which aggregates the totals of each array must have.
+
+    They are those of its values, and of the values of other arrays that belong to them.
+    """
+    listed = list(arrays)
+    if len(listed) == 1:  # nearly always
+        return {listed[0]: listed[0].plan(_TotalsPlans).kinds}
+    by_identity: dict[object, Aggregate] = {}
+    for array in listed:
+        for value in array.values:
+            key = value.identity
+            by_identity[key] = by_identity.get(key, Aggregate.NONE) | value.aggregate
+    return {
+        array: reduce(operator.or_, (by_identity[value.identity] for value in array.values))
+        for array in listed
+    }
 
 
 def _count_zeros(column: _Numbers) -> int:
@@ -214,22 +248,26 @@ class Totals:
     zeros: _Numbers = ()
     retained: RetainedRow = ()
 
-    def value(self, file: File) -> Any:
-        """Return one aggregate, as reading its file would; of nothing it is 0."""
-        if not self.retained or not file.retained or self.retained[file.index] is None:
-            return self._living(file)
-        numbers = [self._living(file)] if self.count else []
-        return add_numbers(file.value, [*numbers, self.retained[file.index]])
+    def value(self, file: File, place: int) -> Any:
+        """Return one aggregate, as reading its file would; of nothing it is 0.
+
+        Args:
+            file: which.
+            place: of the value in the array.
+        """
+        if not self.retained or not file.retained or self.retained[place] is None:
+            return self._living(file, place)
+        numbers = [self._living(file, place)] if self.count else []
+        return add_numbers(file.value, [*numbers, self.retained[place]])
 
     @property
     def whole_sums(self) -> _Numbers:
         """The exact sum of each value, where nothing is retained besides; else nothing."""
         return () if self.retained else self.sums
 
-    def _living(self, file: File) -> Any:
+    def _living(self, file: File, index: int) -> Any:
         if not self.count:
             return file.value.zero
-        index = file.index
         if file.value.histogram:
             return self.sums[index]
         match file.kind:
@@ -245,6 +283,38 @@ class Totals:
                 return self.zeros[index]
             case _:
                 return self.count - self.zeros[index]
+
+
+def add_totals(file: File, parts: Sequence[tuple[Totals, int]]) -> Any:
+    """Return one aggregate of several arrays, as `Totals.value` does of one.
+
+    Args:
+        file: which.
+        parts: the totals of each array, and the place of the value in it.
+    """
+    living = [(totals, place) for totals, place in parts if totals.count]
+    if file.kind is Aggregate.AVG:
+        count = sum(totals.count for totals, _ in living)
+        return divide(sum(totals.sums[place] for totals, place in living), count) if count else 0
+    numbers = [
+        totals.value(file, place)
+        for totals, place in parts
+        if totals.count
+        or (file.retained and totals.retained and totals.retained[place] is not None)
+    ]
+    if not numbers:
+        return file.value.zero
+    if file.value.histogram:
+        return add_buckets(numbers, file.value)
+    match file.kind:
+        case Aggregate.MIN:
+            return min(numbers)
+        case Aggregate.MAX:
+            return max(numbers)
+        case Aggregate.SUM:
+            return wrap_sum(sum(numbers), file.value.type)
+        case _:
+            return sum(numbers)
 
 
 class Addends:
@@ -265,9 +335,14 @@ class Addends:
         self.retained: list[RetainedRow] = []
         self.below = False
 
-    def add_up(self, array: Array) -> Totals:
-        """Return the totals."""
-        plan = array.plan(_TotalsPlan)
+    def add_up(self, array: Array, kinds: Aggregate) -> Totals:
+        """Return the totals.
+
+        Args:
+            array: what the rows are of.
+            kinds: which aggregates are wanted, as `find_kinds` has them.
+        """
+        plan = array.plan(_TotalsPlans).of(kinds)
         found = [part for part in self.parts if part.count]
         for chunk in _chunks(self.rows):
             found.append(_of_rows(plan, chunk))

@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Final
 from statsfs.model.arrays import Array
 from statsfs.model.layout import Layout
 from statsfs.model.readers import Reader, convert_number
-from statsfs.model.values import Value
+from statsfs.model.values import Aggregate, Value
 from statsfs.tree.index import ArrayIndex, Entry
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.pauses import pause
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.retention import Retained
-from statsfs.tree.rows import RetainedRow, Row, convert_rows
+from statsfs.tree.rows import RetainedRow, Row, convert_rows, find_kinds
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories, make_directory
 
 if TYPE_CHECKING:
@@ -204,6 +204,7 @@ class Snapshot:
         unavailable: the sources whose refresh failed; their subtrees have no numbers either.
         declared: the entries that had no base.
         retained: what sources retained, and how much that was.
+        kinds: which aggregates the totals of each array have.
     """
 
     moment: int
@@ -215,6 +216,7 @@ class Snapshot:
     unavailable: "frozenset[Source]"
     declared: list[Entry]
     retained: list[tuple[Retained, RetainedRow]]
+    kinds: dict[Array, Aggregate]
 
     def find_silent(self) -> "set[Source | Registry]":
         """Return all sources that have no numbers: a refresh of them, or above them, failed."""
@@ -312,7 +314,14 @@ def take_snapshot(
 
     done, tree = lock_tree(take)
     arrays = done.finish()
-    return Snapshot(done.moment, arrays, **tree, declared=done.declared, retained=done.retained)
+    return Snapshot(
+        done.moment,
+        arrays,
+        **tree,
+        declared=done.declared,
+        retained=done.retained,
+        kinds=find_kinds(done.arrays),
+    )
 
 
 def _find_unavailable(lineage: "Sequence[Source]", tops: "Sequence[Source]") -> "frozenset[Source]":

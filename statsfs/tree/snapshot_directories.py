@@ -12,7 +12,7 @@ from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.tree.index import Entry
 from statsfs.tree.pauses import take_slowly
-from statsfs.tree.rows import Addends, RetainedRow, Row, Totals
+from statsfs.tree.rows import Addends, RetainedRow, Row, Totals, add_totals
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
@@ -73,8 +73,13 @@ class SnapshotDirectory:
         if file.kind is None:
             row = self.own.get(file.array)
             return None if row is None else row[file.index]
-        totals = self.totals.get(file.array)
-        return file.value.zero if totals is None else totals.value(file)
+        layout = self.layout
+        covered = layout.covered.get(file) if layout is not None else None
+        if covered is None:
+            totals = self.totals.get(file.array)
+            return file.value.zero if totals is None else totals.value(file, file.index)
+        found = [(self.totals.get(array), place) for array, place in covered]
+        return add_totals(file, [(totals, place) for totals, place in found if totals is not None])
 
     def files(self) -> Iterator[tuple[File, Any]]:
         """Return each file with its number, but for those that have none."""
@@ -141,15 +146,18 @@ class SnapshotDirectory:
             directory = self.source._directory
             self.layout = directory.layout_at(version) or self._make_layout(snapshot)
         if not self._leaf:
-            self.totals = {array: one.add_up(array) for array, one in self._addends.items()}
+            kinds = snapshot.kinds
+            self.totals = {
+                array: one.add_up(array, kinds[array]) for array, one in self._addends.items()
+            }
 
     def _make_layout(self, snapshot: "Snapshot") -> Layout:
         # The source has changed since it was sampled.
         below = next((some for one, some in snapshot.subordinates if one is self.source), ())
         names = {source.name for source in below if not source.hidden}
-        addends = {} if self._leaf else self._addends
-        arrays = [array for array, one in addends.items() if one.below]
-        return make_layout(list(self.own), self.declared, arrays, names.__contains__)
+        arrays = {} if self._leaf else self._addends
+        inner = [array for array, addends in arrays.items() if addends.below]
+        return make_layout(list(self.own), self.declared, inner, names.__contains__, arrays)
 
     def silence(self) -> None:
         """Show no numbers; called when the directories above have theirs."""

@@ -283,7 +283,7 @@ class Source:
         leaving: dict[Array, ArrayIndex] = {}
         for entry in self._directory.entries.values():
             if not entry.declared:
-                leaving.setdefault(entry.array, ArrayIndex()).add(entry)
+                leaving.setdefault(entry.array, ArrayIndex(entry.array)).add(entry)
         # The source does not retain what it drops itself: the sources above do.
         lineage = placement.find_lineage(self)
         above = find_retaining(lineage[1:])

@@ -22,11 +22,11 @@ ALL = (
 
 
 def array(*names: str, aggregate: Aggregate = Aggregate.SUM, hidden: bool = False) -> Array:
-    """An array of these names that no other test has."""
+    """An array of these names that no other test has, and no value of which belongs to another."""
     array.made += 1  # type: ignore[attr-defined]  # a counter of the function's own
-    text = f"test_arrays {array.made}"  # type: ignore[attr-defined]
+    made: int = array.made  # type: ignore[attr-defined]
     return intern_array(
-        [Value(name, aggregate=aggregate, hidden=hidden, description=text) for name in names]
+        [Value(name, aggregate=aggregate, hidden=hidden, exponent=made) for name in names]
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
-from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.directory import Directory
 from statsfs.tree.source import Source, directory_of
 from tests.support.strategies import Plain, property_base
@@ -30,7 +30,7 @@ def test_every_loser_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     top.add_subordinate(Source("lost"))
     vm.add_values(array("lost", text="loser"), {"lost": 1})
     top.add_values(array("own", text="winner"), {"own": 1})
-    vm.add_values(array("own", text="another loser"), {"own": 1})
+    vm.add_values([Value("own", aggregate=Aggregate.SUM, unit=Unit.BYTES)], {"own": 1})
     for _ in range(3):
         assert top.names() == ["own"]
     vm.revoke()

@@ -159,9 +159,9 @@ def test_what_is_retained_goes_with_its_source() -> None:
 
 def test_hidden_sources_and_values_are_kept(app: Source) -> None:
     """What nobody saw counted, and still does."""
-    hidden = Value("jobs", aggregate=Aggregate.SUM, hidden=True)
+    hidden = Value("unseen", aggregate=Aggregate.SUM, hidden=True)
     source = add(app, "a", make_work(5), hidden=True)
-    source.add_values([hidden], {"jobs": 3})
+    source.add_values([hidden], {"unseen": 3})
     source.add_values(Work, make_work(7), hidden=True)
     app.remove_subordinate(source)
     assert app.get_value("jobs") == 12

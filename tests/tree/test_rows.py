@@ -12,7 +12,7 @@ from statsfs.model.columns import reduce_column
 from statsfs.model.histograms import add_buckets
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import pausing
-from statsfs.tree.rows import Addends, Row, Totals
+from statsfs.tree.rows import Addends, Row, Totals, find_kinds
 
 ALL = Aggregate(sum(kind.value for kind in Aggregate))
 MIXED = intern_array(
@@ -58,7 +58,7 @@ def check(array: Array, totals: Totals, rows: list[tuple[Any, ...]]) -> None:
                 expected = add_buckets(column, file.value)
             else:
                 expected = reduce_column(column, file.value.type, file.kind)
-            found = totals.value(file)
+            found = totals.value(file, file.index)
             assert found == expected
             assert type(found) is (list if file.value.histogram else int)
 
@@ -68,7 +68,7 @@ def add_up(array: Array, rows: Sequence[Row], parts: Sequence[Totals] = ()) -> T
     addends = Addends()
     addends.rows += rows
     addends.parts += parts
-    return addends.add_up(array)
+    return addends.add_up(array, find_kinds([array])[array])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 255, 256, 257, 512, 513, 1500])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from statsfs.model.stats import Stats, log_hist, u64, values_of
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import Snapshot
@@ -53,7 +53,8 @@ def make_tree() -> tuple[Source, Source, list[Source], list[Cpu]]:
     return kvm, vm, cpus, stats
 
 
-KVM = {"later": 0, "exits": 100, "waits": [1, 2]}
+# The exits of the VM and of its CPUs belong together: above they are one total.
+KVM = {"later": 0, "exits": 106, "exits.max": 100, "waits": [1, 2]}
 VM = {"exits": 100, "pages": 7}
 CPUS = [{"exits": 1, "waits": [1, 0]}, {"exits": 2, "waits": [0, 1]}]
 
@@ -168,14 +169,19 @@ def test_what_changes_after_the_snapshot_is_not_in_it(
 
 def test_names_that_are_lost_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever works the files out first, a reader of the directory or one of a snapshot."""
-    kvm, _, _, _ = make_tree()
+    kvm, vm, _, _ = make_tree()
+    other = Source("other")
+    other.add_values([Value("exits", Type.S64, Aggregate.SUM)], {"exits": 9})
+    vm.add_subordinate(other)
     kvm.snapshot().directories()
     kvm.names()
     kvm.snapshot().directories()
     assert [record.getMessage() for record in caplog.records] == [
         "kvm/vm: 'exits' is not shown: another array has 'exits'",
-        "kvm: 'exits' is not shown: another array has 'exits'",
+        "kvm: the total 'exits' does not cover another value of that name: its type is s64, "
+        "not u64",
     ]
+    assert kvm.get_value("exits") == 106
 
 
 def test_a_broken_base_has_no_number(caplog: pytest.LogCaptureFixture) -> None:

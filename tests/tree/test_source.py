@@ -366,7 +366,7 @@ def test_hidden_values_are_found_after_the_names() -> None:
 def test_clearing_an_aggregate_clears_all_that_it_covers() -> None:
     """Bases of every depth and sort, hidden ones too, and no other value."""
     top, vm = Source("top"), Source("vm")
-    other = [Value("n", aggregate=Aggregate.SUM, description="another array")]
+    other = [Value("n", aggregate=Aggregate.SUM, unit=Unit.BYTES)]
     bases: list[Any] = [{"n": 1, "m": 5}, property_base({"n": 2, "m": 5}, True)]
     values = [Value("n", aggregate=Aggregate.SUM | Aggregate.MIN), Value("m")]
     vm.add_values(values, bases[0])
@@ -400,7 +400,7 @@ def test_revoking_keeps_the_names_of_aggregates_and_reads_0() -> None:
     """Here and above; nothing else changes for whoever holds references."""
     top, vm, vcpu = Source("top"), Source("vm"), counting("vcpu", 5)
     base = {"n": 3, "alone": 1}
-    values = [Value("n", aggregate=Aggregate.SUM, description="revoked"), Value("alone")]
+    values = [Value("n", aggregate=Aggregate.SUM, unit=Unit.BYTES), Value("alone")]
     vm.add_values(values, base)
     vm.add_subordinate(vcpu)
     top.add_subordinate(vm)
