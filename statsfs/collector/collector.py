@@ -21,7 +21,6 @@ import weakref
 from pathlib import Path
 from typing import Final, Self
 
-from statsfs.closings import Closing
 from statsfs.collector.directories import Home, find_home
 from statsfs.collector.journal import Ledger
 from statsfs.collector.known_values import Vocabulary
@@ -42,7 +41,7 @@ _PATIENCE: Final = 1.0  # seconds between two tries of what failed
 _SETTLED: Final = 256  # files that are looked at before the dead among them are folded
 
 
-class Collector(Closing):
+class Collector:
     """What shows the segments of a directory in a registry, and keeps what the dead counted.
 
     From `start` to `close`, or as a context manager. Several may have one registry: each top-level
@@ -78,6 +77,9 @@ class Collector(Closing):
     def __enter__(self) -> Self:
         self.start()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         state = "collecting" if self._thread is not None else "closed"
