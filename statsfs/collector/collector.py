@@ -23,7 +23,7 @@ from typing import Final, Self
 
 from statsfs.collector.directories import Home, find_home
 from statsfs.collector.journal import Ledger
-from statsfs.collector.known_values import Vocabulary
+from statsfs.collector.known_values import KnownValues
 from statsfs.collector.members import Members
 from statsfs.collector.timers import Timers
 from statsfs.collector.watching import Events, Watch
@@ -97,7 +97,7 @@ class Collector:
         self._stopping = self._retrying = False
         self._timers = Timers()
         self._watch = Watch()
-        vocabulary = Vocabulary()
+        vocabulary = KnownValues()
         wake = self._watch.wake
         self._ledger = Ledger(self._registry, vocabulary, self._find_owner, wake)
         self._members = Members(self._ledger, vocabulary, self._timers.add)

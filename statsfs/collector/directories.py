@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from statsfs.collector.journal_file import Records
+from statsfs.collector.journal_file import JournalFiles
 from statsfs.collector.trusted_directory import SegmentDirectory, open_directory
 from statsfs.collector.watching import Watch
 from statsfs.exceptions import SegmentError, StatsfsError
@@ -74,7 +74,7 @@ class Home:
         self._lock = -1
         try:
             self._lock = _lock(self.top)
-            self.records: Final = Records(self.top)
+            self.records: Final = JournalFiles(self.top)
             watch.add("", self.top.fd)
         except BaseException:
             self.close()

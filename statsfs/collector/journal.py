@@ -23,8 +23,8 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
-from statsfs.collector.journal_file import Part, Record, Records
-from statsfs.collector.known_values import Vocabulary
+from statsfs.collector.journal_file import JournalFiles, JournalRecord, RetainedSource
+from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import Leaf
 from statsfs.collector.path_sources import Branch, Branches, Node
 from statsfs.model.values import Kind, Value
@@ -57,25 +57,25 @@ class Ledger:
     def __init__(
         self,
         registry: Registry,
-        vocabulary: Vocabulary,
+        vocabulary: KnownValues,
         find_owner: Callable[[str], tuple[int, int]],
         wake: Callable[[], object],
     ) -> None:
         self.branches: Final = Branches(registry, self.note_clear, find_owner)
-        self.records: Records | None = None
+        self.records: JournalFiles | None = None
         self.folded: Final[dict[str, set[str]]] = {}
         self.failed = False
         self._complained: Final[set[str]] = set()
         self._vocabulary = vocabulary
         self._wake = wake
-        self._written: Final[dict[str, Record]] = {}
+        self._written: Final[dict[str, JournalRecord]] = {}
         self._folding: Final[set[Leaf]] = set()
-        self._waiting: Final[dict[str, Record]] = {}
+        self._waiting: Final[dict[str, JournalRecord]] = {}
         self._baselines: Final[dict[str, tuple[str, dict[str, Any]]]] = {}
 
     # Earlier lives
 
-    def load(self, records: Records) -> None:
+    def load(self, records: JournalFiles) -> None:
         """Take what earlier collectors wrote down; what is in the tree already stays as it is."""
         self.records = records
         for name, record in records.load().items():
@@ -84,7 +84,7 @@ class Ledger:
             self.folded[name] = set(record.folded)
             self._written[name] = record
             self._baselines.update((key, (name, one)) for key, one in record.baselines.items())
-            if record.parts:
+            if record.sources:
                 self._waiting[name] = record
                 self.restore(name)
         self.retry()
@@ -95,12 +95,12 @@ class Ledger:
         if record is None or self.branches.find_holder((name,)) is not None:
             return
         labels: dict[tuple[str, ...], str | None] = {}
-        for part in record.parts:
+        for part in record.sources:
             labels[part.path] = part.label
             above = tuple(labels[part.path[:depth]] for depth in range(1, len(part.path) + 1))
             branch = self.branches.grow(part.path, above)
             for value, held in part.rows.items():
-                array = self._vocabulary.array(self._vocabulary.restore(value))
+                array = (self._vocabulary.restore(value),)
                 branch.source.restore(array, (held,))
             self.branches.settle(branch)
         del self._waiting[name]
@@ -179,11 +179,11 @@ class Ledger:
             self._complained.add(name)
             log.error("the record of %r cannot be written: %s; trying again", name, error.strerror)
 
-    def _make(self, name: str) -> Record:
+    def _make(self, name: str) -> JournalRecord:
         top = self.branches.tops.get(name)
         folded = set(self.folded.get(name, ()))
         baselines = {key: one for key, (owner, one) in self._baselines.items() if owner == name}
-        parts: list[Part] = []
+        parts: list[RetainedSource] = []
         if top is not None:
             # A fold in the tree, which may be made at this moment, is seen done or not begun.
             found = lock_tree(partial(self._look, top))
@@ -196,7 +196,7 @@ class Ledger:
                     folded.add(leaf.key)
                 elif leaf.numbers.baselines:
                     baselines[leaf.key] = dict(leaf.numbers.baselines)
-        return Record(parts, baselines, sorted(folded))
+        return JournalRecord(parts, baselines, sorted(folded))
 
     def _look(self, top: Node) -> "list[_Seen]":
         found = Branches.walk(top, self._matters)
@@ -270,10 +270,10 @@ class Ledger:
 _Seen = tuple[tuple[str, ...], Node, dict[Value, Any]]
 
 
-def _add_up(found: list[_Seen]) -> list[Part]:
+def _add_up(found: list[_Seen]) -> list[RetainedSource]:
     # What the branches retain, and what the leaves that are being folded add to it.
     parts = {
-        path: Part(path, node.source.label, rows)
+        path: RetainedSource(path, node.source.label, rows)
         for path, node, rows in found
         if isinstance(node, Branch)
     }
@@ -288,7 +288,7 @@ def _add_up(found: list[_Seen]) -> list[Part]:
     return list(parts.values())
 
 
-def _thin(parts: list[Part]) -> list[Part]:
+def _thin(parts: list[RetainedSource]) -> list[RetainedSource]:
     # Without branches that retain nothing, nor does anything on them.
     needed: set[tuple[str, ...]] = set()
     for part in reversed(parts):

@@ -22,7 +22,7 @@ from statsfs.model.arrays import intern_array
 from statsfs.model.external import Numbers
 from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
-from statsfs.segments.file_format import Head
+from statsfs.segments.file_format import SegmentMetadata
 from statsfs.segments.locks import is_alive
 from statsfs.tree.retention import find_plan
 from statsfs.tree.source import Source
@@ -60,7 +60,7 @@ class SegmentNumbers(Numbers):
     def __init__(
         self,
         values: Mapping[str, Value],
-        head: Head,
+        head: SegmentMetadata,
         directory: SegmentDirectory,
         name: str,
         fd: int,
@@ -211,7 +211,7 @@ class Leaf:
         self,
         directory: SegmentDirectory,
         file: str,
-        head: Head,
+        head: SegmentMetadata,
         values: Mapping[str, Value],
         numbers: SegmentNumbers,
         status: os.stat_result,
@@ -284,6 +284,6 @@ def identify(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def weigh(head: Head) -> int:
+def weigh(head: SegmentMetadata) -> int:
     """Return what it costs to have a segment in the tree, in integers."""
     return 4 * len(head.values) + head.data_size // 8

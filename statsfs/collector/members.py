@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final
 
 from statsfs.collector.journal import Ledger
-from statsfs.collector.known_values import Vocabulary
+from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import Leaf, SegmentNumbers, identify, weigh
 from statsfs.collector.path_sources import Branch
 from statsfs.collector.refusals import Refusals
 from statsfs.collector.trusted_directory import SegmentDirectory
 from statsfs.exceptions import SegmentError
-from statsfs.segments.file_format import FILE_MAX, Head, decode
+from statsfs.segments.file_format import FILE_MAX, SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
 
 __all__ = ["SEGMENTS_MAX", "WEIGHT_MAX", "Members"]
@@ -64,7 +64,7 @@ class Members:
     def __init__(
         self,
         ledger: Ledger,
-        vocabulary: Vocabulary,
+        vocabulary: KnownValues,
         later: Callable[[float, Callable[[], object]], object],
     ) -> None:
         self.leaves: Final[dict[str, Leaf]] = {}
@@ -241,7 +241,12 @@ class Members:
             self._dead[leaf] = None
 
     def _check(
-        self, directory: SegmentDirectory, file: str, head: Head, fd: int, status: os.stat_result
+        self,
+        directory: SegmentDirectory,
+        file: str,
+        head: SegmentMetadata,
+        fd: int,
+        status: os.stat_result,
     ) -> None:
         if file != file.encode(errors="replace").decode():
             raise SegmentError("its name is no UTF-8", file)

@@ -25,6 +25,7 @@ from tests.support.collecting import Crash, HandMade, collecting, files_in, find
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT, run
 
+VERSION_1 = Path(__file__).parent.parent / "data" / "retained_app_1.bin"
 PEAK = Value("peak", aggregate=Aggregate.MAX, kind=Kind.PEAK)
 SUM = Value("sum", aggregate=Aggregate.SUM)
 
@@ -494,6 +495,26 @@ def test_another_record_in_a_directory_that_came_back(
 
 
 # Records
+
+
+def test_a_record_of_version_1_is_taken_over(directory: Path) -> None:
+    """What an older collector retained and cleared counts on, and outlives the next one too."""
+    record = directory / ".retained" / "app"
+    record.parent.mkdir(mode=0o700)
+    record.write_bytes(VERSION_1.read_bytes())
+    waits = Value("waits", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=3)
+    living = HandMade.of(directory / "a.stats", "app/x", [7, [2, 2, 2]], [SUM, waits])
+    for _ in range(2):
+        with collecting(directory) as registry:
+            # (1 << 64) - 1 and 3 were retained, 5 of the living 7 cleared.
+            assert total(registry, "sum") == 4
+            assert total(registry, "waits") == [3, 3, 5]
+            assert total(registry, "deepest.max") == 7
+            assert total(registry, "sizes") == list(range(70))
+            assert registry.by_name["app"].label == "app"
+            registry.by_name["app"].clear_value("time_ns")
+        assert record.read_bytes()[:1] == b"{"
+    living.die()
 
 
 @pytest.mark.parametrize("damage", [b"", b"no record", None])

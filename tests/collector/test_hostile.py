@@ -16,7 +16,7 @@ import pytest
 
 from statsfs.collector import Collector
 from statsfs.collector.directories import Home
-from statsfs.collector.journal_file import Record, Records
+from statsfs.collector.journal_file import JournalFiles, JournalRecord
 from statsfs.collector.members import SEGMENTS_MAX
 from statsfs.collector.watching import Events, Watch
 from statsfs.model.values import Aggregate, Value
@@ -284,7 +284,7 @@ def test_too_many_different_values(
 ) -> None:
     """Of one user, for they stay in memory: a new one is refused, a known one is not."""
     monkeypatch.setattr("statsfs.collector.known_values.BROUGHT_MAX", 3)
-    monkeypatch.setattr("statsfs.collector.known_values._CACHED", 1)
+    monkeypatch.setattr("statsfs.collector.known_values._CACHED_MAX", 1)
     with collecting(directory) as registry:
         HandMade.of(directory / "x.stats", "app/w1", [1, 2, 3])
         wait_for(registry, "app/w1")
@@ -347,7 +347,7 @@ def test_what_is_refused_is_not_read_again(
     scan = Home.scan
     monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.02)
 
-    def count_decoded(encoded: bytes) -> file_format.Head | None:
+    def count_decoded(encoded: bytes) -> file_format.SegmentMetadata | None:
         decoded.append(len(encoded))
         return decode(encoded)
 
@@ -425,10 +425,10 @@ def test_a_directory_that_comes_back_broken(
     """It is tried again until it works; meanwhile what was looked for is not there."""
     monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.02)
     monkeypatch.setattr("statsfs.collector.collector._PATIENCE", 0.05)
-    failed: list[Records] = []
-    load = Records.load
+    failed: list[JournalFiles] = []
+    load = JournalFiles.load
 
-    def fail(self: Records) -> dict[str, Record]:
+    def fail(self: JournalFiles) -> dict[str, JournalRecord]:
         if len(failed) < 2:
             failed.append(self)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -438,7 +438,7 @@ def test_a_directory_that_comes_back_broken(
         HandMade.of(directory / "x.stats", "app/w1", [5], alive=False)
         wait_until(lambda: total(registry, "a") == 5)
         wait_until(lambda: files_in(directory) == [])
-        monkeypatch.setattr(Records, "load", fail)
+        monkeypatch.setattr(JournalFiles, "load", fail)
         (directory / ".collector").unlink()
         wait_until(lambda: "is there again" in caplog.text)
         assert len(failed) == 2
