@@ -31,7 +31,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from statsfs.collector.known_values import is_number_of
-from statsfs.collector.trusted_directory import SegmentDirectory
+from statsfs.collector.trusted_directory import TrustedDirectory
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.formats import binary
 from statsfs.formats.binary import Number
@@ -39,23 +39,13 @@ from statsfs.formats.schema import describe_value
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
 from statsfs.segments.file_format import MAGIC
 
-__all__ = [
-    "RECORD_MAX",
-    "RETAINED",
-    "Baselines",
-    "JournalFiles",
-    "JournalRecord",
-    "RetainedSource",
-    "decode_record",
-    "encode_record",
-]
+__all__ = ["JournalFiles", "JournalRecord", "RetainedSource", "decode_record", "encode_record"]
 
 log = logging.getLogger(__name__)
 
-RETAINED: Final = ".retained"
-RECORD_MAX: Final = 1 << 28
-"""Bytes of a record; 10,000 segments of which 47 values were cleared take 14 million."""
-
+# Bytes; 10,000 segments of which 47 values were cleared take 14 million.
+_RECORD_MAX: Final = 1 << 28
+_RETAINED: Final = ".retained"
 _VERSION: Final = 2
 _TEMPORARY: Final = ".new"  # the names of sources do not start with "."
 
@@ -64,13 +54,7 @@ Baselines = dict[str, Number]
 
 @dataclass(slots=True)
 class RetainedSource:
-    """What one path source retains.
-
-    Attributes:
-        path: its components.
-        label: its label, or None.
-        rows: for each value a sum, a peak or buckets.
-    """
+    """What one path source retains: for each value a sum, a peak or buckets."""
 
     path: tuple[str, ...]
     label: str | None
@@ -82,8 +66,8 @@ class JournalRecord:
     """What outlives a collector of one top-level name.
 
     Attributes:
-        sources: the path sources, each before those below it; none if the name is a segment's.
-        baselines: by the key of a living segment, what was cleared of its values, by name.
+        sources: the path sources, each before those below it.
+        baselines: what was cleared of living segments, by the keys of their files.
         folded: the keys of files that `sources` count already, whether the files exist or not.
     """
 
@@ -97,28 +81,18 @@ class JournalRecord:
         return not (self.baselines or self.folded or any(one.rows for one in self.sources))
 
 
-# The format
-
-
 def encode_record(name: str, record: JournalRecord) -> bytes:
     """Return the contents of a record's file."""
-    indices: dict[Value, int] = {}
-
-    def index(value: Value) -> int:
-        return indices.setdefault(value, len(indices))
-
-    sources = [
-        {
-            "path": one.path,
-            "label": one.label,
-            "retained": [(index(value), number) for value, number in one.rows.items()],
-        }
-        for one in record.sources
-    ]
+    values = dict.fromkeys(chain.from_iterable(one.rows for one in record.sources))
+    indices = {value: index for index, value in enumerate(values)}
+    sources = []
+    for one in record.sources:
+        retained = [(indices[value], number) for value, number in one.rows.items()]
+        sources.append({"path": one.path, "label": one.label, "retained": retained})
     described = {
         "version": _VERSION,
         "name": name,
-        "values": [_describe(value) for value in indices],
+        "values": [_describe(value) for value in values],
         "sources": sources,
         "baselines": record.baselines,
         "folded": record.folded,
@@ -132,11 +106,7 @@ def _describe(value: Value) -> dict[str, Any]:
 
 
 def decode_record(name: str, encoded: bytes) -> JournalRecord:
-    """Return the record in a file.
-
-    Raises:
-        FormatError: it is broken, or another name's; the message is one line.
-    """
+    """Return the record in a file; or raise FormatError, with a message of one line."""
     try:
         described = json.loads(encoded) if encoded[:1] == b"{" else _convert_version_1(encoded)
         if (described["version"], described["name"]) != (_VERSION, name):
@@ -153,20 +123,9 @@ def _make_value(described: dict[str, Any]) -> Value:
     aggregate = Aggregate.NONE
     for kind in described["aggregate"]:
         aggregate |= Aggregate[kind.upper()]
-    return Value(
-        described["name"],
-        Type[described["type"].upper()],
-        aggregate,
-        described["mode"],
-        kind=Kind[described["kind"].upper()],
-        unit=Unit[described["unit"].upper()],
-        base=described["base"],
-        exponent=described["exponent"],
-        description=described["description"],
-        hidden=described["hidden"],
-        size=described["size"],
-        bucket_size=described["bucket_size"],
-    )
+    enums = {"type": Type, "kind": Kind, "unit": Unit}
+    members: dict[str, Any] = {key: enum[described[key].upper()] for key, enum in enums.items()}
+    return Value(**{**described, **members, "aggregate": aggregate})
 
 
 def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[RetainedSource]:
@@ -207,26 +166,20 @@ def _convert_version_1(encoded: bytes) -> dict[str, Any]:
     return {**described, "version": _VERSION, "name": found.id}
 
 
-# The files
-
-
 class JournalFiles:
-    """The files of the records in a directory.
-
-    Args:
-        directory: the collector's.
+    """The files in `.retained/` of a collector's directory.
 
     Raises:
-        SegmentError: somebody else could write records there.
-        OSError: the place for them cannot be made.
+        SegmentError: another user could write records there.
+        OSError: the directory cannot be made.
     """
 
-    def __init__(self, directory: SegmentDirectory) -> None:
-        self._path: Final = f"{directory.path}/{RETAINED}"
+    def __init__(self, directory: TrustedDirectory) -> None:
+        self._path: Final = f"{directory.path}/{_RETAINED}"
         with contextlib.suppress(FileExistsError):
-            os.mkdir(RETAINED, 0o700, dir_fd=directory.fd)
+            os.mkdir(_RETAINED, 0o700, dir_fd=directory.fd)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(RETAINED, flags, dir_fd=directory.fd)
+        self._fd = os.open(_RETAINED, flags, dir_fd=directory.fd)
         status = os.fstat(self._fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             self.close()
@@ -237,7 +190,7 @@ class JournalFiles:
             )
 
     def close(self) -> None:
-        """Close the directory; twice does no harm."""
+        """Close the directory, if it is open."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -245,44 +198,34 @@ class JournalFiles:
     def load(self) -> dict[str, JournalRecord]:
         """Return all records by their names; a broken one is renamed, and logged."""
         found = {}
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for name in sorted(os.listdir(self._fd)):
             if name.startswith("."):
                 continue
             try:
-                found[name] = decode_record(name, self._read(name))
+                with open(os.open(name, flags, dir_fd=self._fd), "rb") as file:
+                    found[name] = decode_record(name, file.read(_RECORD_MAX))
             except (FormatError, OSError) as error:
                 aside = f".broken-{time.time_ns()}"
                 log.error("%s/%s: %s; it is kept as %s", self._path, name, error, aside)
                 os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         return found
 
-    def _read(self, name: str) -> bytes:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(name, flags, dir_fd=self._fd), "rb") as file:
-            return file.read(RECORD_MAX)
-
     def write(self, name: str, record: JournalRecord) -> None:
-        """Replace the record of a name, whole or not at all.
-
-        Raises:
-            OSError: it is too large, or there is no space; the old one is as it was.
-        """
+        """Replace the record of a name, or raise OSError; an empty one has no file."""
+        if record.empty:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._fd)
+            return
         encoded = encode_record(name, record)
-        if len(encoded) > RECORD_MAX:
-            raise OSError(errno.EFBIG, f"{len(encoded)} bytes, not at most {RECORD_MAX}")
+        if len(encoded) > _RECORD_MAX:
+            raise OSError(errno.EFBIG, f"{len(encoded)} bytes, not at most {_RECORD_MAX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with open(os.open(_TEMPORARY, flags, 0o600, dir_fd=self._fd), "wb", 0) as file:
-                left = memoryview(encoded)
-                while left:
-                    left = left[file.write(left) :]
+            with open(os.open(_TEMPORARY, flags, 0o600, dir_fd=self._fd), "wb") as file:
+                file.write(encoded)
             os.replace(_TEMPORARY, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self._fd)
             raise
-
-    def remove(self, name: str) -> None:
-        """Remove the record of a name, if there is one."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._fd)

@@ -17,11 +17,7 @@ from statsfs.model.values import Value
 
 __all__ = ["BROUGHT_MAX", "KnownValues", "is_number_of"]
 
-BROUGHT_MAX: Final = 8192
-"""How many different values the segments of one user may bring, while a collector lives."""
-
-_READ: Final = 0o444
-_OWNERS_WRITE: Final = 0o200
+BROUGHT_MAX: Final = 8192  # different values of one user, while a collector lives
 _CACHED_MAX: Final = 256
 
 
@@ -31,7 +27,7 @@ def is_number_of(value: Value, number: object) -> bool:
     return (
         isinstance(number, list) is value.histogram
         and len(buckets) == value.size
-        and all(type(bucket) is int for bucket in buckets)
+        and all(isinstance(bucket, int) for bucket in buckets)
     )
 
 
@@ -44,17 +40,14 @@ class KnownValues:
         self._adopted: Final[dict[tuple[object, ...], Mapping[str, Value]]] = {}
 
     def adopt(self, values: Sequence[Value], mode: int, user: int) -> Mapping[str, Value]:
-        """Return the tree's values for those of a segment, by name; equal ones share one mapping.
+        """Return the tree's values for those of a user's file, by name; equal ones are one mapping.
 
-        Args:
-            values: of the segment, with different names.
-            mode: the permission bits of its file, which limit those of the values.
-            user: the owner of the file.
+        The permission bits of the file limit those of the values.
 
         Raises:
             SegmentError: the user brought too many values.
         """
-        mask = mode & _READ | _OWNERS_WRITE
+        mask = mode & 0o444 | 0o200  # the owner may clear
         key = (tuple(values), mask, user)
         adopted = self._adopted.get(key)
         if adopted is None:
