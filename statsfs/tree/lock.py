@@ -27,6 +27,7 @@ __all__ = [
     "count_under_lock",
     "lock_tree",
     "suspend_collection",
+    "tree_lock",
 ]
 
 log = logging.getLogger(__name__)
@@ -88,14 +89,15 @@ class Operation:
             registry.notify(change)
 
 
-_lock: Final = threading.RLock()
+tree_lock: Final = threading.RLock()
+"""Taken directly only to count something, with no call under it."""
 _changing = False
 _waiting: Final[deque[Callable[[Operation], None]]] = deque()
 _suspended = False  # collection is off, by `suspend_collection`
 
 # A child that was forked while another thread held the lock would wait for ever.
 os.register_at_fork(
-    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    before=tree_lock.acquire, after_in_parent=tree_lock.release, after_in_child=tree_lock.release
 )
 
 
@@ -104,7 +106,7 @@ def count_under_lock(count: Callable[[], _T]) -> _T:
 
     Unlike a change it is not queued: inside one, of the same thread, it runs at once.
     """
-    with _lock:
+    with tree_lock:
         return count()
 
 
@@ -115,7 +117,7 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
     and may want the tree itself. Collection is switched on again only if it was on.
     """
     # Not a context manager: an interrupt (Ctrl-C) in its `__enter__` would leave the tree locked.
-    with _lock:
+    with tree_lock:
         collecting = gc.isenabled()
         try:
             gc.disable()
@@ -136,7 +138,7 @@ def suspend_collection() -> Iterator[None]:
     """
     global _suspended
     # Under the lock, where it is seen what nobody else has switched off meanwhile.
-    with _lock:
+    with tree_lock:
         ours = gc.isenabled()
         if ours:
             _suspended = True
@@ -145,7 +147,7 @@ def suspend_collection() -> Iterator[None]:
         yield
     finally:
         if ours:
-            with _lock:
+            with tree_lock:
                 _suspended = False
                 gc.enable()
 
@@ -171,7 +173,7 @@ def apply_change(operation: Callable[[Operation], None]) -> None:
     changes = [Operation()]
     failures: list[Exception] = []
     try:
-        with _lock:
+        with tree_lock:
             # Between taking the lock and this line a signal handler may make a whole change of its
             # own; that is as good as before this one.
             if _changing:

@@ -11,7 +11,7 @@ from typing import Self
 
 from statsfs.exceptions import ReleasedError
 from statsfs.tree.directory import Directory
-from statsfs.tree.lock import Operation, apply_change, count_under_lock
+from statsfs.tree.lock import Operation, apply_change, tree_lock
 
 __all__ = ["Counted"]
 
@@ -93,29 +93,20 @@ class Counted(Directory):
         Raises:
             ReleasedError: it was released.
         """
-        # Not a change: each opening of a file comes here.
-        count_under_lock(self._take_hold)
-
-    def _take_hold(self) -> None:
-        self.check()
-        self._holds += 1
+        # Not a change, and no call under the lock: each opening of a file comes here.
+        with tree_lock:
+            if self._released:
+                self.check()
+            self._holds += 1
 
     def unhold(self) -> None:
         """Give a reference of `hold` back."""
-        if count_under_lock(self._drop_shared_hold):
-            return
-
-        def give(operation: Operation) -> None:
-            self._drop_hold(operation)
-
-        apply_change(give)
-
-    def _drop_shared_hold(self) -> bool:
-        # Whether others have references, so that nothing is released.
-        shared = self.refcount > 1
-        if shared:
-            self._holds -= 1
-        return shared
+        with tree_lock:
+            # With other references left, nothing is released.
+            if self._references + self._holds > 1:
+                self._holds -= 1
+                return
+        apply_change(self._drop_hold)
 
     def _drop_hold(self, operation: Operation) -> None:
         self._holds -= 1
