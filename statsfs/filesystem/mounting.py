@@ -158,6 +158,7 @@ class _Session:
                 self.mountpoint,
             ) from error
         self._descriptor = (self._loop.find_descriptors() - self._before).pop()
+        self._requests = self._loop.make_loop(self._descriptor)
         self._device = find_device(self.mountpoint)
         self.open = True
         self.invalidator.start()
@@ -193,7 +194,7 @@ class _Session:
         self.serve_here()
         self.serving.set()
         try:
-            await self._loop.serve(self._descriptor)
+            await self._requests.serve()
         except Exception:
             log.exception("%s: serving failed", self.mountpoint)
         finally:
@@ -222,7 +223,7 @@ class _Session:
     def terminate(self) -> None:
         """Make `serve` return; on the serving thread."""
         if self.open:
-            self._pyfuse3.terminate()
+            self._requests.terminate()
 
     def close(self) -> None:
         """End the session from another thread than the serving one; return when it is unmounted."""

@@ -83,15 +83,14 @@ def session_tasks(world: World) -> int:
 
     from statsfs.filesystem import request_loop
 
-    return sum(seats._seats for seats in gc.get_objects() if isinstance(seats, request_loop._Loop))
+    return sum(loop._tasks for loop in gc.get_objects() if isinstance(loop, request_loop.Loop))
 
 
 def replaced(world: World) -> bool:
     """Tell whether pyfuse3 waits as we want, or as it did before."""
     import pyfuse3
-    import trio
 
-    return vars(pyfuse3)["trio"] is not trio
+    return hasattr(vars(pyfuse3)["_wait_fuse_readable"], "__self__")
 
 
 def start_ticker(world: World) -> None:

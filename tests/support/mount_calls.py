@@ -274,7 +274,7 @@ def serve_badly(world: World, mountpoint: Path) -> bool:
     """Mount where the device cannot be read; tell whether the mount ends by itself."""
     logging.getLogger("statsfs.filesystem.mounting").setLevel(logging.CRITICAL)
     with mock.patch(
-        "statsfs.filesystem.request_loop.serve", side_effect=OSError(errno.EIO, "broken")
+        "statsfs.filesystem.request_loop._OwnLoop.serve", side_effect=OSError(errno.EIO, "broken")
     ):
         mount_here(world, mountpoint)
         return world.mount.wait(DEADLINE)
