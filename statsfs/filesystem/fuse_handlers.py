@@ -92,10 +92,8 @@ def _handler(
     async def handle(self: "Handlers", *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(self, *args, **kwargs)
-        except FUSEError:
-            raise
         except Exception as error:
-            raise FUSEError(self.errno_of(error, function.__name__)) from None
+            raise self._refusal(error, function.__name__) from None
 
     # `wraps` hides that `self` is positional only.
     return cast(Any, handle)  # type: ignore[no-any-return]
@@ -125,6 +123,8 @@ class Handlers(pyfuse3.Operations):
         self._hand_over = hand_over
         self._limiter = trio.CapacityLimiter(_RENDERINGS)
         self._logged: set[tuple[str, str]] = set()
+        # Without direct_io the page cache would cut the text to the size, and keep it.
+        self._opened = FileInfo(direct_io=True, keep_cache=False)
 
     def detach(self) -> None:
         """Let go of the filesystem: pyfuse3 keeps these handlers until the next mount."""
@@ -140,6 +140,9 @@ class Handlers(pyfuse3.Operations):
             self._logged.add(key)
             log.error("%s failed; the reader gets EIO", where, exc_info=error)
         return errno.EIO
+
+    def _refusal(self, error: Exception, where: str) -> FUSEError:
+        return error if isinstance(error, FUSEError) else FUSEError(self.errno_of(error, where))
 
     def _entry(
         self, attributes: Attributes, entry: EntryAttributes | None = None
@@ -253,20 +256,25 @@ class Handlers(pyfuse3.Operations):
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         """Open a file; a view is rendered first."""
         try:
-            handle = self._vfs.open(inode, flags, user=(ctx.uid, ctx.gid), client=ctx.pid)
+            handle = self._vfs.open_value(inode, flags)
+            if handle is None:
+                handle = await self._open_view(inode, flags, ctx)
+        except Exception as error:
+            raise self._refusal(error, "open") from None
+        # One for all: the reply is a copy.
+        self._opened.fh = FileHandleT(handle)
+        return self._opened
+
+    async def _open_view(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> int:
+        handle = self._vfs.open(inode, flags, user=(ctx.uid, ctx.gid), client=ctx.pid)
+        try:
             rendering = self._vfs.rendering(handle)
             if rendering is not None:
-                try:
-                    await self._render(handle, rendering)
-                except BaseException:
-                    self._vfs.close(handle)
-                    raise
-        except FUSEError:
+                await self._render(handle, rendering)
+        except BaseException:
+            self._vfs.close(handle)
             raise
-        except Exception as error:
-            raise FUSEError(self.errno_of(error, "open")) from None
-        # Without direct_io the page cache would cut the text to the size, and keep it.
-        return FileInfo(FileHandleT(handle), direct_io=True, keep_cache=False)
+        return handle
 
     async def _refresh(self, refreshing: Refreshing) -> None:
         if refreshing.prompt:
@@ -318,16 +326,18 @@ class Handlers(pyfuse3.Operations):
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read a file; a view is rendered anew when it is read from the beginning once more."""
         try:
-            rendering = self._vfs.rendering(fh, off)
-            if rendering is not None:
-                await self._render(fh, rendering)
-            elif (refreshing := self._vfs.refreshing(fh, off)) is not None:
-                await self._refresh(refreshing)
-            return self._vfs.read(fh, off, size)
-        except FUSEError:
-            raise
+            text = self._vfs.read_at_once(fh, off, size)
+            return text if text is not None else await self._read(fh, off, size)
         except Exception as error:
-            raise FUSEError(self.errno_of(error, "read")) from None
+            raise self._refusal(error, "read") from None
+
+    async def _read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        rendering = self._vfs.rendering(fh, off)
+        if rendering is not None:
+            await self._render(fh, rendering)
+        elif (refreshing := self._vfs.refreshing(fh, off)) is not None:
+            await self._refresh(refreshing)
+        return self._vfs.read(fh, off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Clear a file; the offset is ignored, so that ">>" works as ">"."""
@@ -336,15 +346,15 @@ class Handlers(pyfuse3.Operations):
             if refreshing is not None:
                 await self._refresh(refreshing)
             return self._vfs.write(fh, buf)
-        except FUSEError:
-            raise
         except Exception as error:
-            raise FUSEError(self.errno_of(error, "write")) from None
+            raise self._refusal(error, "write") from None
 
-    @_handler
-    def release(self, fh: FileHandleT) -> None:
+    async def release(self, fh: FileHandleT) -> None:
         """Close a file."""
-        self._vfs.close(fh)
+        try:
+            self._vfs.close(fh)
+        except Exception as error:
+            raise self._refusal(error, "release") from None
 
     # What sysfs refuses. `flush`, `fsync` and `access` stay unimplemented: the kernel asks once,
     # is told ENOSYS and does without, which saves a request a file.

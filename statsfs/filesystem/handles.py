@@ -96,8 +96,7 @@ class Handles:
         self.files[handle] = opened
         if isinstance(opened, OpenView):
             self._views.setdefault(opened.inode, []).insert(0, opened)
-        known, number = opened.known, opened.file.number
-        known.opened[number] = known.opened.get(number, 0) + 1
+        opened.known.opened[handle] = opened.file.number
         return handle
 
     def add_directory(self, opened: OpenDirectory) -> int:
@@ -109,16 +108,13 @@ class Handles:
     def remove(self, handle: int) -> OpenFile | OpenView:
         """Forget, and return, a file that was closed."""
         opened = self.files.pop(handle)
-        known, number = opened.known, opened.file.number
+        del opened.known.opened[handle]
         if isinstance(opened, OpenView):
             self._texts -= len(opened.text)
             views = self._views[opened.inode]
             views.remove(opened)
             if not views:
                 del self._views[opened.inode]
-        known.opened[number] -= 1
-        if not known.opened[number]:
-            del known.opened[number]
         return opened
 
     def set_text(self, opened: OpenView, text: bytes, moment: int) -> None:

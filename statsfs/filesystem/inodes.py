@@ -48,6 +48,7 @@ _ABSENT_MAX: Final = 10_000
 
 # The other 34 bits are 5 years of 100 sources a second, half a year of 1,000.
 _FILE_BITS: Final = (FILE_NUMBERS - 1).bit_length()
+_FILE_MASK: Final = FILE_NUMBERS - 1
 _PLACES: Final = 1 << (64 - _FILE_BITS)
 # Seconds after which the kernel is told once more what it still knows of a removed directory, and
 # of how many of these at a change. Nearly always it knows nothing any more.
@@ -109,7 +110,7 @@ class Known:
         parent, name: where it was found.
         lookups: by file number, how often the kernel was given it; 0 is the directory itself.
         files: the files that the kernel was given, by number.
-        opened: how many open files of each number there are.
+        opened: the numbers of the files that are open, by handle.
         rendered: the length and the moment of a view's newest rendering, by number.
         directories: the subdirectories that the kernel was given, by name.
         missed: names that were looked for after the directory was gone.
@@ -216,8 +217,7 @@ class Inodes:
         """
         if inode == ROOT:
             return self.root, None
-        place, number = divmod(inode, FILE_NUMBERS)
-        known = self._known.get(place)
+        known, number = self._known.get(inode >> _FILE_BITS), inode & _FILE_MASK
         file = known.files.get(number) if known is not None else None
         if known is None or (number and file is None):
             raise NoSuchFileError(f"no file has inode {inode}", inode)
@@ -396,7 +396,7 @@ def _in_use(known: Known) -> Iterator[tuple[int, bytes]]:
     # is in use: open files, and directories that somebody stands in.
     below = [known]
     for directory in below:
-        for number in list(directory.opened):
+        for number in list(directory.opened.values()):
             file = directory.files.get(number)
             if file is not None:
                 yield directory.inode, file.name.encode()

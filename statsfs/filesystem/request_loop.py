@@ -203,7 +203,10 @@ class _OwnLoop(Loop):
         # Waits for a request, in place of pyfuse3; False if the session task is to end.
         task = _current.get()
         if self._reader is task:
-            if perf_counter() < self._turn_ends and (self._is_readable() or self._look_again()):
+            # In line, as each request comes here.
+            if perf_counter() < self._turn_ends and (
+                _poll(self._polled, 1, 0) > 0 or self._look_again()
+            ):
                 return True
         elif not await self._become_reader(task):
             return False

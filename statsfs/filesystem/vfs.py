@@ -9,9 +9,9 @@ changed the tree, and `stop_waiting`, which is for any.
 """
 
 import contextlib
-import os
 import stat
 from collections.abc import Callable, Iterator
+from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from typing import Final, NamedTuple
 
 from statsfs.exceptions import ReadOnlyValueError, StatsfsError
@@ -91,6 +91,14 @@ def _decode(name: bytes) -> str:
         raise NoSuchFileError(f"no name here is {name!r}", name) from None
 
 
+def _check_access(file: Numbered, mode: int, flags: int) -> None:
+    access = flags & O_ACCMODE
+    if access != O_RDONLY and not mode & 0o222:
+        raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
+    if access != O_WRONLY and not mode & 0o444:
+        raise ReadOnlyValueError(f"{file.name!r} cannot be read", file.name)
+
+
 class Vfs:
     """The tree of a registry as a filesystem.
 
@@ -108,6 +116,7 @@ class Vfs:
         self._owner = owner
         self._inodes = Inodes(registry, top)
         self._handles = Handles()
+        self._files = self._handles.files
         self._stopped = False
         self._waiting: set[Callable[[], object]] = set()
 
@@ -205,9 +214,8 @@ class Vfs:
     def _shows(known: Known, file: Numbered) -> bool:
         if isinstance(file, View):
             return known.alive
-        return (
-            known.source is not None and known.source.files.get(file.name) is file and known.alive
-        )
+        source = known.source
+        return source is not None and source.files.get(file.name) is file and known.alive
 
     def forget(self, inode: int, lookups: int) -> None:
         """Take back that the kernel knows an inode, as often as it says; never raises."""
@@ -379,23 +387,29 @@ class Vfs:
             NoSuchFileError: it is gone.
             ReadOnlyValueError: its mode has no bit for what is wanted, whoever asks.
         """
+        handle = self.open_value(inode, flags)
+        if handle is not None:
+            return handle
         known, file = self._inodes.find(inode)
-        if file is None or not self._shows(known, file):
+        if not isinstance(file, View) or not known.alive:
             raise NoSuchFileError(f"inode {inode} is gone", inode)
-        mode = file.value.mode if isinstance(file, File) else 0o444
-        access = flags & os.O_ACCMODE
-        if access != os.O_RDONLY and not mode & 0o222:
-            raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
-        if access != os.O_WRONLY and not mode & 0o444:
-            raise ReadOnlyValueError(f"{file.name!r} cannot be read", file.name)
+        _check_access(file, 0o444, flags)
         source = known.source
         if source is not None:
             source.hold()
-        if isinstance(file, View):
-            reader = Access(*user, known.owner or self._owner)
-            return self._handles.add(OpenView(known, source, file, reader, client))
-        assert isinstance(file, File)
-        assert source is not None
+        reader = Access(*user, known.owner or self._owner)
+        return self._handles.add(OpenView(known, source, file, reader, client))
+
+    def open_value(self, inode: int, flags: int) -> int | None:
+        """Open the file of a value as `open` does; None if the inode is not of such a file."""
+        known, file = self._inodes.find(inode)
+        source = known.source
+        if source is None or not isinstance(file, File):
+            return None
+        if source.files.get(file.name) is not file or not known.alive:
+            raise NoSuchFileError(f"inode {inode} is gone", inode)
+        _check_access(file, file.value.mode, flags)
+        source.hold()
         return self._handles.add(OpenFile(known, source, file, source.entry_of(file)))
 
     def rendering(self, handle: int, offset: int | None = None) -> Rendering | None:
@@ -405,7 +419,7 @@ class Vfs:
             handle: from `open`.
             offset: where it is to be read; None right after `open`.
         """
-        opened = self._handles.files[handle]
+        opened = self._files[handle]
         if isinstance(opened, OpenFile):
             return None
         if offset is not None and (offset or opened.fresh):
@@ -423,7 +437,7 @@ class Vfs:
         """
         if not Refresher.made:
             return None
-        opened = self._handles.files[handle]
+        opened = self._files[handle]
         if isinstance(opened, OpenView) or (offset and opened.text is not None):
             return None
         return find_refreshing((opened.source,))
@@ -434,7 +448,7 @@ class Vfs:
         Raises:
             TooMuchOpenError: all that is open would take too much memory; it is as it was.
         """
-        opened = self._handles.files.get(handle)
+        opened = self._files.get(handle)
         if isinstance(opened, OpenView):
             self._handles.set_text(opened, rendering.text, rendering.moment)
 
@@ -459,6 +473,18 @@ class Vfs:
         for give_up in self._waiting.copy():
             give_up()
 
+    def read_at_once(self, handle: int, offset: int, size: int) -> bytes | None:
+        """Read an open file as `read` does; None where something may have to be done before.
+
+        This is the short way, for nearly all that is ever read.
+        """
+        opened = self._files[handle]
+        if not isinstance(opened, OpenFile) or Refresher.made:
+            return None
+        if offset == 0 or opened.text is None:
+            opened.text = render_file(opened.source, opened.file, opened.entry)
+        return opened.text[offset : offset + size]
+
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read an open file: computed at offset 0, and then the same text at every other.
 
@@ -467,7 +493,7 @@ class Vfs:
         Raises:
             BrokenValueError: there is no number, or no text for it; logged once for each file.
         """
-        opened = self._handles.files[handle]
+        opened = self._files[handle]
         if isinstance(opened, OpenView):
             return opened.text[offset : offset + size]
         if offset == 0 or opened.text is None:
@@ -481,7 +507,7 @@ class Vfs:
             NotZeroError: it is something else; nothing changes.
             ReadOnlyValueError: the base refuses.
         """
-        opened = self._handles.files[handle]
+        opened = self._files[handle]
         if isinstance(opened, OpenView):
             raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
         check_zero(opened.file, data)
@@ -496,7 +522,7 @@ class Vfs:
 
     def close_all(self) -> None:
         """Forget everything, as when the mount is gone."""
-        for handle in list(self._handles.files):
+        for handle in list(self._files):
             self.close(handle)
         self._handles.directories.clear()
         self._inodes.forget_all()

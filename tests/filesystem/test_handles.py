@@ -1,5 +1,7 @@
 """Handles: what is open, counted by inode, and what the texts of views may take."""
 
+from collections import Counter
+
 import pytest
 
 from statsfs.filesystem import handles
@@ -37,9 +39,9 @@ def test_each_has_a_handle_of_its_own(known: Known) -> None:
     view, _ = open_view(opened, known)
     directory = opened.add_directory(OpenDirectory(known))
     assert len({first, second, view, directory}) == 4
-    assert known.opened == {exits.number: 2, JSON.number: 1}
+    assert Counter(known.opened.values()) == {exits.number: 2, JSON.number: 1}
     assert opened.remove(first) is file
-    assert known.opened == {exits.number: 1, JSON.number: 1}
+    assert Counter(known.opened.values()) == {exits.number: 1, JSON.number: 1}
     for handle in (second, view):
         opened.remove(handle)
     assert (opened.files, known.opened, opened._views) == ({}, {}, {})
