@@ -6,11 +6,11 @@ handler: pyfuse3 ends its loop, and the mount with it, at any other exception.
 Threading: handlers run on the serving thread.
 """
 
-import contextlib
 import errno
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from functools import wraps
+import math
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial, wraps
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -39,6 +39,7 @@ from statsfs.exceptions import (
     UnknownValueError,
 )
 from statsfs.filesystem.inodes import ABSENT_TIMEOUT
+from statsfs.filesystem.request_loop import run_in_thread
 from statsfs.filesystem.vfs import (
     ABSENT,
     FILE_SIZE,
@@ -53,7 +54,7 @@ from statsfs.filesystem.vfs import (
 )
 from statsfs.formats.views import Rendering
 from statsfs.tree.pauses import make_pause
-from statsfs.tree.refresh import Refreshing
+from statsfs.tree.refresh import DEADLINE
 from statsfs.tree.registry import Registry
 
 __all__ = ["ERRNOS", "Handlers"]
@@ -111,17 +112,16 @@ class Handlers(pyfuse3.Operations):
 
     Args:
         vfs: the filesystem.
-        hand_over: called when a handler is about to wait, so that others are served meanwhile.
     """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs, hand_over: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, vfs: Vfs) -> None:
         super().__init__()
         self._vfs = vfs
-        self._hand_over = hand_over
-        self._limiter = trio.CapacityLimiter(_RENDERINGS)
+        self._renderings = trio.CapacityLimiter(_RENDERINGS)
+        self._refreshes = trio.CapacityLimiter(math.inf)  # the loop's session tasks have an end
         self._logged: set[tuple[str, str]] = set()
         # Without direct_io the page cache would cut the text to the size, and keep it.
         self._opened = FileInfo(direct_io=True, keep_cache=False)
@@ -268,83 +268,47 @@ class Handlers(pyfuse3.Operations):
     async def _open_view(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> int:
         handle = self._vfs.open(inode, flags, user=(ctx.uid, ctx.gid), client=ctx.pid)
         try:
-            rendering = self._vfs.rendering(handle)
-            if rendering is not None:
-                await self._render(handle, rendering)
+            await self._prepare(handle, None)
         except BaseException:
             self._vfs.close(handle)
             raise
         return handle
 
-    async def _refresh(self, refreshing: Refreshing) -> None:
-        if refreshing.prompt:
-            refreshing.run()
-            return
-        token = trio.lowlevel.current_trio_token()
-        done = trio.Event()
+    async def _prepare(self, handle: int, offset: int | None) -> None:
+        # Does what must be done before an open file is read.
+        for work in self._vfs.prepare_read(handle, offset):
+            if work.quick:
+                work.run()
+            elif isinstance(work, Rendering):
+                run = partial(work.run, make_pause())
+                await self._run_in_thread(run, self._renderings)
+            else:
+                # Its own deadline is over before, unless a refresh blocks that must not.
+                await self._run_in_thread(work.run, self._refreshes, 2 * DEADLINE)
 
-        def tell() -> None:
-            with contextlib.suppress(trio.RunFinishedError):
-                token.run_sync_soon(done.set)
-
-        self._hand_over()
-        with self._waiting(token):
-            refreshing.start(tell)
-            with trio.move_on_after(refreshing.seconds_left):
-                await done.wait()
-        refreshing.end()
-
-    @contextlib.contextmanager
-    def _waiting(self, token: trio.lowlevel.TrioToken) -> Iterator[None]:
-        # Whatever is waited for, the mount may end.
-        with (
-            trio.CancelScope() as scope,
-            self._vfs.waiting(lambda: token.run_sync_soon(scope.cancel)),
-        ):
-            yield
-        if scope.cancelled_caught:
+    @staticmethod
+    async def _run_in_thread(
+        run: Callable[[], object], limiter: trio.CapacityLimiter, seconds: float = math.inf
+    ) -> None:
+        # Whatever runs, the mount may end.
+        if not await run_in_thread(run, limiter, seconds):
             raise FUSEError(errno.ENOTCONN)
-
-    async def _render(self, handle: int, rendering: Rendering) -> None:
-        refreshing = rendering.refreshing()
-        if refreshing is not None:
-            await self._refresh(refreshing)
-        if rendering.quick:
-            rendering.run()
-        else:
-            await self._render_in_thread(rendering)
-        self._vfs.finish(handle, rendering)
-
-    async def _render_in_thread(self, rendering: Rendering) -> None:
-        token = trio.lowlevel.current_trio_token()
-        self._hand_over()
-        with self._waiting(token):
-            await trio.to_thread.run_sync(
-                rendering.run, make_pause(), abandon_on_cancel=True, limiter=self._limiter
-            )
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         """Read a file; a view is rendered anew when it is read from the beginning once more."""
         try:
             text = self._vfs.read_at_once(fh, off, size)
-            return text if text is not None else await self._read(fh, off, size)
+            if text is None:
+                await self._prepare(fh, off)
+                text = self._vfs.read(fh, off, size)
+            return text
         except Exception as error:
             raise self._refusal(error, "read") from None
-
-    async def _read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        rendering = self._vfs.rendering(fh, off)
-        if rendering is not None:
-            await self._render(fh, rendering)
-        elif (refreshing := self._vfs.refreshing(fh, off)) is not None:
-            await self._refresh(refreshing)
-        return self._vfs.read(fh, off, size)
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Clear a file; the offset is ignored, so that ">>" works as ">"."""
         try:
-            refreshing = self._vfs.refreshing(fh)
-            if refreshing is not None:
-                await self._refresh(refreshing)
+            await self._prepare(fh, 0)
             return self._vfs.write(fh, buf)
         except Exception as error:
             raise self._refusal(error, "write") from None

@@ -111,7 +111,7 @@ class _Session:
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=self._allow_other)
             self._vfs = Vfs(self._registry, top=self.root, owner=self._owner)
-            handlers = self._fuse.Handlers(self._vfs, self._loop.hand_over)
+            handlers = self._fuse.Handlers(self._vfs)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
             self.invalidator = self._invalidator.Invalidator(self._vfs)

@@ -6,8 +6,8 @@ starts. With a pyfuse3 that lacks one of these names, pyfuse3's own loop serves,
 
 Session tasks read and answer requests, each in a `pyfuse3.main` of its own, so that the failure of
 one does not cancel the others. With our loop one of them is the reader, and stays the reader while
-no handler waits; one more is parked. A handler calls `hand_over` before it waits, and the parked
-task, or a new one, becomes the reader. Surplus tasks end when they have no request to answer.
+no handler waits; one more is parked. Before a handler waits, the parked task, or a new one,
+becomes the reader. Surplus tasks end when they have no request to answer.
 
 The reader polls for a request, polls again for a short while (the next request of a client comes
 within microseconds, and sleeping and waking up cost more than serving it), and only then waits
@@ -20,9 +20,10 @@ threads of the program until the next request. So the descriptor does not block,
 that ends with EAGAIN starts again. It has lost pyfuse3's receive buffer, 1 MiB of addresses of
 which a few pages are used. Our loop makes that rare, as it polls just before each read.
 
-Threading: all methods and `hand_over` run on the serving thread.
+Threading: all of this runs on the serving thread.
 """
 
+import contextlib
 import ctypes
 import errno
 import logging
@@ -30,15 +31,16 @@ import os
 import select
 import stat
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from math import inf
 from time import perf_counter
 from typing import Final
 
 import pyfuse3
 import trio
 
-__all__ = ["Loop", "find_descriptors", "hand_over", "make_loop"]
+__all__ = ["Loop", "find_descriptors", "make_loop", "run_in_thread"]
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +89,8 @@ class Loop:
     _least = _TASKS - 1
 
     def __init__(self) -> None:
+        self.ended = False
+        self._waiting: set[trio.CancelScope] = set()
         self._tasks = 0
         self._nursery: trio.Nursery | None = None
 
@@ -102,8 +106,15 @@ class Loop:
                 self._add()
 
     def terminate(self) -> None:
-        """Have `serve` return."""
+        """Have `serve` return; handlers that wait end at once."""
+        self._end()
         pyfuse3.terminate()
+
+    def _end(self) -> None:
+        # The session has ended, or is ending.
+        self.ended = True
+        for scope in self._waiting:
+            scope.cancel()
 
     def _add(self) -> None:
         if self._nursery is not None and self._tasks < _TASKS_MAX:
@@ -136,8 +147,21 @@ class Loop:
         pass
 
     def hand_over(self, task: _SessionTask) -> None:
-        """Have requests read while the handler of a session task waits."""
+        """Have requests read while the handler of a session task waits; once more does nothing."""
         self._add()
+
+    @contextlib.contextmanager
+    def waiting(self, task: _SessionTask, seconds: float) -> Iterator[None]:
+        """Cancel what a handler waits for after so many seconds, or when serving ends."""
+        self.hand_over(task)
+        with trio.move_on_after(seconds) as scope:
+            self._waiting.add(scope)
+            try:
+                if self.ended:
+                    scope.cancel()
+                yield
+            finally:
+                self._waiting.discard(scope)
 
 
 class _OwnLoop(Loop):
@@ -149,7 +173,6 @@ class _OwnLoop(Loop):
         super().__init__()
         self._reader: _SessionTask | None = None
         self._parked: deque[_SessionTask] = deque()
-        self._ended = False
         self._descriptor = descriptor
         self._polled = ctypes.byref(_PollFd(descriptor, select.POLLIN))
         self._turn_ends = 0.0
@@ -170,17 +193,12 @@ class _OwnLoop(Loop):
         finally:
             _restore()
 
-    def terminate(self) -> None:
-        self._end()
-        super().terminate()
-
     def _left(self, task: _SessionTask) -> None:
         if not task.surplus:
             self._end()
 
     def _end(self) -> None:
-        # The session has ended, or is ending.
-        self._ended = True
+        super()._end()
         while self._parked:
             self._wake(self._parked.popleft())
 
@@ -212,7 +230,7 @@ class _OwnLoop(Loop):
             return False
         try:
             # The end may have been announced after trio found the descriptor readable.
-            while not self._ended:
+            while not self.ended:
                 await trio.lowlevel.wait_readable(self._descriptor)
                 # Just before pyfuse3 reads: trio takes a while to get here, and the request may
                 # have been taken back meanwhile.
@@ -244,7 +262,7 @@ class _OwnLoop(Loop):
 
     async def _become_reader(self, task: _SessionTask) -> bool:
         # Parks until the task is the reader; False if it is to end.
-        if self._ended:
+        if self.ended:
             return False
         if self._reader is None:
             self._reader = task
@@ -326,12 +344,21 @@ def make_loop(descriptor: int) -> Loop:
     return Loop()
 
 
-def hand_over() -> None:
-    """Let another session task read requests; a handler calls it before it waits for anything.
+async def run_in_thread(
+    function: Callable[[], object], limiter: trio.CapacityLimiter, seconds: float = inf
+) -> bool:
+    """Run a function in a thread, in a handler; other requests are answered meanwhile.
 
-    Without it no request is answered until the handler is done. Outside a handler, and when a
-    handler calls it again, it does nothing.
+    Args:
+        function: what to run.
+        limiter: how many threads it shares.
+        seconds: how long to wait at most.
+
+    Returns:
+        False if serving ended meanwhile, and the handler must too; the function may run on.
     """
-    task = _current.get(None)
-    if task is not None:
-        task.loop.hand_over(task)
+    task, done = _current.get(), False
+    with task.loop.waiting(task, seconds):
+        await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+        done = True
+    return done or not task.loop.ended

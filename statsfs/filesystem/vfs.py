@@ -8,7 +8,6 @@ Threading: all methods are for the serving thread but `find_stale`, which is for
 changed the tree, and `stop_waiting`, which is for any.
 """
 
-import contextlib
 import stat
 from collections.abc import Callable, Iterator
 from os import O_ACCMODE, O_RDONLY, O_WRONLY
@@ -117,8 +116,6 @@ class Vfs:
         self._inodes = Inodes(registry, top)
         self._handles = Handles()
         self._files = self._handles.files
-        self._stopped = False
-        self._waiting: set[Callable[[], object]] = set()
 
     # Inodes
 
@@ -412,66 +409,36 @@ class Vfs:
         source.hold()
         return self._handles.add(OpenFile(known, source, file, source.entry_of(file)))
 
-    def rendering(self, handle: int, offset: int | None = None) -> Rendering | None:
-        """Return what must be done before a file that was opened can be read, if anything.
+    def prepare_read(self, handle: int, offset: int | None) -> Iterator[Refreshing | Rendering]:
+        """Yield what must run, in this order, before an open file is read or cleared.
+
+        Each may run in any thread, and must have run before the next is asked for.
 
         Args:
             handle: from `open`.
-            offset: where it is to be read; None right after `open`.
-        """
-        opened = self._files[handle]
-        if isinstance(opened, OpenFile):
-            return None
-        if offset is not None and (offset or opened.fresh):
-            opened.fresh = opened.fresh and offset != 0
-            return None
-        top = self._registry if opened.source is None else opened.source
-        return Rendering(opened.file, top, opened.access)
-
-    def refreshing(self, handle: int, offset: int = 0) -> Refreshing | None:
-        """Return who must be asked before an open file of a value is read or cleared, if anybody.
-
-        Args:
-            handle: from `open`.
-            offset: where it is to be read; 0 for clearing it.
-        """
-        if not Refresher.made:
-            return None
-        opened = self._files[handle]
-        if isinstance(opened, OpenView) or (offset and opened.text is not None):
-            return None
-        return find_refreshing((opened.source,))
-
-    def finish(self, handle: int, rendering: Rendering) -> None:
-        """Let a view that is open be read as it was rendered.
+            offset: where it is to be read; None right after `open`, 0 for clearing.
 
         Raises:
             TooMuchOpenError: all that is open would take too much memory; it is as it was.
         """
-        opened = self._files.get(handle)
-        if isinstance(opened, OpenView):
-            self._handles.set_text(opened, rendering.text, rendering.moment)
-
-    @contextlib.contextmanager
-    def waiting(self, give_up: Callable[[], object]) -> Iterator[None]:
-        """Have a function called, in any thread, when the end of the mount is not to be held up.
-
-        Args:
-            give_up: makes the body end early; called once or more, at once if it is too late.
-        """
-        self._waiting.add(give_up)
-        try:
-            if self._stopped:
-                give_up()
-            yield
-        finally:
-            self._waiting.discard(give_up)
-
-    def stop_waiting(self) -> None:
-        """Say that the mount is about to end: what is being rendered is not waited for."""
-        self._stopped = True
-        for give_up in self._waiting.copy():
-            give_up()
+        opened = self._files[handle]
+        if isinstance(opened, OpenFile):
+            refreshing = None
+            if Refresher.made and (not offset or opened.text is None):
+                refreshing = find_refreshing((opened.source,))
+            if refreshing is not None:
+                yield refreshing
+        elif offset is None or (offset == 0 and not opened.fresh):
+            rendering = Rendering(opened.file, opened.source or self._registry, opened.access)
+            refreshing = rendering.refreshing()
+            if refreshing is not None:
+                yield refreshing
+            yield rendering
+            # It may have been closed meanwhile.
+            if handle in self._files:
+                self._handles.set_text(opened, rendering.text, rendering.moment)
+        else:
+            opened.fresh = opened.fresh and offset != 0
 
     def read_at_once(self, handle: int, offset: int, size: int) -> bytes | None:
         """Read an open file as `read` does; None where something may have to be done before.

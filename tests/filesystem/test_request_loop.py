@@ -6,7 +6,9 @@ has the same with the real ones.
 
 import errno
 import logging
+import math
 import os
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -16,7 +18,7 @@ import pytest
 import trio
 
 from statsfs.filesystem import request_loop
-from statsfs.filesystem.request_loop import Loop, find_descriptors, hand_over, make_loop
+from statsfs.filesystem.request_loop import Loop, find_descriptors, make_loop, run_in_thread
 from tests.support.deadlines import DEADLINE
 
 patched: Any = cast(Any, pyfuse3)
@@ -25,14 +27,18 @@ patched: Any = cast(Any, pyfuse3)
 class Device:
     """A pipe on which requests are bytes.
 
-    "q" is answered at once, "s" waits until the gate is opened, "S" does so without a word, "k"
-    notes whether Ctrl-C is kept out; any other byte is an error number that reading fails with.
+    "q" is answered at once, "s" waits until the gate is opened, "S" does so without a word, "t"
+    waits for another gate in a thread and is "-" if serving ended first, "T" does so when it has
+    ended it, "k" notes whether Ctrl-C is kept out; any other byte is an error number that reading
+    fails with.
     """
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
         self.answered: list[str] = []
         self.gate = trio.Event()
+        self.thread_gate = threading.Event()
+        self.patience = math.inf
         self.protected = False
         self.waiting = 0
         self.tasks = 0
@@ -80,11 +86,21 @@ class Device:
     async def _answer(self, request: bytes) -> None:
         if request in (b"s", b"S"):
             if request == b"s":
-                hand_over()
-                hand_over()  # once more is harmless
+                task = request_loop._current.get()
+                for _ in range(2):  # once more is harmless
+                    task.loop.hand_over(task)
             self.waiting += 1
             await self.gate.wait()
             self.waiting -= 1
+        elif request in (b"t", b"T"):
+            if request == b"T":
+                self.loop.terminate()
+            self.waiting += 1
+            done = await run_in_thread(
+                self.thread_gate.wait, trio.CapacityLimiter(1), self.patience
+            )
+            self.waiting -= 1
+            request = b"t" if done else b"-"
         elif request == b"k":
             self.protected = trio.lowlevel.currently_ki_protected()
         elif request != b"q":
@@ -215,6 +231,53 @@ def test_one_task_reads(device: Device) -> None:
         device.end()
 
     run(device, program)
+
+
+@pytest.mark.usefixtures("which")
+def test_requests_go_on_while_a_handler_waits_for_a_thread(device: Device) -> None:
+    """It goes on when the thread is done."""
+
+    async def program(device: Device) -> None:
+        device.ask("t")
+        await until(lambda: device.waiting == 1)
+        device.ask("q")
+        await until(lambda: device.answered == ["q"])
+        device.thread_gate.set()
+        await until(lambda: device.answered == ["q", "t"])
+        device.end()
+
+    run(device, program)
+
+
+@pytest.mark.usefixtures("which")
+@pytest.mark.parametrize("asked", ["t", "T"])
+def test_a_handler_that_waits_does_not_delay_the_end(device: Device, asked: str) -> None:
+    """It is told, and so is one that begins to wait when it is too late."""
+
+    async def program(device: Device) -> None:
+        await until(lambda: device.tasks == 2)
+        device.ask(asked)
+        await until(lambda: device.waiting == 1 or device.tasks == 0)
+        device.loop.terminate()
+        await until(lambda: device.tasks == 0)
+
+    run(device, program)
+    assert device.answered == ["-"]
+    device.thread_gate.set()
+
+
+@pytest.mark.usefixtures("which")
+def test_a_handler_waits_for_so_long(device: Device) -> None:
+    """Then it goes on without the thread."""
+    device.patience = 0.001
+
+    async def program(device: Device) -> None:
+        device.ask("t")
+        await until(lambda: device.answered == ["t"])
+        device.end()
+
+    run(device, program)
+    device.thread_gate.set()
 
 
 def test_no_more_tasks_than_the_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,16 +497,6 @@ def test_what_was_in_place_is_restored(device: Device) -> None:
     run(device, program)
     assert in_child == [before]
     patched._session_loop, patched._wait_fuse_readable = before
-
-
-def test_handing_over_outside_a_handler() -> None:
-    """It does nothing, with a loop of trio's or without."""
-    hand_over()
-
-    async def main() -> None:
-        hand_over()
-
-    trio.run(main)
 
 
 def test_finding_descriptors() -> None:

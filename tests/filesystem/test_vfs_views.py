@@ -13,7 +13,7 @@ from statsfs.model.values import Value
 from statsfs.tree.access import Owner
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.support.kernel import Kernel, list_directory
+from tests.support.kernel import Kernel, list_directory, prepare_read
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
 NAMES = (".stats.json", ".stats.prom", ".stats.openmetrics", ".stats.bin", ".schema.json")
@@ -31,28 +31,18 @@ def vfs(kernel: Kernel) -> Vfs:
     return kernel.vfs
 
 
-def render(vfs: Vfs, handle: int, offset: int | None = None) -> bool:
-    """Do what must be done before a file is read; tell whether that was anything."""
-    rendering = vfs.rendering(handle, offset)
-    if rendering is None:
-        return False
-    rendering.run()
-    vfs.finish(handle, rendering)
-    return True
-
-
 def open_view(kernel: Kernel, path: str, client: int = 0, user: Owner = (0, 0)) -> int:
     """Open and render a view."""
     inode = kernel.find(path)
     handle = kernel.vfs.open(inode, os.O_RDONLY, client=client, user=user)
     kernel.opened[handle] = inode
-    assert render(kernel.vfs, handle)
+    assert prepare_read(kernel.vfs, handle)
     return handle
 
 
 def read(vfs: Vfs, handle: int, offset: int = 0, size: int = 1 << 20) -> bytes:
     """Read as the handlers do."""
-    render(vfs, handle, offset)
+    prepare_read(vfs, handle, offset)
     return vfs.read(handle, offset, size)
 
 
@@ -194,12 +184,12 @@ def test_a_view_that_is_being_rendered_has_no_size_yet(kernel: Kernel, kvm: Sour
     handle = kernel.open(inode)
     assert vfs.attributes(inode, 0).size == FILE_SIZE
     assert vfs.read(handle, 0, 99) == b""
-    render(vfs, handle)
+    prepare_read(vfs, handle)
     size = vfs.attributes(inode, 0).size
     add_cpu(kvm, "cpu2")
     second = kernel.open(inode)
     assert vfs.attributes(inode, 0).size == size
-    render(vfs, second)
+    prepare_read(vfs, second)
     assert vfs.attributes(inode, 0).size > size
     for one in (handle, second):
         kernel.close(one)
@@ -232,7 +222,7 @@ def test_a_view_cannot_be_written(kernel: Kernel, kvm: Source, name: str, flags:
 def test_flags_without_effect(kernel: Kernel, kvm: Source, flags: int) -> None:
     """Opened for reading it is read."""
     handle = kernel.open(kernel.find("kvm/.stats.json"), flags)
-    render(kernel.vfs, handle)
+    prepare_read(kernel.vfs, handle)
     assert json.loads(read(kernel.vfs, handle)) == kvm.snapshot().to_dict()
     with pytest.raises(ReadOnlyValueError):
         kernel.vfs.write(handle, b"0\n")
@@ -242,8 +232,8 @@ def test_flags_without_effect(kernel: Kernel, kvm: Source, flags: int) -> None:
 def test_files_need_no_rendering(kernel: Kernel, kvm: Source) -> None:
     """They are read when they are read."""
     handle = kernel.open(kernel.find("kvm/exits"))
-    assert kernel.vfs.rendering(handle) is None
-    assert kernel.vfs.rendering(handle, 0) is None
+    assert not prepare_read(kernel.vfs, handle)
+    assert not prepare_read(kernel.vfs, handle, 0)
     kernel.close(handle)
 
 
@@ -251,11 +241,11 @@ def test_a_rendering_that_comes_too_late(kernel: Kernel, kvm: Source) -> None:
     """Its file was closed meanwhile, or a mount ended: nothing is left of it."""
     vfs, inode = kernel.vfs, kernel.find("kvm/.stats.json")
     handle = kernel.open(inode)
-    rendering = vfs.rendering(handle)
-    assert rendering is not None
+    works = vfs.prepare_read(handle, None)
+    rendering = next(works)
     kernel.close(handle)
     rendering.run()
-    vfs.finish(handle, rendering)
+    assert list(works) == []
     assert vfs._handles._views == {}
     assert vfs.attributes(inode).size == FILE_SIZE
 
@@ -291,7 +281,7 @@ def test_reading_at_the_beginning_once_more(kernel: Kernel, kvm: Source) -> None
         first + read(vfs, handle, 10)
         == b'{"values": {"exits": 0, "wait": 0, "busy": 0}, "subordinates": {}}\n'
     )
-    assert not render(vfs, handle, 1)
+    assert not prepare_read(vfs, handle, 1)
     assert b'"exits": 0,' in first + read(vfs, handle, 10)
     assert b'"exits": 5,' in read(vfs, handle, 0)
     cpu.exits = 67
@@ -409,18 +399,3 @@ def test_the_end_of_a_mount(kernel: Kernel, kvm: Source) -> None:
     kernel.vfs.close_all()
     assert kvm.refcount == references
     assert kernel.vfs._handles._views == {}
-
-
-def test_what_waits_when_a_mount_ends(vfs: Vfs) -> None:
-    """Whoever waits is told, once it is too late at once; who is done is not."""
-    told: list[str] = []
-    with vfs.waiting(lambda: told.append("done")):
-        pass
-    with vfs.waiting(lambda: told.append("waits")), vfs.waiting(lambda: told.append("too")):
-        assert told == []
-        vfs.stop_waiting()
-        assert sorted(told) == ["too", "waits"]
-    with vfs.waiting(lambda: told.append("late")):
-        assert told[-1] == "late"
-    vfs.stop_waiting()
-    assert len(told) == 3

@@ -292,7 +292,7 @@ def test_a_vm_that_hangs(vm: Source, kvm: Source, server: QmpServer) -> None:
     server.flowing.clear()
     before = server.asked("query-stats")
     for _ in range(3):
-        with pytest.raises(UnavailableError, match="no numbers"):
+        with pytest.raises(UnavailableError, match="unavailable"):
             vm.get_value("exits")
     with pytest.raises(UnavailableError):
         vm.subordinates[0].get_value("exits")
@@ -327,7 +327,9 @@ def test_a_refresh_does_not_wait_for_ever(
 def test_wrong_answers_are_no_numbers(vm: Source, kvm: Source, server: QmpServer) -> None:
     """The files say so, until a good answer comes."""
     server.answers["query-stats"] = b'{"return": [7], "id": ID}\n'
-    with pytest.raises(UnavailableError, match="no numbers: no answer to query-stats: TypeError"):
+    with pytest.raises(
+        UnavailableError, match="refresh failed: no answer to query-stats: TypeError"
+    ):
         vm.get_value("exits")
     server.answers["query-stats"] = b'{"error": {"class": "x", "desc": "not now"}, "id": ID}\n'
     with pytest.raises(UnavailableError, match="query-stats: not now"):

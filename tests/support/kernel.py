@@ -199,6 +199,15 @@ class Kernel:
         ]
 
 
+def prepare_read(vfs: Vfs, handle: int, offset: int | None = None) -> bool:
+    """Do what must be done before a file is read; tell whether that was anything."""
+    done = False
+    for work in vfs.prepare_read(handle, offset):
+        work.run()
+        done = True
+    return done
+
+
 class _Buffer:
     # What one readdir may fill.
     def __init__(self, room: int) -> None:

@@ -16,7 +16,7 @@ from statsfs.formats import json, prometheus
 from statsfs.model.external import Numbers
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree import refresh
-from statsfs.tree.refresh import Refreshing, find_refreshing
+from statsfs.tree.refresh import find_refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
@@ -163,7 +163,7 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
     ]
     for reader in readers[1:]:
         reader.start()
-    wait_until(lambda: len(waiting_for_the_next(source)) == 5)
+    wait_until(lambda: waiting_for_the_next(source) == 5)
     elsewhere.answers.set()
     for reader in readers:
         reader.join()
@@ -171,11 +171,11 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
     assert found == [8] * 6
 
 
-def waiting_for_the_next(source: Source) -> list[Refreshing]:
-    """Who waits for the refresh after the one that is under way."""
+def waiting_for_the_next(source: Source) -> int:
+    """How many readers wait for the refresh after the one that is under way."""
     assert source.refresher is not None
     following = source.refresher._next
-    return [] if following is None else following.waiting
+    return 0 if following is None else len(vars(vars(following.done)["_cond"])["_waiters"])
 
 
 @blocking_or_not
@@ -187,13 +187,15 @@ def test_an_error_leaves_no_numbers(blocking: bool, caplog: pytest.LogCaptureFix
     assert host.get_value("exits") == 7
     elsewhere.exits, elsewhere.error = 9, OSError("the socket is gone")
     for _ in range(2):
-        with pytest.raises(UnavailableError, match=r"kvm/vm: no numbers: the socket is gone"):
+        with pytest.raises(
+            UnavailableError, match=r"kvm/vm: unavailable: the refresh failed: the socket is gone"
+        ):
             source.get_value("exits")
         with pytest.raises(UnavailableError):
             source.clear_value("exits")
         assert host.get_value("exits") == 7
     assert [record.message for record in caplog.records] == [
-        "kvm/vm: no numbers: the socket is gone"
+        "kvm/vm: unavailable: the refresh failed: the socket is gone"
     ]
     elsewhere.error = None
     assert source.get_value("exits") == 9
@@ -205,10 +207,10 @@ def test_an_error_without_words_is_named() -> None:
     elsewhere = Elsewhere()
     source = make_source("vm", elsewhere)
     elsewhere.error = LookupError()
-    with pytest.raises(UnavailableError, match="no numbers: LookupError"):
+    with pytest.raises(UnavailableError, match="refresh failed: LookupError"):
         source.get_value("exits")
     elsewhere.error = SystemExit(3)
-    with pytest.raises(UnavailableError, match=r"no numbers: SystemExit\(3\)"):
+    with pytest.raises(UnavailableError, match=r"refresh failed: SystemExit\(3\)"):
         source.get_value("exits")
     elsewhere.error = None
     assert source.get_value("exits") == 7
@@ -281,7 +283,7 @@ def test_whoever_waits_beside_the_first_is_let_go_with_it() -> None:
         wait_until(lambda: hanging.asked == 1)
     second = threading.Thread(target=read)
     second.start()
-    wait_until(lambda: len(waiting_for_the_next(source)) == 1)
+    wait_until(lambda: waiting_for_the_next(source) == 1)
     first.join()
     second.join()
     assert len(found) == 2
@@ -294,11 +296,12 @@ def test_who_has_just_answered_is_not_given_up() -> None:
     """A deadline may be over between the answer and the moment in which its reader is told."""
     elsewhere = Elsewhere()
     source = make_source("vm", elsewhere)
-    refreshing, refresher = find_refreshing([source]), source.refresher
-    assert refreshing is not None
+    refresher = source.refresher
     assert refresher is not None
-    refreshing.run()
-    refresher.give_up(refreshing)
+    run = refresher.begin()
+    assert run is not None
+    assert run.done.wait(DEADLINE)
+    refresher.give_up(run)
     assert (refresher.late, refresher.failure) == (False, None)
 
 
@@ -400,42 +403,20 @@ def test_a_refresh_may_read_what_it_refreshes() -> None:
     assert seen == [5]
 
 
-def test_many_quick_ones_are_called_in_a_thread_if_somebody_waits_for_all() -> None:
-    """`start` returns at once whatever there is; few quick ones need no thread."""
+def test_few_quick_ones_need_no_thread() -> None:
+    """However many there are, all run; a handler of the filesystem makes few in its own thread."""
     host, some = Source("app"), [Elsewhere(1) for _ in range(100)]
     for number, elsewhere in enumerate(some):
         host.add_subordinate(make_source(f"worker{number}", elsewhere, blocking=False))
     refreshing = find_refreshing([host])
     assert refreshing is not None
-    assert not refreshing.prompt
-    done = threading.Event()
-    refreshing.start(done.set)
-    assert done.wait(DEADLINE)
-    refreshing.end()
-    assert refreshing.seconds_left <= refresh.DEADLINE
-    assert {thread for one in some for thread in one.threads} != {threading.get_ident()}
+    assert not refreshing.quick
+    refreshing.run()
+    assert {one.asked for one in some} == {1}
     assert host.get_value("exits") == 100
     few = find_refreshing([host.subordinates[0]])
     assert few is not None
-    assert few.prompt
-
-
-def test_a_batch_that_hangs_is_nobody_to_give_up() -> None:
-    """Who was to be quick and is not keeps nobody waiting, and the last numbers."""
-    host, slow = Source("app"), Elsewhere()
-    host.add_subordinate(make_source("worker", slow, blocking=False))
-    assert host.get_value("exits") == 7
-    slow.answers.clear()
-    refreshing = find_refreshing([host])
-    assert refreshing is not None
-    done = threading.Event()
-    refreshing.start(done.set)
-    wait_until(lambda: slow.asked == 2)
-    refreshing.end()
-    assert not done.is_set()
-    slow.answers.set()
-    wait_until(lambda: slow.numbers["pages"] == 2)
-    assert host.get_value("exits") == 7
+    assert few.quick
 
 
 def test_without_threads_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
