@@ -126,10 +126,14 @@ class Kernel:
 
     def drop_caches(self) -> None:
         """Forget all that is not in use."""
-        for name in list(self.names):
-            if name in self.names:
-                self._shrink_below(name)
-        self._shrink()
+        before = -1
+        while before != len(self.names):
+            # What a dropped directory was in may be free only then.
+            before = len(self.names)
+            for name in list(self.names):
+                if name in self.names:
+                    self._shrink_below(name)
+            self._shrink()
 
     def _used(self, inode: int) -> bool:
         return (
