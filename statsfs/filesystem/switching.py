@@ -1,40 +1,23 @@
 """Switching: how often Python's threads take turns while something is mounted.
 
-Owns the interpreter's switch interval from the mounting to the unmounting, and what can be one.
+Owns the interpreter's switch interval from the mount to the unmount.
 
 Threading: as the caller's; the interval is the whole process's.
 """
 
 import sys
-from typing import Final
-
-from statsfs.exceptions import MountError
 
 __all__ = ["Switching"]
 
-# What is longer is no interval; Python takes up to 4295 s.
-_LONGEST: Final = 100.0
-
 
 class Switching:
-    """The interpreter's switch interval, if it is to be another for a while.
+    """Another switch interval of the interpreter, for a while.
 
     Args:
-        mountpoint: whom it is for.
         seconds: the interval; None leaves it as it is.
-
-    Raises:
-        MountError: it is none.
     """
 
-    def __init__(self, mountpoint: str, seconds: float | None) -> None:
-        # Python rounds down to microseconds, and 0 is none.
-        if seconds is not None and not 1e-6 <= seconds <= _LONGEST:
-            raise MountError(
-                f"{mountpoint}: a switch interval of {seconds!r} s is not between a microsecond "
-                f"and {_LONGEST:g} s",
-                mountpoint,
-            )
+    def __init__(self, seconds: float | None) -> None:
         self._seconds = seconds
         self._before: float | None = None
 

@@ -1,12 +1,10 @@
-"""The switch interval: set for a while, and set back; what can be none."""
+"""The switch interval: set for a while, and set back."""
 
-import math
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from statsfs.exceptions import MountError
 from statsfs.filesystem.switching import Switching
 
 
@@ -22,7 +20,7 @@ def interval() -> Iterator[float]:
 
 def test_for_a_while(interval: float) -> None:
     """Rounded down to what Python has; ended twice it is no harm."""
-    switching = Switching("/mnt", 0.0012345678)
+    switching = Switching(0.0012345678)
     assert sys.getswitchinterval() == interval
     switching.begin()
     assert sys.getswitchinterval() == pytest.approx(0.001234)
@@ -33,7 +31,7 @@ def test_for_a_while(interval: float) -> None:
 
 def test_none(interval: float) -> None:
     """The program's own is left alone, whatever that becomes."""
-    switching = Switching("/mnt", None)
+    switching = Switching(None)
     switching.begin()
     assert sys.getswitchinterval() == interval
     sys.setswitchinterval(0.002)
@@ -43,15 +41,8 @@ def test_none(interval: float) -> None:
 
 def test_a_program_that_sets_another_meanwhile() -> None:
     """It knows better."""
-    switching = Switching("/mnt", 0.001)
+    switching = Switching(0.001)
     switching.begin()
     sys.setswitchinterval(0.003)
     switching.end()
     assert sys.getswitchinterval() == pytest.approx(0.003)
-
-
-@pytest.mark.parametrize("seconds", [0, 1e-7, -1.0, 101, math.inf, math.nan])
-def test_what_is_no_interval(seconds: float) -> None:
-    """One line that says what is."""
-    with pytest.raises(MountError, match=r"^/mnt: a switch interval of .* and 100 s$"):
-        Switching("/mnt", seconds)
