@@ -1,7 +1,8 @@
 """The FUSE protocol over `vfs`: handlers and errnos.
 
-Owns the one table from errors to errnos, and the rule that nothing but a `FUSEError` leaves a
-handler: pyfuse3 ends its loop, and the mount with it, at any other exception.
+Owns the one table from errors to errnos, and the rule that only a `FUSEError` leaves a handler:
+pyfuse3 ends its loop, and the mount with it, at any other exception. `pyfuse3.Operations` says what
+each handler is for.
 
 Threading: handlers run on the serving thread.
 """
@@ -34,7 +35,6 @@ from statsfs.exceptions import (
     ExhaustedError,
     ReadOnlyValueError,
     ReleasedError,
-    StatsfsError,
     UnavailableError,
     UnknownValueError,
 )
@@ -61,7 +61,7 @@ __all__ = ["ERRNOS", "Handlers"]
 
 log = logging.getLogger(__name__)
 
-ERRNOS: Final[dict[type[StatsfsError], int]] = {
+ERRNOS: Final[dict[type[Exception], int]] = {
     NoSuchFileError: errno.ENOENT,
     UnknownValueError: errno.ENOENT,
     ReleasedError: errno.ENOENT,
@@ -74,20 +74,19 @@ ERRNOS: Final[dict[type[StatsfsError], int]] = {
     ExhaustedError: errno.EOVERFLOW,
 }
 
-# Seconds for which the kernel may keep names and attributes. They change only by what we tell it;
-# the end of it is a second line of defence.
+# Seconds for which the kernel may cache names and attributes. They change only by our
+# invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
 # Views that are rendered at the same time. They share one interpreter, so more would gain nothing;
-# fewer, and a small one would wait for the end of a large one.
+# with fewer, a small one would wait for the end of a large one.
 _RENDERINGS: Final = 4
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Method = Callable[Concatenate["Handlers", _P], _T]
 
 
-def _handler(
-    function: Callable[Concatenate["Handlers", _P], _T],
-) -> Callable[Concatenate["Handlers", _P], Coroutine[Any, Any, _T]]:
+def _handler(function: _Method[_P, _T]) -> _Method[_P, Coroutine[object, None, _T]]:
     # Makes a plain method a handler that raises nothing but FUSEError.
     @wraps(function)
     async def handle(self: "Handlers", *args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -100,7 +99,7 @@ def _handler(
     return cast(Any, handle)  # type: ignore[no-any-return]
 
 
-def _refuse(code: int) -> Callable[..., Coroutine[Any, Any, NoReturn]]:
+def _refuse(code: int) -> Callable[..., Coroutine[object, None, NoReturn]]:
     async def refuse(self: "Handlers", *args: object) -> NoReturn:
         raise FUSEError(code)
 
@@ -121,9 +120,10 @@ class Handlers(pyfuse3.Operations):
         super().__init__()
         self._vfs = vfs
         self._renderings = trio.CapacityLimiter(_RENDERINGS)
-        self._refreshes = trio.CapacityLimiter(math.inf)  # the loop's session tasks have an end
+        self._refreshes = trio.CapacityLimiter(math.inf)  # the loop limits its session tasks
         self._logged: set[tuple[str, str]] = set()
-        # Without direct_io the page cache would cut the text to the size, and keep it.
+        # One for all, as the reply is a copy. Without direct_io the page cache would cut the text
+        # to the size, and keep it.
         self._opened = FileInfo(direct_io=True, keep_cache=False)
 
     def detach(self) -> None:
@@ -131,8 +131,8 @@ class Handlers(pyfuse3.Operations):
         self._vfs = Vfs(Registry())
 
     def errno_of(self, error: Exception, where: str) -> int:
-        """Return the errno for an error; one that is in no table is logged once, and EIO."""
-        code = ERRNOS.get(type(error))  # type: ignore[arg-type]  # others are not in it
+        """Return the errno for an error; one that is not in the table is logged once, and EIO."""
+        code = ERRNOS.get(type(error))
         if code is not None:
             return code
         key = (where, repr(error))
@@ -143,6 +143,8 @@ class Handlers(pyfuse3.Operations):
 
     def _refusal(self, error: Exception, where: str) -> FUSEError:
         return error if isinstance(error, FUSEError) else FUSEError(self.errno_of(error, where))
+
+    # Names and attributes
 
     def _entry(
         self, attributes: Attributes, entry: EntryAttributes | None = None
@@ -159,11 +161,8 @@ class Handlers(pyfuse3.Operations):
         entry.attr_timeout = 0 if live else _TIMEOUT
         return entry
 
-    # Names and attributes
-
     @_handler
     def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
-        """Find a name."""
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         attributes = self._vfs.lookup(parent_inode, name)
@@ -173,7 +172,7 @@ class Handlers(pyfuse3.Operations):
         return entry
 
     async def forget(self, inode_list: Sequence[tuple[InodeT, int]]) -> None:
-        """Take back lookups; there is nobody to answer to, so it never raises."""
+        # It has no reply, so it never raises.
         for inode, lookups in inode_list:
             try:
                 self._vfs.forget(inode, lookups)
@@ -182,7 +181,6 @@ class Handlers(pyfuse3.Operations):
 
     @_handler
     def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
-        """Return attributes."""
         return self._entry(self._vfs.attributes(inode, ctx.pid))
 
     @_handler
@@ -194,13 +192,10 @@ class Handlers(pyfuse3.Operations):
         fh: FileHandleT | None,
         ctx: RequestContext,
     ) -> EntryAttributes:
-        """Let a file that can be written be truncated, without effect; refuse all else."""
-        if (
-            fields.update_mode
-            or fields.update_uid
-            or fields.update_gid
-            or (not fields.update_size and (fields.update_mtime or fields.update_atime))
-        ):
+        """Let a writable file be truncated, without effect; refuse all else."""
+        times = fields.update_mtime or fields.update_atime
+        owner_or_mode = fields.update_mode or fields.update_uid or fields.update_gid
+        if owner_or_mode or (times and not fields.update_size):
             raise FUSEError(errno.EPERM)
         if fields.update_size:
             self._vfs.check_truncate(inode)
@@ -208,20 +203,18 @@ class Handlers(pyfuse3.Operations):
 
     @_handler
     def getxattr(self, inode: InodeT, name: bytes, ctx: RequestContext) -> bytes:
-        """Return an extended attribute; there are none but the user's, as in sysfs."""
         if not name.startswith(b"user."):
-            # Told so, `ls -l` does not ask for a context and an ACL of each file.
+            # As in sysfs. Told so, `ls -l` does not ask for a context and an ACL of each file.
             raise FUSEError(errno.EOPNOTSUPP)
         return self._vfs.extended_attribute(inode, name)
 
     @_handler
     def listxattr(self, inode: InodeT, ctx: RequestContext) -> Sequence[bytes]:
-        """Return the names of the extended attributes."""
         return list(self._vfs.extended_attributes(inode))
 
     @_handler
     def statfs(self, ctx: RequestContext) -> StatvfsData:
-        """Say that nothing is stored here, as sysfs does."""
+        # Nothing is stored here, as in sysfs.
         data = StatvfsData()
         data.f_bsize = data.f_frsize = FILE_SIZE
         data.f_namemax = NAME_MAX
@@ -231,12 +224,10 @@ class Handlers(pyfuse3.Operations):
 
     @_handler
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        """Open a directory."""
         return FileHandleT(self._vfs.open_directory(inode))
 
     @_handler
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
-        """List a directory, attributes included."""
         entry: EntryAttributes | None = None  # filled anew for each name: the reply is a copy
 
         def reply(name: bytes, attributes: Attributes, offset: int) -> bool:
@@ -248,20 +239,17 @@ class Handlers(pyfuse3.Operations):
 
     @_handler
     def releasedir(self, fh: FileHandleT) -> None:
-        """Close a directory."""
         self._vfs.close_directory(fh)
 
     # Files
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """Open a file; a view is rendered first."""
         try:
             handle = self._vfs.open_value(inode, flags)
             if handle is None:
                 handle = await self._open_view(inode, flags, ctx)
         except Exception as error:
             raise self._refusal(error, "open") from None
-        # One for all: the reply is a copy.
         self._opened.fh = FileHandleT(handle)
         return self._opened
 
@@ -275,27 +263,20 @@ class Handlers(pyfuse3.Operations):
         return handle
 
     async def _prepare(self, handle: int, offset: int | None) -> None:
-        # Does what must be done before an open file is read.
         for work in self._vfs.prepare_read(handle, offset):
             if work.quick:
                 work.run()
-            elif isinstance(work, Rendering):
+                continue
+            if isinstance(work, Rendering):
                 run = partial(work.run, make_pause())
-                await self._run_in_thread(run, self._renderings)
+                done = await run_in_thread(run, self._renderings)
             else:
-                # Its own deadline is over before, unless a refresh blocks that must not.
-                await self._run_in_thread(work.run, self._refreshes, 2 * DEADLINE)
-
-    @staticmethod
-    async def _run_in_thread(
-        run: Callable[[], object], limiter: trio.CapacityLimiter, seconds: float = math.inf
-    ) -> None:
-        # Whatever runs, the mount may end.
-        if not await run_in_thread(run, limiter, seconds):
-            raise FUSEError(errno.ENOTCONN)
+                # It ends within its own deadline, unless a refresh blocks that must not.
+                done = await run_in_thread(work.run, self._refreshes, 2 * DEADLINE)
+            if not done:
+                raise FUSEError(errno.ENOTCONN)  # the mount ends
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        """Read a file; a view is rendered anew when it is read from the beginning once more."""
         try:
             text = self._vfs.read_at_once(fh, off, size)
             if text is None:
@@ -314,7 +295,6 @@ class Handlers(pyfuse3.Operations):
             raise self._refusal(error, "write") from None
 
     async def release(self, fh: FileHandleT) -> None:
-        """Close a file."""
         try:
             self._vfs.close(fh)
         except Exception as error:
@@ -323,14 +303,7 @@ class Handlers(pyfuse3.Operations):
     # What sysfs refuses. `flush`, `fsync` and `access` stay unimplemented: the kernel asks once,
     # is told ENOSYS and does without, which saves a request a file.
 
-    create = _refuse(errno.EACCES)
-    mknod = _refuse(errno.EACCES)
-    mkdir = _refuse(errno.EPERM)
-    unlink = _refuse(errno.EPERM)
-    rmdir = _refuse(errno.EPERM)
-    rename = _refuse(errno.EPERM)
-    symlink = _refuse(errno.EPERM)
-    link = _refuse(errno.EPERM)
-    setxattr = _refuse(errno.EPERM)
-    removexattr = _refuse(errno.EPERM)
+    create = mknod = _refuse(errno.EACCES)
+    mkdir = unlink = rmdir = rename = symlink = link = _refuse(errno.EPERM)
+    setxattr = removexattr = _refuse(errno.EPERM)
     readlink = _refuse(errno.EINVAL)

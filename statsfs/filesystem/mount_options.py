@@ -17,7 +17,7 @@ __all__ = ["MountOptions"]
 _LONGEST: Final = 100.0  # seconds of a switch interval; Python takes up to 4295
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class MountOptions:
     """How a registry is mounted; what each option means stands at `mount`."""
 

@@ -118,14 +118,7 @@ def mount(
     Raises:
         MountError: it is refused; the message is one line that says what to do.
     """
-    options = MountOptions(
-        uid=uid,
-        gid=gid,
-        allow_other=allow_other,
-        create=create,
-        switch_interval=switch_interval,
-        root=root,
-    )
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root)
     return mount_with(registry, mountpoint, options)
 
 
@@ -134,8 +127,10 @@ def mount_with(
 ) -> Mount:
     """Mount as `mount` does, with its options in one object."""
     with _needing_fuse(mountpoint):
-        from statsfs.filesystem.session import serve_in_thread
-    return Mount(serve_in_thread(registry, mountpoint, options))
+        from statsfs.filesystem.session import Session
+    session = Session(registry, mountpoint, options)
+    session.start()
+    return Mount(session)
 
 
 @contextlib.asynccontextmanager
@@ -160,14 +155,7 @@ async def mounted(
     The arguments and errors are those of `mount`. The program must not read its own mount from the
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
-    options = MountOptions(
-        uid=uid,
-        gid=gid,
-        allow_other=allow_other,
-        create=create,
-        switch_interval=switch_interval,
-        root=root,
-    )
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root)
     with _needing_fuse(mountpoint):
         from statsfs.filesystem.session import serve_in_trio
     async with serve_in_trio(registry, mountpoint, options) as session:

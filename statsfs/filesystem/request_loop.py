@@ -30,9 +30,11 @@ import logging
 import os
 import select
 import stat
+import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass
 from math import inf
 from time import perf_counter
 from typing import Final
@@ -68,15 +70,11 @@ _NO_MORE: Final = -(1 << 30)
 _NO_FEWER: Final = 1 << 30
 
 
+@dataclass(slots=True, eq=False)
 class _SessionTask:
-    # One `pyfuse3.main`, from its start to its end, restarts included.
-
-    __slots__ = ("loop", "parked", "surplus")
-
-    def __init__(self, loop: "Loop") -> None:
-        self.loop = loop
-        self.parked: trio.lowlevel.Task | None = None
-        self.surplus = False
+    # One `pyfuse3.main`, restarts included.
+    loop: "Loop"
+    surplus: bool = False
 
 
 _current: Final[ContextVar[_SessionTask]] = ContextVar("statsfs_session_task")
@@ -172,9 +170,12 @@ class _OwnLoop(Loop):
     def __init__(self, descriptor: int) -> None:
         super().__init__()
         self._reader: _SessionTask | None = None
-        self._parked: deque[_SessionTask] = deque()
+        self._parked: deque[tuple[_SessionTask, trio.lowlevel.Task]] = deque()
         self._descriptor = descriptor
-        self._polled = ctypes.byref(_PollFd(descriptor, select.POLLIN))
+        # A struct pollfd: the descriptor, what is asked for, what is found.
+        self._polled = ctypes.create_string_buffer(
+            struct.pack("=ihh", descriptor, select.POLLIN, 0)
+        )
         self._turn_ends = 0.0
         self._may_yield = 0.0
 
@@ -200,22 +201,17 @@ class _OwnLoop(Loop):
     def _end(self) -> None:
         super()._end()
         while self._parked:
-            self._wake(self._parked.popleft())
+            trio.lowlevel.reschedule(self._parked.popleft()[1])
 
     def hand_over(self, task: _SessionTask) -> None:
         if self._reader is not task:
             return
         self._reader = None
         if self._parked:
-            self._reader = self._parked.popleft()
-            self._wake(self._reader)
+            self._reader, parked = self._parked.popleft()
+            trio.lowlevel.reschedule(parked)
         else:
             self._add()
-
-    @staticmethod
-    def _wake(task: _SessionTask) -> None:
-        assert task.parked is not None
-        trio.lowlevel.reschedule(task.parked)
 
     async def _wait(self) -> bool:
         # Waits for a request, in place of pyfuse3; False if the session task is to end.
@@ -273,12 +269,13 @@ class _OwnLoop(Loop):
         return self._reader is task
 
     async def _park(self, task: _SessionTask) -> None:
+        parked = (task, trio.lowlevel.current_task())
+
         def abort(raise_cancel: object) -> trio.lowlevel.Abort:
-            self._parked.remove(task)
+            self._parked.remove(parked)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        task.parked = trio.lowlevel.current_task()
-        self._parked.append(task)
+        self._parked.append(parked)
         await trio.lowlevel.wait_task_rescheduled(abort)
 
 
@@ -298,14 +295,6 @@ def _restore() -> None:
 
 
 os.register_at_fork(after_in_child=_restore)
-
-
-class _PollFd(ctypes.Structure):
-    _fields_ = (
-        ("descriptor", ctypes.c_int),
-        ("wanted", ctypes.c_short),
-        ("found", ctypes.c_short),
-    )
 
 
 # Neither lets other threads have the interpreter, as select.poll and os.sched_yield would.

@@ -12,8 +12,9 @@ import atexit
 import contextlib
 import logging
 import os
+import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import pyfuse3
@@ -32,12 +33,11 @@ from statsfs.filesystem.mountpoints import (
     resolve_mountpoint,
 )
 from statsfs.filesystem.request_loop import find_descriptors, make_loop
-from statsfs.filesystem.switching import Switching
 from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.watcher import Watcher
 from statsfs.tree.registry import Registry
 
-__all__ = ["Session", "serve_in_thread", "serve_in_trio"]
+__all__ = ["Session", "serve_in_trio", "switch_interval"]
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _current: "Session | None" = None
 
 
 class Session:
-    """A mount, with what serves it; mounted when this returns, and not served yet.
+    """A mount, and what serves it; mounted when this returns, and not served yet.
 
     Args:
         registry, mountpoint: as for `mount`.
@@ -56,8 +56,6 @@ class Session:
         mountpoint: where it is, as an absolute path.
         root: the name of the one source that is the root, or None.
         done: set when it is unmounted.
-        serving: set when it is served, or will never be.
-        failure: why it cannot be served.
 
     Raises:
         MountError: it is refused; nothing is mounted, and nothing is left.
@@ -71,13 +69,12 @@ class Session:
         self.mountpoint: Final = resolve_mountpoint(mountpoint)
         options.check(self.mountpoint)
         self.root: Final = options.root
-        _check_root(self.mountpoint, registry, options.root)
-        self._pid = os.getpid()
         self._registry = registry
-        self._switching = Switching(options.switch_interval)
+        self._check_root()
+        self._pid = os.getpid()
         self.done: Final = threading.Event()
-        self.serving: Final = threading.Event()
-        self.failure: BaseException | None = None
+        self._serving = threading.Event()  # set when it is served, or will never be
+        self._failure: BaseException | None = None  # why it cannot be served
         self._begun = threading.Lock()  # taken by the thread that serves, or when none is to
         self._server: threading.Thread | None = None
         self._thread: int | None = None
@@ -87,6 +84,7 @@ class Session:
         self._mounted = False
         self._device: str | None = None
         self._undo = contextlib.ExitStack()
+        self._undo_in_child = contextlib.ExitStack()
         self._claim()
         try:
             self._mount(self._undo, options)
@@ -94,20 +92,28 @@ class Session:
             self._undo.close()
             if isinstance(error, MountError) or not isinstance(error, OSError):
                 raise
-            raise MountError(
-                f"{self.mountpoint}: {error.strerror}", self.mountpoint, error.errno
-            ) from error
+            raise self._error(str(error.strerror), error.errno) from error
+
+    def _error(self, text: str, number: int | None = None) -> MountError:
+        return MountError(f"{self.mountpoint}: {text}", self.mountpoint, number)
 
     # The beginning
+
+    def _check_root(self) -> None:
+        shown = [source.name for source in self._registry.sources if not source.hidden]
+        if self.root is not None and self.root not in shown:
+            raise self._error(
+                f"no source {self.root!r} is registered that could be the root; "
+                f"there is {', '.join(map(repr, shown)) or 'none'}"
+            )
 
     def _claim(self) -> None:
         global _current
         with _lock:
             if _current is not None:
-                raise MountError(
-                    f"{self.mountpoint}: this process has a mount already, at "
-                    f"{_current.mountpoint}; close it first, or mount from another process",
-                    self.mountpoint,
+                raise self._error(
+                    f"this process has a mount already, at {_current.mountpoint}; "
+                    "close it first, or mount from another process"
                 )
             _current = self
 
@@ -120,8 +126,8 @@ class Session:
         undo.callback(self._unclaim)
         created = make_mountpoint(self.mountpoint) if options.create else []
         undo.callback(remove_mountpoint, created)
-        self._switching.begin()
-        undo.callback(self._switching.end)
+        undo.callback(self._undo_in_child.close)
+        self._undo_in_child.enter_context(switch_interval(options.switch_interval))
         # A watcher that is just clearing a dead mount here must not clear ours.
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
@@ -129,9 +135,9 @@ class Session:
             handlers = Handlers(self._vfs)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
-            self._invalidator = Invalidator(self._vfs)
-            self._registry.add_listener(self._invalidator)
-            undo.callback(self._registry.remove_listener, self._invalidator)
+            self.invalidator = Invalidator(self._vfs)
+            self._registry.add_listener(self.invalidator)
+            self._undo_in_child.callback(self._registry.remove_listener, self.invalidator)
             undo.callback(self._vfs.close_all)
             self._watcher = Watcher(self.mountpoint)
             undo.callback(self._watcher.close)
@@ -151,16 +157,15 @@ class Session:
         except RuntimeError as error:
             self._mounted = False
             pyfuse3.close(unmount=False)
-            raise MountError(
-                f"{self.mountpoint}: the mount was refused; mounting needs root, or the rights "
-                "that fusermount3 asks for (its message is above)",
-                self.mountpoint,
+            raise self._error(
+                "the mount was refused; mounting needs root, or the rights that fusermount3 asks "
+                "for (its message is above)"
             ) from error
         self._descriptor = (find_descriptors() - self._before).pop()
         self._loop = make_loop(self._descriptor)
         self._device = find_device(self.mountpoint)
         self._open = True
-        self._invalidator.start()
+        self.invalidator.start()
 
     # Serving
 
@@ -173,20 +178,16 @@ class Session:
         self._server = threading.Thread(target=self._run, name="statsfs-serve", daemon=True)
         try:
             self._server.start()
-            self.serving.wait()
+            self._serving.wait()
         except RuntimeError as error:
             self.call_off()
-            raise MountError(
-                f"{self.mountpoint}: no thread can be started: {error}", self.mountpoint
-            ) from error
+            raise self._error(f"no thread can be started: {error}") from error
         except BaseException:
             # Ctrl-C; the thread may have been started, or not.
             self.call_off()
             raise
-        if self.failure is not None:
-            raise MountError(
-                f"{self.mountpoint}: cannot serve: {self.failure}", self.mountpoint
-            ) from self.failure
+        if self._failure is not None:
+            raise self._error(f"cannot serve: {self._failure}") from self._failure
 
     def _run(self) -> None:
         if not self._begun.acquire(blocking=False):
@@ -195,10 +196,10 @@ class Session:
             trio.run(self.serve)
         except BaseException as error:
             log.debug("%s: serving ended", self.mountpoint, exc_info=True)
-            self.failure = error
+            self._failure = error
         finally:
             self.finish()
-            self.serving.set()
+            self._serving.set()
 
     def call_off(self) -> None:
         """End a session for which a thread may have been started, or not."""
@@ -212,13 +213,13 @@ class Session:
         """Say that this thread is the one that serves, or will."""
         self._begun.acquire(blocking=False)
         self._thread = threading.get_ident()
-        self._invalidator.serve_from(self._thread, self._descriptor)
+        self.invalidator.serve_from(self._thread, self._descriptor)
 
     async def serve(self) -> None:
         """Serve until the session ends; then close it, on this same thread."""
         self._token = trio.lowlevel.current_trio_token()
         self.serve_here()
-        self.serving.set()
+        self._serving.set()
         try:
             await self._loop.serve()
         except Exception:
@@ -227,13 +228,6 @@ class Session:
             self.finish()
 
     # The end
-
-    def stop_invalidating(self) -> None:
-        """Send no more invalidations; to be called while the loop still answers.
-
-        An invalidation may wait for an answer, so not on the serving thread.
-        """
-        self._invalidator.stop()
 
     def terminate(self) -> None:
         """Make `serve` return; on the serving thread."""
@@ -249,8 +243,9 @@ class Session:
                 f"{self.mountpoint}: close() would wait for the thread that calls it; leave the "
                 "`async with` block instead, or call it in trio.to_thread.run_sync"
             )
-        self.serving.wait()
-        self.stop_invalidating()
+        self._serving.wait()
+        # While the loop still answers: an invalidation may wait for an answer.
+        self.invalidator.stop()
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(self.terminate)
@@ -266,7 +261,7 @@ class Session:
         try:
             # An invalidation that is being sent ends by itself: a mount that has ended answers
             # none, and before a mount that we end all were sent.
-            self._invalidator.stop()
+            self.invalidator.stop()
             self._unmount()
             self._undo.close()
         finally:
@@ -292,28 +287,23 @@ class Session:
         for descriptor in find_descriptors() - self._before:
             os.close(descriptor)
         self._watcher.disown()
-        self._switching.end()
-        self._registry.remove_listener(self._invalidator)
+        self._undo_in_child.close()
         self.done.set()
 
 
-def _check_root(mountpoint: str, registry: Registry, name: str | None) -> None:
-    shown = [source.name for source in registry.sources if not source.hidden]
-    if name is not None and name not in shown:
-        raise MountError(
-            f"{mountpoint}: no source {name!r} is registered that could be the root; "
-            f"there is {', '.join(map(repr, shown)) or 'none'}",
-            mountpoint,
-        )
-
-
-def serve_in_thread(
-    registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
-) -> Session:
-    """Mount, and serve from a thread of our own; raises as `Session` and its `start` do."""
-    session = Session(registry, mountpoint, options)
-    session.start()
-    return session
+@contextlib.contextmanager
+def switch_interval(seconds: float | None) -> Iterator[None]:
+    """Have another switch interval of the interpreter for a while; None leaves it as it is."""
+    before = sys.getswitchinterval()
+    if seconds is not None:
+        sys.setswitchinterval(seconds)
+    ours = sys.getswitchinterval()  # rounded
+    try:
+        yield
+    finally:
+        # The program may have set another meanwhile.
+        if seconds is not None and sys.getswitchinterval() == ours:
+            sys.setswitchinterval(before)
 
 
 @contextlib.asynccontextmanager
@@ -352,7 +342,8 @@ async def serve_in_trio(
         yield session
     finally:
         with trio.CancelScope(shield=True):
-            await trio.to_thread.run_sync(session.stop_invalidating)
+            # An invalidation may wait for an answer, which only this thread can give.
+            await trio.to_thread.run_sync(session.invalidator.stop)
             session.terminate()
             await served.wait()
 

@@ -6,7 +6,7 @@ import pytest
 
 from statsfs.filesystem import handles
 from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView, TooMuchOpenError
-from statsfs.filesystem.inodes import Known
+from statsfs.filesystem.known import Known
 from statsfs.formats.views import VIEWS
 from statsfs.tree.access import Access
 from statsfs.tree.registry import Registry
@@ -44,7 +44,7 @@ def test_each_has_a_handle_of_its_own(known: Known) -> None:
     assert Counter(known.opened.values()) == {exits.number: 1, JSON.number: 1}
     for handle in (second, view):
         opened.remove(handle)
-    assert (opened.files, known.opened, opened._views) == ({}, {}, {})
+    assert (opened.files, known.opened) == ({}, {})
     assert list(opened.directories) == [directory]
 
 

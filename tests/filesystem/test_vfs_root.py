@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from statsfs.filesystem.inodes import ROOT, NoSuchFileError
+from statsfs.filesystem.known import ROOT, NoSuchFileError
 from statsfs.filesystem.vfs import ABSENT, Attributes, Vfs
 from statsfs.model.stats import Stats, log_hist, u64
 from statsfs.model.values import Aggregate, Value

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from statsfs.exceptions import ReadOnlyValueError
+from statsfs.filesystem.known import Known, Numbered
 from statsfs.filesystem.vfs import FILE_SIZE, ROOT, NoSuchAttributeError, NoSuchFileError, Vfs
 from statsfs.model.values import Value
 from statsfs.tree.access import Owner
@@ -174,7 +175,7 @@ def test_each_client_sees_the_size_of_what_it_reads(kernel: Kernel, kvm: Source)
     for handle in handles.values():
         kernel.close(handle)
     assert vfs.attributes(inode, 1).size == newest
-    assert vfs._handles._views == {}
+    assert vfs._handles.files == {}
 
 
 def test_a_view_that_is_being_rendered_has_no_size_yet(kernel: Kernel, kvm: Source) -> None:
@@ -215,7 +216,7 @@ def test_a_view_cannot_be_written(kernel: Kernel, kvm: Source, name: str, flags:
         kernel.vfs.open(inode, flags)
     with pytest.raises(ReadOnlyValueError):
         kernel.vfs.check_truncate(inode)
-    assert kernel.vfs._handles._views == {}
+    assert kernel.vfs._handles.files == {}
 
 
 @pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND, os.O_NONBLOCK, os.O_DIRECT])
@@ -246,7 +247,7 @@ def test_a_rendering_that_comes_too_late(kernel: Kernel, kvm: Source) -> None:
     kernel.close(handle)
     rendering.run()
     assert list(works) == []
-    assert vfs._handles._views == {}
+    assert vfs._handles.files == {}
     assert vfs.attributes(inode).size == FILE_SIZE
 
 
@@ -368,13 +369,13 @@ def test_a_directory_that_goes_during_the_lookup(
     """The kernel is told that there is nothing, and nothing is kept for it."""
     vfs, directory = kernel.vfs, kernel.find("kvm/cpu0")
     before = len(vfs._inodes)
-    note = vfs._inodes.note_file
+    note = Known.note_file
 
-    def note_late(*args: object) -> int:
+    def note_late(known: Known, file: Numbered) -> int:
         kvm.remove_subordinate(subordinate(kvm, "cpu0"))
-        return note(*args)  # type: ignore[arg-type]  # whatever it is called with
+        return note(known, file)
 
-    monkeypatch.setattr(vfs._inodes, "note_file", note_late)
+    monkeypatch.setattr(Known, "note_file", note_late)
     with pytest.raises(NoSuchFileError):
         vfs.lookup(directory, b".stats.json")
     monkeypatch.undo()
@@ -398,4 +399,4 @@ def test_the_end_of_a_mount(kernel: Kernel, kvm: Source) -> None:
     assert kvm.refcount == references + len(NAMES)
     kernel.vfs.close_all()
     assert kvm.refcount == references
-    assert kernel.vfs._handles._views == {}
+    assert kernel.vfs._handles.files == {}

@@ -1,11 +1,11 @@
-"""The switch interval: set for a while, and set back."""
+"""The switch interval during a session: set for a while, and set back."""
 
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from statsfs.filesystem.switching import Switching
+from statsfs.filesystem.session import switch_interval
 
 
 @pytest.fixture(autouse=True)
@@ -19,30 +19,22 @@ def interval() -> Iterator[float]:
 
 
 def test_for_a_while(interval: float) -> None:
-    """Rounded down to what Python has; ended twice it is no harm."""
-    switching = Switching(0.0012345678)
+    """Rounded down to what Python has."""
+    with switch_interval(0.0012345678):
+        assert sys.getswitchinterval() == pytest.approx(0.001234)
     assert sys.getswitchinterval() == interval
-    switching.begin()
-    assert sys.getswitchinterval() == pytest.approx(0.001234)
-    for _ in range(2):
-        switching.end()
-        assert sys.getswitchinterval() == interval
 
 
 def test_none(interval: float) -> None:
     """The program's own is left alone, whatever that becomes."""
-    switching = Switching(None)
-    switching.begin()
-    assert sys.getswitchinterval() == interval
-    sys.setswitchinterval(0.002)
-    switching.end()
+    with switch_interval(None):
+        assert sys.getswitchinterval() == interval
+        sys.setswitchinterval(0.002)
     assert sys.getswitchinterval() == pytest.approx(0.002)
 
 
 def test_a_program_that_sets_another_meanwhile() -> None:
     """It knows better."""
-    switching = Switching(0.001)
-    switching.begin()
-    sys.setswitchinterval(0.003)
-    switching.end()
+    with switch_interval(0.001):
+        sys.setswitchinterval(0.003)
     assert sys.getswitchinterval() == pytest.approx(0.003)
