@@ -7,6 +7,7 @@ Threading: pure, but for `render_file`, which reads a value as `Source.get_value
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from statsfs.exceptions import BaseMismatchError, StatsfsError
@@ -97,6 +98,8 @@ def find_size(value: Value) -> int:
     return -(-longest // FILE_SIZE) * FILE_SIZE
 
 
+# `ls -l` of newer coreutils lists the attributes of each file.
+@lru_cache(maxsize=256)
 def describe_file(value: Value) -> dict[bytes, bytes]:
     """Return the extended attributes of a value's files."""
     described = describe_value(value)

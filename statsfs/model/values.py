@@ -159,6 +159,9 @@ class Value:
         bucket_size: the width of a bucket of LINEAR_HIST, in the value's unit, below 2^32; 0 for
             anything else.
 
+    Attributes:
+        histogram: whether the value is a list of buckets.
+
     Raises:
         InvalidNameError: the name, or that of one of its aggregates, is none for a file.
         ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
@@ -182,6 +185,7 @@ class Value:
     show: Callable[[int], str] | None = field(default=None, kw_only=True)
     size: int = field(default=1, kw_only=True)
     bucket_size: int = field(default=0, kw_only=True)
+    histogram: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_name(self.name, "a value's name")
@@ -197,6 +201,8 @@ class Value:
             raise ValueError(f"value {self.name!r}: base is {self.base}, not 10 or 2")
         if not -0x8000 <= self.exponent <= 0x7FFF:
             raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
+        # A field, not a property: each read of a file asks for it.
+        object.__setattr__(self, "histogram", self.kind in _HISTOGRAMS)
         self._resolve_mode()
         self._check_offset()
         self._check_buckets()
@@ -279,11 +285,6 @@ class Value:
     def writable(self) -> bool:
         """Whether the value can be cleared: its mode has a write bit."""
         return bool(self.mode & 0o222)
-
-    @property
-    def histogram(self) -> bool:
-        """Whether the value is a list of buckets."""
-        return self.kind in _HISTOGRAMS
 
     @property
     def zero(self) -> Any:
