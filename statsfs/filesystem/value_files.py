@@ -77,7 +77,7 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # One line for each bucket that is not empty: where it begins, and its count.
-    lines = (b"%d %d\n" % (bound, n) for bound, n in zip(value.bounds, buckets, strict=True) if n)
+    lines = (b"%d %d\n" % (start, n) for start, n in zip(value.starts, buckets, strict=True) if n)
     return b"".join(lines)
 
 
@@ -93,7 +93,7 @@ def check_zero(file: File, data: bytes) -> None:
 
 def find_size(value: Value) -> int:
     """Return the size that stat(2) tells of a histogram: its longest text, up to the next page."""
-    longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
+    longest = value.size * (len(str(value.starts[-1])) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 
 

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary, ref
 
 from statsfs.exceptions import DuplicateNameError, ExhaustedError
 from statsfs.model.bases import Binder
+from statsfs.model.histograms import find_sums
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Value
 
@@ -27,8 +28,6 @@ FILE_NUMBERS: Final = 1 << 30
 _FIRST_NUMBER: Final = 8
 
 _T = TypeVar("_T")
-
-_SUMMED: Final = (Kind.CUMULATIVE, Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
 class File:
@@ -54,7 +53,7 @@ class File:
         self.kind = kind
         self.name = name
         self.number = number
-        self.retained = (kind is Aggregate.SUM and self.value.kind in _SUMMED) or (
+        self.retained = (kind is Aggregate.SUM and self.value.cumulative) or (
             kind is Aggregate.MAX and self.value.kind is Kind.PEAK
         )
 
@@ -74,6 +73,7 @@ class Array:
         aggregates: the files of a directory above, a tuple of kinds by value.
         retained: the files that are retained, one at most of each value.
         size: how many numbers a row has.
+        sums: by the index of a histogram that of its sum, which is cleared and exported with it.
     """
 
     __slots__ = (
@@ -85,6 +85,7 @@ class Array:
         "retained",
         "serial",
         "size",
+        "sums",
         "values",
     )
 
@@ -92,6 +93,7 @@ class Array:
         self.values = values
         self.serial = serial
         self.size = sum(value.size for value in values)
+        self.sums = find_sums(values)
         self.binder = Binder(values)
         self._plans: dict[object, Any] = {}
         numbers = count(serial)

@@ -10,13 +10,11 @@ no lock and sees a row of one `take`, for it is replaced by one C call.
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from statsfs.model.values import Kind, Value
+from statsfs.model.values import Value
 
 __all__ = ["Numbers"]
-
-_CLEARED: Final = (Kind.CUMULATIVE, Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
 class Numbers(dict[str, Any]):
@@ -71,7 +69,7 @@ class Numbers(dict[str, Any]):
                 anything.
         """
         value = self._values[name]
-        if value.kind not in _CLEARED:
+        if not value.cumulative:
             raise ValueError(f"who counts it keeps the {value.kind}")
         with self._lock:
             self.baselines[name] = self._raw[list(self._values).index(name)]

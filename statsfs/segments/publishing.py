@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, NoReturn, TypeVar, overload
 
 from statsfs.closings import Closing
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
-from statsfs.model.bases import SlotBuffer
+from statsfs.model.buffers import SlotBuffer
 from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places

@@ -335,7 +335,7 @@ def scale(value: Value, number: int) -> int | float:
 
 def _cumulate(value: Value, buckets: list[int]) -> dict[float, int]:
     # By the largest number of the bucket, as a float: if two have one, the later counts.
-    ends = [scale(value, start - 1) for start in value.bounds[1:]]
+    ends = [scale(value, start - 1) for start in value.starts[1:]]
     return {
         float(end): sum(buckets[: index + 1]) for index, end in enumerate([*ends, float("inf")])
     }
