@@ -157,7 +157,7 @@ def test_what_the_core_defines_in_public_is_in_all(module: str) -> None:
     assert defined <= set(loaded.__all__)
 
 
-# The names that the design's sections 2 and 4 pin for users.
+# docs/architecture.md, "Names that users rely on".
 PINNED = {
     "Aggregate", "Kind", "Registry", "RegistryCollector", "Snapshot", "Source", "Stats", "Type",
     "Unit", "Value",
@@ -168,7 +168,7 @@ PINNED = {
 }  # fmt: skip
 
 
-def test_the_package_exports_what_the_design_pins() -> None:
+def test_the_package_exports_what_users_rely_on() -> None:
     """Everything that a user needs comes from `statsfs` itself."""
     assert set(statsfs.__all__) >= PINNED
 

@@ -2,10 +2,10 @@
 
 The format is that of KVM_GET_STATS_FD (the kernel's Documentation/virt/kvm/api.rst, 4.133,
 include/uapi/linux/kvm.h): a header, an id string, descriptors, and data of unsigned 64-bit
-integers, all in the machine's own byte order. Only the header has a fixed place; the header says
-where the other blocks are, each at a multiple of 8, without overlap. The id string and each name
-take `name_size` bytes, with a NUL at their end: the kernel's are 48; a longer path or name makes
-all of them longer. Signed integers are stored as two's complement; the format does not say so.
+integers, all in the machine's own byte order. The header comes first, and has the offsets of the
+other blocks, each a multiple of 8, without overlap. The id string and each name take `name_size`
+bytes, with a NUL at their end: the kernel's are 48; a longer path or name makes all of them longer.
+Signed integers are stored as two's complement; the format does not say so.
 
 Objects to be decoded may be hostile: any error is a `FormatError`, and time and memory are bounded
 by their length.
@@ -175,11 +175,11 @@ class Layout:
         try:
             return self._struct.pack(*flat)
         except struct.error:
-            # Something is below 0 or beyond 64 bits.
+            # An integer is below 0 or beyond 64 bits.
             return self._struct.pack(*(number & _U64 for number in flat))
 
     def head(self) -> bytes:
-        """Return all that is no data: header, id string and descriptors, with zeros between."""
+        """Return all but the data: header, id string and descriptors, with zeros between."""
         ends = (_HEADER.size, self.id_offset + self.name_size, self.desc_end)
         head = bytearray(max(ends))
         offsets = (self.id_offset, self.desc_offset, self.data_offset)
@@ -231,7 +231,7 @@ class Statistics:
 
     @property
     def id(self) -> str:
-        """Whose statistics they are."""
+        """The name of what has the statistics."""
         return self.layout.id
 
     @property
@@ -272,13 +272,13 @@ def make_layout(
     """Return the layout that a kernel would give to descriptors.
 
     Args:
-        id: whose statistics they are, no NUL in it.
+        id: the name of what has the statistics, without a NUL.
         descriptors: what there is; they are placed one after another, whatever their `offset`.
         data_offset: where the data begins, if not right behind the descriptors.
 
     Raises:
-        FormatError: two names are equal, or one is empty, no UTF-8 or has a NUL; a field does not
-            fit; the data would not begin at a multiple of 8 behind the descriptors.
+        FormatError: two names are equal, or one is empty, not UTF-8 or has a NUL; a field does not
+            fit; `data_offset` is not a multiple of 8 behind the descriptors.
     """
     placed: list[Descriptor] = []
     for one in descriptors:
@@ -339,7 +339,7 @@ def render(path: str, files: Iterable[tuple[str, Value, Number]]) -> bytes:
 
     Raises:
         FormatError: two files have one name, or a histogram has other buckets than its value; the
-            path has a NUL or is no UTF-8.
+            path has a NUL or is not UTF-8.
     """
     listed = list(files)
     id = _encode_text(path)
@@ -361,7 +361,7 @@ def decode(encoded: Data) -> Statistics:
     """Decode an object.
 
     Raises:
-        FormatError: it is none.
+        FormatError: it is invalid.
     """
     encoded = bytes(encoded)
     layout = decode_layout(encoded)
@@ -376,7 +376,7 @@ def decode_layout(encoded: Data) -> Layout:
     """Decode all of an object but its data, which need not be there.
 
     Raises:
-        FormatError: it is none.
+        FormatError: it is invalid.
     """
     encoded = bytes(encoded)
     if len(encoded) < _HEADER.size:

@@ -47,7 +47,7 @@ class _Span:
         return self._kind is None
 
     def items(self, directory: SnapshotDirectory) -> Sequence[Any] | None:
-        """What goes into the template, or None if there is no number for something."""
+        """The numbers for the template, or None if one is missing."""
         if self._count > 1:
             totals = directory.totals.get(self.array)
             row = directory.own.get(self.array) if self.own else totals and totals.whole_sums
@@ -129,7 +129,7 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
 
     Args:
         snapshot: what to show; a histogram is a list of its buckets' counts.
-        mask: values are shown whose mode has one of these bits; or to whom.
+        mask: permission bits, of which a shown value has one; or a reader.
     """
     masks = find_masks(mask, snapshot)
     fill = _Templates(masks.common).fill
@@ -150,7 +150,7 @@ def nest(root: SnapshotDirectory, head: Callable[[SnapshotDirectory], str]) -> b
         head: returns the text of a directory up to where its subordinates begin, and is called for
             a directory before it is for those below.
     """
-    # It grows in place: joining megabytes at last would take long for other threads.
+    # It grows in place: joining megabytes at the end would hold up other threads.
     text = io.BytesIO()
     pieces = [head(root)]
     # No recursion: a tree may be deeper than Python's stack.

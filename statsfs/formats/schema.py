@@ -46,8 +46,8 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     Returns:
         `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
         labels are those that the samples of a directory have in the Prometheus views; an aggregate
-        is described as its value, under the name of its file. What a reader may not read is
-        described nevertheless: its name is no secret either.
+        is described as its value, under the name of its file. Values that a reader may not read are
+        described too: their names are not secret either.
 
     Args:
         snapshot: what to describe.

@@ -22,8 +22,8 @@ from statsfs.model.values import Aggregate, Kind, Value
 
 __all__ = ["FILE_NUMBERS", "Array", "File", "intern_array"]
 
-# File numbers end here. They are never used again, for inode numbers are made of them: arrays that
-# come and go without end use them up. The first eight are those of directories and of views.
+# The end of file numbers. Inode numbers contain them, so they are never used again: arrays that
+# come and go without end use them up. The first eight are those of directories and views.
 FILE_NUMBERS: Final = 1 << 30
 _FIRST_NUMBER: Final = 8
 
@@ -129,8 +129,8 @@ _next_serial = _FIRST_NUMBER
 
 
 def _renew_lock() -> None:
-    # In a child, the lock of a thread which is not there is never released. What it guards is whole
-    # at every moment.
+    # A child has only the thread that forked: another one's lock is never released there. What the
+    # lock guards is whole at every moment.
     global _intern_lock
     _intern_lock = threading.RLock()
 

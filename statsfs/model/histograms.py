@@ -22,11 +22,11 @@ from statsfs.model.columns import clean_integers, convert_column, wrap_sum
 from statsfs.model.values import Kind, Type, Value
 
 __all__ = [
+    "PLAIN_HISTOGRAMS",
     "BoundedHistogram",
     "Histogram",
     "LinearHistogram",
     "LogHistogram",
-    "PLAIN_HISTOGRAMS",
     "add_buckets",
     "check_observed",
     "convert_buckets",

@@ -1,4 +1,4 @@
-"""Layouts: which files a directory shows, and which value gets a name where several want it.
+"""Layouts: which files a directory shows, and which value gets a name that several claim.
 
 Threading: layouts do not change once made. Two threads may make one twice; the first is kept.
 """
@@ -34,11 +34,11 @@ class Layout:
 
     Attributes:
         files: by name; own values in the order they were declared, then aggregates.
-        losses: what is not shown though it was declared, but for aggregates that lost to own
-            values of their own array, which is as it should be.
-        claimed: every name that some file wanted.
-        covered: of each aggregate whose value belongs together with values of other arrays, all
-            arrays that it covers, and the place of the value in each; others cover their own.
+        losses: the files that are not shown. That an aggregate loses to an own value that it covers
+            is normal, and not one of these.
+        claimed: every name that a file claimed.
+        covered: by aggregate the arrays that it covers, and the place of the value in each; only of
+            values that belong together with values of other arrays.
     """
 
     __slots__ = ("__weakref__", "_claims", "claimed", "covered", "files", "losses")

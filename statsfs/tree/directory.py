@@ -131,7 +131,7 @@ class Directory:
         return layout
 
     def layout_at(self, version: int) -> Layout | None:
-        """Return which files the directory showed in a version, or None if that has passed."""
+        """Return the layout of a version, or None if the directory has changed since."""
 
         def make() -> Layout | None:
             if self.version != version:
@@ -282,7 +282,7 @@ class Directory:
         return found
 
     def weigh(self) -> int:
-        """Return how many numbers the subtree has, or very many if reading some runs foreign code.
+        """Return how many numbers the subtree has; `sys.maxsize` if reading some runs foreign code.
 
         Histograms count as often as they have buckets.
         """
@@ -321,7 +321,7 @@ class Directory:
         )
 
     def find_revoked(self, entry: Entry) -> list[Entry]:
-        """Return the revoked entries that a new one replaces: a hidden one no visible one."""
+        """Return the revoked entries that a new one replaces; a hidden one replaces hidden ones."""
         if not self._revoked:
             return []
         return [
@@ -361,7 +361,7 @@ class Directory:
         self.version += 1
 
     def join(self, other: "Directory") -> bool:
-        """Take the entries of a new descendant; tell whether the files change by it."""
+        """Add the entries of a new descendant; tell whether the files change."""
         stale = False
         if other.refreshers:
             self.refreshers = self.refreshers or {}
@@ -376,7 +376,7 @@ class Directory:
         return stale
 
     def part(self, other: "Directory") -> bool:
-        """Give the entries of a descendant that leaves back; the reverse of `join`."""
+        """Remove the entries of a descendant that leaves; the reverse of `join`."""
         stale = False
         for refresher in other.refreshers or ():
             assert self.refreshers is not None

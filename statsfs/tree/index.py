@@ -43,10 +43,10 @@ class Entry:
         base: what to give the reader; None once revoked or released.
         origin: the object that the producer gave, which `base` may be a view of.
         hidden: counted above, but not shown.
-        declared: has no base, or none any more: the names of its aggregates only.
+        declared: has no base, or has lost it: only the names of its aggregates.
         revoked: had a base; the array may be added again, and then this entry goes.
-        key: unique in its source. "own" is what the source shows, "declared" what it has with base
-            None, of which there is one each for an array; else a number.
+        key: unique in its source: the array, and "own" for what the source shows, "declared" for
+            base None, or a number.
     """
 
     __slots__ = ("array", "base", "hidden", "key", "origin", "reader", "revoked", "source")
@@ -206,7 +206,7 @@ class ArrayIndex:
 
         Args:
             index: the place of the value in the array.
-            told: gets the functions that the cleared sources want called.
+            told: gets the `cleared` functions of the sources that were cleared.
         """
         refused = []
         for reader, entry, base, _ in list(_entries([(self, index)])):
@@ -264,7 +264,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
     # Without what is retained. Of nothing it is None.
     try:
         if file.kind is Aggregate.SUM and _is_wide(file.value):
-            # Modulo 2^64 it is all the same whether the addends are converted before the sum.
+            # Modulo 2^64 the addends need no conversion before the sum.
             total = sum(reader.total(bases, place) for reader, bases, place in _bases(parts))
             if total.__class__ is int:
                 return wrap_sum(total, file.value.type), None
@@ -274,7 +274,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
                 column += reader.column(bases, place)
             return _reduce_column(column, file), None
     except Exception:
-        # Something among thousands is broken; find out what, one by one.
+        # A base among thousands is broken.
         log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
     return _reduce_each(_read_each(_entries(parts)), file)
 

@@ -1,7 +1,7 @@
 """Placement: sources are put into others, and taken out of them.
 
-Here are the changes of the tree that concern several sources, and the notes about which directories
-they change.
+Owns the changes of the tree that concern several sources, and the notes of which directories they
+change.
 
 Threading: all of it happens inside changes, under the tree's lock.
 """
@@ -47,7 +47,7 @@ def find_lineage(source: "Source") -> "list[Source]":
 
 
 def find_registry(lineage: "Sequence[Source]") -> Listening | None:
-    """Return the registry of a source with that lineage, if it has one; it is told of changes."""
+    """Return the registry of a source with that lineage, or None."""
     parent = lineage[-1]._directory.parent
     return parent if isinstance(parent, Listening) else None
 
@@ -139,8 +139,8 @@ def _note(
     here = lineage[0]._directory
     if not source.hidden:
         here.changed = time.time_ns()
-        # A subdirectory's name may be one that a file had or wants. Where the layout was not worked
-        # out since the last change, a reader that saw no such subdirectory may just be at it.
+        # A file may have the subdirectory's name, or claim it. Where the cached layout is not of
+        # this version, a reader that saw no such subdirectory may be making one.
         layout = here.cached
         if layout is None or layout[0] != here.version or source.name in layout[1].claimed:
             here.version += 1

@@ -63,7 +63,7 @@ class Registry(Listening):
         change.touch(self, 0, None if source.hidden else source.name)
 
     def unregister(self, source: Source) -> None:
-        """Take a top-level source, and with it all that is below, away.
+        """Remove a top-level source, with its subtree.
 
         When this returns, the names are gone from every mount; open files go on reading.
 
@@ -114,7 +114,7 @@ class Registry(Listening):
         self._listeners = (*self._listeners, listener)
 
     def remove_listener(self, listener: Callable[[ChangeNotice], None]) -> None:
-        """Take a listener away; nothing happens if it is not one."""
+        """Remove a listener; without effect if it is not one."""
         self._listeners = tuple(known for known in self._listeners if known != listener)
 
     def notify(self, notice: ChangeNotice) -> None:

@@ -1,4 +1,4 @@
-"""Retention: what leaves a source that retains is turned into numbers that the source keeps.
+"""Retention: a source that retains keeps the numbers of what leaves its subtree.
 
 Here what leaves is read, added to what the nearest retaining source keeps, and taken back when it
 returns, in an order of steps by which no reader sees a total fall or count twice.
@@ -104,8 +104,8 @@ class Retained:
         source: the source.
         array: what the row is of.
         row: the numbers.
-        lent: what is in the row of sources that left and may come back, as long as they are alive:
-            their rows, and how often each value had been cleared.
+        lent: by each source that left and may come back its part of the row, and how often each
+            value had been cleared then; as long as the source is alive.
     """
 
     __slots__ = ("_clears", "array", "lent", "row", "source")
@@ -248,7 +248,7 @@ class Folding:
             source: what leaves, if it may come back.
 
         Returns:
-            What `part` returns; None where nothing was done, for something is unread.
+            What `part` returns; None where nothing was done, as a base is unread.
         """
         kept = {
             array: index
@@ -281,7 +281,7 @@ class Folding:
     def take_in(
         self, above: "Sequence[Source]", source: "Source", join: Callable[[], _T]
     ) -> _T | None:
-        """Put something into the tree; what is retained of it since it left is no longer.
+        """Put a source into the tree, and take back what is retained of it since it left.
 
         Where it has less than it had, it counts anew, and what it had is retained.
 
@@ -291,7 +291,7 @@ class Folding:
             join: puts it in.
 
         Returns:
-            What `join` returns; None where nothing was done, for something is unread.
+            What `join` returns; None where nothing was done, as a base is unread.
         """
         coming = source._directory.index
         lenders = [one for array in coming for one in _find_lenders(above, array, source)]
@@ -312,7 +312,7 @@ class Folding:
             set_fold(None)
 
     def _add_up(self, leaving: Mapping[Array, ArrayIndex]) -> dict[Array, RetainedRow] | None:
-        # What everything in some indexes counted, of what is retained; None where some is unread.
+        # What the entries of some indexes counted, and their records; None where a base is unread.
         unread: list[_Unread] = []
         counted = {}
         for array, index in leaving.items():
@@ -349,7 +349,7 @@ def _complain(entry: Entry, value: Value, error: Exception) -> None:
 
 
 def _sample(array: Array, reader: Reader, bases: list[Any]) -> RetainedRow | None:
-    # What plain bases hold together; None if some hold what only foreign code may tell.
+    # The sum of what plain bases hold; None where it takes foreign code to find out.
     plan = array.plan(KeptPlan)
     try:
         parts = [list(map(sampler, some)) for sampler, some in reader.parts(bases)]
@@ -368,7 +368,7 @@ def _sample(array: Array, reader: Reader, bases: list[Any]) -> RetainedRow | Non
 
 
 def _are_integers(numbers: Iterable[Any]) -> bool:
-    # Types are compared and nothing else: whatever a foreign integer does may be foreign code.
+    # Only types are compared: any operation of a foreign integer may run foreign code.
     return {*map(type, numbers)} <= _INTEGERS
 
 

@@ -3,7 +3,7 @@
 A row has one item for each value of an array: an integer, or a list of buckets. Here raw rows are
 converted to the types of their values, and rows are added up: to the totals of a directory, which
 come from those of its subdirectories, so that each number is added once for each level of the tree;
-and to what a source retains. The total of one file alone is the business of `index`.
+and to what a source retains. `index` computes the total of one file alone.
 
 Threading: pure, but for pauses between a few hundred rows.
 """
@@ -66,7 +66,7 @@ def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
         return None
     try:
         return convert_column(column, value.type)
-    except Exception:  # whatever foreign integers raise when they are compared
+    except Exception:  # foreign integers may raise anything when they are compared
         return None
 
 

@@ -1,7 +1,7 @@
 """Snapshots: one pass over a subtree, and what it found.
 
-The pass costs the tree's lock. What it copied is decoded when somebody asks, which costs the reader
-alone. What the directories show then is worked out by `snapshot_directories`.
+The pass runs under the tree's lock. Its copy is decoded when it is used, under no lock.
+`snapshot_directories` works out what the directories show.
 
 Threading: the pass is made under the tree's lock. A snapshot never changes; decoding it in two
 threads at once does the same work twice.
@@ -77,7 +77,7 @@ class _Pass:
             try:
                 self._take(self._plain)
             except Exception:
-                # Another one just broke: what was read one by one has to do.
+                # Another base just broke: the rows that were read one by one have to do.
                 log.debug("a snapshot was read one by one", exc_info=True)
         self.moment = time.time_ns()
         self._dynamic = [
@@ -110,14 +110,14 @@ class _Pass:
         return _Group(group.array, group.reader, entries, bases, [samples])
 
     def finish(self) -> "dict[tuple[Value, ...], Samples]":
-        # Reads the bases that run a user's code, one by one and after the lock: they may want the
-        # tree. Returns all that was found.
+        # Reads the bases that run a user's code, one by one and after the lock: that code may use
+        # the tree. Returns all that was found.
         groups = self._plain + [self._mend(group) for group in self._dynamic]
         for entry, error in self._broken:
             _complain(entry, error)
         samples = {array: Samples(array) for array in self.arrays}
         for group in groups:
-            # A snapshot that somebody keeps must not keep the producers' memory.
+            # A kept snapshot must not keep the producers' memory.
             group.bases = ()
             samples[group.array]._groups.append(group)
         return {array.values: found for array, found in samples.items()}
@@ -174,7 +174,7 @@ class Samples:
 def _decode_rows(
     found: Sequence[Entry], raw: list[Row], entries: list[Entry], rows: list[Row]
 ) -> None:
-    # Adds to `entries` and `rows` what is sound of some entries of one array.
+    # Adds the rows of some entries of one array to `entries` and `rows`, without the broken ones.
     values = found[0].array.values
     converted = convert_rows(raw, values)
     if converted is not None:
@@ -201,7 +201,7 @@ class Snapshot:
         lineage: the sources from the top-level one to the root; none for a registry.
         subordinates: each source that has some, and those, hidden ones too; parents come first.
         states: the version and the cached layout of each source.
-        unavailable: the sources whose refresh failed; what is below them has no numbers either.
+        unavailable: the sources whose refresh failed; their subtrees have no numbers either.
         declared: the entries that had no base.
         retained: what sources retained, and how much that was.
         kinds: which aggregates the totals of each array have.

@@ -1,7 +1,6 @@
 """What the directories of a snapshot show: their files, numbers and totals.
 
-It works on what was sampled alone: the tree may have changed since. How that becomes text is the
-business of the formats.
+Only what was sampled is used, as the tree may have changed since. The formats make text of it.
 
 Threading: pure, except that a layout that had to be worked out is kept for the next reader.
 """
@@ -57,7 +56,7 @@ class SnapshotDirectory:
         self.own: dict[Array, Row] = {}
         self._silent = False
         # Thousands of directories are leaves, which have no totals: their rows go to the addends of
-        # the parent. They share what is empty: making it would take longer than all else.
+        # the parent. They share empty containers: making these would take longer than all else.
         self._leaf = addends is not None
         self._addends: dict[Array, Addends] = {} if addends is None else addends
         self.declared: list[Array] | tuple[()] = () if self._leaf else []
@@ -161,7 +160,7 @@ class SnapshotDirectory:
         return make_layout(list(self.own), self.declared, inner, names.__contains__, arrays)
 
     def silence(self) -> None:
-        """Show no numbers, once those above have what they need."""
+        """Show no numbers; called when the directories above have theirs."""
         self.own, self.totals, self._silent = {}, _NO_TOTALS, True
 
 

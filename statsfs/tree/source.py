@@ -1,7 +1,7 @@
 """Sources: what a program counts in, and the tree that they make.
 
-A source has a `Directory` (its place, arrays and files) and `References`. How one is put into
-another is the business of `placement`.
+A source has a `Directory` (its place, arrays and files) and `References`. `placement` puts one into
+another.
 
 Threading: the tree changes under its lock, from any thread. Reading one value or one aggregate
 takes no lock, unless a total counts what left; a snapshot takes it for its pass.
@@ -211,7 +211,7 @@ class Source:
         placement.add(self, source)
 
     def remove_subordinate(self, source: "Source") -> None:
-        """Take a source, and with it its subtree, out of this one.
+        """Remove a source, with its subtree, from this one.
 
         When this returns, the names are gone from every mount; open files go on reading.
 
@@ -242,7 +242,7 @@ class Source:
             hidden: no files here, but counted above.
 
         Raises:
-            BaseMismatchError: the base lacks a value, or is not of the sort the values want.
+            BaseMismatchError: the base lacks a value, or is of another sort than the values need.
             DuplicateNameError: a name is twice in the array, or the source shows the array already,
                 or has it over the same base.
             ReleasedError: the source was released.
@@ -429,7 +429,7 @@ class Source:
 
 
 def directory_of(source: Source) -> Directory:
-    """Return what a source is to the rest of the package."""
+    """Return the directory of a source, on which the rest of the package works."""
     return source._directory
 
 

@@ -28,6 +28,7 @@ def test_version() -> None:
     assert done.stdout == f"statsfs {statsfs.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], ["demo"], ["mount"], ["umount"], ["install-mount-helper"]])
 def test_help(command: list[str]) -> None:
     """Each command has help with an example, and the exit codes."""
@@ -46,6 +47,7 @@ def test_no_command() -> None:
     assert "Usage: statsfs" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "word"),
     [
@@ -93,6 +95,7 @@ def test_without_the_extra(missing: str) -> None:
 # demo
 
 
+@pytest.mark.mount
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_demo(number: signal.Signals, tmp_path: Path) -> None:
     """The tree is there, it counts, and a signal ends it without a trace."""
@@ -107,6 +110,7 @@ def test_demo(number: signal.Signals, tmp_path: Path) -> None:
     assert not mountpoint.exists()
 
 
+@pytest.mark.mount
 def test_demo_with_a_background_shells_signals(tmp_path: Path) -> None:
     """SIGINT ends it even where a script's `&` has it ignored."""
     mountpoint = tmp_path / "stats"
@@ -118,6 +122,7 @@ def test_demo_with_a_background_shells_signals(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.mount
 def test_demo_prints_lines(tmp_path: Path) -> None:
     """Where no terminal is, it says where it is mounted, and then one line a second."""
     done = run("demo", "stats", "--for", "2.5", "--vms", "2", "--vcpus", "1", cwd=tmp_path)
@@ -130,6 +135,7 @@ def test_demo_prints_lines(tmp_path: Path) -> None:
         assert re.match(r"2 VMs  exits [0-9]+ \(\+[0-9]+/s\)  io_exits ", line)
 
 
+@pytest.mark.mount
 def test_demo_that_stands_still(tmp_path: Path) -> None:
     """At rate 0 the numbers come from the seed, and every directory has the sum of those below."""
     mountpoint = tmp_path / "stats"
@@ -164,6 +170,7 @@ def test_demo_that_stands_still(tmp_path: Path) -> None:
     assert trees[0].keys() != trees[2].keys()
 
 
+@pytest.mark.mount
 def test_demo_churn(tmp_path: Path) -> None:
     """Besides those that stay, one VM more comes and goes, again and again."""
     mountpoint = tmp_path / "stats"
@@ -185,6 +192,7 @@ def test_demo_churn(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.mount
 def test_demo_without_vms(tmp_path: Path) -> None:
     """With no VM at all the totals are there, and 0."""
     mountpoint = tmp_path / "stats"
@@ -193,6 +201,7 @@ def test_demo_without_vms(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.mount
 def test_demo_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
     """A mount point that the demo did not make stays."""
     mountpoint = tmp_path / "stats dir"
@@ -202,6 +211,7 @@ def test_demo_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
     assert mountpoint.is_dir()
 
 
+@pytest.mark.mount
 @pytest.mark.parametrize("command", [["fusermount3", "-u"], [*STATSFS, "umount"]])
 def test_unmounted_by_others(command: list[str], tmp_path: Path) -> None:
     """An unmount by another program ends the server, with status 0."""
@@ -213,6 +223,7 @@ def test_unmounted_by_others(command: list[str], tmp_path: Path) -> None:
         assert server.ended() == (0, "")
 
 
+@pytest.mark.mount
 def test_demo_when_its_reader_goes_away(tmp_path: Path) -> None:
     """`statsfs demo … | head -n 2` ends as the reader does, without a word."""
     program = f"{sys.executable} -m statsfs demo stats --vms 1 | head -n 2"
@@ -229,6 +240,7 @@ def test_demo_when_its_reader_goes_away(tmp_path: Path) -> None:
     assert not (tmp_path / "stats").exists()
 
 
+@pytest.mark.mount
 def test_demo_refusals(tmp_path: Path) -> None:
     """What cannot be mounted on is one line, and status 1."""
     (tmp_path / "file").write_text("")
@@ -288,6 +300,7 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert context.params["listen"] == address
 
 
+@pytest.mark.mount
 def test_demo_that_is_scraped(tmp_path: Path) -> None:
     """It says where, by default on the loopback address; what is there is what the files show."""
     mountpoint = tmp_path / "stats"
@@ -303,6 +316,7 @@ def test_demo_that_is_scraped(tmp_path: Path) -> None:
         scrape(url)
 
 
+@pytest.mark.mount
 def test_mount_that_is_scraped(tmp_path: Path) -> None:
     """What a function registered is scraped; of two, only one can have the port."""
     program = """
@@ -328,6 +342,7 @@ def setup(registry):
 # demo on a terminal
 
 
+@pytest.mark.mount
 def test_demo_on_a_terminal(tmp_path: Path) -> None:
     """A live table, three commands to try, and Ctrl-C as the way out."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "2") as until:
@@ -351,6 +366,7 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
     assert not (tmp_path / "stats").exists()
 
 
+@pytest.mark.mount
 def test_demo_with_more_vms_than_lines(tmp_path: Path) -> None:
     """The table keeps its size: the newest VMs are shown, the others counted."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "30", "--vcpus", "1") as until:
@@ -358,6 +374,7 @@ def test_demo_with_more_vms_than_lines(tmp_path: Path) -> None:
         until(b"unmounted", keys=b"\x03")
 
 
+@pytest.mark.mount
 def test_demo_on_a_dumb_terminal(tmp_path: Path) -> None:
     """A terminal that cannot move its cursor gets plain lines."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "1", term="dumb") as until:
@@ -416,6 +433,7 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.mount
 def test_mount(app: Path) -> None:
     """The functions are called in order, and what they registered is served."""
     mountpoint = app / "new"
@@ -427,6 +445,7 @@ def test_mount(app: Path) -> None:
     assert not mountpoint.exists()
 
 
+@pytest.mark.mount
 def test_mount_options(app: Path) -> None:
     """Owners are those that were asked for; a dotted function is found, too."""
     mountpoint = app / "there"
@@ -455,6 +474,7 @@ def setup(registry):
 """
 
 
+@pytest.mark.mount
 def test_the_switch_interval(tmp_path: Path) -> None:
     """It is that of the whole process, and Python's own if nothing is said."""
     (tmp_path / "switching.py").write_text(SWITCHING)
@@ -465,6 +485,7 @@ def test_the_switch_interval(tmp_path: Path) -> None:
             server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("load", "words"),
     [
@@ -512,6 +533,7 @@ def test_a_signal_while_loading(app: Path) -> None:
     assert not (app / "new").exists()
 
 
+@pytest.mark.mount
 def test_threads_that_do_not_end(app: Path) -> None:
     """What keeps the process after it has unmounted is named, and a second signal ends it."""
     mountpoint = app / "new"
@@ -526,6 +548,7 @@ def test_threads_that_do_not_end(app: Path) -> None:
 # umount
 
 
+@pytest.mark.mount
 def test_umount_refusals(tmp_path: Path) -> None:
     """Only a statsfs is unmounted, and not while it is in use."""
     assert_error(run("umount", "/proc"), 1, "/proc is not a mounted statsfs")
@@ -538,6 +561,7 @@ def test_umount_refusals(tmp_path: Path) -> None:
         assert server.ended() == (0, "")
 
 
+@pytest.mark.mount
 def test_umount_through_a_link(tmp_path: Path) -> None:
     """A symbolic link to the mount point, or a path through it, will do."""
     mountpoint = tmp_path / "stats"
@@ -548,6 +572,7 @@ def test_umount_through_a_link(tmp_path: Path) -> None:
         assert server.ended() == (0, "")
 
 
+@pytest.mark.mount
 def test_umount_without_fusermount3(tmp_path: Path) -> None:
     """Where `fusermount3` is missing, the package to install is named."""
     mountpoint = tmp_path / "stats"
@@ -563,6 +588,7 @@ def test_umount_without_fusermount3(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.mount
 def test_no_tool_is_missing() -> None:
     """What these tests run is installed; they must not pass for the lack of it."""
     assert shutil.which("fusermount3")

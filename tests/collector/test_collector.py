@@ -312,6 +312,7 @@ def test_one_who_waited_in_vain(directory: Path, monkeypatch: pytest.MonkeyPatch
         assert total(registry) == 0
 
 
+@pytest.mark.slow
 def test_published_again_at_once(directory: Path) -> None:
     """After a SIGKILL the same path is shown again, and nothing is lost or counted twice."""
     with collecting(directory) as registry:

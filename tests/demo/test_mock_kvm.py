@@ -162,6 +162,7 @@ def test_totals_are_there_without_a_vm() -> None:
         assert kvm.source.get_value("exits") == 0
 
 
+@pytest.mark.slow
 def test_everything_moves() -> None:
     """Every value moves in time, driven by one thread a vCPU."""
     with MockKvm(Registry(), rate=3000, seed=2) as kvm:
@@ -196,6 +197,7 @@ def test_exits_are_the_sum_of_their_parts_at_rest() -> None:
             assert counted["irq_injections"] == counted["irq_window_exits"]
 
 
+@pytest.mark.slow
 def test_a_rate_below_one() -> None:
     """Less than one exit a second is kept in mind until it is one."""
     with MockKvm(Registry(), rate=0.8, seed=3) as kvm:

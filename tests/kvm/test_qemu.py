@@ -285,6 +285,7 @@ def test_vcpus_that_cannot_be_followed(
 # VMs that hang
 
 
+@pytest.mark.slow
 def test_a_vm_that_hangs(vm: Source, kvm: Source, server: QmpServer) -> None:
     """It has no numbers, those above keep its last; it is asked once, and returns by itself."""
     server.vcpus["/machine/cpu[0]"]["exits"] = 10

@@ -78,7 +78,7 @@ def test_a_peak_is_not_cleared(name: str) -> None:
     """From a peak nothing can be subtracted."""
     source, numbers = make_source()
     numbers.take((7, 0, [1, 2, 3], 4, 9))
-    with pytest.raises(ReadOnlyValueError, match="keeps the peak"):
+    with pytest.raises(ReadOnlyValueError, match="the peak is kept"):
         source.clear_value(name)
     assert source.get_value(name) == 9
 

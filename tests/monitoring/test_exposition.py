@@ -9,7 +9,6 @@ import socketserver
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -299,11 +298,12 @@ def test_odd_requests(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("patience", [0.3, 1000.0])
 def test_silent_clients_keep_nobody_waiting(
-    registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    """Connections without a whole request are closed in time."""
-    monkeypatch.setattr(http_server._Handler, "timeout", 0.3)
+    """Connections without a whole request are closed in time, and delay no others."""
+    monkeypatch.setattr(http_server._Handler, "timeout", patience)
     with serve_metrics(registry) as server, contextlib.ExitStack() as stack:
         silent = [
             stack.enter_context(socket.create_connection((server.host, server.port), DEADLINE))
@@ -311,10 +311,9 @@ def test_silent_clients_keep_nobody_waiting(
         ]
         for connection in silent[10:]:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
-        started = time.monotonic()
         assert ask(server)[0].status == 200
-        assert time.monotonic() - started < DEADLINE / 2
-        assert [connection.recv(1) for connection in silent] == [b""] * 20
+        if patience < DEADLINE:
+            assert [connection.recv(1) for connection in silent] == [b""] * 20
 
 
 def test_clients_that_do_not_read(

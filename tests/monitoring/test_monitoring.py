@@ -51,6 +51,7 @@ def check_metrics(text: bytes) -> tuple[int, str]:
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
+@pytest.mark.tools
 def test_promtool_has_no_complaint(registry: Registry) -> None:
     """Names, types, helps and units of the mock KVM are as Prometheus wants them."""
     with MockKvm(registry, rate=0) as kvm:
@@ -76,6 +77,7 @@ def make_odd(registry: Registry) -> None:
     registry.register(top)
 
 
+@pytest.mark.tools
 def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
     """What can be declared at all is escaped and written as it expects."""
     make_odd(registry)

@@ -1,8 +1,8 @@
 """What the Prometheus views must say: trees to draw, and a naive model of their samples.
 
-The model is written from the design: it walks the tree for each number, computes with fractions and
-knows nothing of columns, templates and chunks. What the views said is read by prometheus_client's
-own parsers.
+The model is written from README's section "Monitoring": it walks the tree for each number, computes
+with fractions and knows nothing of columns, templates and chunks. What the views said is read by
+prometheus_client's own parsers.
 """
 
 import re

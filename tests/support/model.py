@@ -1,4 +1,4 @@
-"""A naive model of the tree, written from the design and not from the code.
+"""A naive model of the tree, written from docs/architecture.md, "Rules of the tree".
 
 It is slow and simple on purpose: every question walks the whole subtree, every number is converted
 alone, every directory's names are worked out anew. It shares no code with statsfs but the enums.

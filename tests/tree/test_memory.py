@@ -15,6 +15,8 @@ from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 
+pytestmark = pytest.mark.slow
+
 
 class VcpuStats(Stats):
     """A few values, and an instance that a weak reference may point to."""

@@ -176,7 +176,7 @@ class References(RuleBasedStateMachine):
         model.release_unused()
 
     def refusal_of_placing(self, to: Place, model: Model) -> type[StatsfsError] | None:
-        """Why a source may not be placed somewhere, by the design."""
+        """Why a source cannot be placed somewhere: docs/architecture.md, "One parent"."""
         if model.released or (isinstance(to, Model) and to.released):
             return ReleasedError
         if model.parent is not None or (isinstance(to, Model) and model in to.ancestors()):
@@ -204,7 +204,7 @@ class References(RuleBasedStateMachine):
             to.below.append(model)
 
     def refusal_of_taking(self, place: Place, model: Model) -> type[StatsfsError] | None:
-        """Why a source may not be taken from somewhere, by the design."""
+        """Why a source cannot be taken from somewhere: docs/architecture.md, "One parent"."""
         if model.released or (isinstance(place, Model) and place.released):
             return ReleasedError
         return None if model.parent is place else TreeError

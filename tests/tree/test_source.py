@@ -31,7 +31,7 @@ class VmStats(Stats):
 
 
 class VcpuStats(Stats):
-    """The design's example."""
+    """README's example."""
 
     exits = u64(Aggregate.SUM, description="VM exits of every kind")
     halt_wait_ns = u64(Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)
@@ -48,10 +48,10 @@ def counting(name: str, number: int) -> Source:
     return source
 
 
-# The design's example, as it stands there
+# README's example, without a mount and with values of the VM
 
 
-def test_the_example_of_the_design() -> None:
+def test_the_example_of_the_manual() -> None:
     """Create, add values, add subordinate, count, read above, remove."""
     registry = Registry()
     kvm = Source("kvm")
