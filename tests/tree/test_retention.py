@@ -19,7 +19,14 @@ from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_log_hist
 from tests.support.exported import parse_openmetrics, parse_text
-from tests.support.strategies import BUFFER_FLAVOURS, FLAVOURS, STATS_FLAVOURS, Recipe, make_base
+from tests.support.strategies import (
+    BUFFER_FLAVOURS,
+    FLAVOURS,
+    STATS_FLAVOURS,
+    Indexed,
+    Recipe,
+    make_base,
+)
 
 ALL = Aggregate(sum(kind.value for kind in Aggregate))
 
@@ -659,3 +666,21 @@ def test_a_series_keeps_the_last_numbers_of_a_failed_refresh(registry: Registry)
     failing = True
     assert samples(registry, "app_jobs") == {labels(): 5}
     assert app.get_value("jobs") == 5
+
+
+def test_a_total_that_retains_leaves_a_broken_base_out(app: Source) -> None:
+    """A value that is gone, or no integer any more; integers of other libraries count."""
+    value = Value("jobs", aggregate=Aggregate.SUM)
+    bases: list[dict[str, Any]] = [{"jobs": number} for number in (1, 2, 4, 8)]
+    for number, base in enumerate(bases):
+        source = Source("s%d", number)
+        source.add_values([value], base)
+        app.add_subordinate(source)
+    app.remove_subordinate(app.subordinates[0])
+    assert app.get_value("jobs") == 15
+    bases[1]["jobs"] = Indexed(2)
+    assert app.get_value("jobs") == 15
+    bases[2]["jobs"] = "many"
+    assert app.get_value("jobs") == 11
+    del bases[3]["jobs"]
+    assert app.get_value("jobs") == 3
