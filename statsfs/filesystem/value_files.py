@@ -101,4 +101,6 @@ def describe_file(value: Value) -> dict[bytes, bytes]:
     """Return the extended attributes of a value's files."""
     described = describe_value(value)
     described["aggregate"] = ",".join(described["aggregate"]) or "none"
+    if value.bounds:
+        described["bounds"] = ",".join(map(str, value.bounds))
     return {f"user.statsfs.{key}".encode(): str(item).encode() for key, item in described.items()}

@@ -85,9 +85,10 @@ class Reader:
             ReadOnlyValueError: the base refuses.
         """
         try:
-            self._clear(base, index)
+            # The sum first: what refuses that keeps its buckets, too.
             if index in self._sums:
                 self._clear(base, self._sums[index])
+            self._clear(base, index)
         except Exception as error:
             name = self.values[index].name
             kind = type(base).__name__

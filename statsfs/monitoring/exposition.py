@@ -7,15 +7,13 @@ prometheus_client and the HTTP server are imported when they are used.
 Threading: both may be used from any thread; scrapes are answered in threads of their own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate, compress
 from stat import S_IROTH
 from typing import TYPE_CHECKING
 
-from statsfs.formats.metric_families import Family, make_families
+from statsfs.formats.metric_families import Family, Part, make_families
 from statsfs.formats.metric_names import make_edges
-from statsfs.formats.prometheus import sample_name
-from statsfs.model.values import Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
@@ -75,25 +73,34 @@ class RegistryCollector:
                 yield made
 
 
-def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
-    name = sample_name(family.metric)
+_Sample = tuple[str, dict[str, str], int | float]
+
+
+def _list_samples(family: Family) -> Iterator[_Sample]:
     for part in family.parts:
-        for homes, column in part.take():
-            for home, item in zip(homes, column, strict=True):
-                if part.value.histogram:
-                    yield from _list_buckets(name, home.labels, part.value, item)
-                else:
-                    yield name, home.labels, item
+        for homes, column, sums in part.take():
+            if part.value.histogram:
+                for home, buckets, total in zip(homes, column, sums, strict=True):
+                    yield from _list_buckets(family, part, home.labels, buckets, total)
+            else:
+                for home, number in zip(homes, column, strict=True):
+                    yield family.metric.sample, home.labels, number
 
 
 def _list_buckets(
-    name: str, labels: dict[str, str], value: Value, buckets: list[int]
-) -> Iterator[tuple[str, dict[str, str], int]]:
-    # Without `_count`: OpenMetrics, which prometheus_client writes too, allows it only with `_sum`.
-    edges = make_edges(value)
-    counts = compress(accumulate(buckets), edges.keep)
+    family: Family,
+    part: Part,
+    labels: dict[str, str],
+    buckets: Sequence[int],
+    total: int | float | None,
+) -> Iterator[_Sample]:
+    edges = make_edges(part.value)
+    counts = list(compress(accumulate(buckets), edges.keep))
     for text, count in zip(edges.texts, counts, strict=True):
-        yield f"{name}_bucket", {**labels, "le": text}, count
+        yield family.metric.sample, {**labels, "le": text}, count
+    if total is not None:
+        yield f"{family.metric.name}_sum", labels, total
+        yield f"{family.metric.name}_count", labels, counts[-1]
 
 
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":

@@ -21,7 +21,12 @@ may be `{}`, for each key has a default, and unknown ones are ignored::
         "aggregate": ["sum"],         sum min max avg count_zero count_nonzero; sum, a peak's max
         "mode": 420,                  permission bits; 0644, and 0444 for what is INSTANT
         "description": "Requests",    one line; nothing
-        "hidden": false}}}            counted above, but not shown; false
+        "hidden": false,              counted above, but not shown; false
+        "bounds": [100, 300]}}}       of what is cumulative and has one integer more than bounds:
+                                      it is a histogram, and a bound the largest number that its
+                                      bucket counts; no histogram
+
+The sum of what a histogram observes is a value directly behind it, as `find_sums` tells.
 
 For others: `decode` gives a `Head`, or None for what is no segment; what equal files have in common
 their heads share. `encode` makes a file, or a record of what is retained, which has further keys
@@ -66,7 +71,14 @@ _HEADER: Final = struct.Struct("=6I")
 _FIXED: Final = 16  # bytes of a descriptor before its name
 _LENGTHS: Final = struct.Struct("=II")
 _TYPES: Final = {type.label: type for type in Type}
-_WANTED: Final = {"type": str, "aggregate": list, "mode": int, "description": str, "hidden": bool}
+_WANTED: Final = {
+    "type": str,
+    "aggregate": list,
+    "mode": int,
+    "description": str,
+    "hidden": bool,
+    "bounds": list,
+}
 _AGGREGATES: Final = {kind.label: kind for kind in Aggregate}
 
 
@@ -192,7 +204,11 @@ def _say(value: Value) -> tuple[str, dict[str, Any]]:
         "mode": value.mode,
         "description": value.description,
     }
-    return value.name, {**said, "hidden": True} if value.hidden else said
+    if value.hidden:
+        said["hidden"] = True
+    if value.bounds:
+        said["bounds"] = value.bounds
+    return value.name, said
 
 
 # Reading
@@ -329,17 +345,26 @@ def _make_value(one: Descriptor, said: object) -> Value:
             _TYPES[said.get("type", "u64")],
             _make_aggregate(said.get("aggregate"), one.kind),
             cast(int, said.get("mode")),
-            kind=one.kind,
+            kind=_find_kind(one, said),
             unit=one.unit,
             base=one.base,
             exponent=one.exponent,
             size=one.size,
             bucket_size=one.bucket_size,
+            bounds=said.get("bounds", ()),
             description=_check_description(said.get("description", "")),
             hidden=said.get("hidden", False),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"{one.name[:40]!r}: {_shorten(error)}", said) from None
+
+
+def _find_kind(one: Descriptor, said: dict[str, Any]) -> Kind:
+    if one.kind is not Kind.CUMULATIVE or "bounds" not in said:
+        return one.kind
+    if one.size != len(said["bounds"]) + 1:
+        raise ValueError(f"{one.size} integers for {len(said['bounds'])} bounds")
+    return Kind.HIST
 
 
 def _make_aggregate(kinds: list[Any] | None, kind: Kind) -> Aggregate:
