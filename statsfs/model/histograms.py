@@ -129,12 +129,12 @@ class LogHistogram(Histogram):
         self.sum = 0
 
     # No comparison with the number of buckets and no check of the type: what is rare pays for
-    # itself.
+    # itself. `self.sum += value` would take one instruction more.
     def observe(self, value: int) -> None:
         try:
             if value >= 0:
                 self.buckets[value.bit_length()] += 1
-                self.sum += value
+                self.sum = self.sum + value
                 return
         except (IndexError, TypeError, AttributeError):
             pass
@@ -160,7 +160,7 @@ class LinearHistogram(Histogram):
         try:
             if value >= 0:
                 self.buckets[value // self.bucket_size] += 1
-                self.sum += value
+                self.sum = self.sum + value
                 return
         except (IndexError, TypeError):
             pass
