@@ -134,8 +134,8 @@ class _Chunk:
     def sums(self, place: "_Place") -> Sequence[int | None]:
         return [None] * len(self.homes) if place.sum is None else self.columns[place.sum]
 
-    def has_sums(self, place: "_Place") -> Iterator[bool]:
-        return (total is not None for total in self.sums(place))
+    def has_sums(self, place: "_Place") -> bool:
+        return any(total is not None for total in self.sums(place))
 
     def forget(self, place: "_Place") -> None:
         self.columns[place.value] = ()
@@ -273,7 +273,7 @@ class Part:
         self._signed = value.type.signed and metric.type != "gauge"
         self.value = value
         self.scale = scale
-        self.summed = any(any(chunk.has_sums(place)) for chunk in batch.chunks)
+        self.summed = value.histogram and any(chunk.has_sums(place) for chunk in batch.chunks)
 
     def take(self) -> Iterator[tuple[list[Home], Sequence[Any], Sequence[int | float | None]]]:
         """Return and forget a few hundred homes at a time, with the number or buckets of each.
