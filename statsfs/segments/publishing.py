@@ -17,9 +17,8 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, NoReturn, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
-from statsfs.closings import Closing
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
 from statsfs.model.buffers import SlotBuffer
 from statsfs.model.stats import Stats, make_buffer_class, values_of
@@ -36,7 +35,7 @@ _NAME_MAX: Final = 100  # characters of the path in the file's name, which has 2
 _MODES: Final = 0o644  # who may write could keep a dead segment alive: its owner alone may
 
 
-class Segment(Closing, Generic[_S]):
+class Segment(Generic[_S]):
     """What this process has published at one path; `publish` makes them.
 
     It lives until it is closed or the process ends, whoever still knows it. As a context manager it
@@ -57,6 +56,12 @@ class Segment(Closing, Generic[_S]):
         self.stats: Final = stats
         self._address = address
         self._size = size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         state = "" if self._address in _live else " ended"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from statsfs.collector import Collector
-from statsfs.collector.directories import find_home
-from statsfs.collector.path_sources import Branches, Node
+from statsfs.collector.directories import default_directory
+from statsfs.collector.path_sources import PathSources
 from statsfs.exceptions import ReadOnlyValueError, SegmentError, UnavailableError
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import file_format, publish
@@ -225,7 +225,7 @@ def test_a_peak_of_what_cannot_be_written(directory: Path) -> None:
         other = directory / ".other"
         other.write_bytes(encoded)
         os.rename(other, segment.file)
-        with pytest.raises(ReadOnlyValueError, match="another file"):
+        with pytest.raises(ReadOnlyValueError, match="another file now"):
             source.clear_value("deepest")
         assert segment.file.read_bytes() == encoded
         segment.file.unlink()
@@ -293,7 +293,7 @@ def test_one_who_waited_and_gave_up(directory: Path) -> None:
 
 def test_one_who_waited_in_vain(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file went at the very moment when the path was free."""
-    remove = Branches.remove
+    remove = PathSources.remove
     with collecting(directory) as registry:
         one = publish("app/w1", values=WorkerStats, directory=directory)
         wait_for(registry, "app/w1")
@@ -301,11 +301,11 @@ def test_one_who_waited_in_vain(directory: Path, monkeypatch: pytest.MonkeyPatch
         with publish("app/w2", values=WorkerStats, directory=directory):
             wait_for(registry, "app/w2")
 
-            def remove_both(self: Branches, node: Node) -> None:
+            def remove_both(self: PathSources, source: Source) -> None:
                 (directory / "x.stats").unlink(missing_ok=True)
-                remove(self, node)
+                remove(self, source)
 
-            monkeypatch.setattr(Branches, "remove", remove_both)
+            monkeypatch.setattr(PathSources, "remove", remove_both)
             one.close()
             wait_until(partial(is_gone, registry, "app/w1"))
         wait_until(partial(is_gone, registry, "app/w2"))
@@ -436,11 +436,11 @@ def test_records_that_somebody_else_could_write(directory: Path) -> None:
 def test_where_it_looks_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's directory for root, one's own for others, or none."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert find_home() == Path("/run/statsfs")
+    assert default_directory() == Path("/run/statsfs")
     assert Collector(Registry()).directory == Path("/run/statsfs")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert find_home() == tmp_path / "statsfs"
+    assert default_directory() == tmp_path / "statsfs"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     with pytest.raises(SegmentError, match="name one"):
         Collector(Registry())

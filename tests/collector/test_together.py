@@ -140,8 +140,7 @@ SWEEP = """
 import gc, json, os, signal, sys, time
 from itertools import count
 from pathlib import Path
-from statsfs.tree.registry import Registry
-from statsfs import Collector, publish
+from statsfs import Collector, Registry, publish
 from tests.support.collecting import WorkerStats, files_in, total
 from tests.support.deadlines import wait_until
 import inotify_simple

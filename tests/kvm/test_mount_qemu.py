@@ -219,7 +219,9 @@ def test_a_directory_that_others_can_write(mode: int, vms: Path, tmp_path: Path)
 
 def test_a_library_that_is_missing(vms: Path, tmp_path: Path) -> None:
     """It is said how to install it."""
-    program = "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; main()"
+    program = (
+        "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; sys.exit(main())"
+    )
     done = run(
         sys.executable, "-c", program, "mount", tmp_path / "new", "--create", "--qmp", vms / "a",
         status=1,

@@ -686,8 +686,9 @@ def test_closing_a_copy(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> 
     """What a child closes is its descriptor, and not the socket, which is the parent's too."""
     server = serve_metrics(registry)
     with contextlib.closing(server._server.socket.dup()) as parents:
-        monkeypatch.setattr(server, "_pid", -1)
-        server.close()
+        with monkeypatch.context() as child:
+            child.setattr(server._thread, "is_alive", lambda: False)
+            server.close()
         socket.create_connection((server.host, server.port), DEADLINE).close()
         parents.shutdown(socket.SHUT_RDWR)
         server._thread.join(DEADLINE)

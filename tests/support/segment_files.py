@@ -13,7 +13,7 @@ __all__ = ["Seen", "alive", "read_segment", "segments_in"]
 class Seen(NamedTuple):
     """What one look at a segment finds."""
 
-    head: file_format.Head
+    head: file_format.SegmentMetadata
     numbers: dict[str, Number]
 
 
