@@ -436,7 +436,9 @@ def _merge(value: Value, members: list[tuple[_Batch, _Place]]) -> tuple[_Batch, 
 
 
 def _add_pairs(value: Value, pairs: list[tuple[Any, int | None]]) -> Row:
-    # Where a histogram has no sum, that of all would not be of all that they observed.
-    numbers, sums = zip(*pairs, strict=True)
-    total = None if None in sums else wrap_sum(sum(sums), Type.U64)
-    return add_numbers(value, numbers), total
+    # Where a histogram that counted something has no sum, all have none: theirs would not be that
+    # of all that is in the buckets.
+    sums = [total for number, total in pairs if total is not None]
+    lacking = not sums or any(total is None and any(number) for number, total in pairs)
+    total = None if lacking else wrap_sum(sum(sums), Type.U64)
+    return add_numbers(value, [number for number, _ in pairs]), total

@@ -20,7 +20,7 @@ from statsfs.model.histograms import find_sums
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Value
 
-__all__ = ["FILE_NUMBERS", "Array", "File", "intern_array"]
+__all__ = ["FILE_NUMBERS", "Array", "File", "intern_array", "split_array"]
 
 # The end of file numbers. Inode numbers contain them, so they are never used again: arrays that
 # come and go without end use them up. The first eight are those of directories and views.
@@ -192,6 +192,16 @@ def _intern(values: Sequence[Value]) -> Array:
             identity = id(array.values)
             _by_identity[identity] = ref(array, lambda _: _by_identity.pop(identity, None))
     return array
+
+
+def split_array(values: Sequence[Value]) -> list[tuple[Value, ...]]:
+    """Return values as the smallest arrays: one for each, a histogram together with its sum."""
+    sums = find_sums(values)
+    return [
+        tuple(values[index : index + 2]) if index in sums else (value,)
+        for index, value in enumerate(values)
+        if index not in sums.values()
+    ]
 
 
 def _check_names(values: tuple[Value, ...]) -> None:

@@ -332,7 +332,13 @@ def _export_value(
         if type == "histogram":
             bad = min(number) < 0
             buckets = None if bad else _cumulate(value, number)
-            without = bad or None in point.sums
+            # One that counted nothing lacks no sum, if others have one.
+            wanting = [
+                any(convert(count, value.type) for count in counts)
+                for counts, total in zip(point.numbers, point.sums, strict=True)
+                if total is None
+            ]
+            without = bad or any(wanting) or len(wanting) == len(point.sums)
             total = convert(sum(one or 0 for one in point.sums), Type.U64)
             possible = {
                 "bucket": buckets,
