@@ -78,7 +78,7 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # One line for each bucket that is not empty: where it begins, and its count.
-    lines = (b"%d %d\n" % (bound, n) for bound, n in zip(value.bounds, buckets, strict=True) if n)
+    lines = (b"%d %d\n" % (start, n) for start, n in zip(value.starts, buckets, strict=True) if n)
     return b"".join(lines)
 
 
@@ -94,7 +94,7 @@ def check_zero(file: File, data: bytes) -> None:
 
 def find_size(value: Value) -> int:
     """Return the size that stat(2) tells of a histogram: its longest text, up to the next page."""
-    longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
+    longest = value.size * (len(str(value.starts[-1])) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 
 
@@ -104,4 +104,6 @@ def describe_file(value: Value) -> dict[bytes, bytes]:
     """Return the extended attributes of a value's files."""
     described = describe_value(value)
     described["aggregate"] = ",".join(described["aggregate"]) or "none"
+    if value.bounds:
+        described["bounds"] = ",".join(map(str, value.bounds))
     return {f"user.statsfs.{key}".encode(): str(item).encode() for key, item in described.items()}

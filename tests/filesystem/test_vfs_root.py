@@ -9,10 +9,11 @@ import pytest
 
 from statsfs.filesystem.known import ROOT, NoSuchFileError
 from statsfs.filesystem.vfs import ABSENT, Attributes, Vfs
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.bare import bare_log_hist
 from tests.support.kernel import Kernel, list_directory, prepare_read
 from tests.support.trees import add_cpu, make_kvm, subordinate
 
@@ -24,7 +25,7 @@ class Disk(Stats):
     """Something with a histogram."""
 
     reads = u64(Aggregate.SUM)
-    latency = log_hist(8, Aggregate.SUM)
+    latency = bare_log_hist(8, Aggregate.SUM)
 
 
 @pytest.fixture
