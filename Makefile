@@ -1,7 +1,7 @@
 # On a fresh Debian machine `make demo` and `make test` each do everything; the second time both start at once.
 #
 #   make demo ARGS="--vms 8 --churn 5"      arguments for `statsfs demo ./stats`
-#   make test ARGS="-k mounting -x"         arguments for pytest
+#   make test ARGS="-k mounting -x"         arguments for pytest; the same for `make quick`
 #   make soak ARGS="--seconds 10 load"      how long each scenario lasts, and which
 
 PYTHON ?= python3
@@ -18,7 +18,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint bench soak setup system tools qemu clean
+.PHONY: help demo test quick check lint bench soak setup system tools qemu clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,6 +35,11 @@ test: setup qemu ## run the tests, measuring coverage
 	$(bin)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
 	@$(bin)/coverage combine --quiet
 	@$(bin)/coverage report
+
+# Once there is a .venv, nothing of the machine is looked at: a container without FUSE will do.
+quick: $(if $(wildcard $(stamp)),,setup) ## the tests of half a minute: no coverage, no FUSE, KVM, root, tools
+	$(bin)/python -m pytest -n auto --dist loadfile \
+		-m 'not mount and not kvm and not root and not tools and not slow' $(ARGS)
 
 check: lint ## all that CI asks for: format, lint, types, tests, full coverage of the core
 	@$(MAKE) --no-print-directory test

@@ -49,10 +49,12 @@ def devices_of(item: pytest.Item) -> list[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marks of tests that need something of the machine."""
+    """Declare the marks of tests that need something of the machine, or much time."""
     config.addinivalue_line("markers", "mount: mounts a filesystem; where that can be, it must be")
     config.addinivalue_line("markers", "kvm: runs real guests; where there is KVM, it must")
     config.addinivalue_line("markers", "root: needs the rights of root")
+    config.addinivalue_line("markers", "tools: runs programs of Debian packages: cc, promtool")
+    config.addinivalue_line("markers", "slow: not among the tests of `make quick`")
 
 
 def pytest_sessionstart() -> None:

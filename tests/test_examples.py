@@ -19,6 +19,8 @@ from tests.support.segment_files import alive, read_segment, segments_in
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DEADLINE = 30.0  # seconds
+# What each needs of the machine: of most, a mount.
+MARKS = {"tiny_vmm.py": [pytest.mark.mount, pytest.mark.kvm], "worker_processes.py": []}
 PIDFD_GETFD = 438  # the number of the system call, the same everywhere
 ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
@@ -57,6 +59,7 @@ def integer(path: Path) -> int:
     return int(path.read_text())
 
 
+@pytest.mark.mount
 @ENDS
 def test_threaded_daemon(number: signal.Signals, tmp_path: Path) -> None:
     """Hidden workers: one visible total, no directories."""
@@ -68,6 +71,7 @@ def test_threaded_daemon(number: signal.Signals, tmp_path: Path) -> None:
         (daemon / "slowest_us").write_text("0\n")
 
 
+@pytest.mark.mount
 @ENDS
 def test_trio_daemon(number: signal.Signals, tmp_path: Path) -> None:
     """Connections come and go; the totals are theirs."""
@@ -85,6 +89,7 @@ def test_trio_daemon(number: signal.Signals, tmp_path: Path) -> None:
         assert os.stat(echo / "busy").st_mode & 0o777 == 0o444
 
 
+@pytest.mark.mount
 @ENDS
 def test_asyncio_daemon(number: signal.Signals, tmp_path: Path) -> None:
     """Two queues: their sum, and the longest, stand above them."""
@@ -96,6 +101,7 @@ def test_asyncio_daemon(number: signal.Signals, tmp_path: Path) -> None:
         assert integer(queue / "jobs_done") >= 20
 
 
+@pytest.mark.mount
 @ENDS
 def test_ctypes_counters(number: signal.Signals, tmp_path: Path) -> None:
     """The kernel's own numbers, written by C code into a C structure."""
@@ -108,6 +114,7 @@ def test_ctypes_counters(number: signal.Signals, tmp_path: Path) -> None:
             (own / "minflt").write_text("0\n")
 
 
+@pytest.mark.mount
 @ENDS
 def test_monitored_daemon(number: signal.Signals, tmp_path: Path) -> None:
     """One scrape has statsfs's metrics, by worker, and prometheus_client's own."""
@@ -159,6 +166,7 @@ def test_worker_processes(number: signal.Signals, collected: bool, tmp_path: Pat
     assert not any(map(alive, segments_in(directory)))
 
 
+@pytest.mark.mount
 @pytest.mark.kvm
 @ENDS
 def test_tiny_vmm(number: signal.Signals, tmp_path: Path) -> None:
@@ -218,7 +226,7 @@ def link_of(pid: int, fd: str) -> str:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(path.name, marks=[pytest.mark.kvm] if path.name == "tiny_vmm.py" else [])
+        pytest.param(path.name, marks=MARKS.get(path.name, [pytest.mark.mount]))
         for path in sorted(EXAMPLES.glob("*.py"))
     ],
 )

@@ -43,7 +43,7 @@ BUILTINS: list[tuple[type[StatsfsError], type[Exception]]] = [
 def test_each_error_is_the_builtin_that_fits(
     error: type[StatsfsError], builtin: type[Exception]
 ) -> None:
-    """A program may catch the root, or the builtin that the design names."""
+    """A program may catch the root or the builtin: docs/architecture.md, "Errors"."""
     assert issubclass(error, StatsfsError)
     assert issubclass(error, builtin)
 

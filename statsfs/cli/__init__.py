@@ -1,38 +1,25 @@
 """The command line, `statsfs`: arguments, output, exit codes.
 
-Owns the entry point, which works where click and rich are not installed: it says so on one line.
-The commands themselves are in `commands`, the demo's screen is in `demo`, signals are in `stop`.
-
-Exit codes: 0 done, also when told to stop by a signal; 1 failed; 2 wrong usage.
+Owns the entry point: without click or rich it prints one line that names what is missing. Exit
+codes: 0 done, also when stopped by a signal; 1 failed; 2 wrong usage.
 
 Threading: everything here runs in the main thread; mounts are served by threads of their own.
 """
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-__all__ = ["main", "run_command"]
-
-
-def main() -> NoReturn:
-    """Run the command that the arguments name, and exit."""
-    sys.exit(run_command())
+__all__ = ["main"]
 
 
-def run_command(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
-    """Run a command; return the exit code.
-
-    Args:
-        arguments: its name and what follows; those of the process by default.
-        program: who speaks in errors.
-    """
+def main(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
+    """Run a command, return the exit code; `program` begins the line of an error."""
     try:
         from statsfs.cli.commands import run
 
         return run(arguments, program)
     except KeyboardInterrupt:
-        return 0  # Ctrl-C before a command has begun: nothing is mounted yet
+        return 0  # Ctrl-C before a command began: nothing is mounted yet
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):

@@ -1,14 +1,14 @@
 """Going to the background: a child that serves, a parent that waits until it does.
 
-Owns the fork, the pipe through which the parent learns of the mount, and where the server's words
-go when it has neither a terminal nor a caller any more: to a file, or to the system log. Until it
-is ready they go where the caller sees them.
+Owns the fork, the pipe through which the parent learns of the mount, and the server's output: until
+the mount is ready the caller sees it, then it goes to a file, or to the system log.
 
-Threading: main thread only, and before any other is started, for a fork takes one thread along. In
-the child each of stdout and stderr then has a thread that carries lines to the system log.
+Threading: main thread only, before other threads start, as a child has only the thread that forked.
+In the child stdout and stderr then have a thread each, which copies lines to the system log.
 """
 
 import atexit
+import errno
 import logging
 import os
 import signal
@@ -16,64 +16,29 @@ import socket
 import sys
 import syslog
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import click
 
-__all__ = ["Background", "detach"]
+__all__ = ["detach"]
 
 _SYSTEM_LOG: Final = "/dev/log"
-_PATIENCE: Final = 1.0  # seconds for the last words
+_PATIENCE: Final = 1.0  # seconds for the last lines
 _READY: Final = b"!"
 
 
-class Background:
-    """A server that was started to be left alone; in the child.
+def detach(log: str | None) -> Callable[[], None]:
+    """Fork, and return in the child a function for it to call when it is ready.
 
-    Args:
-        pipe: where the parent waits for a byte.
-        file: a descriptor to write to from then on; None for the system log.
-    """
-
-    def __init__(self, pipe: int, file: int | None) -> None:
-        self._pipe = pipe
-        self._file = file
-
-    def ready(self) -> None:
-        """Let the parent end well, and go on without it, its terminal and its directory.
-
-        Raises:
-            BrokenPipeError: the parent has gone without waiting; nobody wants the server.
-        """
-        if self._file is None and not _is_logged():
-            click.echo(
-                f"statsfs: there is no system log ({_SYSTEM_LOG}): what is logged later goes to "
-                "the console, if at all; see --log",
-                err=True,
-            )
-        os.setsid()
-        os.chdir("/")
-        if self._file is None:
-            _log_to_system()
-        else:
-            # A program that was loaded may have said already how it logs.
-            logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-            _redirect(self._file, 1, 2)
-        os.write(self._pipe, _READY)
-        os.close(self._pipe)
-
-
-def detach(log: str | None) -> Background:
-    """Fork; return in the child, which says when it is ready, or raises what went wrong.
-
-    In the parent, which ends as the child does until then, this does not return.
-
-    Args:
-        log: a file for what the child says once it is ready; None for the system log.
+    The function lets the parent end, leaves its terminal and directory, and sends later output to
+    the file `log`, or to the system log. BrokenPipeError: the parent has ended already, so that the
+    server is not wanted.
 
     Raises:
         SystemExit: in the parent: with 0 when the child is ready, else with its status.
-        click.ClickException: in the parent: there is no child, or it left without a word.
+        click.ClickException: in the parent: the child could not start, or it ended silently.
     """
     try:
         file = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -90,11 +55,11 @@ def detach(log: str | None) -> Background:
     os.close(reading)
     os.umask(0o022)
     _redirect(os.open(os.devnull, os.O_RDONLY), 0)
-    return Background(writing, file)
+    return partial(_leave, writing, file)
 
 
 def _wait(child: int, pipe: int) -> int:
-    # Ctrl-C reaches the child too: what becomes of it then is seen here.
+    # Ctrl-C reaches the child too, whose status then is the parent's.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.read(pipe, 1) == _READY:
         return 0
@@ -102,8 +67,24 @@ def _wait(child: int, pipe: int) -> int:
     if status < 0:
         raise click.ClickException(f"the server was ended by signal {-status}")
     if status == 0:
-        raise click.ClickException("told to stop before it was mounted")
+        raise click.ClickException("stopped by a signal before it was mounted")
     return status
+
+
+def _leave(pipe: int, file: int | None) -> None:
+    if file is None and not _has_system_log():
+        text = f"no system log ({_SYSTEM_LOG}): later messages go to the console, or are lost"
+        click.echo(f"statsfs: {text}; see --log", err=True)
+    os.setsid()
+    os.chdir("/")
+    if file is None:
+        _log_to_system()
+    else:
+        # This has no effect if a loaded program has set up logging.
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        _redirect(file, 1, 2)
+    os.write(pipe, _READY)
+    os.close(pipe)
 
 
 def _redirect(source: int, *descriptors: int) -> None:
@@ -112,43 +93,36 @@ def _redirect(source: int, *descriptors: int) -> None:
     os.close(source)
 
 
-def _is_logged() -> bool:
+def _has_system_log() -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-        try:
-            log.connect(_SYSTEM_LOG)
-        except (FileNotFoundError, ConnectionRefusedError):  # there is none, or it has ended
-            return False
-        except OSError:  # of another kind: glibc knows more of them
-            pass
-    return True
+        # Other errors: a socket of another type, which glibc may know.
+        return log.connect_ex(_SYSTEM_LOG) not in (errno.ENOENT, errno.ECONNREFUSED)
 
 
 def _log_to_system() -> None:
-    # All of it: what is logged, tracebacks of threads, libfuse's own words. glibc connects anew
-    # where the log was restarted, and writes to the console where there is none.
+    # All output: logged lines, tracebacks of threads, messages of libfuse. glibc connects again
+    # after a restart of the log, and writes to the console if there is none.
     syslog.openlog("statsfs", syslog.LOG_PID | syslog.LOG_CONS, syslog.LOG_DAEMON)
     threads = []
     for descriptor, priority in ((1, syslog.LOG_INFO), (2, syslog.LOG_WARNING)):
         reading, writing = os.pipe()
         _redirect(writing, descriptor)
-        threads.append(
-            threading.Thread(
-                target=_carry, args=(reading, priority), name="statsfs-syslog", daemon=True
-            )
-        )
-        threads[-1].start()
+        arguments = reading, priority
+        thread = threading.Thread(target=_copy, args=arguments, name="statsfs-syslog", daemon=True)
+        thread.start()
+        threads.append(thread)
     atexit.register(_end, threads)
 
 
-def _carry(pipe: int, priority: int) -> None:
+def _copy(pipe: int, priority: int) -> None:
     with os.fdopen(pipe, errors="backslashreplace") as lines:
         for line in lines:
-            # A NUL would be an error; the log has our name already.
+            # A NUL would be an error; the log adds our name.
             syslog.syslog(priority, line.rstrip("\n").replace("\0", "").removeprefix("statsfs: "))
 
 
 def _end(threads: list[threading.Thread]) -> None:
-    # The last words are read when nobody can write any more.
+    # Copies the last lines: with its writers closed, each pipe comes to an end.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     _redirect(os.open(os.devnull, os.O_WRONLY), 1, 2)

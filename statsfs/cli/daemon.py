@@ -1,121 +1,206 @@
-"""`statsfs mount` as the host's daemon: whose segments it shows, and its life once it is mounted.
+"""`statsfs mount`: what programs publish, and other sources, in a mount; the host's daemon.
 
-Owns the options `--segments`, `--read-only`, `--background` and `--log`, and the wait for the end,
-of which systemd is told too.
-
-Threading: main thread only; a thread of ours waits for an unmount by others, so that nothing has to
-look again and again.
+Owns the command, its options, and its life once it is mounted, of which systemd is told.
+Threading: main thread only.
 """
 
 import contextlib
 import os
-import resource
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from statsfs.cli.background import Background, detach
+from statsfs.cli import loading, serving
+from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop
 from statsfs.cli.systemd import notify
 from statsfs.collector.collector import Collector
-from statsfs.filesystem.mounting import Mount
+from statsfs.filesystem.mounting import Mount, mount
 from statsfs.filesystem.mountpoints import (
     find_mount,
     lock_mountpoint,
     prepare_mountpoint,
     resolve_mountpoint,
 )
+from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import COLLECTOR
 from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
 
-__all__ = ["collecting", "options", "protect", "serve", "start"]
+__all__ = ["mount_command"]
 
-# A daemon that was unmounted may take a moment to end, and whoever unmounted has not waited for it.
+# A daemon that was unmounted may take a moment to end, and umount(8) does not wait for it.
 _PATIENCE: Final = 3.0  # seconds
+_ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to the kernel
 
-_OPTIONS: Final = (
-    click.option(
-        "--segments",
-        metavar="DIR",
-        multiple=True,
-        help="Show what programs publish there; /run/statsfs, or $XDG_RUNTIME_DIR/statsfs if root "
-        "does not run this, if nothing else is to be shown either.",
-    ),
-    click.option(
-        "--read-only/--no-read-only",
-        default=False,
-        help="Let nobody clear anything through this mount; only root can.",
-    ),
-    click.option(
-        "-b",
-        "--background",
-        "in_background",
-        is_flag=True,
-        help="Return when it is mounted, and serve in a process of its own until it is unmounted.",
-    ),
-    click.option(
-        "--log",
-        metavar="FILE",
-        help="With --background: where its later messages are appended, in place of the system's "
-        "log.",
-    ),
+
+@click.command("mount", epilog=serving.EPILOG)
+@click.argument("mountpoint")
+@click.option(
+    "--load",
+    metavar="MODULE:FUNCTION",
+    multiple=True,
+    callback=loading.check,
+    help="A function to call with the registry; its module is in the current directory, or "
+    "installed.",
 )
+@click.option("--create", is_flag=True, help="Make the directory; remove it afterwards.")
+@click.option(
+    "--allow-other/--no-allow-other",
+    default=None,
+    help="Let other users in; the default is to do so when root mounts.",
+)
+@click.option("--uid", type=_ID, help="Owner of all files, as a number; default: this user.")
+@click.option("--gid", type=_ID, help="Group of all files, as a number; default: this user's.")
+@click.option(
+    "--switch-interval",
+    type=serving.Number(1e-6, 100),
+    metavar="SECONDS",
+    help="How often Python threads that compute take turns, and so how long a reader waits for "
+    "them; Python's default is 0.005.",
+)
+@click.option(
+    "--qmp",
+    metavar="SOCKET",
+    multiple=True,
+    help="Show a running QEMU in `kvm`: its QMP socket, which no other client uses; or a quoted "
+    "pattern, as '/run/vms/*.qmp'. VMs may come and go.",
+)
+@serving.root_option
+@click.option(
+    "--segments",
+    metavar="DIR",
+    multiple=True,
+    help="Show what programs publish there. The default, without --load and --qmp, is "
+    "/run/statsfs for root and $XDG_RUNTIME_DIR/statsfs for others.",
+)
+@click.option(
+    "--read-only/--no-read-only",
+    default=False,
+    help="Make the mount read-only, so that it clears nothing; needs root.",
+)
+@click.option(
+    "-b",
+    "--background",
+    is_flag=True,
+    help="Return when it is mounted, and serve in a process of its own until it is unmounted.",
+)
+@click.option(
+    "--log",
+    metavar="FILE",
+    help="With --background: append later messages to this file, not to the system's log.",
+)
+@serving.listen_option
+def mount_command(
+    mountpoint: str,
+    load: tuple[str, ...],
+    qmp: tuple[str, ...],
+    segments: tuple[str, ...],
+    create: bool,
+    allow_other: bool | None,
+    uid: int | None,
+    gid: int | None,
+    switch_interval: float | None,
+    root: str | None,
+    read_only: bool,
+    background: bool,
+    log: str | None,
+    listen: tuple[str, int] | None,
+) -> None:
+    """Mount at MOUNTPOINT what programs publish, as the host's daemon does; or other sources too.
 
+    Other sources are the virtual machines that QEMU runs, and what functions register: they are
+    called with the registry, in order. The tree is served until SIGINT (Ctrl-C), SIGTERM or an
+    unmount. Threads that a function starts should be daemon threads.
 
-def options(command: Any) -> Any:
-    """Give a command the options of a daemon; a decorator."""
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
-
-def start(mountpoint: str, in_background: bool, log: str | None) -> Background | None:
-    """Go to the background, if that is wanted; before any thread is started.
-
-    Raises:
-        click.UsageError: a log without need.
-        MountError: something is mounted there already.
-        SystemExit, click.ClickException: in the parent, see `detach`.
+    \b
+    Example, with programs that publish in /run/statsfs, and in a directory of one's own:
+      statsfs mount /run/stats --create
+      statsfs mount ./stats --create --segments ./segments
+    Example, with a file app.py here that has `def setup(registry): ...`:
+      statsfs mount /run/stats --create --load app:setup
+    Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
+      statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
+    if background:
+        qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
+    ready = _start(mountpoint, background, log)
+    stop = Stop()
+    registry = Registry()
+    with stop.interrupting():
+        loading.load(registry, load)
+    with (
+        _filling(registry, qmp, segments or ([] if load or qmp else [None])),
+        serving.listening(registry, listen) as server,
+        mount(
+            registry,
+            mountpoint,
+            uid=uid,
+            gid=gid,
+            allow_other=allow_other,
+            create=create,
+            switch_interval=switch_interval,
+            root=root,
+        ) as mounted,
+    ):
+        if read_only:
+            _protect(mounted)
+        serving.announce(mounted, server)
+        if ready is None:
+            notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
+        else:
+            ready()
+        serving.stop_when_unmounted(stop, mounted)
+        stop.wait()
+        if ready is None:
+            notify("STOPPING=1")
+    serving.say(f"unmounted {mounted.mountpoint}")
+    left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
+    if left:
+        serving.say(f"waiting for non-daemon threads: {', '.join(left)}")
+        stop.release()
+
+
+def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], None] | None:
+    # Goes to the background, if that is wanted, before any thread is started; see `detach`.
     path = resolve_mountpoint(mountpoint)
     if find_mount(path) is not None:
-        # Before it is asked who collects the segments: that may be who serves this very mount.
+        # Before a directory of segments is refused: its collector may be the server of this mount.
         with lock_mountpoint(path):
             prepare_mountpoint(path, allow_other=False)
-    if in_background:
+    if background:
         return detach(log)
     if log is not None:
-        raise click.UsageError("--log goes with --background")
+        raise click.UsageError("--log needs --background")
     return None
 
 
 @contextlib.contextmanager
-def collecting(
-    registry: Registry, directories: Sequence[str], *, by_default: bool
+def _filling(
+    registry: Registry, sockets: Sequence[str], directories: Sequence[str | None]
 ) -> Iterator[None]:
-    """Show the segments of some directories, within the context.
-
-    Args:
-        registry: where.
-        directories: theirs.
-        by_default: whether no directories mean the host's, or the user's.
-
-    Raises:
-        SegmentError: one is refused, or has a collector already.
-    """
+    # Shows, within the context, the VMs behind QMP sockets in `kvm`, and the segments of
+    # directories, of which None is the host's or the user's.
     with contextlib.ExitStack() as stack:
-        if directories or by_default:
-            # A segment is a descriptor: as many as may be had without asking.
-            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-        wanted: Sequence[str | None] = directories or ((None,) if by_default else ())
-        for directory in wanted:
+        if sockets:
+            kvm = stack.enter_context(Source("kvm"))
+            registry.register(kvm)
+            stack.callback(registry.unregister, kvm)
+            try:
+                stack.enter_context(QemuMonitor(kvm, sockets))
+            except ModuleNotFoundError as error:
+                if error.name != "qemu.qmp":
+                    raise
+                raise click.ClickException(f"--qmp: {error}") from error
+        if directories:
+            serving.raise_descriptor_limit()  # a segment is a descriptor
+        for directory in directories:
             collector = Collector(registry, directory)
             _wait_for_the_last(collector.directory / COLLECTOR)
             stack.enter_context(collector)
@@ -123,7 +208,7 @@ def collecting(
 
 
 def _wait_for_the_last(path: Path) -> None:
-    # A directory that cannot be looked into is refused by the collector, with reasons.
+    # The collector itself refuses a directory that cannot be read, with a reason.
     with contextlib.suppress(OSError):
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -134,33 +219,10 @@ def _wait_for_the_last(path: Path) -> None:
             os.close(fd)
 
 
-def protect(mounted: Mount) -> None:
-    """Make what is mounted read-only.
-
-    Raises:
-        click.ClickException: it cannot be.
-    """
-    # -i: without the helper, which would be us. The kernel then refuses to open for writing.
+def _protect(mounted: Mount) -> None:
+    # Makes a mount read-only: the kernel then refuses to open for writing. -i bypasses the helper,
+    # which is this program.
     command = ["mount", "-i", "-o", "remount,bind,ro,nosuid,nodev,noexec", "--", mounted.mountpoint]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise click.ClickException(f"--read-only: {done.stderr}")
-
-
-def serve(stop: Stop, mounted: Mount, background: Background | None) -> None:
-    """Say that it is mounted to whoever waits for that; return when told to stop, or unmounted."""
-    if background is None:
-        notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
-    else:
-        background.ready()
-    threading.Thread(
-        target=_stop_at_end, args=(stop, mounted), name="statsfs-unmounted", daemon=True
-    ).start()
-    stop.wait()
-    if background is None:
-        notify("STOPPING=1")
-
-
-def _stop_at_end(stop: Stop, mounted: Mount) -> None:
-    mounted.wait()
-    stop.tell()

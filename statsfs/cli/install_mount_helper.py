@@ -1,13 +1,9 @@
-"""`statsfs install-mount-helper`: where mount(8) finds us.
+"""`statsfs install-mount-helper`: a link where mount(8) looks for its helpers.
 
-Owns the link in /sbin, the only directory in which mount(8) looks for a helper, to the program
-`mount.statsfs` of this installation. It is a link and no copy, so that `ls -l` tells what root will
-run, and so that what is not ours can be told from what is.
-
-Threading: main thread only.
+Owns the link in /sbin to the program `mount.statsfs` of this installation. A link, unlike a copy,
+shows in `ls -l` what root will run, and differs from another program. Threading: main thread only.
 """
 
-import contextlib
 import os
 import sys
 import sysconfig
@@ -23,26 +19,26 @@ _NAME: Final = "mount.statsfs"
 
 _EPILOG: Final = """\b
 Exit codes:
-  0  done, also where it was done before
-  1  failed: no rights, or another program there
+  0  done, also if it was done before
+  1  failed: no permission, or another program is there
   2  wrong usage
 """
 
 
 @click.command("install-mount-helper", epilog=_EPILOG)
-@click.option("--remove", is_flag=True, help="Take the link away.")
+@click.option("--remove", is_flag=True, help="Remove the link.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
     default=Path("/sbin"),
     show_default=True,
-    help="Where to put the link; for packages.",
+    help="The link's directory; for packages.",
 )
 def install_mount_helper(remove: bool, directory: Path) -> None:
     """Let mount(8) and fstab mount a statsfs.
 
     mount(8) looks for its helpers in /sbin only: this makes a link there to the mount.statsfs of
-    this installation. It must stay where it is from then on.
+    this installation, which must then stay where it is.
 
     \b
     Example, as root:
@@ -60,11 +56,11 @@ def install_mount_helper(remove: bool, directory: Path) -> None:
 
 
 def _install(link: Path, program: Path) -> None:
-    if os.path.lexists(link) and _target(link) == program:
-        click.echo(f"statsfs: {link} is there already, a link to {program}")
+    if _target(link) == program:
+        click.echo(f"statsfs: {link} is already a link to {program}")
         return
     _check_ours(link)
-    # Beside it and over it: nobody finds nothing there meanwhile.
+    # Made beside it, then moved over it: mount(8) finds the old one or the new one.
     new = link.with_name(f".{link.name}.{os.getpid()}")
     new.symlink_to(program)
     try:
@@ -74,22 +70,22 @@ def _install(link: Path, program: Path) -> None:
         raise
     click.echo(f"statsfs: made {link}, a link to {program}")
     for path in _find_writable(program):
-        click.echo(f"statsfs: warning: root will run what others can change: {path}", err=True)
+        click.echo(f"statsfs: warning: others can change what root will run: {path}", err=True)
 
 
 def _remove(link: Path) -> None:
     _check_ours(link)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         link.unlink()
         click.echo(f"statsfs: removed {link}")
-        return
-    click.echo(f"statsfs: there is no {link}")
+    except FileNotFoundError:
+        click.echo(f"statsfs: there is no {link}")
 
 
 def _check_ours(link: Path) -> None:
-    # A link that leads nowhere any more is ours by the name that it leads to.
+    # The name of the target tells, even of one that is gone.
     if os.path.lexists(link) and (not link.is_symlink() or _target(link).name != _NAME):
-        raise click.ClickException(f"{link} is not ours: it is no link to a {_NAME}")
+        raise click.ClickException(f"{link} is another program, not a link to a {_NAME}")
 
 
 def _target(link: Path) -> Path:
@@ -97,31 +93,23 @@ def _target(link: Path) -> Path:
 
 
 def _find_program() -> Path:
-    # Beside the command that runs, and where this Python's programs are.
-    places = (
-        os.path.dirname(sys.argv[0]),
-        os.path.dirname(sys.executable),
-        sysconfig.get_path("scripts"),
-    )
-    for place in places:
-        program = Path(os.path.abspath(place)) / _NAME
+    # Beside the command that runs, or among this Python's programs.
+    for place in (sys.argv[0], sys.executable, f"{sysconfig.get_path('scripts')}/"):
+        program = Path(os.path.abspath(os.path.dirname(place))) / _NAME
         if os.access(program, os.X_OK):
             return program
     raise click.ClickException(
-        f"this installation has no program {_NAME}; install it anew: pip install 'statsfs[all]'"
+        f"this installation lacks {_NAME}; install it again: pip install 'statsfs[all]'"
     )
 
 
 def _find_writable(program: Path) -> Iterator[Path]:
-    # Of the program, its interpreter, our code, and all that they are in.
+    # Yields what others can write of the program, its interpreter, our code, and all directories
+    # above them.
     leads = [program, Path(sys.executable), Path(__file__)]
-    paths = {path for lead in leads for end in (lead, lead.resolve()) for path in _above(end)}
-    for path in sorted(paths):
+    ends = {end for lead in leads for end in (lead, lead.resolve())}
+    for path in sorted({path for end in ends for path in (end, *end.parents)}):
         status = path.stat()
         shared = status.st_mode & 0o022 and not status.st_mode & 0o1000
         if status.st_uid or shared:
             yield path
-
-
-def _above(path: Path) -> list[Path]:
-    return [path, *path.parents]

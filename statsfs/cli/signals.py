@@ -1,9 +1,8 @@
-"""How a command is told to stop: SIGTERM, SIGINT, SIGHUP.
+"""Signals that stop a command: SIGTERM, SIGINT, SIGHUP.
 
-Owns the signal handlers. A handler that raised could hit the middle of an unmount, and one that
-set an Event could deadlock with a wait for it; so ours writes into a pipe, on which we wait.
-
-Threading: main thread only, as Python's signal handlers are.
+Owns the signal handlers. A handler that raises could hit the middle of an unmount, and one that
+sets an Event could deadlock with a wait for it; so ours writes into a pipe, which commands read.
+Threading: main thread only, as Python's signal handlers are; `Stop.tell` from any thread.
 """
 
 import os
@@ -16,22 +15,21 @@ from typing import Final
 
 __all__ = ["Stop", "Stopped"]
 
-
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """A signal told the command to stop while foreign code ran; see `Stop.interrupting`."""
+    """A signal told the command to stop, see `Stop.interrupting`."""
 
 
 class Stop:
-    """The wish to stop, which signals make known from now until the process ends.
+    """Whether the command is to stop: from now on, signals say so.
 
     SIGINT counts even where a shell's background job ignores it; SIGHUP does not under nohup.
     """
 
     def __init__(self) -> None:
-        # Never closed: a descriptor number used again would get the handler's byte.
+        # Never closed: another file with the number of ours would get the handler's byte.
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._interrupt = False
         for number in _SIGNALS:
@@ -39,11 +37,11 @@ class Stop:
                 signal.signal(number, self._told)
 
     def tell(self) -> None:
-        """Tell it to stop, from any thread."""
+        """Tell it to stop."""
         try:
             os.write(self._write, b"!")
         except BlockingIOError:
-            pass  # full: it has been told often enough
+            pass  # full: it was told already
 
     def _told(self, _number: int, _frame: FrameType | None) -> None:
         self.tell()
@@ -66,6 +64,6 @@ class Stop:
         return bool(select.select([self._read], [], [], left)[0])
 
     def release(self) -> None:
-        """Let the next signal end the process: there is nothing left to clean up."""
+        """Let the next signal end the process: nothing is left to clean up."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)

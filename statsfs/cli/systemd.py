@@ -1,9 +1,7 @@
-"""What systemd is told: when the service is ready, and when it is about to end.
+"""Notifications to systemd: the service is ready, or about to end.
 
 Owns sd_notify(3)'s protocol: a datagram of `NAME=value` lines to the socket that the environment
-names. It is so small that libsystemd, or a package for it, would be the larger part.
-
-Threading: as the caller's.
+names. It takes fewer lines than the use of libsystemd. Threading: that of the caller.
 """
 
 import logging
@@ -16,11 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def notify(*states: str) -> None:
-    """Tell systemd, if it is waiting to be told; what cannot be sent is logged.
-
-    Args:
-        states: lines of sd_notify(3), as "READY=1".
-    """
+    """Send states such as "READY=1" to systemd, if this is a service of it; log a failure."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -30,4 +24,4 @@ def notify(*states: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
             sender.sendto("\n".join(states).encode(), os.fsencode(name))
     except OSError as error:
-        log.warning("systemd was not told %s: %s: %s", states[0], address, error)
+        log.warning("cannot notify systemd of %s: %s: %s", states[0], address, error)

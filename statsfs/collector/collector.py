@@ -29,7 +29,7 @@ from statsfs.collector.trusted_directory import Location, TrustedDirectory
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 
 __all__ = ["Collector"]
@@ -233,7 +233,7 @@ class Collector:
         if self._journal.failed:
             self._journal.write_all()
 
-    def _hear(self, change: Change) -> None:
+    def _hear(self, change: ChangeNotice) -> None:
         # In any thread: a top-level name may have become free.
         if 0 in change.touched and self._admission.waiting:
             self._admission.vacant = True

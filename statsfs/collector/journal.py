@@ -35,7 +35,7 @@ from statsfs.formats.binary import Number
 from statsfs.model.values import Kind, Value
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.registry import Registry
-from statsfs.tree.retention import add_numbers
+from statsfs.tree.rows import add_numbers
 
 __all__ = ["Journal"]
 

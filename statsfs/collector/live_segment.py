@@ -25,7 +25,6 @@ from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
 from statsfs.segments.file_format import SegmentMetadata
 from statsfs.segments.locks import is_alive
-from statsfs.tree.retention import find_plan
 from statsfs.tree.source import Source
 
 __all__ = ["LiveSegment", "SegmentNumbers", "weigh"]
@@ -159,7 +158,7 @@ class SegmentNumbers(Numbers):
         return {
             value: convert_number(value, self[name])
             for name, value in self._values.items()
-            if find_plan(intern_array((value,))).files
+            if intern_array((value,)).retained
         }
 
 

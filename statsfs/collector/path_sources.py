@@ -72,7 +72,7 @@ class PathSources:
             found.append(source)
             if len(found) == len(components) or self._known[source] is not None:
                 break
-            source = source.find_subordinate(components[len(found)])
+            source = source.find(components[len(found)])
         return found
 
     def look(

@@ -52,7 +52,6 @@ from statsfs.filesystem.vfs import (
     Vfs,
 )
 from statsfs.formats.views import Rendering
-from statsfs.tree.pauses import make_pause
 from statsfs.tree.refresh import Refreshing
 from statsfs.tree.registry import Registry
 
@@ -312,7 +311,7 @@ class Handlers(pyfuse3.Operations):
         self._hand_over()
         with self._waiting(token):
             await trio.to_thread.run_sync(
-                rendering.run, make_pause(), abandon_on_cancel=True, limiter=self._limiter
+                rendering.run, abandon_on_cancel=True, limiter=self._limiter
             )
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:

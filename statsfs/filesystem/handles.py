@@ -13,8 +13,9 @@ from typing import Final
 from statsfs.exceptions import StatsfsError
 from statsfs.filesystem.inodes import Known, number_inode
 from statsfs.formats.views import View
-from statsfs.model.arrays import Entry, File
+from statsfs.model.arrays import File
 from statsfs.tree.access import Access
+from statsfs.tree.index import Entry
 from statsfs.tree.source import Source
 
 __all__ = ["Handles", "OpenDirectory", "OpenFile", "OpenView", "TooMuchOpenError"]

@@ -15,16 +15,16 @@ the note. (The kernel makes an invalidation wait for a lookup under way in the s
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from statsfs.exceptions import ExhaustedError, StatsfsError
 from statsfs.model.arrays import FILE_NUMBERS, File
 from statsfs.tree.access import Owner
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 
 __all__ = [
     "ABSENT_TIMEOUT",
@@ -103,7 +103,7 @@ class Known:
     """A directory that the kernel knows.
 
     Attributes:
-        source: None for a root that shows a registry, or nothing.
+        source, directory: None for a root that shows a registry, or nothing.
         place: the source's place when it was looked up; the directory is gone when that changes.
         owner: whose it is; None for the mount's owner.
         parent, name: where it was found.
@@ -119,6 +119,7 @@ class Known:
     __slots__ = (
         "absent",
         "directories",
+        "directory",
         "files",
         "lookups",
         "missed",
@@ -135,6 +136,7 @@ class Known:
         self, source: Source | None, place: int, parent: "Known | None", name: str
     ) -> None:
         self.source = source
+        self.directory = None if source is None else directory_of(source)
         self.place = place
         self.parent = parent
         self.name = name
@@ -155,11 +157,16 @@ class Known:
         return ROOT if self.parent is None else number_inode(self.place)
 
     @property
+    def files_now(self) -> Mapping[str, File]:
+        """The files that the source shows, by name."""
+        return {} if self.directory is None else self.directory.files
+
+    @property
     def alive(self) -> bool:
         """Whether the path by which the kernel found it still leads to it."""
         known: Known | None = self
-        while known is not None and known.source is not None:
-            if known.source.place != known.place:
+        while known is not None and known.directory is not None:
+            if known.directory.place != known.place:
                 return False
             known = known.parent
         return True
@@ -198,7 +205,7 @@ class Inodes:
         if self._top is None:
             return self._bare
         source = self._registry.by_name.get(self._top)
-        place = 0 if source is None or source.hidden else source.place
+        place = 0 if source is None or source.hidden else directory_of(source).place
         former = self._root
         if former.place != place:
             self._root = Known(source, place, None, "") if place else self._bare
@@ -240,7 +247,7 @@ class Inodes:
         Raises:
             ExhaustedError: there is no inode number for it.
         """
-        place = source.place
+        place = directory_of(source).place
         if not place:
             return None
         child = self._known.get(place)
@@ -324,7 +331,7 @@ class Inodes:
         self._known = {0: self._bare}
         self._bare.directories.clear()
 
-    def find_stale(self, change: Change) -> Stale:
+    def find_stale(self, change: ChangeNotice) -> Stale:
         """Return what the kernel must forget after a change; for the thread that made it."""
         stale = Stale()
         names: dict[tuple[int, bytes], None] = {}
@@ -374,7 +381,7 @@ class Inodes:
             yield from _all_in(known)
         if source is None or not (known.files or known.absent):
             return
-        files = source.files
+        files = known.files_now
         for file in list(known.files.values()):
             # Views stay as long as their directory.
             if isinstance(file, File) and files.get(file.name) is not file:

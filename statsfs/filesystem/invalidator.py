@@ -19,7 +19,7 @@ import pyfuse3
 from pyfuse3 import FileNameT, InodeT
 
 from statsfs.filesystem.vfs import Stale, Vfs
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 
 __all__ = ["Invalidator"]
 
@@ -66,7 +66,7 @@ class Invalidator:
             self._requests = select.poll()
             self._requests.register(descriptor, select.POLLIN)
 
-    def __call__(self, change: Change) -> None:
+    def __call__(self, change: ChangeNotice) -> None:
         """Send what follows from a change."""
         # A forked child has no session.
         if not self._running or os.getpid() != self._pid:

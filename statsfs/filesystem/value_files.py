@@ -11,9 +11,10 @@ from typing import Final
 
 from statsfs.exceptions import BaseMismatchError, StatsfsError
 from statsfs.formats.schema import describe_value
-from statsfs.model.arrays import Entry, File
+from statsfs.model.arrays import File
 from statsfs.model.values import Aggregate, Value
-from statsfs.tree.source import Source
+from statsfs.tree.directory import Directory
+from statsfs.tree.index import Entry
 
 __all__ = [
     "FILE_SIZE",
@@ -40,20 +41,20 @@ class BrokenValueError(StatsfsError, ValueError):
     """A value has no text: its base holds no integer, or its `show` fails."""
 
 
-def render_file(source: Source, file: File, entry: Entry | None) -> bytes:
+def render_file(directory: Directory, file: File, entry: Entry | None) -> bytes:
     """Return what a file says now.
 
     Args:
-        source: whose file it is.
-        file, entry: as for `Source.read_file`.
+        directory: the source's.
+        file, entry: as for `Directory.read`.
 
     Raises:
         BrokenValueError: there is no number, or no text for it; logged once for each file.
     """
     try:
-        number = source.read_file(file, entry)
+        number = directory.read(file, entry)
     except BaseMismatchError as error:
-        source.complain(("broken", file), str(error))
+        directory.complain(("broken", file), str(error))
         raise BrokenValueError(str(error), file.name) from error
     if file.value.histogram:
         return _format_histogram(file.value, number)
@@ -64,7 +65,7 @@ def render_file(source: Source, file: File, entry: Entry | None) -> bytes:
         return (show(number) + "\n").encode()
     except Exception as error:
         message = f"{file.name!r}: show({number}) failed: {type(error).__name__}: {error}"
-        source.complain(("show", file), message)
+        directory.complain(("show", file), message)
         raise BrokenValueError(message, file.name) from error
 
 

@@ -38,10 +38,11 @@ from statsfs.filesystem.value_files import (
 from statsfs.formats.views import BINARY, VIEWS, Rendering, View
 from statsfs.model.arrays import File
 from statsfs.tree.access import Access, Owner
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
+from statsfs.tree.references import hold, unhold
 from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 
 __all__ = [
     "FILE_SIZE",
@@ -117,7 +118,7 @@ class Vfs:
         if known.source is None:
             source = self._registry.by_name.get(name) if self._top is None else None
         else:
-            source = known.source.find_subordinate(name)
+            source = directory_of(known.source).subordinates.get(name)
         return None if source is None or source.hidden else source
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
@@ -162,7 +163,7 @@ class Vfs:
                         return self._directory_attributes(child)
                     self.forget(child.inode, 1)
             else:
-                file = known.source.files.get(text) if known.source is not None else None
+                file = known.files_now.get(text)
                 if file is None or not self._lists(known, file):
                     raise NoSuchFileError(f"{known.name}: no {text!r}", text)
                 inode = self._inodes.note_file(known, file)
@@ -174,13 +175,13 @@ class Vfs:
     def _lookup_file(self, known: Known, name: str) -> Attributes | None:
         # The short way, for what is looked up most: a file of a layout that was worked out already.
         # What stands in its way changes the version, and so the second look sees it.
-        source = known.source
-        cached = source.cached if source is not None else None
+        directory = known.directory
+        cached = directory.cached if directory is not None else None
         file = cached[1].files.get(name) if cached is not None else None
-        if file is None or source is None or cached is None or not self._lists(known, file):
+        if file is None or directory is None or cached is None or not self._lists(known, file):
             return None
         inode = self._inodes.note_file(known, file)
-        if source.version == cached[0] and known.alive:
+        if directory.version == cached[0] and known.alive:
             return self._file_attributes(known, file)
         self.forget(inode, 1)
         return None
@@ -205,15 +206,13 @@ class Vfs:
     def _shows(known: Known, file: Numbered) -> bool:
         if isinstance(file, View):
             return known.alive
-        return (
-            known.source is not None and known.source.files.get(file.name) is file and known.alive
-        )
+        return known.files_now.get(file.name) is file and known.alive
 
     def forget(self, inode: int, lookups: int) -> None:
         """Take back that the kernel knows an inode, as often as it says; never raises."""
         self._inodes.forget(inode, lookups)
 
-    def find_stale(self, change: Change) -> Stale:
+    def find_stale(self, change: ChangeNotice) -> Stale:
         """Return what the kernel must forget after a change; for the thread that made it."""
         return self._inodes.find_stale(change)
 
@@ -228,8 +227,9 @@ class Vfs:
             shown = self._registry.sources if self._top is None else ()
             visible = sum(not source.hidden for source in shown)
             return Attributes(ROOT, mode, 2 + visible, 0, changed, self._owner)
-        links = 2 + source.visible if known.alive else 0
-        moment = source.changed if known.parent is not None else max(source.changed, changed)
+        directory = directory_of(source)
+        links = 2 + directory.visible if known.alive else 0
+        moment = directory.changed if known.parent is not None else max(directory.changed, changed)
         return Attributes(known.inode, mode, links, 0, moment, known.owner or self._owner)
 
     def _file_attributes(self, known: Known, file: File) -> Attributes:
@@ -240,13 +240,13 @@ class Vfs:
             stat.S_IFREG | value.mode,
             1,
             FILE_SIZE if value.size == 1 else find_size(value),
-            known.source.placed,
+            directory_of(known.source).placed,
             known.owner or self._owner,
         )
 
     def _view_attributes(self, known: Known, view: View, client: int | None) -> Attributes:
         inode = number_inode(known.place, view.number)
-        since = self._inodes.changed if known.source is None else known.source.placed
+        since = self._inodes.changed if known.source is None else directory_of(known.source).placed
         # Never rendered, it has the size of any file, since some tools never read what has none.
         size, moment = self._handles.find_rendered(known, view, client) or (FILE_SIZE, since)
         owner = known.owner or self._owner
@@ -351,12 +351,12 @@ class Vfs:
         source = known.source
         # Files before the directories and once more after them: a name that turns from one into the
         # other meanwhile is not missed, and comes once.
-        before = source.files if source is not None else ()
+        before = known.files_now
         below = source.subordinates if source is not None else ()
         if source is None and self._top is None:
             below = self._registry.sources
         directories = [found.name for found in below if not found.hidden]
-        after = source.files if source is not None else ()
+        after = known.files_now
         return [name.encode() for name in dict.fromkeys((".", "..", *directories, *before, *after))]
 
     def close_directory(self, handle: int) -> None:
@@ -390,13 +390,13 @@ class Vfs:
             raise ReadOnlyValueError(f"{file.name!r} cannot be read", file.name)
         source = known.source
         if source is not None:
-            source.hold()
+            hold(source)
         if isinstance(file, View):
             reader = Access(*user, known.owner or self._owner)
             return self._handles.add(OpenView(known, source, file, reader, client))
         assert isinstance(file, File)
         assert source is not None
-        return self._handles.add(OpenFile(known, source, file, source.entry_of(file)))
+        return self._handles.add(OpenFile(known, source, file, directory_of(source).entry_of(file)))
 
     def rendering(self, handle: int, offset: int | None = None) -> Rendering | None:
         """Return what must be done before a file that was opened can be read, if anything.
@@ -471,7 +471,7 @@ class Vfs:
         if isinstance(opened, OpenView):
             return opened.text[offset : offset + size]
         if offset == 0 or opened.text is None:
-            opened.text = render_file(opened.source, opened.file, opened.entry)
+            opened.text = render_file(directory_of(opened.source), opened.file, opened.entry)
         return opened.text[offset : offset + size]
 
     def write(self, handle: int, data: bytes) -> int:
@@ -485,14 +485,14 @@ class Vfs:
         if isinstance(opened, OpenView):
             raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
         check_zero(opened.file, data)
-        opened.source.clear_file(opened.file, opened.entry)
+        directory_of(opened.source).clear(opened.file, opened.entry)
         return len(data)
 
     def close(self, handle: int) -> None:
         """Close an open file; its source may be released by it."""
         opened = self._handles.remove(handle)
         if opened.source is not None:
-            opened.source.unhold()
+            unhold(opened.source)
 
     def close_all(self) -> None:
         """Forget everything, as when the mount is gone."""

@@ -1,16 +1,14 @@
 """The binary statistics format of KVM: `.stats.bin`, a kernel's descriptor, a segment.
 
-Owns the bytes, both ways. Who counted what, and where the bytes come from or go to, is the business
-of others. The format is that of KVM_GET_STATS_FD (the kernel's Documentation/virt/kvm/api.rst,
-4.133, include/uapi/linux/kvm.h): a header, an id string, descriptors, and data of unsigned 64-bit
-integers, all in the machine's own byte order. Only the header has a fixed place; the other blocks
-are where it says, each at a multiple of 8, and do not overlap. The id string and each name take
-`name_size` bytes, the NUL at their end included: the kernel's are 48, and a longer path or name
-makes all of them longer. Signed integers are stored as two's complement; nothing says that they are
-signed.
+The format is that of KVM_GET_STATS_FD (the kernel's Documentation/virt/kvm/api.rst, 4.133,
+include/uapi/linux/kvm.h): a header, an id string, descriptors, and data of unsigned 64-bit
+integers, all in the machine's own byte order. The header comes first, and has the offsets of the
+other blocks, each a multiple of 8, without overlap. The id string and each name take `name_size`
+bytes, with a NUL at their end: the kernel's are 48; a longer path or name makes all of them longer.
+Signed integers are stored as two's complement; the format does not say so.
 
-What is decoded may come from anybody: whatever is wrong with it is a `FormatError`, and neither
-time nor memory go beyond what its length explains.
+Objects to be decoded may be hostile: any error is a `FormatError`, and time and memory are bounded
+by their length.
 
 Threading: pure functions and immutable objects.
 """
@@ -19,7 +17,7 @@ import operator
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any, Final
 
@@ -91,7 +89,7 @@ class Layout:
     """What does not change while the integers do; made by `make_layout` and `decode_layout`.
 
     Attributes:
-        id: says whose statistics they are.
+        id: the name of what has the statistics.
         descriptors: what there is.
         name_size: how many bytes the id string has, and each name.
         id_offset, desc_offset, data_offset: where the blocks begin.
@@ -106,28 +104,24 @@ class Layout:
     data_offset: int
     data_size: int = field(init=False)
     _struct: struct.Struct = field(init=False, repr=False, compare=False)
-    _sizes: list[int] = field(init=False, repr=False, compare=False)
-    _stored: list[int] | None = field(init=False, repr=False, compare=False)
+    _stored: list[int] = field(init=False, repr=False, compare=False)
     _pick: Callable[[tuple[int, ...]], tuple[Any, ...]] = field(
         init=False, repr=False, compare=False
     )
 
     def __post_init__(self) -> None:
         descriptors = self.descriptors
+        # In the order of the data, which need not be that of the descriptors.
         stored = sorted(range(len(descriptors)), key=lambda index: descriptors[index].offset)
         layout, end = "=", 0
         for index in stored:
             layout += f"{descriptors[index].offset - end}x{descriptors[index].size}Q"
             end = descriptors[index].end
-        self._set("data_size", end)
-        self._set("_struct", struct.Struct(layout))
-        self._set("_sizes", [one.size for one in descriptors])
-        # In which order the data has them, where that is another than that of the descriptors.
-        self._set("_stored", stored if stored != sorted(stored) else None)
-        self._set("_pick", _make_pick(descriptors, stored))
-
-    def _set(self, attribute: str, item: object) -> None:
-        object.__setattr__(self, attribute, item)
+        put = partial(object.__setattr__, self)
+        put("data_size", end)
+        put("_struct", struct.Struct(layout))
+        put("_stored", stored)
+        put("_pick", _make_pick(descriptors, stored))
 
     @property
     def desc_end(self) -> int:
@@ -166,14 +160,14 @@ class Layout:
             FormatError: more or fewer integers than the descriptors say.
         """
         sizes = [len(one) if isinstance(one, list) else 1 for one in numbers]
-        if sizes != self._sizes:
-            wanted = sum(self._sizes)
+        wanted = [one.size for one in self.descriptors]
+        if sizes != wanted:
             raise FormatError(
-                f"{sum(sizes)} integers in {len(sizes)}, not {wanted} in {len(self._sizes)}",
+                f"{sum(sizes)} integers in {len(sizes)}, not {sum(wanted)} in {len(wanted)}",
                 numbers,
             )
         flat: list[int] = []
-        for number in numbers if self._stored is None else map(numbers.__getitem__, self._stored):
+        for number in map(numbers.__getitem__, self._stored):
             if isinstance(number, list):
                 flat += number
             else:
@@ -181,11 +175,11 @@ class Layout:
         try:
             return self._struct.pack(*flat)
         except struct.error:
-            # Something is below 0 or beyond 64 bits.
+            # An integer is below 0 or beyond 64 bits.
             return self._struct.pack(*(number & _U64 for number in flat))
 
     def head(self) -> bytes:
-        """Return all that is no data: header, id string and descriptors, with zeros between."""
+        """Return all but the data: header, id string and descriptors, with zeros between."""
         ends = (_HEADER.size, self.id_offset + self.name_size, self.desc_end)
         head = bytearray(max(ends))
         offsets = (self.id_offset, self.desc_offset, self.data_offset)
@@ -237,7 +231,7 @@ class Statistics:
 
     @property
     def id(self) -> str:
-        """Whose statistics they are."""
+        """The name of what has the statistics."""
         return self.layout.id
 
     @property
@@ -278,13 +272,13 @@ def make_layout(
     """Return the layout that a kernel would give to descriptors.
 
     Args:
-        id: whose statistics they are, no NUL in it.
+        id: the name of what has the statistics, without a NUL.
         descriptors: what there is; they are placed one after another, whatever their `offset`.
         data_offset: where the data begins, if not right behind the descriptors.
 
     Raises:
-        FormatError: two names are equal, or one is empty, no UTF-8 or has a NUL; a field does not
-            fit; the data would not begin at a multiple of 8 behind the descriptors.
+        FormatError: two names are equal, or one is empty, not UTF-8 or has a NUL; a field does not
+            fit; `data_offset` is not a multiple of 8 behind the descriptors.
     """
     placed: list[Descriptor] = []
     for one in descriptors:
@@ -295,7 +289,7 @@ def make_layout(
     end = desc_offset + len(placed) * (_DESCRIPTOR.size + name_size)
     start = end if data_offset is None else data_offset
     if start < end or start % _SLOT:
-        raise FormatError(f"no place for the data: {start}", start)
+        raise FormatError(f"invalid data_offset {start}", start)
     _check_descriptors(placed)
     layout = Layout(id, tuple(placed), name_size, _HEADER.size, desc_offset, start)
     try:
@@ -314,7 +308,7 @@ def _encode_text(text: str) -> bytes:
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
-        raise FormatError(f"no UTF-8: {text[:40]!r}", text) from None
+        raise FormatError(f"not valid UTF-8: {text[:40]!r}", text) from None
     if b"\0" in encoded:
         raise FormatError(f"a NUL in {text[:40]!r}", text)
     return encoded
@@ -345,7 +339,7 @@ def render(path: str, files: Iterable[tuple[str, Value, Number]]) -> bytes:
 
     Raises:
         FormatError: two files have one name, or a histogram has other buckets than its value; the
-            path has a NUL or is no UTF-8.
+            path has a NUL or is not UTF-8.
     """
     listed = list(files)
     id = _encode_text(path)
@@ -367,7 +361,7 @@ def decode(encoded: Data) -> Statistics:
     """Decode an object.
 
     Raises:
-        FormatError: it is none.
+        FormatError: it is invalid.
     """
     encoded = bytes(encoded)
     layout = decode_layout(encoded)
@@ -382,20 +376,20 @@ def decode_layout(encoded: Data) -> Layout:
     """Decode all of an object but its data, which need not be there.
 
     Raises:
-        FormatError: it is none.
+        FormatError: it is invalid.
     """
     encoded = bytes(encoded)
     if len(encoded) < _HEADER.size:
-        raise FormatError(f"{len(encoded)} bytes are no header", len(encoded))
+        raise FormatError(f"{len(encoded)} bytes, too few for a header", len(encoded))
     header = _HEADER.unpack_from(encoded)
     flags, name_size, count, *offsets = header
     if flags:
         raise FormatError(f"unknown flags {flags:#x}", flags)
     if not name_size or name_size % _SLOT:
-        raise FormatError(f"a name_size of {name_size}", name_size)
-    for offset in offsets:
+        raise FormatError(f"invalid name_size {name_size}", name_size)
+    for name, offset in zip(("id_offset", "desc_offset", "data_offset"), offsets, strict=True):
         if offset < _HEADER.size or offset % _SLOT:
-            raise FormatError(f"no block can begin at {offset}", offset)
+            raise FormatError(f"invalid {name} {offset}", offset)
     id_offset, desc_offset, data_offset = offsets
     step = _DESCRIPTOR.size + name_size
     blocks = [(0, _HEADER.size), (id_offset, name_size), (desc_offset, count * step)]
@@ -435,12 +429,12 @@ def _decode_descriptor(encoded: bytes, start: int, name_size: int) -> Descriptor
 def _decode_text(encoded: bytes, start: int, name_size: int) -> str:
     end = encoded.find(b"\0", start, start + name_size)
     if end < 0:
-        raise FormatError(f"a text at {start} has no end", start)
+        raise FormatError(f"a text at {start} has no NUL", start)
     text = encoded[start:end]
     try:
         return text.decode()
     except UnicodeDecodeError:
-        raise FormatError(f"no UTF-8: {text[:40]!r}", text) from None
+        raise FormatError(f"not valid UTF-8: {text[:40]!r}", text) from None
 
 
 def _check_descriptors(descriptors: Sequence[Descriptor]) -> None:

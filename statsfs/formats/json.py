@@ -1,9 +1,9 @@
 """`.stats.json`: what every directory of a subtree shows, as nested objects.
 
-Owns the text alone, which is that of `Snapshot.to_dict`. A directory's values are put into a
-template by one C call; thousands of sources share theirs.
+The text is that of `Snapshot.to_dict`. One C call puts a directory's values into a template, which
+thousands of sources share.
 
-Threading: pure.
+Threading: pure, but for pauses.
 """
 
 import io
@@ -13,11 +13,13 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any, Final
 
-from statsfs.model.arrays import File, Layout
+from statsfs.model.arrays import File
+from statsfs.model.layout import Layout
 from statsfs.model.values import Aggregate, Type
 from statsfs.tree.access import Mask, find_masks
-from statsfs.tree.snapshot import Pause, Snapshot, no_pause
-from statsfs.tree.snapshot_directories import Content
+from statsfs.tree.pauses import pause
+from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.snapshot_directories import SnapshotDirectory
 
 __all__ = ["nest", "quote", "render"]
 
@@ -25,7 +27,7 @@ _S64_MAX: Final = Type.S64.maximum  # sums from 0 to here need no wrapping, what
 _CHUNK: Final = 16  # directories between two pauses
 
 
-class _Run:
+class _Span:
     # Files in a row that are read alike: own values of one array, or sums of one array; else one
     # file alone.
 
@@ -44,16 +46,16 @@ class _Run:
         """Whether these are a source's own values."""
         return self._kind is None
 
-    def items(self, content: Content) -> Sequence[Any] | None:
-        """What goes into the template, or None if there is no number for something."""
+    def items(self, directory: SnapshotDirectory) -> Sequence[Any] | None:
+        """The numbers for the template, or None if one is missing."""
         if self._count > 1:
-            totals = content.totals.get(self.array)
-            row = content.own.get(self.array) if self.own else totals and totals.whole_sums
+            totals = directory.totals.get(self.array)
+            row = directory.own.get(self.array) if self.own else totals and totals.whole_sums
             if row:
                 items = self._pick(row)[: self._count]
                 if self.own or (min(items) >= 0 and max(items) <= _S64_MAX):
                     return items
-        items = tuple(map(content.number, self._files))
+        items = tuple(map(directory.number, self._files))
         if None in items:
             return None
         if self._files[0].value.histogram:
@@ -61,32 +63,39 @@ class _Run:
         return items
 
 
-def _key(file: File) -> object:
-    alone = file.value.histogram or file.kind not in (None, Aggregate.SUM)
-    return file if alone else (file.array, file.kind)
+def _make_key(layout: Layout | None) -> Callable[[File], object]:
+    # Equal for files of one span.
+    covered = {} if layout is None else layout.covered
+
+    def key(file: File) -> object:
+        alone = file.value.histogram or file.kind not in (None, Aggregate.SUM) or file in covered
+        return file if alone else (file.array, file.kind)
+
+    return key
 
 
 class _Template:
     # The values of all directories that have one layout.
 
-    def __init__(self, files: Sequence[File]) -> None:
+    def __init__(self, files: Sequence[File], layout: Layout | None) -> None:
         self._text = _format(files)
         self._files = files
-        self._runs = [_Run(list(files)) for _, files in groupby(files, _key)]
+        self._layout = layout
+        self._spans = [_Span(list(files)) for _, files in groupby(files, _make_key(layout))]
         # Nearly all sources have one array and show all of it: their row is what is filled in.
-        (first, *others) = self._runs or (None,)
+        (first, *others) = self._spans or (None,)
         plain = first is not None and first.whole and first.own and not others
         self._whole = first.array if first is not None and plain else None
 
-    def fill(self, content: Content) -> str:
-        if self._whole is not None and (whole := content.own.get(self._whole)) is not None:
+    def fill(self, directory: SnapshotDirectory) -> str:
+        if self._whole is not None and (whole := directory.own.get(self._whole)) is not None:
             return self._text % whole
         row: list[Any] = []
-        for run in self._runs:
-            items = run.items(content)
+        for span in self._spans:
+            items = span.items(directory)
             if items is None:
-                sound = [file for file in self._files if content.number(file) is not None]
-                return _Template(sound).fill(content)
+                sound = [file for file in self._files if directory.number(file) is not None]
+                return _Template(sound, self._layout).fill(directory)
             row += items
         return self._text % tuple(row)
 
@@ -106,44 +115,42 @@ class _Templates:
         self._mask = mask
         self._known: dict[Layout | None, _Template] = {}
 
-    def fill(self, content: Content) -> str:
-        template = self._known.get(content.layout)
+    def fill(self, directory: SnapshotDirectory) -> str:
+        template = self._known.get(directory.layout)
         if template is None:
-            files = content.layout.files.values() if content.layout is not None else ()
+            files = directory.layout.files.values() if directory.layout is not None else ()
             shown = [file for file in files if file.value.mode & self._mask]
-            template = self._known[content.layout] = _Template(shown)
-        return template.fill(content)
+            template = self._known[directory.layout] = _Template(shown, directory.layout)
+        return template.fill(directory)
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return a snapshot as JSON: `{"values": {name: int}, "subordinates": {name: {…the same…}}}`.
 
     Args:
         snapshot: what to show; a histogram is a list of its buckets' counts.
-        mask: values are shown whose mode has one of these bits; or to whom.
-        pause: called every few hundred values.
+        mask: permission bits, of which a shown value has one; or a reader.
     """
-    masks = find_masks(mask, snapshot.tree, pause)
+    masks = find_masks(mask, snapshot)
     fill = _Templates(masks.common).fill
     if not masks.others:
-        return nest(snapshot.contents(pause), fill, pause)
+        return nest(snapshot.directories(), fill)
     fills = {bits: _Templates(bits).fill for bits in set(masks.others.values())}
     fills[masks.common] = fill
     return nest(
-        snapshot.contents(pause), lambda content: fills[masks.of(content.source)](content), pause
+        snapshot.directories(), lambda directory: fills[masks.of(directory.source)](directory)
     )
 
 
-def nest(root: Content, head: Callable[[Content], str], pause: Pause) -> bytes:
+def nest(root: SnapshotDirectory, head: Callable[[SnapshotDirectory], str]) -> bytes:
     """Return objects in objects, as the directories are.
 
     Args:
         root: the outermost directory.
         head: returns the text of a directory up to where its subordinates begin, and is called for
             a directory before it is for those below.
-        pause: called every few directories.
     """
-    # It grows in place: joining megabytes at last would take long for other threads.
+    # It grows in place: joining megabytes at the end would hold up other threads.
     text = io.BytesIO()
     pieces = [head(root)]
     # No recursion: a tree may be deeper than Python's stack.

@@ -1,16 +1,15 @@
 """Metric families: what a snapshot's numbers are called, labelled and grouped as for Prometheus.
 
-Owns which numbers are exported, where, and who gives way where names meet; how that is written is
-the business of `prometheus` and `openmetrics`, and names alone that of `names`.
-
 Only what a producer counted is exported: the totals of the directories are sums that a query makes.
-A number stands at the nearest visible source, which gives the labels; what hidden sources and bases
-counted is added up there. What a source retains of others that left is a sample besides, with the
-label `retained`. Numbers come by columns, a few hundred sources each, and all that
-concerns a source or an array is worked out once for all of its values.
+A series is of the nearest visible source, which gives the labels; hidden sources and bases are
+added up there. A source that collapses is one series, with what it retains, and nothing in its
+subtree has one: so a counter never falls when a source leaves. Where two arrays want one metric
+name, the older has it.
 
-Threading: it works on a snapshot, which does not change, and calls `pause` before it has taken long
-for other threads.
+Numbers come by columns, a few hundred sources each; what depends on a source or an array only is
+worked out once for all of its values.
+
+Threading: pure, but for pauses and the log.
 """
 
 import logging
@@ -18,14 +17,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.formats.metric_names import Metric, Scale, make_label, make_metric, make_name
 from statsfs.model.arrays import Array
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.access import Mask, Masks, find_masks
-from statsfs.tree.retention import RetainedRow, add_numbers, add_retained, fill_row, find_plan
-from statsfs.tree.snapshot import Pause, Row, Snapshot, no_pause
+from statsfs.tree.pauses import pause
+from statsfs.tree.retention import add_kept
+from statsfs.tree.rows import RetainedRow, Row, add_numbers, add_retained, add_rows
+from statsfs.tree.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.source import Source
 
 __all__ = ["Family", "Home", "Part", "complain", "make_families"]
 
@@ -34,8 +39,6 @@ log = logging.getLogger(__name__)
 _CHUNK: Final = 250  # sources, and so lines of a metric, between two pauses
 _WIDE: Final = 12_000  # numbers that are turned or added between two pauses
 _COMPLAINTS: Final = 1000  # a program whose names never end must not fill its memory with them
-
-_RETAINED: Final = "retained"  # a label
 
 _complaints: Final[set[tuple[str, str]]] = set()
 
@@ -58,7 +61,7 @@ class Home:
 
     __slots__ = ("_text", "labels", "source", "top")
 
-    def __init__(self, source: Any, top: str, labels: dict[str, str]) -> None:
+    def __init__(self, source: "Source", top: str, labels: dict[str, str]) -> None:
         self.source = source
         self.top = top
         self.labels = labels
@@ -72,47 +75,49 @@ class Home:
             self._text = ",".join(pairs)
         return self._text
 
-    def below(self, source: Any) -> "Home":
+    def below(self, source: "Source") -> "Home":
         """The home of a visible source right below."""
         label = "source" if source.label is None else make_label(source.label)
         above = self.labels.get(label)
         name = source.name if above is None else f"{above}/{source.name}"
         return Home(source, self.top, {**self.labels, label: name})
 
-    def beside(self) -> "Home":
-        """The home of what the source retains."""
-        # A label that is there twice is joined, as on any path.
-        above = self.labels.get(_RETAINED)
-        text = "true" if above is None else f"{above}/true"
-        return Home(self.source, self.top, {**self.labels, _RETAINED: text})
-
 
 def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def _find_homes(snapshot: Snapshot, pause: Pause) -> dict[Any, Home | None]:
-    # Of each source; none has what is below a hidden top-level source.
-    tree = snapshot.tree
-    homes: dict[Any, Home | None] = {}
-    for parent, source in zip((None, *tree.lineage), tree.lineage, strict=False):
-        homes[source] = _find_home(homes.get(parent), parent, source, parent is None)
-    for parent, subordinates in tree.subordinates:
-        home, topmost = homes.get(parent), parent is tree.root and not tree.lineage
+def _find_homes(snapshot: Snapshot) -> "dict[Source | Registry, Home | None]":
+    # Of each source; None for those below a hidden top-level source.
+    homes: dict[Source | Registry, Home | None] = {}
+    above: Source | None = None
+    for source in snapshot.lineage:
+        home = None if above is None else homes[above]
+        homes[source] = _find_home(home, above, source, above is None)
+        above = source
+    for parent, subordinates in snapshot.subordinates:
+        home, topmost = homes.get(parent), parent is snapshot.root and not snapshot.lineage
         for start in range(0, len(subordinates), _CHUNK):
             for source in subordinates[start : start + _CHUNK]:
                 homes[source] = _find_home(home, parent, source, topmost)
             pause()
-    # What did not answer is missing, which a query can tell from what stands still.
-    homes.update(dict.fromkeys(tree.find_silent()))
+    # A series without numbers is missing, which a query can tell from one that stands still. But
+    # sums keep the last numbers, as totals do, or a counter would fall.
+    silent = snapshot.find_silent()
+    for one in silent:
+        home = homes.get(one)
+        if home is not None and home.source in silent:
+            homes[one] = None
     return homes
 
 
-def _find_home(above: Home | None, parent: Any, source: Any, topmost: bool) -> Home | None:
+def _find_home(
+    above: Home | None, parent: "Source | Registry | None", source: "Source", topmost: bool
+) -> Home | None:
     if topmost:
         return None if source.hidden else Home(source, make_name(source.name), {})
-    # Below a hidden source nothing is visible.
-    if source.hidden or above is None or above.source is not parent:
+    # Nothing below a hidden source is visible, and nothing below one that collapses has a series.
+    if source.hidden or above is None or above.source is not parent or above.source.collapse:
         return above
     return above.below(source)
 
@@ -129,7 +134,7 @@ class _Chunk:
 class _Batch:
     # The samples of one array below one top-level source; no two have the same labels.
 
-    def __init__(self, rows: Iterable[tuple[Home, Row]], width: int, pause: Pause) -> None:
+    def __init__(self, rows: Iterable[tuple[Home, Row]], width: int) -> None:
         self.doubled = False
         self.chunks: list[_Chunk] = []
         self.texts: set[str] = set()
@@ -144,17 +149,17 @@ class _Batch:
             homes.append(home)
             found.append(row)
             if len(homes) == self._most:
-                self._add(homes, found, pause)
+                self._add(homes, found)
                 homes, found = [], []
         if homes:
-            self._add(homes, found, pause)
+            self._add(homes, found)
 
-    def _add(self, homes: list[Home], rows: list[Row], pause: Pause) -> None:
+    def _add(self, homes: list[Home], rows: list[Row]) -> None:
         pause()
         self.chunks.append(_Chunk(homes, list(zip(*rows, strict=True))))
         pause()
 
-    def without(self, taken: list["_Batch"], pause: Pause) -> "_Batch":
+    def without(self, taken: list["_Batch"]) -> "_Batch":
         """The samples whose labels none of these have; itself if that is all of them."""
         kept = []
         for chunk in self.chunks:
@@ -162,7 +167,7 @@ class _Batch:
             pause()
         if all(map(all, kept)):
             return self
-        rest = _Batch((), 1, pause)
+        rest = _Batch((), 1)
         rest.doubled = True
         for chunk, keep in zip(self.chunks, kept, strict=True):
             homes = list(compress(chunk.homes, keep))
@@ -183,35 +188,23 @@ class _Found:
         self.hidden: dict[Home, list[Row]] = {}
         self.retained: dict[Home, list[RetainedRow]] = {}
 
-    def batches(self, array: Array, pause: Pause) -> tuple[_Batch, _Batch, _Batch]:
-        # What the sources themselves show; that together with what hidden ones counted; and what
-        # they retain.
+    def batches(self, array: Array) -> tuple[_Batch, _Batch]:
+        # What the sources themselves show; and that together with what their series sum up.
         width = len(array.values)
-        shown = _Batch(self.shown.items(), width, pause)
-        summed = _Batch(self._add_up(array, pause), width, pause) if self.hidden else shown
-        retained = (
-            (home.beside(), fill_row(array, add_retained(array, rows)))
-            for home, rows in self.retained.items()
-        )
-        return shown, summed, _Batch(retained, width, pause)
+        shown = _Batch(self.shown.items(), width)
+        summed = self.hidden or self.retained
+        return shown, _Batch(self._add_up(array), width) if summed else shown
 
-    def _add_up(self, array: Array, pause: Pause) -> Iterator[tuple[Home, Row]]:
-        for home, row in self.shown.items():
-            rows = self.hidden.pop(home, None)
-            yield home, row if rows is None else _combine(array, [row, *rows], pause)
-        for home, rows in self.hidden.items():
-            yield home, _combine(array, rows, pause)
-
-
-def _combine(array: Array, rows: list[Row], pause: Pause) -> Row:
-    # A few hundred at a time: sums that wrap may be made in any steps.
-    step = max(2, _WIDE // sum(value.size for value in array.values))
-    total = rows[0]
-    for start in range(1, len(rows), step):
-        columns = zip(total, *rows[start : start + step], strict=True)
-        total = tuple(map(add_numbers, array.values, columns))
-        pause()
-    return total
+    def _add_up(self, array: Array) -> Iterator[tuple[Home, Row]]:
+        for home in dict.fromkeys((*self.shown, *self.hidden, *self.retained)):
+            rows = self.hidden.get(home, [])
+            if home in self.shown:
+                rows = [self.shown[home], *rows]
+            row = add_rows(array, rows) if len(rows) > 1 else rows[0] if rows else None
+            if home in self.retained:
+                row = add_kept(array, row, add_retained(array, self.retained[home]))
+            assert row is not None
+            yield home, row
 
 
 # By top-level source, and by which permission bits count there.
@@ -219,7 +212,7 @@ _Tops = dict[tuple[str, int], _Found]
 
 
 def _gather(
-    homes: dict[Any, Home | None], snapshot: Snapshot, masks: Masks, pause: Pause
+    homes: "dict[Source | Registry, Home | None]", snapshot: Snapshot, masks: Masks
 ) -> list[tuple[Array, _Tops]]:
     # By array, the oldest first.
     gathered: defaultdict[Array, _Tops] = defaultdict(lambda: defaultdict(_Found))
@@ -241,7 +234,8 @@ def _gather(
             pause()
     for record, held in snapshot.retained:
         home = homes.get(record.source)
-        if home is not None:
+        # Where each worker is a series, its numbers end with it, as elsewhere in Prometheus.
+        if home is not None and (record.source.collapse or home.source.collapse):
             here = gathered[record.array][home.top, masks.of(home.source)]
             here.retained.setdefault(home, []).append(held)
     return sorted(gathered.items(), key=lambda pair: pair[0].serial)
@@ -304,12 +298,11 @@ class Family:
 class _Families:
     # Those that there are until now, and what their names and samples are called.
 
-    def __init__(self, pause: Pause) -> None:
+    def __init__(self) -> None:
         self.by_name: dict[str, Family] = {}
         self._claimed: set[str] = set()
         self._batches: dict[str, list[_Batch]] = {}
         self._rests: dict[tuple[_Batch, ...], _Batch] = {}
-        self._pause = pause
 
     def add(self, top: str, value: Value, batch: _Batch, index: int) -> None:
         metric, scale = make_metric(top, value)
@@ -337,13 +330,11 @@ class _Families:
         key = (batch, *taken)
         rest = self._rests.get(key)
         if rest is None:
-            rest = self._rests[key] = batch.without(taken, self._pause)
+            rest = self._rests[key] = batch.without(taken)
         return rest
 
 
-def make_families(
-    snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause
-) -> list[Family]:
+def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
     """Return the metric families of a snapshot, those of the oldest arrays first.
 
     What cannot be exported beside others is left out, and logged once.
@@ -351,26 +342,55 @@ def make_families(
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for whom.
-        pause: called every few hundred sources.
     """
-    snapshot.decode(pause)
-    homes = _find_homes(snapshot, pause)
-    families = _Families(pause)
-    masks = find_masks(mask, snapshot.tree, pause)
-    for array, found in _gather(homes, snapshot, masks, pause):
-        batches = [(*key, one.batches(array, pause)) for key, one in found.items()]
-        kept = {file.index for file in find_plan(array).files}
+    snapshot.decoded()
+    homes = _find_homes(snapshot)
+    families = _Families()
+    masks = find_masks(mask, snapshot)
+    for (top, _, value, _), members in _list_values(_gather(homes, snapshot, masks)).items():
+        (batch, index), *others = members
+        if others:
+            batch, index = _merge(value, members), 0
+        if batch.chunks:
+            families.add(top, value, batch, index)
+        pause()
+    return list(families.by_name.values())
+
+
+# A top-level source and the bits that count there, the oldest value of those that belong together,
+# and the array where one value stands alone.
+_ValueKey = tuple[str, int, Value, Array | None]
+
+
+def _list_values(
+    gathered: list[tuple[Array, _Tops]],
+) -> dict[_ValueKey, list[tuple[_Batch, int]]]:
+    # What is exported, in the order of arrays and values: each time the batches that have the
+    # samples, and the place of the value in each; several where values belong together.
+    listed: dict[_ValueKey, list[tuple[_Batch, int]]] = {}
+    oldest: dict[tuple[str, object], Value] = {}
+    for array, found in gathered:
+        batches = [(*key, one.batches(array)) for key, one in found.items()]
         for index, value in enumerate(array.values):
             if value.hidden and value.aggregate is Aggregate.NONE:
                 continue  # no file shows it
-            for top, bits, (shown, everything, retained) in batches:
-                if not value.mode & bits:
-                    continue  # nor this one, to whom the view is for
-                # What nothing adds up is shown by its own source, or not at all.
-                batch = shown if value.aggregate is Aggregate.NONE else everything
-                if batch.chunks:
-                    families.add(top, value, batch, index)
-                if index in kept and retained.chunks:
-                    families.add(top, value, retained, index)
-                pause()
-    return list(families.by_name.values())
+            # Other numbers mean nothing when they are added up: their own source shows them.
+            peak = value.kind is Kind.PEAK and value.aggregate is not Aggregate.NONE
+            added = Aggregate.SUM in value.aggregate or peak
+            for top, bits, (shown, everything) in batches:
+                if value.mode & bits:  # else no file shows it to the reader of the view
+                    first = oldest.setdefault((top, value.identity), value) if added else value
+                    key = (top, bits, first, None if added else array)
+                    listed.setdefault(key, []).append((everything if added else shown, index))
+    return listed
+
+
+def _merge(value: Value, members: list[tuple[_Batch, int]]) -> _Batch:
+    # The samples of values that belong together, with one number for each home.
+    found: dict[Home, list[Any]] = {}
+    for batch, index in members:
+        for chunk in batch.chunks:
+            for home, number in zip(chunk.homes, chunk.columns[index], strict=True):
+                found.setdefault(home, []).append(number)
+        pause()
+    return _Batch(((home, (add_numbers(value, some),)) for home, some in found.items()), 1)

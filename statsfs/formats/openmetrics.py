@@ -1,43 +1,39 @@
 """`.stats.openmetrics`: the text format of OpenMetrics, version 1.0, without timestamps.
 
-Owns where that format differs from Prometheus's own: the names of families, units, the escapes of
-HELP, the mark at the end. Histograms have buckets only, as `_count` may not be without `_sum`,
-which nobody counted.
+It differs from Prometheus's own format in the names of families, in units, in the escapes of HELP
+and in the mark at the end. Histograms have buckets only: `_count` is not allowed without `_sum`,
+which is not counted.
 
-Threading: as `metrics`.
+Threading: as `prometheus`.
 """
 
 from typing import Final
 
-from statsfs.formats.metric_families import make_families
-from statsfs.formats.prometheus import Writer
+from statsfs.formats.metric_names import Metric
+from statsfs.formats.prometheus import write_families
 from statsfs.tree.access import Mask
-from statsfs.tree.snapshot import Pause, Snapshot, no_pause
+from statsfs.tree.snapshot import Snapshot
 
 __all__ = ["CONTENT_TYPE", "render"]
 
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
-        mask: only values whose mode has one of these bits; or for whom.
-        pause: called every few hundred lines.
+        mask: only values whose mode has one of these bits; or for which reader.
     """
-    writer = Writer(pause, counts=False)
-    for family in make_families(snapshot, mask=mask, pause=pause):
-        metric = family.metric
-        lines = [f"# TYPE {metric.name} {metric.type}\n"]
-        if metric.unit:
-            lines.append(f"# UNIT {metric.name} {metric.unit}\n")
-        if metric.help:
-            lines.append(f"# HELP {metric.name} {_escape(metric.help)}\n")
-        writer.write("".join(lines), family)
-    return writer.end("# EOF\n")
+    return write_families(snapshot, mask, _describe, counts=False) + b"# EOF\n"
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+def _describe(metric: Metric) -> str:
+    lines = [f"# TYPE {metric.name} {metric.type}\n"]
+    if metric.unit:
+        lines.append(f"# UNIT {metric.name} {metric.unit}\n")
+    if metric.help:
+        help = metric.help.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+        lines.append(f"# HELP {metric.name} {help}\n")
+    return "".join(lines)

@@ -1,22 +1,23 @@
 """`.stats.prom`: the text format of Prometheus, version 0.0.4, without timestamps.
 
-Owns that format, and the lines of samples, which OpenMetrics writes the same way.
+The lines of samples are the same in OpenMetrics, which uses `write_families` as well.
 
-Threading: as `metrics`.
+Threading: pure, but for pauses.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, compress, islice
 from typing import Final
 
-from statsfs.formats.metric_families import Family, Home, make_families
+from statsfs.formats.metric_families import Home, make_families
 from statsfs.formats.metric_names import Metric, make_edges
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
-from statsfs.tree.snapshot import Pause, Snapshot, no_pause
+from statsfs.tree.pauses import pause
+from statsfs.tree.snapshot import Snapshot
 
-__all__ = ["CONTENT_TYPE", "Writer", "render", "sample_name"]
+__all__ = ["CONTENT_TYPE", "render", "sample_name", "write_families"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -25,92 +26,90 @@ _MOST: Final = 400  # lines of histograms between two pauses, but for their coun
 _NAME: Final = "\0"  # stands in templates for the metric's name; no label has it
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
-        mask: only values whose mode has one of these bits; or for whom.
-        pause: called every few hundred lines.
+        mask: only values whose mode has one of these bits; or for which reader.
     """
-    writer = Writer(pause, counts=True)
-    for family in make_families(snapshot, mask=mask, pause=pause):
-        metric = family.metric
-        name = sample_name(metric)
-        help = metric.help.replace("\\", r"\\").replace("\n", r"\n")
-        head = f"# HELP {name} {help}\n" if help else ""
-        writer.write(f"{head}# TYPE {name} {metric.type}\n", family)
-    return writer.end()
+    return write_families(snapshot, mask, _describe, counts=True)
 
 
-class Writer:
-    """Collects the text of families.
+def _describe(metric: Metric) -> str:
+    name = sample_name(metric)
+    help = metric.help.replace("\\", r"\\").replace("\n", r"\n")
+    head = f"# HELP {name} {help}\n" if help else ""
+    return f"{head}# TYPE {name} {metric.type}\n"
+
+
+def write_families(
+    snapshot: Snapshot, mask: Mask, describe: Callable[[Metric], str], *, counts: bool
+) -> bytes:
+    """Return the text of all metric families of a snapshot.
 
     A chunk of sources has one template of lines for all values of its array: a few hundred lines
     are then one call of C.
 
     Args:
-        pause: called every few hundred lines.
+        snapshot, mask: as for `render`.
+        describe: returns the comments of a metric.
         counts: whether a histogram has `_count` besides its buckets.
     """
-
-    def __init__(self, pause: Pause, *, counts: bool) -> None:
-        self._pause = pause
-        self._counts = counts
-        # It grows in place: joining 300,000 lines at last would take long for other threads.
-        self._text = io.BytesIO()
-        self._templates: dict[tuple[int, str], tuple[list[Home], str]] = {}
-
-    def end(self, mark: str = "") -> bytes:
-        """Return all that was written, with a mark at its end."""
-        self._text.write(mark.encode())
-        return self._text.getvalue()
-
-    def write(self, head: str, family: Family) -> None:
-        """Write a family's comments and samples; nothing, if there are no samples."""
+    # It grows in place: joining 300,000 lines at last would take long for other threads.
+    text = io.BytesIO()
+    templates: dict[tuple[int, str], tuple[list[Home], str]] = {}
+    for family in make_families(snapshot, mask=mask):
         name = sample_name(family.metric)
+        head = describe(family.metric)
         for part in family.parts:
             for homes, column in part.take():
-                self._text.write(head.encode())
-                head = ""
+                text.write(head.encode())
+                head = ""  # a metric without samples has no comments either
                 if part.value.histogram:
-                    self._write_histograms(name, part.value, homes, column)
+                    _write_histograms(text, name, part.value, homes, column, counts)
                     continue
-                template = self._template(homes, "%d" if part.scale.exact else "%s")
-                lines = template.replace(_NAME, name) % tuple(column)
-                self._text.write(lines.encode())
-                self._pause()
+                number = "%d" if part.scale.exact else "%s"
+                # The values of an array have the same lists of homes.
+                known, template = templates.get((id(homes), number), (None, ""))
+                if known is None:
+                    template = _make_template(homes, number)
+                    templates[id(homes), number] = (homes, template)
+                text.write((template.replace(_NAME, name) % tuple(column)).encode())
+                pause()
+    return text.getvalue()
 
-    def _template(self, homes: list[Home], number: str) -> str:
-        # The values of an array have the same lists of homes.
-        known, template = self._templates.get((id(homes), number), (None, ""))
-        if known is None:
-            lines = (f"{_NAME}{_in_braces(home.text)} {number}\n" for home in homes)
-            template = "".join(lines)
-            self._templates[id(homes), number] = (homes, template)
-        return template
 
-    def _write_histograms(
-        self, name: str, value: Value, homes: list[Home], column: Sequence[Sequence[int]]
-    ) -> None:
-        edges = make_edges(value)
-        lines = [f'{_NAME}le="{text}"}} %d\n' for text in edges.texts]
-        pieces = ["".join(lines[start : start + _MOST]) for start in range(0, len(lines), _MOST)]
-        written = 0
-        for home, buckets in zip(homes, column, strict=True):
-            start = f"{name}_bucket{{{_double(home.text)}{',' if home.text else ''}"
-            counts = compress(accumulate(buckets), edges.keep)
-            for piece in pieces:
-                some = tuple(islice(counts, _MOST))
-                if written + len(some) > _MOST:
-                    self._pause()
-                    written = 0
-                self._text.write((piece.replace(_NAME, start) % some).encode())
-                written += len(some) + self._counts
-            if self._counts:
-                template = f"{name}_count{_in_braces(home.text)} %d\n"
-                self._text.write((template % some[-1]).encode())
-        self._pause()
+def _make_template(homes: list[Home], number: str) -> str:
+    return "".join([f"{_NAME}{_in_braces(home.text)} {number}\n" for home in homes])
+
+
+def _write_histograms(
+    text: io.BytesIO,
+    name: str,
+    value: Value,
+    homes: list[Home],
+    column: Sequence[Sequence[int]],
+    counts: bool,
+) -> None:
+    edges = make_edges(value)
+    lines = [f'{_NAME}le="{end}"}} %d\n' for end in edges.texts]
+    pieces = ["".join(lines[start : start + _MOST]) for start in range(0, len(lines), _MOST)]
+    written = 0
+    for home, buckets in zip(homes, column, strict=True):
+        start = f"{name}_bucket{{{_double(home.text)}{',' if home.text else ''}"
+        sums = compress(accumulate(buckets), edges.keep)
+        for piece in pieces:
+            some = tuple(islice(sums, _MOST))
+            if written + len(some) > _MOST:
+                pause()
+                written = 0
+            text.write((piece.replace(_NAME, start) % some).encode())
+            written += len(some) + counts
+        if counts:
+            template = f"{name}_count{_in_braces(home.text)} %d\n"
+            text.write((template % some[-1]).encode())
+    pause()
 
 
 def sample_name(metric: Metric) -> str:

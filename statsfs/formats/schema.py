@@ -10,11 +10,11 @@ from typing import Any
 
 from statsfs.formats.json import nest, quote
 from statsfs.formats.metric_families import Home
-from statsfs.model.arrays import Layout
+from statsfs.model.layout import Layout
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
-from statsfs.tree.snapshot import Pause, Snapshot, no_pause
-from statsfs.tree.snapshot_directories import Content
+from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.snapshot_directories import SnapshotDirectory
 
 __all__ = ["describe_value", "render"]
 
@@ -40,38 +40,37 @@ def describe_value(value: Value) -> dict[str, Any]:
     return described
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, pause: Pause = no_pause) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return the schema of a snapshot as JSON.
 
     Returns:
         `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
         labels are those that the samples of a directory have in the Prometheus views; an aggregate
-        is described as its value, under the name of its file. What a reader may not read is
-        described nevertheless: its name is no secret either.
+        is described as its value, under the name of its file. Values that a reader may not read are
+        described too: their names are not secret either.
 
     Args:
         snapshot: what to describe.
         mask: of no effect.
-        pause: called every few directories.
     """
-    root = snapshot.contents(pause)
+    root = snapshot.directories()
     homes: dict[Any, Home | None] = {root.source: None}
-    for source in snapshot.tree.lineage:
+    for source in snapshot.lineage:
         homes[root.source] = _go_down(homes[root.source], source)
     described: dict[Layout | None, str] = {}
 
-    def head(content: Content) -> str:
-        home = homes.pop(content.source)
-        for child in content.subordinates:
+    def head(directory: SnapshotDirectory) -> str:
+        home = homes.pop(directory.source)
+        for child in directory.subordinates:
             homes[child.source] = _go_down(home, child.source)
-        values = described.get(content.layout)
+        values = described.get(directory.layout)
         if values is None:
-            values = described[content.layout] = _describe_files(content.layout)
+            values = described[directory.layout] = _describe_files(directory.layout)
         labels = {} if home is None else home.labels
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
         return f'{{"labels": {{{pairs}}}, {values}, "subordinates": {{'
 
-    return nest(root, head, pause)
+    return nest(root, head)
 
 
 def _go_down(home: Home | None, source: Any) -> Home:

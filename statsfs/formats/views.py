@@ -15,10 +15,11 @@ from typing import Final
 from statsfs.formats import binary, json, openmetrics, prometheus, schema
 from statsfs.tree.access import Mask, find_masks
 from statsfs.tree.lock import suspend_collection
+from statsfs.tree.pauses import pause, pausing
 from statsfs.tree.refresh import Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import Pause, Snapshot, no_pause
-from statsfs.tree.source import Source
+from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.source import Source, directory_of
 
 __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
 
@@ -41,11 +42,10 @@ class View:
     render: Callable[..., bytes]
 
 
-def _render_binary(snapshot: Snapshot, *, mask: Mask, pause: Pause) -> bytes:
-    content = snapshot.content(pause)
-    path = "/".join(source.name for source in snapshot.tree.lineage)
-    bits = find_masks(mask, snapshot.tree, pause).common
-    files = (file for file in content.files() if file[0].value.mode & bits)
+def _render_binary(snapshot: Snapshot, *, mask: Mask) -> bytes:
+    path = "/".join(source.name for source in snapshot.lineage)
+    bits = find_masks(mask, snapshot).common
+    files = (file for file in snapshot.directory().files() if file[0].value.mode & bits)
     return binary.render(path, ((file.name, file.value, number) for file, number in files))
 
 
@@ -83,7 +83,7 @@ class Rendering:
         self._view = view
         self._top = top
         self._mask = mask
-        weight = sum(source.weigh() for source in _sources(top))
+        weight = sum(directory_of(source).weigh() for source in _sources(top))
         self.quick = weight <= _QUICK
         self._foreign = weight >= sys.maxsize
         self.text = b""
@@ -93,24 +93,25 @@ class Rendering:
         """Return who must be asked before `run`, if anybody."""
         return find_refreshing(_sources(self._top))
 
-    def run(self, pause: Pause = no_pause) -> None:
+    def run(self) -> None:
         """Sample, and make the text; to be called once.
-
-        Args:
-            pause: called every few hundred lines.
 
         Raises:
             ReleasedError: the source was released.
         """
         # What was sampled goes before garbage is collected again. Foreign code may take for ever.
-        with contextlib.nullcontext() if self.quick or self._foreign else suspend_collection():
-            self._render(pause)
+        with contextlib.ExitStack() as stack:
+            if not self.quick:
+                stack.enter_context(pausing())
+                if not self._foreign:
+                    stack.enter_context(suspend_collection())
+            self._render()
 
-    def _render(self, pause: Pause) -> None:
-        snapshot = self._top.sample()
+    def _render(self) -> None:
+        snapshot = self._top._sample()
         pause()
         self.moment = snapshot.moment
-        self.text = self._view.render(snapshot, mask=self._mask, pause=pause)
+        self.text = self._view.render(snapshot, mask=self._mask)
 
 
 def _sources(top: Registry | Source) -> tuple[Source, ...]:

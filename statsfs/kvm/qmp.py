@@ -1,9 +1,7 @@
-"""QMP: the connection over which one running QEMU is asked for its statistics.
+"""QMP: the connection over which one running QEMU tells its statistics.
 
-Owns the connection, through the library qemu.qmp, and what is sent: QMP is full control of a VM,
-and all that is ever sent is qmp_capabilities, query-stats-schemas, query-stats and query-cpus-fast.
-What the answers mean is the business of `answers`, which sockets there are that of `sockets`.
-
+Owns the connection, through the library qemu.qmp, and the commands. QMP is full control of a VM:
+only qmp_capabilities, query-stats-schemas, query-stats and query-cpus-fast are ever sent.
 Threading: a connection belongs to the asyncio loop that opened it.
 """
 
@@ -22,52 +20,41 @@ from statsfs.kvm.qmp_answers import read_cpus, read_schemas, read_stats
 
 __all__ = ["NoListenerError", "QmpConnection"]
 
-_GREETING: Final = 1.0  # seconds until a server that says nothing is somebody else's
+_GREETING: Final = 1.0  # seconds; a server that says nothing has another client
 _CLOSING: Final = 1.0  # seconds
-_LONGEST: Final = 16 << 20  # bytes of an answer: those of 4,096 vCPUs are about 12 MB
+_LONGEST: Final = 16 << 20  # bytes of an answer; those of 4,096 vCPUs are about 12 MB
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid
 _KVM: Final = {"providers": [{"provider": "kvm"}]}
 
 
 class NoListenerError(QmpError):
-    """There is a socket, and nobody listens: its VM has ended, or is just beginning."""
+    """The socket has no listener: its VM has ended, or is just beginning."""
 
 
 class _Client(QMPClient):
-    # The library's own hooks make a text of every message, for its log of debug messages: a third
-    # of the time that asking takes.
+    def __init__(self) -> None:
+        super().__init__("statsfs", _LONGEST)
+        self.logger.disabled = True  # the caller reports failures
+        self.events.event_filter = lambda _event: False  # else all events are kept for ever
 
-    def _cb_inbound(self, msg: Message) -> Message:
+    def _keep(self, msg: Message) -> Message:
         return msg
 
-    def _cb_outbound(self, msg: Message) -> Message:
-        return msg
-
-
-def _keep_none(_event: Message) -> bool:
-    return False
-
-
-def _make_client() -> _Client:
-    client = _Client("statsfs", _LONGEST)
-    client.logger.disabled = True  # who asked says what failed
-    client.events.event_filter = _keep_none  # without it, all events are kept for ever
-    return client
+    # The library's own hooks format every message for its debug log: a third of a query's time.
+    _cb_inbound = _cb_outbound = _keep
 
 
 def _summarize(error: BaseException) -> str:
-    # On one line. The library's errors wrap others, and may quote all that was received.
+    # One line. The library's errors wrap others, and may quote all that was received.
     cause = getattr(error, "exc", None) or error
-    said = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return said.splitlines()[0][:120]
+    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return text.splitlines()[0][:120]
 
 
 class QmpConnection:
-    """A connection to one QEMU; made by `open`.
+    """A connection to one QEMU; a query raises QmpError if there is no answer, or an invalid one.
 
-    Attributes:
-        path: of the socket.
-        pid: the process that listens, or that bound the socket for who does.
+    `pid` is the process that listens, or that bound the socket for another.
     """
 
     def __init__(self, path: str, pid: int, client: QMPClient) -> None:
@@ -79,12 +66,10 @@ class QmpConnection:
     async def open(cls, path: str) -> Self:
         """Connect, and wait for the greeting.
 
-        Raises:
-            NoListenerError: nobody listens.
-            QmpError: there is no greeting within a second, as QMP serves one client at a time, or
-                what is said there is not QMP.
+        QmpError: it does not come within a second, as QMP serves one client at a time; or it is not
+        QMP's. NoListenerError: the socket has no listener.
         """
-        client = _make_client()
+        client = _Client()
         with contextlib.ExitStack() as stack:
             connected = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
             connected.setblocking(False)
@@ -94,11 +79,11 @@ class QmpConnection:
                 await asyncio.wait_for(client.connect(connected), _GREETING)
             except (ConnectionRefusedError, FileNotFoundError) as error:
                 raise NoListenerError(f"{path}: {error.strerror}", path) from error
-            except (BlockingIOError, TimeoutError) as error:  # BlockingIOError: many wait there
-                why = f"no greeting within {_GREETING:g} s: is another client there?"
+            except (BlockingIOError, TimeoutError) as error:  # BlockingIOError: the queue is full
+                why = f"no greeting within {_GREETING:g} s: another client?"
                 raise QmpError(f"{path}: {why}", path) from error
             except Exception as error:  # the library's, or the system's
-                raise QmpError(f"{path}: no QMP: {_summarize(error)}", path) from error
+                raise QmpError(f"{path}: not QMP: {_summarize(error)}", path) from error
             stack.pop_all()
         return cls(path, _UCRED.unpack(ucred)[0], client)
 
@@ -109,30 +94,15 @@ class QmpConnection:
             raise QmpError(f"{self.path}: {command}: {_summarize(error)}", self.path) from error
 
     async def query_schemas(self) -> dict[str, tuple[Descriptor, ...]]:
-        """Ask what there is, by target; see `read_schemas`.
-
-        Raises:
-            QmpError: no answer, or a wrong one.
-        """
+        """Query what KVM counts, by target."""
         return read_schemas(await self._execute("query-stats-schemas", {"provider": "kvm"}))
 
     async def query_stats(self, target: str) -> dict[str, dict[str, Any]]:
-        """Ask what was counted; see `read_stats`.
-
-        Args:
-            target: `vm` or `vcpu`.
-
-        Raises:
-            QmpError: no answer, or a wrong one.
-        """
+        """Query the numbers of all objects of a target, `vm` or `vcpu`, by qom-path."""
         return read_stats(await self._execute("query-stats", {"target": target, **_KVM}))
 
     async def query_cpus(self) -> dict[str, int]:
-        """Ask for the vCPUs and their numbers; see `read_cpus`.
-
-        Raises:
-            QmpError: no answer, or a wrong one.
-        """
+        """Query the number of each vCPU, by qom-path."""
         return read_cpus(await self._execute("query-cpus-fast"))
 
     async def wait_closed(self) -> None:
@@ -141,17 +111,16 @@ class QmpConnection:
             await self._client.runstate_changed()
 
     async def close(self) -> None:
-        """Close the connection; who waits for an answer gets a QmpError."""
+        """Close the connection; queries under way raise QmpError. Closing again does nothing."""
         closing = asyncio.ensure_future(self._disconnect())
         try:
             await asyncio.shield(closing)
         except asyncio.CancelledError:
-            # Interrupted, the library would leave exceptions that nobody has seen.
+            # Interrupted, the library would leave exceptions that asyncio logs as never retrieved.
             await closing
             raise
 
     async def _disconnect(self) -> None:
-        try:
+        # Raises how the connection ended, which is known, or an error of the library's own.
+        with contextlib.suppress(Exception):
             await asyncio.wait_for(self._client.disconnect(), _CLOSING)
-        except Exception:  # how the connection ended, which is known, or whatever the library has
-            pass

@@ -1,10 +1,8 @@
-"""What QEMU answers about its statistics, as descriptors and numbers.
+"""QEMU's answers about its statistics, as descriptors and numbers.
 
-Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). How one asks is the
-business of `qmp`, what becomes of the numbers that of `qemu`. Answers are trusted in nothing:
-whatever is wrong with one is a `QmpError`. What a newer QEMU adds is left out.
-
-Threading: pure functions, and objects that do not change.
+Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). No answer is trusted:
+an invalid one is a `QmpError`. What a newer QEMU adds is left out. Threading: pure functions, and
+objects that do not change.
 """
 
 import contextlib
@@ -16,7 +14,7 @@ from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor, Number
 from statsfs.model.values import Kind, Unit
 
-__all__ = ["Shape", "read_cpus", "read_schemas", "read_stats"]
+__all__ = ["AnswerParser", "read_cpus", "read_schemas", "read_stats"]
 
 _KINDS: Final = {
     "cumulative": Kind.CUMULATIVE,
@@ -25,48 +23,32 @@ _KINDS: Final = {
     "linear-histogram": Kind.LINEAR_HIST,
     "log2-histogram": Kind.LOG_HIST,
 }
-_UNITS: Final = {
-    "none": Unit.NONE,
-    "bytes": Unit.BYTES,
-    "seconds": Unit.SECONDS,
-    "cycles": Unit.CYCLES,
-    "boolean": Unit.BOOLEAN,
-}
+_UNITS: Final = {unit.name.lower(): unit for unit in Unit}
 _HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
-_MOST: Final = (1 << 64) - 1
 
 
 @contextlib.contextmanager
-def _reading(command: str, answer: object) -> Iterator[None]:
+def _decoding(command: str, answer: object) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise QmpError(f"no answer to {command}: {error!r:.80}", answer) from error
+        raise QmpError(f"invalid answer to {command}: {error!r:.80}", answer) from error
 
 
 def _typed(item: Any, kind: type) -> Any:
-    # JSON's true is no 1 here.
+    # JSON's true is not an int here.
     if type(item) is not kind:
         raise TypeError(item)
     return item
 
 
 def read_schemas(answer: Any) -> dict[str, tuple[Descriptor, ...]]:
-    """Read the answer to query-stats-schemas.
+    """Return what KVM counts, by target, `vm` and `vcpu`; from query-stats-schemas.
 
-    QEMU lists what the kernel has in reverse order, so it is reversed here: the values of a VM that
-    QEMU runs are equal to those that are made of its statistics descriptor.
-
-    Args:
-        answer: what was returned.
-
-    Returns:
-        By target, `vm` and `vcpu`, what KVM counts. How many buckets a histogram has is not said.
-
-    Raises:
-        QmpError: it is no such answer.
+    QEMU lists the kernel's values in reverse order; here they have that of a statistics descriptor.
+    The answer lacks the number of a histogram's buckets.
     """
-    with _reading("query-stats-schemas", answer):
+    with _decoding("query-stats-schemas", answer):
         return {
             _typed(entry["target"], str): tuple(
                 _read_descriptor(one)
@@ -91,15 +73,8 @@ def _read_descriptor(one: Mapping[str, Any]) -> Descriptor:
 
 
 def read_cpus(answer: Any) -> dict[str, int]:
-    """Read the answer to query-cpus-fast.
-
-    Returns:
-        The number of each vCPU by its qom-path.
-
-    Raises:
-        QmpError: it is no such answer.
-    """
-    with _reading("query-cpus-fast", answer):
+    """Return the number of each vCPU by its qom-path; from query-cpus-fast."""
+    with _decoding("query-cpus-fast", answer):
         return {
             _typed(one["qom-path"], str): _typed(one["cpu-index"], int)
             for one in _typed(answer, list)
@@ -107,15 +82,8 @@ def read_cpus(answer: Any) -> dict[str, int]:
 
 
 def read_stats(answer: Any) -> dict[str, dict[str, Any]]:
-    """Read the answer to query-stats.
-
-    Returns:
-        For each VM or vCPU what was counted, by name; by its qom-path, which is "" for a VM.
-
-    Raises:
-        QmpError: it is no such answer.
-    """
-    with _reading("query-stats", answer):
+    """Return the numbers by name, for each qom-path, which is "" for a VM; from query-stats."""
+    with _decoding("query-stats", answer):
         return {
             _typed(entry.get("qom-path", ""), str): {
                 one["name"]: one["value"] for one in _typed(entry["stats"], list)
@@ -125,22 +93,17 @@ def read_stats(answer: Any) -> dict[str, dict[str, Any]]:
         }
 
 
-class Shape:
-    """What is in each answer to query-stats for one target.
+class AnswerParser:
+    """Makes rows of the answers to query-stats for one target, whose descriptors are `schema`.
 
-    Args:
-        schema: what there may be.
-        stats: what was counted first, which tells how many buckets histograms have. What is not
-            there, or is another number than its descriptor says, is left out.
-
-    Attributes:
-        descriptors: what is there.
+    `stats` is the first answer, which tells how many buckets histograms have. A descriptor without
+    a number there, or with a number of another kind, is left out of `descriptors`.
     """
 
     __slots__ = ("_sizes", "descriptors")
 
     def __init__(self, schema: Sequence[Descriptor], stats: Mapping[str, Any]) -> None:
-        # By name: a name that is there twice is one.
+        # By name: a duplicate counts once.
         found = {one.name: one for one in schema if one.name in stats}
         measured = (_measure(one, stats[one.name]) for one in found.values())
         self.descriptors = tuple(one for one in measured if one is not None)
@@ -149,22 +112,13 @@ class Shape:
         ]
 
     def row(self, stats: Mapping[str, Any]) -> list[Number]:
-        """Return the numbers of an answer, by descriptor.
-
-        Args:
-            stats: what was counted, by name.
-
-        Raises:
-            QmpError: a number is missing, or is none.
-        """
-        try:
+        """Return the numbers of an answer, by descriptor; QmpError if one is missing or invalid."""
+        with _decoding("query-stats", stats):
             return [_read_number(stats[name], size) for name, size in self._sizes]
-        except (KeyError, TypeError, ValueError) as error:
-            raise QmpError(f"no answer to query-stats: {error!r:.80}", stats) from error
 
 
 def _measure(one: Descriptor, number: Any) -> Descriptor | None:
-    size = len(number) if isinstance(number, list) and one.kind in _HISTOGRAMS else None
+    size = len(number) if isinstance(number, list) else None
     try:
         _read_number(number, size)
     except (TypeError, ValueError):
@@ -173,13 +127,13 @@ def _measure(one: Descriptor, number: Any) -> Descriptor | None:
 
 
 def _read_number(number: Any, size: int | None) -> Number:
-    # Booleans are JSON's, and become 0 and 1.
+    # JSON's booleans become 0 and 1.
     if size is None:
-        if type(number) not in (int, bool) or not 0 <= number <= _MOST:
+        if type(number) not in (int, bool) or not 0 <= number < 1 << 64:
             raise TypeError(number)
         return int(number)
     if type(number) is not list or len(number) != size or set(map(type, number)) != {int}:
         raise TypeError(number)
-    if min(number) < 0 or max(number) > _MOST:
+    if min(number) < 0 or max(number) >= 1 << 64:
         raise ValueError(number)
     return number

@@ -1,10 +1,8 @@
 """KVM's own descriptions of its statistics, as values.
 
-Owns how a descriptor becomes a `Value`. Descriptors come from a statistics descriptor or from a
-VMM that asked one (QEMU's `query-stats-schemas` has the same fields): where the numbers are is the
-business of others.
-
-Threading: pure functions, whose results are shared by all that describe the same.
+Owns how a `Descriptor` becomes a `Value`. Descriptors come from a statistics descriptor, or from
+QEMU's `query-stats-schemas`, which has the same fields. Threading: pure functions; equal
+descriptors share one result.
 """
 
 import json
@@ -22,33 +20,29 @@ __all__ = ["index_values", "make_values"]
 
 
 def make_values(descriptors: Sequence[Descriptor]) -> tuple[Value, ...]:
-    """Return the values that descriptors describe, in their order.
+    """Return the values that descriptors of one VM or vCPU describe, in their order.
 
     The names are the kernel's. All are unsigned 64-bit integers, but for the unit BOOLEAN. Totals
-    are sums; the total of peaks is the largest. A PEAK has no write bit: the kernel keeps it, and
-    no difference of two peaks is one. Where data are placed makes no difference, so that thousands
-    of vCPUs share one tuple.
-
-    Args:
-        descriptors: of one VM, or of one vCPU.
+    are sums, and of peaks the largest. A PEAK has no write bit: a difference of two peaks is not a
+    peak. The offsets of the data do not matter, so that thousands of vCPUs share one tuple.
 
     Raises:
-        FormatError: there are none, or one describes what is no value: a name that no file can
-            have, several numbers that are no histogram, buckets beyond 64 bits.
+        FormatError: there are none, or one does not describe a value: its name is not a file name,
+            it has several numbers and is not a histogram, its buckets exceed 64 bits.
     """
-    return _place_values(tuple(descriptors))
+    return _cache_values(tuple(descriptors))
 
 
 @lru_cache(maxsize=64)
-def _place_values(descriptors: tuple[Descriptor, ...]) -> tuple[Value, ...]:
-    # Equal descriptors are recognised as they are; others may differ in where their data are.
+def _cache_values(descriptors: tuple[Descriptor, ...]) -> tuple[Value, ...]:
+    # A hit costs no `replace`, which takes a microsecond for each descriptor.
     return _make_values(tuple(replace(one, offset=0) for one in descriptors))
 
 
 @lru_cache(maxsize=64)
 def _make_values(descriptors: tuple[Descriptor, ...]) -> tuple[Value, ...]:
     if not descriptors:
-        raise FormatError("no statistics are described", descriptors)
+        raise FormatError("no statistics", descriptors)
     return tuple(map(_make_value, descriptors))
 
 
@@ -69,22 +63,18 @@ def _make_value(one: Descriptor) -> Value:
             bucket_size=one.bucket_size,
         )
     except ValueError as error:
-        raise FormatError(f"no value can be made of {one.name[:40]!r}: {error}", one) from error
+        raise FormatError(f"invalid description of {one.name[:40]!r}: {error}", one) from error
 
 
 @lru_cache(maxsize=1)
 def _descriptions() -> Mapping[str, str]:
-    # A VM and its vCPUs have no name in common.
-    text = (files("statsfs") / "data" / "kvm_descriptions.json").read_text()
-    sections: dict[str, dict[str, str]] = json.loads(text)
-    return {name: said for section in sections.values() for name, said in section.items()}
+    # The names of VMs and vCPUs are disjoint.
+    path = files("statsfs") / "data" / "kvm_descriptions.json"
+    sections: dict[str, dict[str, str]] = json.loads(path.read_text())
+    return {name: text for section in sections.values() for name, text in section.items()}
 
 
 @lru_cache(maxsize=64)
 def index_values(values: tuple[Value, ...]) -> Mapping[str, Value]:
-    """Return values by their names, as `baselines.Numbers` wants them; one mapping for equal ones.
-
-    Args:
-        values: what `make_values` returned.
-    """
+    """Return values by their names, as `model.external.Numbers` needs them; equal ones share it."""
     return MappingProxyType({value.name: value for value in values})

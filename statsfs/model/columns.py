@@ -1,7 +1,4 @@
-"""The aggregates: what many integers of one value become in the directories above.
-
-Owns the pure reductions over columns of integers; it re-exports `Aggregate` from `values`. It
-knows nothing of sources, bases or names.
+"""Columns: many integers of one value, converted to its type and reduced to an aggregate.
 
 Threading: pure functions.
 """
@@ -28,21 +25,21 @@ def divide(total: int, count: int) -> int:
 
 
 def clean_integers(column: Sequence[object]) -> bool:
-    """Tell whether a column holds nothing but integers, at C speed.
+    """Tell whether a column holds only integers, at C speed.
 
-    A float, a string or None anywhere makes the sum fail or be something else than an int.
+    A float, a string or None makes the sum fail, or gives it another type than int.
     """
     try:
         return type(sum(column)) is int  # type: ignore[arg-type]  # that is the question
-    except Exception:  # whatever foreign objects raise when they are added
+    except Exception:  # foreign objects may raise anything when they are added
         return False
 
 
 def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
     """Convert a column of integers to a type, as C does.
 
-    The range is checked first: nearly always nothing is out of it, and an array, which takes
-    nothing that is, costs a fraction of what converting every integer would.
+    First an array of the type is made, which fails if an integer is out of range. Nearly always
+    none is, and that takes a fraction of the time of converting each integer.
     """
     if type is Type.BOOL:
         return bytes(map(bool, column)) if {*column} - {0, 1} else column

@@ -1,11 +1,11 @@
-"""Numbers that are counted elsewhere, less what they were when somebody cleared them.
+"""Numbers that are counted elsewhere, and their baselines.
 
-Owns the base for what this process can read and not write: a kernel's counters, another process's.
-Clearing one keeps what it is now, its baseline, and subtracts that from then on. Where the numbers
-come from is the business of others, who `take` them before they are read.
+Owns the base for numbers that this process reads but cannot write: a kernel's counters, another
+process's. A clear makes the number of that moment the baseline, which is subtracted from then on.
+`take` brings new numbers before a read.
 
-Threading: `take` and `clear_value` may come from any threads, and exclude each other; reading takes
-no lock and sees a row of one `take`, for it is replaced by one C call.
+Threading: `take` and `clear_value` may be called from any thread, one at a time: they take a lock.
+Reading takes none. It sees all numbers of one `take`, which one C call replaces.
 """
 
 import threading
@@ -23,12 +23,12 @@ class Numbers(dict[str, Any]):
     """The numbers of some values by name, a base for arrays of any of them.
 
     Args:
-        values: what is counted, by name, in the order in which `take` has the numbers; it is kept,
-            and thousands may share it.
+        values: the values by name, in the order of the numbers that `take` gets. The mapping is
+            not copied: thousands may share it.
 
     Attributes:
-        baselines: of each value that was cleared what it was then: an integer, or buckets. Whoever
-            keeps them beyond this process may put them back before the first `take`.
+        baselines: by name the number of each cleared value when it was cleared: an integer, or
+            buckets. Saved ones may be put back before the first `take`.
     """
 
     __slots__ = ("_lock", "_raw", "_values", "baselines")
@@ -38,16 +38,16 @@ class Numbers(dict[str, Any]):
         self.baselines: dict[str, Any] = {}
         self._values = values
         self._raw: Sequence[Any] = tuple(self.values())
-        # Reentrant: a signal handler may read what the code that it interrupted is just taking.
+        # Reentrant: a signal handler may read in the middle of a `take`.
         self._lock = threading.RLock()
 
     def take(self, raw: Sequence[Any]) -> None:
-        """Replace all numbers by what is counted now.
+        """Replace all numbers.
 
         A number below its baseline shows that counting began anew: the baseline is dropped.
 
         Args:
-            raw: for each value an integer, or a list of them for a histogram; it is kept.
+            raw: for each value an integer, or the list of a histogram's buckets; not copied.
         """
         with self._lock:
             self._raw = raw
@@ -64,22 +64,21 @@ class Numbers(dict[str, Any]):
             self.update(numbers)
 
     def clear_value(self, name: str) -> None:
-        """Make what a value is now its baseline; readers call it in place of `self[name] = 0`.
+        """Make the number of a value its baseline; readers call it in place of `self[name] = 0`.
 
         Raises:
-            ValueError: it is neither cumulative nor a histogram, so that no difference would mean
-                anything.
+            ValueError: it is neither cumulative nor a histogram: a difference would mean nothing.
         """
         value = self._values[name]
         if value.kind not in _CLEARED:
-            raise ValueError(f"who counts it keeps the {value.kind}")
+            raise ValueError(f"the {value.kind} is kept where it is counted")
         with self._lock:
             self.baselines[name] = self._raw[list(self._values).index(name)]
             self[name] = value.zero
 
 
 def _subtract(value: Value, raw: Any, baseline: Any) -> Any:
-    # None where it was more before than it is now, which what only grows can not have been.
+    # None where the number is below its baseline, and so began anew.
     if not value.histogram:
         left = raw - baseline
         return left if left >= 0 or value.type.signed else None

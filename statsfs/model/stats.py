@@ -9,12 +9,15 @@ Threading: an instance is a plain slotted object; counting is Python's own attri
 
 import ctypes
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from statsfs.exceptions import DuplicateNameError, InvalidNameError
 from statsfs.model.bases import SlotBuffer
 from statsfs.model.histograms import Histogram, make_histogram, make_observe
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+
+if TYPE_CHECKING:
+    from statsfs.model.arrays import Array
 
 __all__ = [
     "Stats",
@@ -130,6 +133,7 @@ def linear_hist(
 class _StatsMeta(type):
     # Slots must be known when a class is made; hence a metaclass and not `__init_subclass__`.
     _stats_values: tuple[Value, ...]
+    _stats_array: "Array | None"  # kept by the class, so that sources may come and go
     _stats_buffer_class: type[SlotBuffer] | None
     _stats_zero: tuple[Callable[[object, int], None], ...]
     _stats_histograms: tuple[tuple[Callable[[object, Histogram], None], Value], ...]
@@ -150,6 +154,7 @@ class _StatsMeta(type):
         body["__slots__"] = (*body.get("__slots__", ()), *fields)
         cls = super().__new__(mcs, name, bases, body, **kwargs)
         cls._stats_values = (*inherited, *(field.make(key) for key, field in fields.items()))
+        cls._stats_array = None
         cls._stats_buffer_class = None
         setters = [(getattr(cls, value.name).__set__, value) for value in cls._stats_values]
         cls._stats_zero = tuple(zero for zero, value in setters if not value.histogram)

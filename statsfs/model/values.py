@@ -252,7 +252,28 @@ class Value:
 
     def __getstate__(self) -> dict[str, object]:
         # What is pickled has no hash: those of strings differ from process to process.
-        return {name: item for name, item in vars(self).items() if name != "_hash"}
+        return {name: item for name, item in vars(self).items() if not name.startswith("_")}
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What values that belong together have in common, in whichever array they are.
+
+        Their aggregates are one total. A description, a `show` or a write bit may differ.
+        """
+        known: tuple[object, ...] | None = self.__dict__.get("_identity")
+        if known is None:
+            what = (self.name, self.type, self.kind, self.unit, self.base, self.exponent)
+            known = (*what, self.mode & 0o444, self.size, self.bucket_size)
+            self.__dict__["_identity"] = known
+        return known
+
+    def describe_difference(self, other: "Value") -> str:
+        """Say by what another value of the same name does not belong to this one."""
+        names = ("type", "kind", "unit", "base", "exponent", "size", "bucket_size")
+        for name in names:
+            if getattr(other, name) != getattr(self, name):
+                return f"{name} is {getattr(other, name)}, not {getattr(self, name)}"
+        return f"mode is {other.mode:04o}, not {self.mode:04o}"
 
     @property
     def writable(self) -> bool:

@@ -1,10 +1,7 @@
-"""Exposition: a registry's values where monitoring systems look for them.
+"""A registry's values for monitoring systems.
 
-Owns `RegistryCollector`, which shows them next to prometheus_client's own metrics, and
-`serve_metrics`, which answers scrapes by itself. Both show the same families with the same labels
-as the Prometheus views, but only values that everybody may read. What a program does not use is not
-imported: neither prometheus_client nor an HTTP server.
-
+Owns `RegistryCollector`, for prometheus_client, and `serve_metrics`, which answers scrapes. Both
+export what the Prometheus views show to everybody, and import what they need when they are used.
 Threading: both may be used from any thread; scrapes are answered in threads of their own.
 """
 
@@ -16,8 +13,7 @@ from typing import TYPE_CHECKING
 from statsfs.formats.metric_families import Family, make_families
 from statsfs.formats.metric_names import make_edges
 from statsfs.formats.prometheus import sample_name
-from statsfs.model.values import Value
-from statsfs.tree.pauses import make_pause
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
 if TYPE_CHECKING:
@@ -35,10 +31,7 @@ class RegistryCollector:
 
         prometheus_client.REGISTRY.register(RegistryCollector(registry))
 
-    Each collection takes a snapshot, so all its numbers are of one moment.
-
-    Args:
-        registry: whose values are shown.
+    Each collection takes a snapshot of the registry, so all its numbers are of one moment.
 
     Raises:
         ImportError: prometheus_client is not installed.
@@ -48,10 +41,8 @@ class RegistryCollector:
         try:
             import prometheus_client.core
         except ImportError as error:
-            raise ImportError(
-                "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'",
-                name="prometheus_client",
-            ) from error
+            text = "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'"
+            raise ImportError(text, name="prometheus_client") from error
         self._registry = registry
         self._metric = prometheus_client.core.Metric
 
@@ -59,66 +50,55 @@ class RegistryCollector:
         return f"<RegistryCollector {self._registry!r}>"
 
     def describe(self) -> list["Metric"]:
-        """Return nothing: which metrics there are changes with the tree.
-
-        Without this, registering would collect.
-        """
+        """Return nothing; without this method, registering would collect."""
         return []
 
     def collect(self) -> Iterator["Metric"]:
         """Return the metric families as they are now."""
-        pause = make_pause()
-        for family in make_families(self._registry.snapshot(), mask=S_IROTH, pause=pause):
+        with pausing():
+            families = make_families(self._registry.snapshot(), mask=S_IROTH)
+        for family in families:
             metric = family.metric
             made = self._metric(metric.name, metric.help, metric.type, metric.unit)
-            for name, labels, number in _list_samples(family):
-                made.add_sample(name, labels, number)
+            with pausing():
+                for name, labels, number in _list_samples(family):
+                    made.add_sample(name, labels, number)
             if made.samples:
                 yield made
-                pause()
 
 
-_Sample = tuple[str, dict[str, str], int | float]
-
-
-def _list_samples(family: Family) -> Iterator[_Sample]:
+def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
     name = sample_name(family.metric)
     for part in family.parts:
+        edges = make_edges(part.value) if part.value.histogram else None
         for homes, column in part.take():
             for home, item in zip(homes, column, strict=True):
-                if part.value.histogram:
-                    yield from _list_buckets(name, home.labels, part.value, item)
-                else:
+                if edges is None:
                     yield name, home.labels, item
-
-
-def _list_buckets(
-    name: str, labels: dict[str, str], value: Value, buckets: list[int]
-) -> Iterator[_Sample]:
-    # Without `_count`: OpenMetrics, which prometheus_client writes too, wants it with `_sum` only.
-    edges = make_edges(value)
-    counts = compress(accumulate(buckets), edges.keep)
-    for text, count in zip(edges.texts, counts, strict=True):
-        yield f"{name}_bucket", {**labels, "le": text}, count
+                    continue
+                # Without `_count`: OpenMetrics allows it only with `_sum`.
+                counts = compress(accumulate(item), edges.keep)
+                for text, count in zip(edges.texts, counts, strict=True):
+                    yield f"{name}_bucket", {**home.labels, "le": text}, count
 
 
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":
-    """Serve `/metrics` over HTTP from background threads.
+    """Serve a registry's `/metrics` over HTTP from background threads.
 
-    It answers in the text format of Prometheus or in OpenMetrics, compressed or not, as the client
-    likes. There is no password and no encryption: on another address than a loopback one, whoever
-    reaches it reads every value that has mode bit 0004.
+    The text format of Prometheus or OpenMetrics, compressed or not, as the client accepts. There is
+    no password and no encryption: on an address that is not a loopback one, anybody who reaches it
+    can read every value that has mode bit 0004.
 
     Args:
-        registry: whose values are shown.
+        registry: the values.
         host: a name or an address; "0.0.0.0" and "::" are all of the machine's.
-        port: 0 for one that is free.
+        port: 0 for a free one.
 
     Returns:
         The server, which is a context manager: `url`, `host`, `port`, `close()`.
 
     Raises:
-        OSError: the address is none of this machine's, or is taken; the message is one line.
+        OSError: the machine does not have the address, or it is taken; the message is one line.
     """
     from statsfs.monitoring.http_server import MetricsServer
 

@@ -1,94 +1,76 @@
-"""Scrapes: the HTTP server that answers `/metrics`.
+"""The HTTP server that answers scrapes of `/metrics`.
 
 Owns the sockets, and what a client may ask for: GET and HEAD of one path, in a format and an
-encoding that it accepts. What is answered is the business of `formats`. Whoever asks is anybody, so
-only values that everybody may read are exported.
-
-It stands on the standard library's HTTP handler, one daemon thread a connection: a client that is
-slow or says nothing keeps nobody waiting but itself, and that not for ever.
-
-Threading: `MetricsServer` may be used from any thread.
+encoding that it accepts. Anybody may ask, so only values that everybody may read are exported.
+Threading: any thread may use a `MetricsServer`. Each connection has a daemon thread: a slow or
+silent client delays only itself, and is cut off in the end.
 """
 
 import gzip
 import logging
-import os
 import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from stat import S_IROTH
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from statsfs.closings import Closing
 from statsfs.formats import openmetrics, prometheus
 from statsfs.formats.views import VIEWS, Rendering, View
-from statsfs.tree.pauses import make_pause
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.registry import Registry
 
-__all__ = ["Format", "MetricsServer", "accepts_gzip", "choose_format"]
+__all__ = ["MetricsServer", "accepts_gzip", "choose_content_type"]
 
 log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 30.0  # seconds for a client to ask, and again to take the answer
 _CONNECTIONS: Final = 128  # at a time: each is a thread
-_REST: Final = 0.1  # seconds until the next try where there are no more descriptors or threads
+_REST: Final = 0.1  # seconds until the next try after the system ran out of descriptors or threads
 
-_ORIGIN: Final = re.compile("https?://[^/?#]*", re.IGNORECASE)  # proxies are asked for whole URLs
+_TARGET: Final = re.compile("(?i:https?://[^/?#]*)?/metrics([?#].*)?")  # proxies get whole URLs
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
-
-
-class Format(NamedTuple):
-    """One of the two formats, and which versions a client may call it."""
-
-    view: View
-    content_type: str
-    versions: tuple[str, ...]
-
-
-_TEXT: Final = Format(VIEWS[".stats.prom"], prometheus.CONTENT_TYPE, ("", "0.0.4"))
-_OPENMETRICS: Final = Format(VIEWS[".stats.openmetrics"], openmetrics.CONTENT_TYPE, ("", "1.0.0"))
+_VIEWS: Final = {
+    prometheus.CONTENT_TYPE: VIEWS[".stats.prom"],
+    openmetrics.CONTENT_TYPE: VIEWS[".stats.openmetrics"],
+}
 
 
 def _parse(header: str) -> Iterator[tuple[str, str, float]]:
-    # What each item of an Accept or Accept-Encoding names, the version that it wants, its quality.
+    # Yields the name, the version and the quality of each item of an Accept or Accept-Encoding.
     for item in header.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
-        pairs = {
-            key.strip(): text.strip() for key, _, text in (p.partition("=") for p in parameters)
-        }
+        split = (parameter.partition("=") for parameter in parameters)
+        pairs = {key.strip(): text.strip() for key, _, text in split}
         quality = pairs.get("q", "1")
         if _QUALITY.fullmatch(quality):
             yield name, pairs.get("version", "").strip('"'), float(quality)
 
 
-def _rate(header: str, format: Format) -> tuple[float, bool]:
-    # The quality of a format, and whether it is named: what is named outweighs what matches.
-    named = format.content_type.partition(";")[0]
+def _rate(header: str, content_type: str) -> tuple[float, bool]:
+    # Returns the quality of a content type, and whether it is named: a name outweighs a pattern.
+    ((named, current, _),) = _parse(content_type)
     patterns = ("*/*", f"{named.partition('/')[0]}/*", named)
     rated = {
         (patterns.index(name), quality)
         for name, version, quality in _parse(header)
-        if name in patterns and version in format.versions
+        if name in patterns and version in ("", current)
     }
     weight, quality = max(rated, default=(0, 0.0))
-    return quality, weight == len(patterns) - 1
+    return quality, weight == patterns.index(named)
 
 
-def choose_format(accept: str) -> Format:
-    """Choose what a client gets: OpenMetrics where it likes that at least as well, and says so.
-
-    Args:
-        accept: its `Accept` header, or "".
-    """
-    (wanted, named), (other, _) = _rate(accept, _OPENMETRICS), _rate(accept, _TEXT)
-    better = wanted >= other if named else wanted > other
-    return _OPENMETRICS if wanted and better else _TEXT
+def choose_content_type(accept: str) -> str:
+    """Choose by an `Accept` header: OpenMetrics if it is preferred, or named and liked as well."""
+    wanted, named = _rate(accept, openmetrics.CONTENT_TYPE)
+    other, _ = _rate(accept, prometheus.CONTENT_TYPE)
+    preferred = wanted and (wanted, named) > (other, False)
+    return openmetrics.CONTENT_TYPE if preferred else prometheus.CONTENT_TYPE
 
 
 def accepts_gzip(header: str) -> bool:
@@ -98,7 +80,6 @@ def accepts_gzip(header: str) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     # One connection, which is one request.
-
     server: "_Server"
     timeout = _PATIENCE
     disable_nagle_algorithm = True
@@ -109,35 +90,31 @@ class _Handler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         self.server.silent.pop(self.request, None)
-        path = re.split("[?#]", _ORIGIN.sub("", self.path, count=1), maxsplit=1)[0]
-        if path != "/metrics":
-            self._refuse(HTTPStatus.NOT_FOUND)
+        if not _TARGET.fullmatch(self.path):
+            self.send_error(HTTPStatus.NOT_FOUND)
         elif self.command not in ("GET", "HEAD"):
-            self._refuse(HTTPStatus.METHOD_NOT_ALLOWED, Allow="GET, HEAD")
+            headers = {"Content-Type": self.error_content_type, "Allow": "GET, HEAD"}
+            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, b"405 Method Not Allowed\n", headers)
         else:
             return True
         return False
 
     def do_GET(self) -> None:
-        format = choose_format(",".join(self.headers.get_all("Accept", [])))
+        content_type = choose_content_type(",".join(self.headers.get_all("Accept", [])))
         try:
-            body = self.server.render(format)
+            body = self.server.render(_VIEWS[content_type])
         except Exception:
             log.exception("a scrape failed")
-            self._refuse(HTTPStatus.INTERNAL_SERVER_ERROR)
+            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
             return
-        headers = {"Content-Type": format.content_type, "Vary": "Accept, Accept-Encoding"}
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if accepts_gzip(",".join(self.headers.get_all("Accept-Encoding", []))):
-            # The fastest level: ten times smaller is small enough, and the producers want the CPU.
+            # The fastest level makes it ten times smaller, and leaves the CPU to the producers.
             body = gzip.compress(body, 1, mtime=0)
             headers["Content-Encoding"] = "gzip"
         self._answer(HTTPStatus.OK, body, headers)
 
     do_HEAD = do_GET
-
-    def _refuse(self, status: HTTPStatus, **headers: str) -> None:
-        body = f"{status.value} {status.phrase}\n".encode()
-        self._answer(status, body, {"Content-Type": self.error_content_type, **headers})
 
     def _answer(self, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(status)
@@ -155,8 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingMixIn, TCPServer):
-    # Not HTTPServer, which asks the DNS for its own name.
-
+    # HTTPServer would ask the DNS for its own name.
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = _CONNECTIONS
@@ -164,87 +140,72 @@ class _Server(ThreadingMixIn, TCPServer):
     def __init__(self, registry: Registry, family: int, address: Any) -> None:
         self.address_family = family
         self.closing = False
-        self.silent: dict[socket.socket, None] = {}  # who did not ask yet, the oldest first
+        self.silent: dict[socket.socket, None] = {}  # without a request yet, the oldest first
         self._registry = registry
-        # Two at a time would take twice as long and twice the memory.
+        # Two views at a time would take twice as long and twice the memory.
         self._rendering = threading.Lock()
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
         super().__init__(address, _Handler)
 
-    def render(self, format: Format) -> bytes:
-        """Return what is to be seen now."""
-        # Not under the lock: nobody waits for who does not answer but the scrape that asks.
+    def render(self, view: View) -> bytes:
+        # Without the lock: a refresh that does not answer delays this scrape, and no other.
         refresh_all(self._registry.sources)
         with self._rendering:
-            rendering = Rendering(format.view, self._registry, S_IROTH)
-            rendering.run(make_pause())
+            rendering = Rendering(view, self._registry, S_IROTH)
+            rendering.run()
             return rendering.text
 
     def serve(self) -> None:
-        # serve_forever would look twice a second whether it is to end.
+        # serve_forever would poll twice a second.
         while not self.closing:
-            try:
-                request, address = self.get_request()
-            except OSError:
-                if not self.closing:
-                    time.sleep(_REST)
-                continue
-            try:
-                self.process_request(request, address)
-            except RuntimeError:  # the system gives no more threads
-                self._leave(request)
-                self.shutdown_request(request)
+            self.handle_request()
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:
+            if not self.closing:
+                time.sleep(_REST)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._free.acquire(blocking=False) or self._make_room():
             self.silent[request] = None
             super().process_request(request, client_address)
         else:
-            self.shutdown_request(request)
+            super().shutdown_request(request)
 
     def _make_room(self) -> bool:
-        # Who has been silent for longest is sent away; those who are being answered are not.
+        # Cuts off the connection that has been silent for longest, if there is one.
         for silent in list(self.silent)[:1]:
             self.silent.pop(silent, None)
-            try:
+            with suppress(OSError):  # it may have gone meanwhile
                 silent.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it has gone meanwhile
             return self._free.acquire(timeout=_REST)
         return False
 
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._leave(request)
-
-    def _leave(self, request: Any) -> None:
+    def shutdown_request(self, request: Any) -> None:
         self.silent.pop(request, None)
         self._free.release()
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a client went away", exc_info=True)
+        log.debug("a connection failed", exc_info=True)
 
 
-class MetricsServer(Closing):
-    """Answers `/metrics` with all that a registry's producers count, until it is closed.
+class MetricsServer(AbstractContextManager["MetricsServer"]):
+    """Answers `/metrics` with a registry's values until it is closed; made by `serve_metrics`.
 
-    Made by `serve_metrics`; a context manager that closes.
-
-    Attributes:
-        host, port: the address that it listens on, as numbers.
-        url: what to ask for.
+    `url` is that of the metrics; `host` and `port` are the address, as numbers.
     """
 
     def __init__(self, registry: Registry, host: str, port: int) -> None:
         where = f"{_bracket(host)}:{port}"
         if not 0 <= port <= 65535:
-            raise OSError(f"cannot listen on {where}: no such port")
+            raise OSError(f"cannot listen on {where}: invalid port")
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, address = found[0]
-            self._server = _Server(registry, family, address)
+            self._server = _Server(registry, found[0][0], found[0][4])
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"cannot listen on {where}: {reason}") from error
@@ -252,26 +213,22 @@ class MetricsServer(Closing):
         self.host: str = bound[0]
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
-        self._pid = os.getpid()
-        self._thread = threading.Thread(
-            target=self._server.serve, name=f"statsfs {self.url}", daemon=True
-        )
+        name = f"statsfs {self.url}"
+        self._thread = threading.Thread(target=self._server.serve, name=name, daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
         return f"<MetricsServer {self.url}{' closed' if self._server.closing else ''}>"
 
-    @property
-    def address(self) -> tuple[str, int]:
-        """The host and the port."""
-        return self.host, self.port
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def close(self) -> None:
-        """Listen no more; what is being answered is answered. Nothing happens the second time."""
+        """Stop listening; scrapes under way are answered. Closing again does nothing."""
         if self._server.closing:
             return
         self._server.closing = True
-        if os.getpid() == self._pid:
+        if self._thread.is_alive():
             # This wakes the thread; from a forked child it would end the parent's server.
             self._server.socket.shutdown(socket.SHUT_RDWR)
             self._thread.join()

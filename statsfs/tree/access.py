@@ -1,9 +1,9 @@
-"""Access: whose the sources are, and what a reader may read of them.
+"""Access: the owners of sources, and what a reader may read of each.
 
-Owns owners, and which permission bits of a value count for a reader. The kernel holds everybody who
-opens a value's file to the same rule; here it is kept for those who read many values at once.
+The kernel checks the permission bits of a value's file when it is opened. Views show many values at
+once; here the same rule is kept for them.
 
-Threading: pure.
+Threading: pure, but for pauses.
 """
 
 from collections.abc import Mapping
@@ -11,16 +11,21 @@ from dataclasses import dataclass, field
 from functools import cache
 from operator import attrgetter
 from stat import S_IRGRP, S_IROTH, S_IRUSR
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-from statsfs.tree.snapshot_directories import Pause, Tree, no_pause
+from statsfs.tree.pauses import pause
+
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.snapshot import Snapshot
+    from statsfs.tree.source import Source
 
 __all__ = ["Access", "Mask", "Masks", "Owner", "check_owner", "find_masks"]
 
 Owner = tuple[int, int]
 """A user and a group, by number."""
 
-# The highest is how the kernel says "none".
+# The highest number means "none" to the kernel.
 _ID_END: Final = 0xFFFFFFFF
 
 _CHUNK: Final = 256  # sources between two pauses
@@ -33,11 +38,11 @@ def check_owner(owner: Owner | None, what: str) -> Owner | None:
 
     Args:
         owner: the user and the group.
-        what: whose, for the message.
+        what: what is owned, for the message.
 
     Raises:
-        TypeError: it is no pair of numbers.
-        ValueError: no user or group has such a number.
+        TypeError: it is not a pair of numbers.
+        ValueError: a number is out of range.
     """
     if owner is None:
         return None
@@ -45,7 +50,7 @@ def check_owner(owner: Owner | None, what: str) -> Owner | None:
     if not isinstance(given, tuple) or [type(number) for number in given] != [int, int]:
         raise TypeError(f"{what} is a pair of numbers, (uid, gid), not {owner!r}")
     if not all(0 <= number < _ID_END for number in owner):
-        raise ValueError(f"{what} {owner!r} is not one that a file has")
+        raise ValueError(f"{what} {owner!r} is out of range")
     return owner
 
 
@@ -55,8 +60,7 @@ class Access:
 
     Attributes:
         uid, gid: the reader's user and group; its further groups are not known.
-        owner: whose the directory is, and what is below unless it has an owner of its own, or is
-            below what has one.
+        owner: the directory's owner, which the sources in its subtree inherit.
     """
 
     uid: int
@@ -64,7 +68,7 @@ class Access:
     owner: Owner
 
     def mask_of(self, owner: Owner) -> int:
-        """Return the permission bits of which a value of that owner's must have one."""
+        """Return the permission bits of which a value of that owner must have one."""
         if self.uid == 0:
             return S_IRUSR | S_IRGRP | S_IROTH
         if self.uid == owner[0]:
@@ -73,7 +77,7 @@ class Access:
 
 
 Mask = int | Access
-"""The permission bits of which a value must have one to be shown, whosever it is; or a reader."""
+"""The permission bits of which a value must have one to be shown; or a reader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +90,33 @@ class Masks:
     """
 
     common: int
-    others: Mapping[Any, int] = field(default_factory=dict)
+    others: "Mapping[Source, int]" = field(default_factory=dict)
 
-    def of(self, source: Any) -> int:
+    def of(self, source: "Source") -> int:
         """Return those of one source."""
         return self.others.get(source, self.common)
 
 
-def find_masks(mask: Mask, tree: Tree, pause: Pause = no_pause) -> Masks:
+def find_masks(mask: Mask, snapshot: "Snapshot") -> Masks:
     """Return what a reader may read of each source of a sampled subtree.
 
     Args:
-        mask: what is shown, or to whom; that reader's `owner` is that of the subtree's root.
-        tree: the subtree.
-        pause: called every few hundred sources.
+        mask: permission bits; or a reader, with the owner of the subtree's root.
+        snapshot: of the subtree.
     """
     if isinstance(mask, int):
         return Masks(mask)
     common = mask.mask_of(mask.owner)
     if mask.uid == 0:
         return Masks(common)
-    owners: dict[Any, Owner] = {}
-    others: dict[Any, int] = {}
+    owners: dict[Source | Registry, Owner] = {}
+    others: dict[Source, int] = {}
     bits_of = cache(mask.mask_of)
-    for parent, subordinates in tree.subordinates:  # parents come first
+    for parent, subordinates in snapshot.subordinates:  # parents come first
         inherited = owners.get(parent)
         for start in range(0, len(subordinates), _CHUNK):
             some = subordinates[start : start + _CHUNK]
-            # Nearly always nobody has an owner: some 50 ns a source.
+            # Nearly always no source has an owner: then this takes some 50 ns a source.
             if inherited is not None or any(map(_owner_of, some)):
                 for source in some:
                     owner = source.owner or inherited

@@ -1,67 +1,124 @@
-"""Directories: the arrays that one source has, and the files that they make.
+"""Directories: where a source is, its arrays over their bases, and the files that they make.
 
-Owns which files a directory shows, and reading and clearing them. The tree, its references and its
-changes are the business of `sources`.
+A `Source` has one. The filesystem and the formats work on directories; programs change the tree by
+the methods of `Source`.
 
 Threading: what is here changes under the tree's lock only, and is read without it.
 """
 
 import logging
 import sys
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
-from statsfs.model.arrays import Array, Entry, File, Key, Layout, make_layout
+from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
+from statsfs.model.arrays import Array, File
+from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
-from statsfs.tree.index import Flat
-from statsfs.tree.lock import lock_tree
+from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
+from statsfs.tree.lock import Listening, lock_tree
 from statsfs.tree.refresh import Refresher
+
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.source import Source
 
 __all__ = ["Directory"]
 
 log = logging.getLogger(__name__)
 
+_NOTHING: Final[dict[Any, Any]] = {}  # what released sources have; nothing is ever added to it
+
 
 class Directory:
-    """The arrays of a source over their bases, and those of all that is below.
-
-    This is what a filesystem needs of a source besides the tree; `Source` is the one subclass.
+    """What a source is to the rest of the package.
 
     Attributes:
+        name: the source's.
+        parent: the source or the registry that it is in, or None.
+        subordinates: the sources in it, by name, hidden ones too.
+        visible: how many of them are not hidden.
+        place: the number of its stay under its parent, never used again; 0 without a parent.
+        placed, changed: when it got there, and when its files last changed, in nanoseconds since
+            the epoch.
+        entries: the source's arrays over their bases.
+        index: by array, all entries in the subtree.
+        refresher: the source's own, if it has one.
+        refreshers: all in the subtree, in the order in which they were added.
         version: changes when the files may not be as they were.
         cached: the layout of a version, if it was worked out.
     """
 
     __slots__ = (
-        "__weakref__",
         "_complaints",
-        "_entries",
-        "_flats",
         "_revoked",
         "cached",
+        "changed",
+        "entries",
+        "index",
+        "name",
+        "parent",
+        "place",
+        "placed",
+        "refresher",
+        "refreshers",
+        "subordinates",
         "version",
+        "visible",
     )
 
-    def __init__(self) -> None:
-        self._entries: dict[Key, Entry] = {}
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parent: Source | Registry | None = None
+        self.subordinates: dict[str, Source] = {}
+        self.visible = 0
+        self.place = 0
+        self.placed = self.changed = time.time_ns()
+        self.entries: dict[Key, Entry] = {}
         self._revoked = 0
-        self._flats: dict[Array, Flat] = {}
+        self.index: dict[Array, ArrayIndex] = {}
+        self.refresher: Refresher | None = None
+        self.refreshers: dict[Refresher, None] | None = None
         self.version = 0
         self.cached: tuple[int, Layout] | None = None
         self._complaints: set[object] | None = None
 
     @property
+    def above(self) -> "Directory | None":
+        """The directory that this one is in; None at the top."""
+        parent = self.parent
+        return None if parent is None or isinstance(parent, Listening) else parent._directory
+
+    @property
     def path(self) -> str:
-        """Where it is, for messages."""
-        raise NotImplementedError
+        """The names from the top of the tree to the source, joined by "/"."""
+        names = [self.name]
+        above = self.above
+        while above is not None:
+            names.append(above.name)
+            above = above.above
+        return "/".join(reversed(names))
+
+    def complain(self, key: object, message: str) -> None:
+        """Log a warning about the source, once for each `key`."""
+        if self._complaints is None:
+            self._complaints = set()
+        if key not in self._complaints:
+            self._complaints.add(key)
+            log.warning("%s: %s", self.path, message)
+
+    # Which files it shows
 
     @property
     def files(self) -> Mapping[str, File]:
         """The files that the directory shows, by name."""
-        return self._current_layout().files
+        cached = self.cached
+        if cached is not None and cached[0] == self.version:
+            return cached[1].files
+        return self._layout().files
 
-    def _current_layout(self) -> Layout:
+    def _layout(self) -> Layout:
         cached = self.cached
         # The version is read before the tree is looked at, so that a layout made of what changes
         # at the same moment is made again.
@@ -74,7 +131,7 @@ class Directory:
         return layout
 
     def layout_at(self, version: int) -> Layout | None:
-        """Return which files the directory showed in a version, or None if that has passed."""
+        """Return the layout of a version, or None if the directory has changed since."""
 
         def make() -> Layout | None:
             if self.version != version:
@@ -89,102 +146,93 @@ class Directory:
         return layout
 
     def _make_layout(self) -> Layout:
-        entries = [entry for entry in list(self._entries.values()) if not entry.hidden]
+        entries = list(self.entries.values())
+        shown = [entry for entry in entries if not entry.hidden]
         return make_layout(
-            [entry.array for entry in entries if not entry.declared],
-            [entry.array for entry in entries if entry.declared],
-            [array for array, flat in self._flats.copy().items() if flat.below],
+            [entry.array for entry in shown if not entry.declared],
+            [entry.array for entry in shown if entry.declared],
+            [array for array, index in self.index.copy().items() if index.below],
             self.shows_directory,
+            [entry.array for entry in entries if entry.hidden],
         )
 
     def _complain_of_losses(self, layout: Layout) -> None:
         for loss in layout.losses:
-            taken_by = "a subdirectory" if loss.winner is None else "another array"
-            name = loss.files[0].value.name
-            self.complain(
-                (loss.files, loss.winner), f"{name!r} is not shown: {taken_by} has {loss.name!r}"
-            )
+            name, shown = loss.files[0].value.name, loss.winner
+            if shown is None:
+                message = f"{name!r} is not shown: a subdirectory has {loss.name!r}"
+            elif shown.kind is None:
+                message = f"{name!r} is not shown: another array has {loss.name!r}"
+            else:
+                message = (
+                    f"the total {loss.name!r} does not cover another value of that name: its "
+                    f"{shown.value.describe_difference(loss.files[0].value)}"
+                )
+            self.complain((loss.files, loss.winner), message)
 
     def shows_directory(self, name: str) -> bool:
         """Tell whether a name is that of a visible subordinate."""
-        raise NotImplementedError
+        source = self.subordinates.get(name)
+        return source is not None and not source.hidden
 
-    def check_answers(self) -> None:
-        """Raise UnavailableError if who must be asked for the numbers here does not answer."""
-        raise NotImplementedError
-
-    def weigh(self) -> int:
-        """Return how many numbers the subtree has, or very many if reading some runs foreign code.
-
-        Histograms count as often as they have buckets.
-        """
-        weight = 0
-        for array, flat in self._flats.copy().items():
-            if not all(reader.plain for reader in flat.groups.copy()):
-                return sys.maxsize
-            weight += len(flat) * array.size
-        return weight
-
-    def complain(self, key: object, message: str) -> None:
-        """Log a warning about this source, once for each `key`."""
-        if self._complaints is None:
-            self._complaints = set()
-        if key not in self._complaints:
-            self._complaints.add(key)
-            log.warning("%s: %s", self.path, message)
+    # Reading and clearing
 
     def entry_of(self, file: File) -> Entry | None:
-        """Return the entry that an own value of this source is read from; None for an aggregate."""
-        return self._entries.get((file.array, "own")) if file.kind is None else None
+        """Return the entry that an own value is read from; None for an aggregate."""
+        return self.entries.get((file.array, "own")) if file.kind is None else None
 
-    def read_file(self, file: File, entry: Entry | None) -> Any:
-        """Read a file of this source, even one that it shows no longer: an integer or buckets.
+    def find_hidden(self, name: str) -> tuple[File, Entry] | None:
+        """Return a hidden value of the source itself, and its entry."""
+        for entry in list(self.entries.values()):
+            for file in entry.array.own:
+                unseen = entry.hidden or file.value.hidden
+                if file.name == name and unseen and not entry.declared:
+                    return file, entry
+        return None
+
+    def read(self, file: File, entry: Entry | None) -> Any:
+        """Read a file, even one that is shown no longer: an integer or buckets.
 
         Args:
             file: one of `files`.
             entry: `entry_of(file)` at the time it was found.
 
         Raises:
-            UnavailableError: who must be asked does not answer.
-            BaseMismatchError: the base holds no integer for an own value.
+            UnavailableError: a refresh of this source or one above it failed.
+            BaseMismatchError: the base does not hold an integer for an own value.
         """
         if Refresher.made:
-            self.check_answers()
+            self.check_refreshed()
         if file.kind is None:
-            return self._read_own(file, entry)
-        flat = self._flats.get(file.array)
-        if flat is None:
-            return file.value.zero
-        number, broken = flat.reduce(file)
+            base = entry and entry.base
+            if entry is None or base is None or entry.reader is None:
+                return file.value.zero
+            try:
+                return convert_number(file.value, entry.reader.read(base, file.index))
+            except Exception as error:
+                wanted = describe_number(file.value)
+                raise BaseMismatchError(
+                    f"{self.path}: {file.name!r} holds no {wanted}: {error}", base
+                ) from error
+        number, broken = reduce_parts(file, self._parts(file))
         if broken is not None:
-            # The broken source keeps what was said of it: it may be the first to go.
+            # The broken source keeps the complaint: it may be the first to go.
             name = file.value.name
-            broken.source.complain(
+            broken.source._directory.complain(
                 ("left out", broken, name),
                 f"left out of aggregates: {name!r} holds no {describe_number(file.value)}",
             )
         return number
 
-    def _read_own(self, file: File, entry: Entry | None) -> Any:
-        base = entry and entry.base
-        if entry is None or base is None or entry.reader is None:
-            return file.value.zero
-        try:
-            return convert_number(file.value, entry.reader.read(base, file.index))
-        except Exception as error:
-            raise BaseMismatchError(
-                f"{self.path}: {file.name!r} holds no {describe_number(file.value)}: {error}", base
-            ) from error
-
-    def clear_file(self, file: File, entry: Entry | None) -> None:
-        """Write 0 into a file of this source, whatever its mode; the arguments as for `read_file`.
+    def clear(self, file: File, entry: Entry | None) -> None:
+        """Write 0 into a file, whatever its mode; the arguments as for `read`.
 
         Raises:
-            UnavailableError: who must be asked does not answer.
+            UnavailableError: a refresh of this source or one above it failed.
             ReadOnlyValueError: the base of an own value refuses.
         """
         if Refresher.made:
-            self.check_answers()
+            self.check_refreshed()
         if file.kind is None:
             base = entry and entry.base
             if entry is not None and base is not None and entry.reader is not None:
@@ -192,13 +240,13 @@ class Directory:
                     entry.reader.clear(base, file.index)
                 except ReadOnlyValueError as error:
                     raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
-                if entry.source.cleared is not None:
-                    entry.source.cleared()
+                if entry.source._cleared is not None:
+                    entry.source._cleared()
             return
-        flat = self._flats.get(file.array)
-        if flat is None:
-            return
-        refused, told = flat.clear(file.index)
+        refused = []
+        told: dict[Callable[[], object], None] = {}
+        for index, place in self._parts(file):
+            refused += index.clear(place, told)
         for cleared in told:
             cleared()
         if refused:
@@ -207,3 +255,148 @@ class Directory:
                 "%s: clearing %r: %d bases refused, first that of %s: %s",
                 self.path, file.name, len(refused), first.source.path, reason,
             )  # fmt: skip
+
+    def _parts(self, file: File) -> Sequence[Part]:
+        # What an aggregate covers: one array, or all in which values belong together.
+        covered = self._layout().covered.get(file)
+        places = ((file.array, file.index),) if covered is None else covered
+        indexes = [(self.index.get(array), place) for array, place in places]
+        return [(index, place) for index, place in indexes if index is not None]
+
+    def check_refreshed(self) -> None:
+        """Raise UnavailableError if the last refresh of this source or one above it failed."""
+        directory: Directory | None = self
+        while directory is not None:
+            if directory.refresher is not None:
+                directory.refresher.check()
+            directory = directory.above
+
+    def find_refreshers(self) -> list[Refresher]:
+        """Return the refreshers of this source, its descendants and its ancestors."""
+        found = list(self.refreshers or ())
+        above = self.above
+        while above is not None:
+            if above.refresher is not None:
+                found.append(above.refresher)
+            above = above.above
+        return found
+
+    def weigh(self) -> int:
+        """Return how many numbers the subtree has; `sys.maxsize` if reading some runs foreign code.
+
+        Histograms count as often as they have buckets.
+        """
+        weight = 0
+        for array, index in self.index.copy().items():
+            if not all(reader.plain for reader in index.groups.copy()):
+                return sys.maxsize
+            weight += len(index) * array.size
+        return weight
+
+    # Changing, under the lock
+
+    def add_subordinate(self, source: "Source") -> None:
+        """Add a subdirectory."""
+        self.subordinates[source.name] = source
+        self.visible += not source.hidden
+
+    def remove_subordinate(self, source: "Source") -> None:
+        """Remove a subdirectory."""
+        del self.subordinates[source.name]
+        self.visible -= not source.hidden
+
+    def check_entry(self, entry: Entry) -> None:
+        """Raise DuplicateNameError if the source has the entry's array or base already."""
+        shown = self.entries.get((entry.array, "own"))
+        hidden = self.entries.get((entry.array, id(entry.origin)))
+        if hidden is not None or (shown is not None and shown.origin is entry.origin):
+            how = "over the same base"
+        elif entry.key in self.entries:
+            how = "over base None" if entry.declared else "and would be shown twice"
+        else:
+            return
+        name = entry.array.values[0].name
+        raise DuplicateNameError(
+            f"{self.path}: the array of {name!r} is there already, {how}", entry.array.values
+        )
+
+    def find_revoked(self, entry: Entry) -> list[Entry]:
+        """Return the revoked entries that a new one replaces; a hidden one replaces hidden ones."""
+        if not self._revoked:
+            return []
+        return [
+            old
+            for old in self.entries.values()
+            if old.revoked and old.array is entry.array and (old.hidden or not entry.hidden)
+        ]
+
+    def add_entry(self, entry: Entry) -> "list[Directory]":
+        """Add an entry here and to the indexes above; return the directories whose files change."""
+        self.entries[entry.key] = entry
+        self._revoked += entry.revoked
+        stale = []
+        directory: Directory | None = self
+        while directory is not None:
+            index = directory.index.get(entry.array)
+            if index is None:
+                index = directory.index[entry.array] = ArrayIndex(entry.array)
+            if directory is self or not index.below:
+                stale.append(directory)
+            index.below += directory is not self
+            index.add(entry)
+            directory.version += directory is self or index.below == 1
+            directory = directory.above
+        return stale
+
+    def remove_entry(self, entry: Entry) -> None:
+        """Remove an entry that another one of the array has replaced, so that no file goes."""
+        del self.entries[entry.key]
+        self._revoked -= entry.revoked
+        directory: Directory | None = self
+        while directory is not None:
+            index = directory.index[entry.array]
+            index.discard(entry)
+            index.below -= directory is not self
+            directory = directory.above
+        self.version += 1
+
+    def join(self, other: "Directory") -> bool:
+        """Add the entries of a new descendant; tell whether the files change."""
+        stale = False
+        if other.refreshers:
+            self.refreshers = self.refreshers or {}
+            self.refreshers.update(other.refreshers)
+        for array, index in other.index.items():
+            mine = self.index.get(array)
+            if mine is None:
+                mine = self.index[array] = ArrayIndex(array)
+            stale = stale or not mine.below
+            mine.update(index)
+        self.version += stale
+        return stale
+
+    def part(self, other: "Directory") -> bool:
+        """Remove the entries of a descendant that leaves; the reverse of `join`."""
+        stale = False
+        for refresher in other.refreshers or ():
+            assert self.refreshers is not None
+            del self.refreshers[refresher]
+        for array, index in other.index.items():
+            mine = self.index[array]
+            mine.subtract(index)
+            stale = stale or not mine.below
+            if not len(mine):
+                del self.index[array]
+        self.version += stale
+        return stale
+
+    def drop(self, garbage: list[object]) -> None:
+        """Drop all, as the source is released, into a list that is freed outside the lock."""
+        garbage += (self.subordinates, self.entries, self.index, self.refreshers)
+        for entry in self.entries.values():
+            garbage.append((entry.base, entry.origin))
+            entry.base = entry.origin = None
+        self.subordinates = self.entries = self.index = _NOTHING
+        self.refresher = self.refreshers = None
+        self.version += 1
+        self.cached = None

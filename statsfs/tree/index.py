@@ -1,66 +1,146 @@
-"""Flat collections: all bases of one array below a source, its own included.
+"""The index: all bases of one array in a subtree, kept by its root.
 
-Owns what makes reading independent of the depth of the tree: each source keeps, for each array, one
-dictionary of entries for each way of reading them, so that a total is one C call over its values.
+Each source keeps, for each array that is anywhere in its subtree, one dictionary of entries for
+each way of reading them. A total is one C call over its values, however deep the tree is.
 
-Threading: changed under the tree's lock only; read without it, by copying a dictionary's values in
-one C call. What leaves to a source that retains is in the total of every moment, and never twice:
-who read while it left reads again.
+Threading: changed under the tree's lock only. Read without it, by copying a dictionary's values in
+one C call. The total of what retains is read under the lock: what leaves is in the total of every
+moment, and never twice.
 """
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from statsfs.exceptions import ReadOnlyValueError
-from statsfs.model.arrays import Entry, File
-from statsfs.model.columns import clean_integers, convert_column, reduce_column, wrap_sum
-from statsfs.model.histograms import add_buckets, convert_histograms
+from statsfs.model.arrays import Array, File
+from statsfs.model.columns import reduce_column, wrap_sum
+from statsfs.model.histograms import add_buckets
 from statsfs.model.readers import Reader, convert_number
-from statsfs.model.values import Aggregate, Type
-from statsfs.tree.lock import Operation, apply_change, count_under_lock, lock_tree
-from statsfs.tree.retention import Fold, Retained, Retention, add_numbers, find_plan, is_kept
+from statsfs.model.values import Aggregate, Type, Value
+from statsfs.tree.lock import apply_change, lock_tree
+from statsfs.tree.rows import RetainedRow, add_numbers, convert_items
 
-__all__ = ["Flat"]
+if TYPE_CHECKING:
+    from statsfs.tree.retention import Retained
+    from statsfs.tree.source import Source
+
+__all__ = ["ArrayIndex", "Entry", "Fold", "Key", "Part", "reduce_parts", "set_fold"]
 
 log = logging.getLogger(__name__)
 
 _WIDE = (Type.U64, Type.S64)
 
-# How often a total is read without the lock, where what leaves meets each time.
-_TRIES = 3
+Key = tuple[Array, str | int]
 
-_Found = tuple[Reader, Entry, Any]
+
+class Entry:
+    """An array of one source over one base.
+
+    Attributes:
+        source: the source that it was added to.
+        array, reader: what is read, and how.
+        base: what to give the reader; None once revoked or released.
+        origin: the object that the producer gave, which `base` may be a view of.
+        hidden: counted above, but not shown.
+        declared: has no base, or has lost it: only the names of its aggregates.
+        revoked: had a base; the array may be added again, and then this entry goes.
+        key: unique in its source: the array, and "own" for what the source shows, "declared" for
+            base None, or a number.
+    """
+
+    __slots__ = ("array", "base", "hidden", "key", "origin", "reader", "revoked", "source")
+
+    def __init__(
+        self,
+        source: "Source",
+        array: Array,
+        reader: Reader | None,
+        base: Any,
+        origin: Any,
+        hidden: bool,
+        *,
+        revoked: bool = False,
+    ) -> None:
+        self.source = source
+        self.array = array
+        self.reader = reader
+        self.base = base
+        self.origin = origin
+        self.hidden = hidden
+        self.revoked = revoked
+        self.key: Key = (array, id(self) if revoked else self._kind())
+
+    def _kind(self) -> str | int:
+        if self.reader is None:
+            return "declared"
+        return id(self.origin) if self.hidden else "own"
+
+    @property
+    def declared(self) -> bool:
+        return self.reader is None
+
+
+class Fold:
+    """A change that turns entries into what is retained, or back; there is one at a time.
+
+    Readers in other threads wait for the lock. A signal handler in this thread cannot; it finds
+    here what a total is made of: of what does not leave, and of `after`.
+
+    Attributes:
+        leaving: the indexes that leave or come, by array.
+        after: by array, where it is retained and what is retained there then; None until it is
+            known, as long as everything is in its old place.
+    """
+
+    __slots__ = ("after", "leaving")
+
+    def __init__(self, leaving: "Mapping[Array, ArrayIndex]") -> None:
+        self.leaving = leaving
+        self.after: dict[Array, tuple[Retained, RetainedRow]] | None = None
+
+
+_fold: Fold | None = None  # the one being made
+
+
+def set_fold(fold: Fold | None) -> None:
+    """Note that a fold is being made, or that it is over; under the tree's lock."""
+    global _fold
+    _fold = fold
+
+
+_Found = tuple[Reader, Entry, Any, int]
 _Held = tuple[Entry, Any]
 
 
-class Flat:
+class ArrayIndex:
     """All entries of one array in a subtree.
 
     Attributes:
+        array: which.
         groups: by reader, the base of each entry.
         declared: the entries without a base.
-        below: how many entries are those of subordinates, and not the source's own; what is
-            retained, here or below, counts as some.
-        retention: what is retained; None until something is.
+        below: how many entries are subordinates', and not the source's own; each record counts as
+            one.
+        records: what is retained, by the source and those in its subtree; None until something is.
+        own: what the source itself retains, one of `records`.
     """
 
-    __slots__ = ("below", "declared", "groups", "retention")
+    __slots__ = ("array", "below", "declared", "groups", "own", "records")
 
-    def __init__(self) -> None:
+    def __init__(self, array: Array) -> None:
+        self.array = array
         self.groups: dict[Reader, dict[Entry, Any]] = {}
         self.declared: dict[Entry, None] | None = None
         self.below = 0
-        self.retention: Retention | None = None
+        self.records: dict[Retained, None] | None = None
+        self.own: Retained | None = None
 
     def __len__(self) -> int:
         entries = sum(map(len, self.groups.values())) + len(self.declared or ())
-        return entries + len(self.records)
+        return entries + len(self.records or ())
 
-    @property
-    def records(self) -> Collection[Retained]:
-        """What is retained, here and below."""
-        return () if self.retention is None else self.retention.records
+    # Changing, under the lock
 
     def add(self, entry: Entry) -> None:
         """Add one entry."""
@@ -82,18 +162,18 @@ class Flat:
         if not members:
             del self.groups[entry.reader]
 
-    def update(self, other: "Flat") -> None:
-        """Add all entries of a subordinate's collection."""
+    def update(self, other: "ArrayIndex") -> None:
+        """Add all entries of a subordinate's index."""
         for reader, members in other.groups.items():
             self.groups.setdefault(reader, {}).update(members)
         if other.declared:
             self.declared = {**(self.declared or {}), **other.declared}
-        for record in other.records:
+        for record in other.records or ():
             self.retain(record)
-        self.below += len(other) - len(other.records)
+        self.below += len(other) - len(other.records or ())
 
-    def subtract(self, other: "Flat") -> None:
-        """Remove all entries of a subordinate's collection."""
+    def subtract(self, other: "ArrayIndex") -> None:
+        """Remove all entries of a subordinate's index."""
         for reader, leaving in other.groups.items():
             members = self.groups[reader]
             for entry in leaving:
@@ -103,165 +183,187 @@ class Flat:
         for entry in other.declared or ():
             assert self.declared is not None
             del self.declared[entry]
-        for record in other.records:
-            assert self.retention is not None
-            del self.retention.records[record]
+        for record in other.records or ():
+            assert self.records is not None
+            del self.records[record]
         self.below -= len(other)
 
     def holds(self, entry: Entry) -> bool:
         """Tell whether an entry with a base is there."""
         return entry.reader is not None and entry in self.groups.get(entry.reader, ())
 
-    def retain(self, record: Retained) -> None:
-        """Add what a source retains, this one or one below."""
-        if self.retention is None:
-            self.retention = Retention()
-        self.retention.records[record] = None
+    def retain(self, record: "Retained") -> None:
+        """Add what a source retains, this one or one in its subtree."""
+        if self.records is None:
+            self.records = {}
+        self.records[record] = None
         self.below += 1
 
-    def mark(self, fold: Fold) -> None:
-        """Have readers wait until a fold is over."""
-        if self.retention is None:
-            self.retention = Retention()
-        self.retention.fold = fold
-
-    def reduce(self, file: File) -> tuple[Any, Entry | None]:
-        """Compute one aggregate, without a lock.
-
-        Returns:
-            The aggregate, a list for a histogram, and None or an entry that it leaves out, whose
-            base holds no integer.
-        """
-        # Where nothing was ever retained, two looks are all it costs.
-        if self.retention is None:
-            number, broken = self._reduce_living(file)
-            if self.retention is None:
-                return file.value.zero if number is None else number, broken
-        return self._reduce_retaining(file)
-
-    def _reduce_living(self, file: File) -> tuple[Any, Entry | None]:
-        # Without what is retained. Of nothing it is None.
-        assert file.kind is not None
-        type = file.value.type
-        try:
-            if file.value.histogram:
-                held = [
-                    list
-                    for reader, bases in self._bases()
-                    for list in reader.column(bases, file.index)
-                ]
-                histograms = convert_histograms(held, file.value)
-                if histograms is not None:
-                    return add_buckets(histograms, file.value), None
-            elif file.kind is Aggregate.SUM and type in _WIDE:
-                # Modulo 2^64 it is all the same whether the parts are converted before the sum.
-                total = sum(reader.total(bases, file.index) for reader, bases in self._bases())
-                if total.__class__ is int:
-                    return wrap_sum(total, type), None
-            else:
-                column: list[int] = []
-                for reader, bases in self._bases():
-                    column += reader.column(bases, file.index)
-                if clean_integers(column):
-                    return _reduce(convert_column(column, type), file), None
-        except Exception:
-            # Something among thousands is broken; find out what, one by one.
-            log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
-        return _reduce_each(_read_each(self._entries(), file), file)
-
-    def _reduce_retaining(self, file: File) -> tuple[Any, Entry | None]:
-        retention = self.retention
-        assert retention is not None
-        for _ in range(_TRIES):
-            fold = retention.fold
-            if fold is None or fold.done:
-                number, broken = self._reduce_living(file)
-                retained = retention.numbers(file.index) if is_kept(file) else []
-                if retention.fold is fold:
-                    return _add_up(file, number, retained), broken
-            # Whoever folds has the lock.
-            count_under_lock(_do_nothing)
-        found, later, retained = lock_tree(lambda: self._read_still(file, retention))
-        number, broken = _reduce_each([*found, *_read_each(later, file)], file)
-        return _add_up(file, number, retained if is_kept(file) else []), broken
-
-    def _read_still(
-        self, file: File, retention: Retention
-    ) -> tuple[list[_Held], list[_Found], list[Any]]:
-        # While nothing leaves, or by a signal handler that came in the middle of that: what plain
-        # bases hold, the entries of others, and what is retained.
-        entries = list(self._entries())
-        rows = {record: record.row for record in self.records}
-        fold = retention.fold
-        if fold is not None and fold.after is not None:
-            leaving = fold.leaving[file.array]
-            entries = [found for found in entries if not leaving.holds(found[1])]
-            record, row = fold.after[file.array]
-            rows = {one: held for one, held in rows.items() if one not in leaving.records}
-            rows[record] = row
-        found = _read_each([found for found in entries if found[0].plain], file)
-        later = [found for found in entries if not found[0].plain]
-        numbers = [row[file.index] for row in rows.values()]
-        return list(found), later, [number for number in numbers if number is not None]
-
-    def _bases(self) -> Iterator[tuple[Reader, list[Any]]]:
-        # Copying is one C call each; without it, a change made meanwhile (a property may let other
-        # threads in) would resize the dictionary under the iterator. `list(….items())` would not
-        # do: it makes tuples, for which Python 3.11 may collect garbage and run finalizers.
-        for reader, members in self.groups.copy().items():
-            yield reader, list(members.values())
-
-    def _entries(self) -> Iterator[_Found]:
-        # The same, one by one and with the entries.
-        for reader, members in self.groups.copy().items():
-            for entry, base in members.copy().items():
-                yield reader, entry, base
-
     def clear(
-        self, index: int
-    ) -> tuple[list[tuple[Entry, ReadOnlyValueError]], dict[Callable[[], object], None]]:
-        """Write 0 into every base, and forget what is retained.
+        self, index: int, told: dict[Callable[[], object], None]
+    ) -> list[tuple[Entry, ReadOnlyValueError]]:
+        """Write 0 into every base, and forget what is retained; return what refused, and why.
 
-        Returns:
-            Those that refused, and why; and whom the sources of the others want to be told.
+        Args:
+            index: the place of the value in the array.
+            told: gets the `cleared` functions of the sources that were cleared.
         """
         refused = []
-        told: dict[Callable[[], object], None] = {}
-        for reader, entry, base in self._entries():
+        for reader, entry, base, _ in list(_entries([(self, index)])):
             try:
                 reader.clear(base, index)
             except ReadOnlyValueError as error:
                 refused.append((entry, error))
             else:
-                if entry.source.cleared is not None:
-                    told[entry.source.cleared] = None
-        # Not only where something is retained: what leaves for the first time may be on its way.
-        if self.retention is not None:
-            self._clear_retained(index, told)
-        return refused, told
+                _tell(entry.source, told)
+        # A fold may have read a base before it was cleared, and retain it afterwards.
+        if self.records is not None or _fold is not None:
+            apply_change(lambda change: self._clear_retained(index))
+            for record in list(self.records or ()):
+                if any(file.index == index for file in record.array.retained):
+                    _tell(record.source, told)
+        return refused
 
-    def _clear_retained(self, index: int, told: dict[Callable[[], object], None]) -> None:
-        # After the bases: what was read of one before it was cleared has been retained by now.
-        def clear(operation: Operation) -> None:
-            for record in self.records:
-                record.clear(index)
-
-        apply_change(clear)
-        for record in list(self.records):
-            kept = any(file.index == index for file in find_plan(record.array).files)
-            if kept and record.source.cleared is not None:
-                told[record.source.cleared] = None
+    def _clear_retained(self, index: int) -> None:
+        for record in self.records or ():
+            record.clear(index)
 
 
-def _do_nothing() -> None:
-    """While nobody else has the lock."""
+# Reading
 
 
-def _read_each(found: Iterable[_Found], file: File) -> Iterator[_Held]:
-    # What is broken holds None.
-    for reader, entry, base in found:
+Part = tuple[ArrayIndex, int]
+"""An index, and the place of a value in its array."""
+
+
+def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+    """Compute one aggregate.
+
+    Args:
+        file: which.
+        parts: the indexes that it covers: one, but where several arrays have values that belong
+            together.
+
+    Returns:
+        The aggregate, a list for a histogram, and None or an entry that it leaves out, whose base
+        holds no integer.
+    """
+    if not file.retained or not _retain_some(parts):
+        number, broken = _reduce_living(file, parts)
+        # Something may have left for the first time meanwhile.
+        if not file.retained or not _retain_some(parts):
+            return file.value.zero if number is None else number, broken
+    return _reduce_retaining(file, parts)
+
+
+def _retain_some(parts: Sequence[Part]) -> bool:
+    return any(index.records is not None for index, _ in parts)
+
+
+def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+    # Without what is retained. Of nothing it is None.
+    try:
+        if file.kind is Aggregate.SUM and _is_wide(file.value):
+            # Modulo 2^64 the addends need no conversion before the sum.
+            total = sum(reader.total(bases, place) for reader, bases, place in _bases(parts))
+            if total.__class__ is int:
+                return wrap_sum(total, file.value.type), None
+        else:
+            column: list[Any] = []
+            for reader, bases, place in _bases(parts):
+                column += reader.column(bases, place)
+            return _reduce_column(column, file), None
+    except Exception:
+        # A base among thousands is broken.
+        log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
+    return _reduce_each(_read_each(_entries(parts)), file)
+
+
+def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+    taken = lock_tree(lambda: _take(parts))
+    if taken is not None:
+        column, retained = taken
         try:
-            held = reader.read(base, file.index)
+            return _combine(file, _reduce_column(column, file), retained), None
+        except Exception:
+            log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
+    held, later, retained = lock_tree(lambda: _take_each(parts))
+    number, broken = _reduce_each([*held, *_read_each(later)], file)
+    return _combine(file, number, retained), broken
+
+
+def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
+    # What the bases hold, and what is retained, while nothing leaves. None where some bases have to
+    # be read outside of the lock, or one by one, or a fold was interrupted by this.
+    column: list[Any] = []
+    retained: list[Any] = []
+    for index, place in parts if _fold is None else ():
+        for reader, members in index.groups.items():
+            if not reader.plain:
+                return None
+            try:
+                column += reader.column(members.values(), place)
+            except Exception:
+                return None
+        retained += [record.row[place] for record in index.records or ()]
+    return (column, _drop_nothing(retained)) if _fold is None else None
+
+
+def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[Any]]:
+    # The same one by one: what plain bases hold, the entries of others, and what is retained.
+    found: list[_Found] = []
+    retained: list[Any] = []
+    for index, place in parts:
+        entries = list(_entries([(index, place)]))
+        rows = {record: record.row for record in index.records or ()}
+        array = index.array
+        if _fold is not None and _fold.after is not None and array in _fold.after:
+            leaving = _fold.leaving[array]
+            entries = [one for one in entries if not leaving.holds(one[1])]
+            record, row = _fold.after[array]
+            rows = {one: held for one, held in rows.items() if one not in (leaving.records or ())}
+            rows[record] = row
+        found += entries
+        retained += [row[place] for row in rows.values()]
+    held = list(_read_each([one for one in found if one[0].plain]))
+    return held, [one for one in found if not one[0].plain], _drop_nothing(retained)
+
+
+def _bases(parts: Sequence[Part]) -> Iterator[tuple[Reader, list[Any], int]]:
+    # Copying is one C call each; without it, a change made meanwhile (a property may let other
+    # threads in) would resize the dictionary under the iterator. `list(….items())` would not do: it
+    # makes tuples, for which Python 3.11 may collect garbage and run finalizers.
+    for index, place in parts:
+        for reader, members in index.groups.copy().items():
+            yield reader, list(members.values()), place
+
+
+def _entries(parts: Sequence[Part]) -> Iterator[_Found]:
+    # The same, one by one and with the entries.
+    for index, place in parts:
+        for reader, members in index.groups.copy().items():
+            for entry, base in members.copy().items():
+                yield reader, entry, base, place
+
+
+def _tell(source: "Source", told: dict[Callable[[], object], None]) -> None:
+    if source._cleared is not None:
+        told[source._cleared] = None
+
+
+def _is_wide(value: Value) -> bool:
+    return value.type in _WIDE and not value.histogram
+
+
+def _drop_nothing(numbers: Iterable[Any]) -> list[Any]:
+    return [number for number in numbers if number is not None]
+
+
+def _read_each(found: Iterable[_Found]) -> Iterator[_Held]:
+    # A broken base holds None.
+    for reader, entry, base, place in found:
+        try:
+            held = reader.read(base, place)
         except Exception:
             held = None
         yield entry, list.copy(held) if held.__class__ is list else held
@@ -275,17 +377,32 @@ def _reduce_each(held: Iterable[_Held], file: File) -> tuple[Any, Entry | None]:
             column.append(convert_number(file.value, number))
         except Exception:
             broken = broken or entry
-    if file.value.histogram:
-        return add_buckets(column, file.value), broken
     return _reduce(column, file), broken
 
 
-def _reduce(column: Sequence[int], file: File) -> int | None:
+def _reduce_column(column: Sequence[Any], file: File) -> Any:
+    # At C speed; of nothing it is None. It raises where something is not an integer.
+    if not column:
+        return None
+    if file.kind is Aggregate.SUM and _is_wide(file.value):
+        total = sum(column)
+        if total.__class__ is int:
+            return wrap_sum(total, file.value.type)
+    elif (converted := convert_items(file.value, column)) is not None:
+        return _reduce(converted, file)
+    raise TypeError(f"{file.name!r}: not only integers")
+
+
+def _reduce(column: Sequence[Any], file: File) -> Any:
+    if not column:
+        return None
+    if file.value.histogram:
+        return add_buckets(column, file.value)
     assert file.kind is not None
-    return reduce_column(column, file.value.type, file.kind) if column else None
+    return reduce_column(column, file.value.type, file.kind)
 
 
-def _add_up(file: File, number: Any, retained: list[Any]) -> Any:
+def _combine(file: File, number: Any, retained: list[Any]) -> Any:
     if not retained:
         return file.value.zero if number is None else number
     return add_numbers(file.value, retained if number is None else [number, *retained])

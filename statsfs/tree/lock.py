@@ -1,12 +1,11 @@
-"""Changes of the tree: the one lock, what waits behind it, and who is told.
+"""The lock of all trees, and the order of a change.
 
-Owns the lock under which trees change and are sampled, and the order of what happens around it:
-first the change, under the lock and with garbage collection off; then, with the lock released, what
-the change dropped is let go of (which may run the user's finalizers) and listeners are told; then
-the changes that were made from inside it (by a signal handler, say) have their turn.
+A change is made under the lock, with garbage collection off. Then the lock is released. Then what
+the change dropped is freed, which may run a user's finalizers, and the listeners are told. Last,
+changes that were made from inside this one (by a signal handler, say) are made.
 
-Threading: this is the threading. The lock is reentrant only so that a thread which holds it can be
-recognised; a change inside a change never runs at once.
+Threading: any thread. The lock is reentrant only so that a thread which holds it is recognised; a
+change inside a change never runs at once.
 """
 
 import contextlib
@@ -17,31 +16,35 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from functools import wraps
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 __all__ = [
-    "Change",
+    "ChangeNotice",
     "Listening",
-    "Operation",
+    "TreeChange",
     "apply_change",
-    "count_under_lock",
     "lock_tree",
     "suspend_collection",
+    "tree_change",
+    "tree_lock",
 ]
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+_S = TypeVar("_S")
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """What a listener is told: which directories are not as they were.
+class ChangeNotice:
+    """What listeners are told of a change.
 
     Attributes:
-        touched: the names of subordinates that came or went, by the place of the directory (0 is
+        touched: the names of subordinates that came or went, by the place of their directory (0 is
             the registry). A directory of which only files came or went has an empty set.
-        left: the places of the sources that were removed; what is below them went with them.
+        left: the places of the sources that were removed. Their subtrees went with them.
     """
 
     touched: dict[int, set[str]] = field(default_factory=dict)
@@ -49,63 +52,58 @@ class Change:
 
 
 class Listening:
-    """Something that tells listeners of changes below it; `registry.Registry` is the one."""
+    """What tells listeners of changes below it: the registry."""
 
-    def notify(self, change: Change) -> None:
+    __slots__ = ()
+
+    def notify(self, notice: ChangeNotice) -> None:
         """Call the listeners, in the calling thread and under no lock."""
         raise NotImplementedError
 
 
-class Operation:
+class TreeChange:
     """One change being made.
 
     Attributes:
-        garbage: what the change drops; kept here so that no finalizer runs under the lock.
+        garbage: what the change drops, kept until the lock is released: no finalizer runs under it.
     """
 
-    __slots__ = ("_changes", "garbage")
+    __slots__ = ("_notices", "garbage")
 
     def __init__(self) -> None:
         self.garbage: list[object] = []
-        self._changes: dict[Listening, Change] = {}
+        self._notices: dict[Listening, ChangeNotice] = {}
 
     def touch(self, registry: Listening | None, place: int, name: str | None = None) -> None:
         """Note that a directory changed; `name` is the subordinate that came or went."""
         if registry is not None:
-            names = self._changes.setdefault(registry, Change()).touched.setdefault(place, set())
+            notice = self._notices.setdefault(registry, ChangeNotice())
+            names = notice.touched.setdefault(place, set())
             if name is not None:
                 names.add(name)
 
     def leave(self, registry: Listening | None, place: int) -> None:
         """Note that a source left its place."""
         if registry is not None:
-            self._changes.setdefault(registry, Change()).left.append(place)
+            self._notices.setdefault(registry, ChangeNotice()).left.append(place)
 
     def finish(self) -> None:
         """Drop the garbage and tell the listeners; to be called under no lock."""
         self.garbage.clear()
-        for registry, change in self._changes.items():
-            registry.notify(change)
+        for registry, notice in self._notices.items():
+            registry.notify(notice)
 
 
-_lock: Final = threading.RLock()
+tree_lock: Final = threading.RLock()
+"""The lock. `with tree_lock:` is for a step that changes only a number; changes are queued."""
 _changing = False
-_waiting: Final[deque[Callable[[Operation], None]]] = deque()
-_suspended = False  # collection is off, by `suspend_collection`
+_waiting: Final[deque[Callable[[TreeChange], None]]] = deque()
+_suspended = False  # `suspend_collection` switched collection off
 
 # A child that was forked while another thread held the lock would wait for ever.
 os.register_at_fork(
-    before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+    before=tree_lock.acquire, after_in_parent=tree_lock.release, after_in_child=tree_lock.release
 )
-
-
-def count_under_lock(count: Callable[[], _T]) -> _T:
-    """Call a function that changes nothing but a number, and drops nothing, under the lock.
-
-    Unlike a change it is not queued: inside one, of the same thread, it runs at once.
-    """
-    with _lock:
-        return count()
 
 
 def lock_tree(sample: Callable[[], _T]) -> _T:
@@ -115,7 +113,7 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
     and may want the tree itself. Collection is switched on again only if it was on.
     """
     # Not a context manager: an interrupt (Ctrl-C) in its `__enter__` would leave the tree locked.
-    with _lock:
+    with tree_lock:
         collecting = gc.isenabled()
         try:
             gc.disable()
@@ -129,14 +127,14 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
 def suspend_collection() -> Iterator[None]:
     """Keep garbage collection off for a while in which the tree may change; if it was on.
 
-    What a large snapshot leaves behind would have everything in the process looked at: 13 ms at
-    once for the rows of 7,000 sources, and 40 ms for their tree, in which no thread goes on. Not
-    for the thread that a signal handler may interrupt. Where several ask at the same time, the
-    first one's end is the end, so that garbage is not kept for ever.
+    A large snapshot leaves so much behind that a collection looks at everything in the process: 13
+    ms at once for the rows of 7,000 sources, 40 ms for their tree, and no thread runs meanwhile.
+    Not for a thread that a signal handler may interrupt. Where several ask at the same time, the
+    end of the first is the end, so that garbage is not kept for ever.
     """
     global _suspended
-    # Under the lock, where it is seen what nobody else has switched off meanwhile.
-    with _lock:
+    # Under the lock `gc.isenabled` is what the program wants: `lock_tree` is not half way.
+    with tree_lock:
         ours = gc.isenabled()
         if ours:
             _suspended = True
@@ -145,13 +143,13 @@ def suspend_collection() -> Iterator[None]:
         yield
     finally:
         if ours:
-            with _lock:
+            with tree_lock:
                 _suspended = False
                 gc.enable()
 
 
 def _resume_in_child() -> None:
-    # The thread that would have done it is not there.
+    # The thread that would have switched collection on does not exist in the child.
     global _suspended
     if _suspended:
         _suspended = False
@@ -161,28 +159,28 @@ def _resume_in_child() -> None:
 os.register_at_fork(after_in_child=_resume_in_child)
 
 
-def apply_change(operation: Callable[[Operation], None]) -> None:
+def apply_change(make: Callable[[TreeChange], None]) -> None:
     """Make a change under the lock, then tell the listeners before returning.
 
     From inside another change of the same thread (a signal handler, a finalizer) it is queued
-    behind that change instead, which makes it before it returns; what it raises is then logged.
+    behind that change, which makes it before it returns; what it raises is then logged.
     """
     global _changing
-    changes = [Operation()]
+    changes = [TreeChange()]
     failures: list[Exception] = []
     try:
-        with _lock:
+        with tree_lock:
             # Between taking the lock and this line a signal handler may make a whole change of its
             # own; that is as good as before this one.
             if _changing:
-                _waiting.append(operation)
+                _waiting.append(make)
                 return
             collecting = gc.isenabled()
             try:
                 # A signal handler may raise after any call from here on.
                 _changing = True
                 gc.disable()
-                operation(changes[0])
+                make(changes[0])
             finally:
                 try:
                     _apply_waiting(changes, failures)
@@ -200,16 +198,31 @@ def apply_change(operation: Callable[[Operation], None]) -> None:
         apply_change(_change_nothing)
 
 
-def _apply_waiting(changes: list[Operation], failures: list[Exception]) -> None:
+def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None:
     # In the order in which they were asked for, before any other thread has its turn.
     while _waiting:
-        operation, change = _waiting.popleft(), Operation()
+        make, change = _waiting.popleft(), TreeChange()
         changes.append(change)
         try:
-            operation(change)
+            make(change)
         except Exception as error:
             failures.append(error)
 
 
-def _change_nothing(operation: Operation) -> None:
-    """For the sake of what is waiting."""
+def _change_nothing(change: TreeChange) -> None:
+    """Have the queued changes made."""
+
+
+def tree_change(
+    method: Callable[Concatenate[_S, TreeChange, _P], None],
+) -> Callable[Concatenate[_S, _P], None]:
+    """Make a method a change of the tree: `apply_change` calls it, with the change before the rest.
+
+    A method queued behind another change has not run when the call returns.
+    """
+
+    @wraps(method)
+    def make(self: _S, /, *args: _P.args, **kwargs: _P.kwargs) -> None:
+        apply_change(lambda change: method(self, change, *args, **kwargs))
+
+    return make

@@ -1,38 +1,82 @@
-"""Pauses: how long work that nobody waits for may go on before other threads have their turn.
+"""Pauses: a thread that renders a large view lets other threads run now and then.
 
-Owns that one length of time. Renderers call `pause` every few hundred lines; what that does is up
-to whoever has them render.
+Rendering code calls `pause` every few hundred rows. It does nothing, unless the thread is in a
+block of `pausing`. A shorter switch interval of the interpreter does not do the same: beside
+a view of 329,000 values a read took 0.19 ms at the median with these pauses, 0.75 with an interval
+of 0.5 ms and 0.36 with one of 0.1 ms, which costs the program's own threads more besides.
 
-Threading: each rendering has a pause of its own.
+Threading: each thread has its own turns.
 """
 
+import contextlib
+import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, TypeVar
 
-__all__ = ["make_pause"]
+__all__ = ["make_pause", "pause", "pausing", "take_slowly"]
+
+_T = TypeVar("_T")
 
 _TURN: Final = 0.001  # seconds
-# Real sleep: after `sleep(0)` this thread has the interpreter again before one that waits for it is
-# awake. It takes some 60 us.
+# A real sleep: after `sleep(0)` this thread has the interpreter again before one that waits for it
+# is awake. It takes some 60 us.
 _NAP: Final = 1e-6  # seconds
+_CHUNK: Final = 256  # items between two pauses: well below a millisecond
+
+
+class _Calling(threading.local):
+    rest: Callable[[], object] | None = None  # what `pause` calls in this thread
+
+
+_calling: Final = _Calling()
+
+
+@contextlib.contextmanager
+def pausing(rest: Callable[[], object] | None = None) -> Iterator[None]:
+    """Have `pause` let other threads run, in this thread and in this block.
+
+    Args:
+        rest: what `pause` calls; by default one of `make_pause`. In a block inside of another one
+            that of the other is called.
+    """
+    outer = _calling.rest
+    _calling.rest = outer or rest or make_pause()
+    try:
+        yield
+    finally:
+        _calling.rest = outer
+
+
+def pause() -> None:
+    """Let other threads run, if this thread is in a block of `pausing`."""
+    rest = _calling.rest
+    if rest is not None:
+        rest()
 
 
 def make_pause(turn: float = _TURN) -> Callable[[], None]:
     """Return a function that lets other threads run, if it is long since it did.
 
-    Not each time that it is called: to be heard again beside a thread that computes takes the
-    interpreter's switch interval, 5 ms, and a view of 300,000 values has a thousand pauses.
+    Not at each call: beside a thread that computes, this one waits a switch interval, 5 ms, until
+    it runs again, and a view of 300,000 values has a thousand pauses.
 
     Args:
         turn: how long, in seconds.
     """
     since = time.perf_counter()
 
-    def pause() -> None:
+    def rest() -> None:
         nonlocal since
         if time.perf_counter() - since >= turn:
             time.sleep(_NAP)
             since = time.perf_counter()
 
-    return pause
+    return rest
+
+
+def take_slowly(items: Sequence[_T]) -> Iterator[_T]:
+    """Return the items one by one, with a pause every few hundred and at the end."""
+    for start in range(0, len(items), _CHUNK):
+        yield from items[start : start + _CHUNK]
+        pause()

@@ -1,137 +1,111 @@
 """References: how long a source lives.
 
-Owns the counts and the release at zero. The creator and whoever calls `get` have references that
-`put` gives back; the tree and open files have holds, which no `put` can take from them.
+The creator and those who call `get` have references that `put` gives back. The tree and open files
+have holds, which no `put` can take from them. At zero the source is released.
 
 Threading: the counts change under the tree's lock.
 """
 
-from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING
 
 from statsfs.exceptions import ReleasedError
-from statsfs.tree.directory import Directory
-from statsfs.tree.lock import Operation, apply_change, count_under_lock
+from statsfs.tree.lock import TreeChange, tree_change, tree_lock
 
-__all__ = ["Counted"]
+if TYPE_CHECKING:
+    from statsfs.tree.source import Source
+
+__all__ = ["References", "check", "drop_hold", "get", "hold", "put", "unhold"]
 
 
-class Counted(Directory):
-    """A directory with references; `Source` is the one subclass.
+class References:
+    """The references to one source.
 
-    As a context manager it puts the creator's reference at the end.
+    Attributes:
+        taken: the creator's, and those of `get`.
+        holds: those of the tree and of open files.
+        released: whether the last one is gone, and the source is of no use.
     """
 
-    __slots__ = ("_holds", "_references", "_released")
+    __slots__ = ("holds", "released", "taken")
 
     def __init__(self) -> None:
-        super().__init__()
-        self._references = 1
-        self._holds = 0
-        self._released = False
-
-    def __enter__(self) -> Self:
-        self.check()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.put()
-
-    def check(self) -> None:
-        """Raise ReleasedError if the source was released."""
-        if self._released:
-            raise ReleasedError(f"source {self.path!r} was released", self)
+        self.taken = 1
+        self.holds = 0
+        self.released = False
 
     @property
-    def refcount(self) -> int:
-        """How many references there are: the creator's, the tree's, those of open files."""
-        return self._references + self._holds
+    def count(self) -> int:
+        """How many there are."""
+        return self.taken + self.holds
 
-    # References
 
-    def get(self) -> Self:
-        """Take a reference; return the source.
+def check(source: "Source") -> None:
+    """Raise ReleasedError if a source was released."""
+    if source._references.released:
+        raise ReleasedError(f"source {source.path!r} was released", source)
 
-        Raises:
-            ReleasedError: it was released.
-        """
 
-        def take(operation: Operation) -> None:
-            self.check()
-            self._references += 1
+@tree_change
+def get(source: "Source", change: TreeChange) -> None:
+    """Take a reference."""
+    check(source)
+    source._references.taken += 1
 
-        apply_change(take)
-        return self
 
-    def put(self) -> None:
-        """Give a reference back; with the last one the source is released.
+@tree_change
+def put(source: "Source", change: TreeChange) -> None:
+    """Give a reference back."""
+    check(source)
+    if not source._references.taken:
+        raise ReleasedError(f"source {source.path!r}: one put() more than get()s", source)
+    source._references.taken -= 1
+    _release_unused(source, change)
 
-        Its subordinates are then removed, its bases dropped, and every later use raises.
 
-        Raises:
-            ReleasedError: it was released, or what references are left are not the caller's but
-                the tree's or an open file's.
-        """
+def hold(source: "Source") -> None:
+    """Take a reference for an open file; `put` does not give it back, `unhold` does.
 
-        def give(operation: Operation) -> None:
-            self.check()
-            if not self._references:
-                raise ReleasedError(f"source {self.path!r}: one put() more than get()s", self)
-            self._references -= 1
-            self._release_unused(operation)
+    Raises:
+        ReleasedError: it was released.
+    """
+    # Not a change: each opening of a file comes here.
+    with tree_lock:
+        if source._references.released:
+            check(source)
+        source._references.holds += 1
 
-        apply_change(give)
 
-    def hold(self) -> None:
-        """Take a reference for an open file; `put` does not give it back, `unhold` does.
-
-        Raises:
-            ReleasedError: it was released.
-        """
-        # Not a change: each opening of a file comes here.
-        count_under_lock(self._take_hold)
-
-    def _take_hold(self) -> None:
-        self.check()
-        self._holds += 1
-
-    def unhold(self) -> None:
-        """Give a reference of `hold` back."""
-        if count_under_lock(self._drop_shared_hold):
+def unhold(source: "Source") -> None:
+    """Give a reference of `hold` back."""
+    with tree_lock:
+        references = source._references
+        # Where there are others, nothing is released.
+        if references.taken + references.holds > 1:
+            references.holds -= 1
             return
+    _drop_last_hold(source)
 
-        def give(operation: Operation) -> None:
-            self._drop_hold(operation)
 
-        apply_change(give)
+def drop_hold(source: "Source", change: TreeChange) -> None:
+    """Give a hold back, inside a change."""
+    source._references.holds -= 1
+    _release_unused(source, change)
 
-    def _drop_shared_hold(self) -> bool:
-        # Whether others have references, so that nothing is released.
-        shared = self.refcount > 1
-        if shared:
-            self._holds -= 1
-        return shared
 
-    def _drop_hold(self, operation: Operation) -> None:
-        self._holds -= 1
-        self._release_unused(operation)
+_drop_last_hold = tree_change(drop_hold)
 
-    def _release_unused(self, operation: Operation) -> None:
-        unused: list[Counted] = [self]
-        while unused:
-            counted = unused.pop()
-            if counted._released or counted.refcount:
-                continue
-            counted._released = True
-            for held in counted._release(operation):
-                held._holds -= 1
-                unused.append(held)
 
-    def _release(self, operation: Operation) -> list["Counted"]:
-        # Drops everything; returns what was held by it, once for each hold.
-        raise NotImplementedError
+def _release_unused(source: "Source", change: TreeChange) -> None:
+    unused = [source]
+    while unused:
+        source = unused.pop()
+        references = source._references
+        if references.released or references.taken or references.holds:
+            continue
+        references.released = True
+        for subordinate in source._directory.subordinates.values():
+            subordinate._directory.parent = None
+            subordinate._directory.place = 0
+            subordinate._references.holds -= 1
+            unused.append(subordinate)
+        source._directory.drop(change.garbage)

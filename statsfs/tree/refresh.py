@@ -306,7 +306,7 @@ def find_refreshing(sources: Iterable[Any]) -> Refreshing | None:
         return None
     found: dict[Refresher, None] = {}
     for source in sources:
-        found.update(dict.fromkeys(source.find_refreshers()))
+        found.update(dict.fromkeys(source._directory.find_refreshers()))
     return Refreshing(found) if found else None
 
 

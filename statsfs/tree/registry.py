@@ -1,9 +1,9 @@
-"""The registry: the top-level sources, and who is told of changes below them.
+"""The registry: the top-level sources, and the listeners to changes below them.
 
-Owns what a mount shows as its root. There is no global registry: a program makes its own.
+A mount shows a registry as its root. There is no global registry: a program makes its own.
 
-Threading: as the tree's, in `sources`. Listeners run in the thread that made the change, after the
-lock is released and before the change returns.
+Threading: as the tree's. Listeners run in the thread that made the change, after the lock is
+released and before the change returns.
 """
 
 import logging
@@ -11,22 +11,23 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from statsfs.exceptions import TreeError
-from statsfs.tree.lock import Change, Operation, apply_change, lock_tree
+from statsfs.tree import placement, references
+from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, tree_change
 from statsfs.tree.refresh import refresh_all
-from statsfs.tree.snapshot import Snapshot, sample_tree
-from statsfs.tree.source import Parent, Source, check_sibling, check_source
+from statsfs.tree.snapshot import Snapshot, take_snapshot
+from statsfs.tree.source import Source, check_source, directory_of
 
 __all__ = ["Registry"]
 
 log = logging.getLogger(__name__)
 
 
-class Registry(Parent):
+class Registry(Listening):
     """The top-level sources of a tree; what `mount` shows."""
 
     def __init__(self) -> None:
         self._sources: dict[str, Source] = {}
-        self._listeners: tuple[Callable[[Change], None], ...] = ()
+        self._listeners: tuple[Callable[[ChangeNotice], None], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Registry {list(self._sources)}>"
@@ -48,68 +49,78 @@ class Registry(Parent):
             TreeError: it has a parent, or is registered already.
             DuplicateNameError: another top-level source has its name.
             ReleasedError: it was released.
-            TypeError: it is no source.
+            TypeError: it is not a source.
         """
         check_source(source)
+        self._register(source)
 
-        def add(operation: Operation) -> None:
-            source.check_orphan()
-            check_sibling(self._sources, source, self)
-            self._sources[source.name] = source
-            source.settle(self)
-            operation.touch(self, 0, None if source.hidden else source.name)
-
-        apply_change(add)
+    @tree_change
+    def _register(self, change: TreeChange, source: Source) -> None:
+        placement.check_orphan(source)
+        placement.check_sibling(self._sources, source, "the registry")
+        self._sources[source.name] = source
+        placement.settle(source, self)
+        change.touch(self, 0, None if source.hidden else source.name)
 
     def unregister(self, source: Source) -> None:
-        """Take a top-level source, and with it all that is below, away.
+        """Remove a top-level source, with its subtree.
 
         When this returns, the names are gone from every mount; open files go on reading.
 
         Raises:
             TreeError: it is not registered here.
             ReleasedError: it was released.
-            TypeError: it is no source.
+            TypeError: it is not a source.
         """
         check_source(source)
+        self._unregister(source)
 
-        def remove(operation: Operation) -> None:
-            source.check()
-            if source.parent is not self:
-                raise TreeError(f"{source.path!r} is not registered here", source)
-            del self._sources[source.name]
-            operation.leave(self, source.place)
-            operation.touch(self, 0, None if source.hidden else source.name)
-            source.leave(operation)
+    @tree_change
+    def _unregister(self, change: TreeChange, source: Source) -> None:
+        references.check(source)
+        if source.parent is not self:
+            raise TreeError(f"{source.path!r} is not registered here", source)
+        del self._sources[source.name]
+        change.leave(self, directory_of(source).place)
+        change.touch(self, 0, None if source.hidden else source.name)
+        placement.leave(source, change)
 
-        apply_change(remove)
+    def find(self, path: str) -> Source | None:
+        """Return a source, hidden or not, or None.
+
+        Args:
+            path: the names from a top-level source on, joined by "/".
+        """
+        name, slash, rest = path.partition("/")
+        top = self._sources.get(name)
+        return top.find(rest) if top is not None and slash else top
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
         refresh_all(self.sources)
-        return self.sample()
+        return self._sample()
 
-    def sample(self) -> Snapshot:
-        """Sample all that is registered as `snapshot` does, but ask nobody."""
-        return lock_tree(lambda: sample_tree(self, (), self.sources)).finish()
+    def _sample(self) -> Snapshot:
+        # The same without refreshes.
+        return take_snapshot(self, lambda: ((), self.sources))
 
-    def add_listener(self, listener: Callable[[Change], None]) -> None:
+    def add_listener(self, listener: Callable[[ChangeNotice], None]) -> None:
         """Have a function called after each change below this registry.
 
         Args:
-            listener: called with a `Change`, in the thread that made it, under no lock. What it
-                raises is logged.
+            listener: called with a `ChangeNotice`, in the thread that made the change, under no
+                lock. What it raises is logged.
         """
         self._listeners = (*self._listeners, listener)
 
-    def remove_listener(self, listener: Callable[[Change], None]) -> None:
-        """Take a listener away; nothing happens if it is none."""
+    def remove_listener(self, listener: Callable[[ChangeNotice], None]) -> None:
+        """Remove a listener; without effect if it is not one."""
         self._listeners = tuple(known for known in self._listeners if known != listener)
 
-    def notify(self, change: Change) -> None:
+    def notify(self, notice: ChangeNotice) -> None:
         """Call the listeners."""
         for listener in self._listeners:
             try:
-                listener(change)
+                listener(notice)
             except Exception:
                 log.exception("a listener failed")

@@ -1,50 +1,181 @@
-"""Totals: every aggregate of one array at once, for whole directories of a snapshot.
+"""Rows: what was read of many bases, converted and added up at C speed.
 
-Owns the sums, extremes and counts of many rows, kept so that a directory's come from those of its
-subdirectories: each number is added once for each level of the tree. One file at a time is the
-business of `flats`.
+A row has one item for each value of an array: an integer, or a list of buckets. Here raw rows are
+converted to the types of their values, and rows are added up: to the totals of a directory, which
+come from those of its subdirectories, so that each number is added once for each level of the tree;
+and to what a source retains. `index` computes the total of one file alone.
 
-Threading: pure.
+Threading: pure, but for pauses between a few hundred rows.
 """
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, reduce
-from operator import itemgetter, or_
+from functools import reduce
 from typing import Any, Final, TypeVar
 
 from statsfs.model.arrays import Array, File
-from statsfs.model.columns import divide, wrap_sum
-from statsfs.model.histograms import add_buckets
-from statsfs.model.values import Aggregate
-from statsfs.tree.retention import RetainedRow, add_numbers, add_retained, is_kept
+from statsfs.model.columns import clean_integers, convert_column, divide, wrap_sum
+from statsfs.model.histograms import add_buckets, convert_histograms
+from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.tree.pauses import pause
 
-__all__ = ["Totals", "add_up"]
+__all__ = [
+    "Addends",
+    "KeptPlan",
+    "RetainedRow",
+    "Row",
+    "Totals",
+    "add_numbers",
+    "add_retained",
+    "add_rows",
+    "add_totals",
+    "convert_items",
+    "find_kinds",
+    "convert_rows",
+]
 
-# Rows that are added up between two pauses: a millisecond or less.
-_CHUNK: Final = 256
+_T = TypeVar("_T")
+
+Row = tuple[Any, ...]
+"""One item for each value: an integer, or a list of buckets."""
+
+_Numbers = Sequence[Any]
+
+RetainedRow = tuple[Any, ...]
+"""For each value a sum, a peak or buckets; where nothing is retained a sum is 0, all else None."""
+
+_U64: Final = (1 << 64) - 1
 _COUNTS: Final = Aggregate.COUNT_ZERO | Aggregate.COUNT_NONZERO
+_CHUNK: Final = 256  # rows that are added up between two pauses: a millisecond or less
+_WIDE: Final = 12_000  # numbers that are added between two pauses
 
 
-_Row = Sequence[Any]
+# Converting
 
 
-class _Plan:
-    # What of an array is to be reduced how: which values are integers, which histograms, and which
-    # kinds anything asks for.
+def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
+    """Convert what many bases hold for one value to its type, at C speed.
+
+    Returns:
+        Integers, or lists for a histogram; None where something is not an integer, or foreign.
+    """
+    if value.histogram:
+        return convert_histograms(column, value)
+    if not clean_integers(column):
+        return None
+    try:
+        return convert_column(column, value.type)
+    except Exception:  # foreign integers may raise anything when they are compared
+        return None
+
+
+def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
+    """Convert raw rows to the types of their values; None where `convert_items` returns it."""
+    columns = list(zip(*rows, strict=True))
+    converted = list(map(convert_items, values, columns))
+    if None in converted:
+        return None
+    # Nearly always nothing had to be converted.
+    same = all(map(operator.is_, columns, converted))
+    return rows if same else list(zip(*converted, strict=True))
+
+
+# Adding up converted numbers
+
+
+def add_numbers(value: Value, numbers: Sequence[Any]) -> Any:
+    """Return what several numbers of one value are together, each converted to its type.
+
+    Args:
+        value: a histogram, of which buckets are added; a PEAK, which is the largest; else a sum.
+        numbers: one or more.
+    """
+    if value.histogram:
+        return add_buckets(numbers, value)
+    return max(numbers) if value.kind is Kind.PEAK else wrap_sum(sum(numbers), value.type)
+
+
+def add_rows(array: Array, rows: Sequence[Row]) -> Row:
+    """Return what several rows are together, as `add_numbers` does; one or more rows."""
+    # A few hundred at a time: sums that wrap may be made in any steps.
+    step = max(2, _WIDE // array.size)
+    total = rows[0]
+    for start in range(1, len(rows), step):
+        columns = zip(total, *rows[start : start + step], strict=True)
+        total = tuple(map(add_numbers, array.values, columns))
+        pause()
+    return total
+
+
+class KeptPlan:
+    """How the rows of an array are added to what is retained.
+
+    Attributes:
+        others: the retained files that `add_wide` does not add.
+        nothing: the row that retains nothing.
+        pick: gets the numbers that `add_wide` adds from a row; None if there are none.
+    """
+
+    __slots__ = ("_wide", "nothing", "others", "pick")
+
     def __init__(self, array: Array) -> None:
+        # Nearly all values are such, for which no conversion is needed before a sum.
+        wide = [
+            file
+            for file in array.retained
+            if file.value.kind is Kind.CUMULATIVE and file.value.type is Type.U64
+        ]
+        self._wide = [file.index for file in wide]
+        self.others = [file for file in array.retained if file not in wide]
+        self.pick = _make_pick(self._wide)
+        sums = {file.index for file in array.retained if file.value.kind is Kind.CUMULATIVE}
+        self.nothing = tuple(0 if i in sums else None for i in range(len(array.values)))
+
+    def add_wide(self, rows: Iterable[Sequence[Any]]) -> list[Any]:
+        """Return a row with the sums of what `pick` gets, and None for all else."""
+        row: list[Any] = [None] * len(self.nothing)
+        if self.pick is not None:
+            sums = map(sum, zip(*map(self.pick, rows), strict=True))
+            for index, total in zip(self._wide, map(_U64.__and__, sums), strict=False):
+                row[index] = total
+        return row
+
+
+def _make_pick(indices: list[int]) -> Callable[[Any], tuple[Any, ...]] | None:
+    # Gets a tuple, even of one: the first comes once more at the end.
+    return operator.itemgetter(*indices, indices[0]) if indices else None
+
+
+def add_retained(array: Array, rows: Sequence[RetainedRow]) -> RetainedRow:
+    """Return what several retained rows are together."""
+    plan = array.plan(KeptPlan)
+    if len(rows) < 2:
+        return rows[0] if rows else plan.nothing
+    row = plan.add_wide(rows)
+    for file in plan.others:
+        numbers = [one[file.index] for one in rows if one[file.index] is not None]
+        if numbers:
+            row[file.index] = add_numbers(file.value, numbers)
+    return tuple(row)
+
+
+# The totals of directories
+
+
+class _TotalsPlan:
+    # Which values of an array are integers, which histograms, and which kinds of totals they have.
+    def __init__(self, array: Array, kinds: Aggregate) -> None:
         self.values = array.values
         self.scalars = [i for i, value in enumerate(self.values) if not value.histogram]
         self.histograms = [i for i, value in enumerate(self.values) if value.histogram]
-        # Always a tuple, even of one.
-        self.pick = itemgetter(*self.scalars, *self.scalars[:1]) if self.scalars else None
-        kinds = reduce(or_, (value.aggregate for value in self.values), Aggregate.NONE)
+        self.pick = _make_pick(self.scalars)
         self.min = Aggregate.MIN in kinds
         self.max = Aggregate.MAX in kinds
         self.counts = bool(kinds & _COUNTS)
 
-    def fold(self, function: Callable[[Any], Any], rows: Iterable[_Row]) -> list[Any]:
-        """Return a function of each column; 0 for histograms."""
+    def fold(self, function: Callable[[Any], Any], rows: Iterable[_Numbers]) -> list[Any]:
+        # A function of each column; 0 for histograms.
         if not self.histograms:
             return list(map(function, zip(*rows, strict=True)))
         folded: list[Any] = [0] * len(self.values)
@@ -54,18 +185,48 @@ class _Plan:
                 folded[index] = function(column)
         return folded
 
-    def add(self, rows: Sequence[_Row]) -> list[Any]:
-        """Return the sum of each column; for histograms bucket by bucket."""
+    def add(self, rows: Sequence[_Numbers]) -> list[Any]:
+        # The sum of each column; for histograms bucket by bucket.
         sums = self.fold(sum, rows)
         for index in self.histograms:
             sums[index] = add_buckets([row[index] for row in rows], self.values[index])
         return sums
 
 
-_find_plan: Final = cache(_Plan)  # arrays live as long as the process
+class _TotalsPlans:
+    # Those of one array, and the kinds of its own values.
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        self._plans: dict[Aggregate, _TotalsPlan] = {}
+        self.kinds = reduce(operator.or_, (value.aggregate for value in array.values))
+
+    def of(self, kinds: Aggregate) -> _TotalsPlan:
+        plan = self._plans.get(kinds)
+        if plan is None:
+            plan = self._plans[kinds] = _TotalsPlan(self._array, kinds)
+        return plan
 
 
-def _count_zeros(column: _Row) -> int:
+def find_kinds(arrays: Iterable[Array]) -> dict[Array, Aggregate]:
+    """Return which aggregates the totals of each array must have.
+
+    They are those of its values, and of the values of other arrays that belong to them.
+    """
+    listed = list(arrays)
+    if len(listed) == 1:  # nearly always
+        return {listed[0]: listed[0].plan(_TotalsPlans).kinds}
+    by_identity: dict[object, Aggregate] = {}
+    for array in listed:
+        for value in array.values:
+            key = value.identity
+            by_identity[key] = by_identity.get(key, Aggregate.NONE) | value.aggregate
+    return {
+        array: reduce(operator.or_, (by_identity[value.identity] for value in array.values))
+        for array in listed
+    }
+
+
+def _count_zeros(column: _Numbers) -> int:
     return column.count(0)
 
 
@@ -77,33 +238,36 @@ class Totals:
         count: how many rows.
         sums: the exact sum of each value; for a histogram the sums of its buckets.
         mins, maxs, zeros: of each value; nothing where the array has no such aggregate.
-        retained: what sources keep of others that left, which is in none of the above; nothing
-            where none does.
+        retained: what sources retain, which is in none of the above; nothing where none does.
     """
 
     count: int = 0
-    sums: _Row = ()
-    mins: _Row = ()
-    maxs: _Row = ()
-    zeros: _Row = ()
+    sums: _Numbers = ()
+    mins: _Numbers = ()
+    maxs: _Numbers = ()
+    zeros: _Numbers = ()
     retained: RetainedRow = ()
 
-    def value(self, file: File) -> Any:
-        """Return one aggregate, as reading its file would; of nothing it is 0."""
-        if not self.retained or not is_kept(file) or self.retained[file.index] is None:
-            return self._living(file)
-        numbers = [self._living(file)] if self.count else []
-        return add_numbers(file.value, [*numbers, self.retained[file.index]])
+    def value(self, file: File, place: int) -> Any:
+        """Return one aggregate, as reading its file would; of nothing it is 0.
+
+        Args:
+            file: which.
+            place: of the value in the array.
+        """
+        if not self.retained or not file.retained or self.retained[place] is None:
+            return self._living(file, place)
+        numbers = [self._living(file, place)] if self.count else []
+        return add_numbers(file.value, [*numbers, self.retained[place]])
 
     @property
-    def whole_sums(self) -> _Row:
+    def whole_sums(self) -> _Numbers:
         """The exact sum of each value, where nothing is retained besides; else nothing."""
         return () if self.retained else self.sums
 
-    def _living(self, file: File) -> Any:
+    def _living(self, file: File, index: int) -> Any:
         if not self.count:
             return file.value.zero
-        index = file.index
         if file.value.histogram:
             return self.sums[index]
         match file.kind:
@@ -121,7 +285,86 @@ class Totals:
                 return self.count - self.zeros[index]
 
 
-def _of_rows(plan: _Plan, rows: Sequence[_Row]) -> Totals:
+def add_totals(file: File, parts: Sequence[tuple[Totals, int]]) -> Any:
+    """Return one aggregate of several arrays, as `Totals.value` does of one.
+
+    Args:
+        file: which.
+        parts: the totals of each array, and the place of the value in it.
+    """
+    living = [(totals, place) for totals, place in parts if totals.count]
+    if file.kind is Aggregate.AVG:
+        count = sum(totals.count for totals, _ in living)
+        return divide(sum(totals.sums[place] for totals, place in living), count) if count else 0
+    numbers = [
+        totals.value(file, place)
+        for totals, place in parts
+        if totals.count
+        or (file.retained and totals.retained and totals.retained[place] is not None)
+    ]
+    if not numbers:
+        return file.value.zero
+    if file.value.histogram:
+        return add_buckets(numbers, file.value)
+    match file.kind:
+        case Aggregate.MIN:
+            return min(numbers)
+        case Aggregate.MAX:
+            return max(numbers)
+        case Aggregate.SUM:
+            return wrap_sum(sum(numbers), file.value.type)
+        case _:
+            return sum(numbers)
+
+
+class Addends:
+    """What the totals of one array in a directory are made of.
+
+    Attributes:
+        rows: those of its source, and of subordinates that have no totals of their own.
+        parts: the totals of the subordinates that have.
+        retained: what the source retains.
+        below: whether the array is anywhere in the subtree besides the source itself.
+    """
+
+    __slots__ = ("below", "parts", "retained", "rows")
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.parts: list[Totals] = []
+        self.retained: list[RetainedRow] = []
+        self.below = False
+
+    def add_up(self, array: Array, kinds: Aggregate) -> Totals:
+        """Return the totals.
+
+        Args:
+            array: what the rows are of.
+            kinds: which aggregates are wanted, as `find_kinds` has them.
+        """
+        plan = array.plan(_TotalsPlans).of(kinds)
+        found = [part for part in self.parts if part.count]
+        for chunk in _chunks(self.rows):
+            found.append(_of_rows(plan, chunk))
+            pause()
+        while len(found) > 1:
+            merged = []
+            for some in _chunks(found):
+                merged.append(_merge(plan, some))
+                pause()
+            found = merged
+        totals = found[0] if found else Totals()
+        kept = [*self.retained, *(part.retained for part in self.parts if part.retained)]
+        if not kept:
+            return totals
+        total = kept[0]
+        for chunk in _chunks(kept[1:]):
+            total = add_retained(array, [total, *chunk])
+            pause()
+        return replace(totals, retained=total)
+
+
+def _of_rows(plan: _TotalsPlan, rows: Sequence[Row]) -> Totals:
     return Totals(
         len(rows),
         plan.add(rows),
@@ -131,7 +374,7 @@ def _of_rows(plan: _Plan, rows: Sequence[_Row]) -> Totals:
     )
 
 
-def _merge(plan: _Plan, parts: Sequence[Totals]) -> Totals:
+def _merge(plan: _TotalsPlan, parts: Sequence[Totals]) -> Totals:
     return Totals(
         sum(part.count for part in parts),
         plan.add([part.sums for part in parts]),
@@ -139,51 +382,6 @@ def _merge(plan: _Plan, parts: Sequence[Totals]) -> Totals:
         plan.fold(max, [part.maxs for part in parts]) if plan.max else (),
         plan.fold(sum, [part.zeros for part in parts]) if plan.counts else (),
     )
-
-
-def add_up(
-    array: Array,
-    rows: Sequence[_Row],
-    parts: Sequence[Totals],
-    pause: Callable[[], None],
-    retained: Sequence[RetainedRow] = (),
-) -> Totals:
-    """Return the totals of some rows and of what was added up before.
-
-    Args:
-        array: what the rows are of.
-        rows: one item a value, converted to its type.
-        parts: totals of other rows of the array.
-        pause: called every few hundred rows.
-        retained: what is retained besides.
-    """
-    plan = _find_plan(array)
-    found = [part for part in parts if part.count]
-    for chunk in _chunks(rows):
-        found.append(_of_rows(plan, chunk))
-        pause()
-    while len(found) > 1:
-        merged = []
-        for some in _chunks(found):
-            merged.append(_merge(plan, some))
-            pause()
-        found = merged
-    totals = found[0] if found else Totals()
-    kept = [*retained, *(part.retained for part in parts if part.retained)]
-    return replace(totals, retained=_add_retained(array, kept, pause)) if kept else totals
-
-
-def _add_retained(
-    array: Array, rows: Sequence[RetainedRow], pause: Callable[[], None]
-) -> RetainedRow:
-    total = rows[0]
-    for chunk in _chunks(rows[1:]):
-        total = add_retained(array, [total, *chunk])
-        pause()
-    return total
-
-
-_T = TypeVar("_T")
 
 
 def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:

@@ -1,85 +1,34 @@
-"""Contents: what the directories of a snapshot show.
+"""What the directories of a snapshot show: their files, numbers and totals.
 
-Owns the way from the rows of a snapshot to directories with their files, numbers and totals; how
-that becomes text is the business of `formats`. It works on what was sampled alone: the tree may
-have changed since.
+Only what was sampled is used, as the tree may have changed since. The formats make text of it.
 
-Threading: pure, but that it keeps a layout that it had to work out for the next reader.
+Threading: pure, except that a layout that had to be worked out is kept for the next reader.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from statsfs.model.arrays import Array, Entry, File, Layout, make_layout
-from statsfs.tree.retention import Retained, RetainedRow
-from statsfs.tree.rows import Totals, add_up
+from statsfs.model.arrays import Array, File
+from statsfs.model.layout import Layout, make_layout
+from statsfs.tree.index import Entry
+from statsfs.tree.pauses import take_slowly
+from statsfs.tree.rows import Addends, RetainedRow, Row, Totals, add_totals
 
-__all__ = ["Content", "Pause", "Row", "Tree", "make_content", "make_contents", "no_pause"]
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.snapshot import Snapshot
+    from statsfs.tree.source import Source
 
-Pause = Callable[[], None]
-"""Called every few hundred rows or lines, so that other threads get their turn."""
-
-Row = tuple[Any, ...]
-
-_CHUNK: Final = 256  # rows or directories between two pauses
-
-_T = TypeVar("_T")
-
-
-def no_pause() -> None:
-    """Go on at once."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Tree:
-    """The sources of a subtree, as they stood.
-
-    Attributes:
-        root: the source, or the registry, that was sampled.
-        lineage: the sources from the top-level one to the root; none for a registry.
-        subordinates: each source that has some, and those, hidden ones too; parents come first.
-        states: the version and the cached layout of each source.
-        unavailable: the sources that were asked in vain; what is below has no numbers either.
-    """
-
-    root: Any
-    lineage: tuple[Any, ...]
-    subordinates: list[tuple[Any, list[Any]]]
-    states: Mapping[Any, tuple[int, tuple[int, Layout] | None]]
-    unavailable: frozenset[Any] = frozenset()
-
-    def find_silent(self) -> set[Any]:
-        """Return all sources that have no numbers, for they or one above them are unavailable."""
-        silent = set(self.unavailable)
-        if not silent.isdisjoint(self.lineage):
-            silent.add(self.root)
-        for parent, subordinates in self.subordinates if silent else ():
-            if parent in silent:
-                silent.update(subordinates)
-        return silent
-
-
-class _Sums:
-    # What the totals of a directory are made of, by array: the rows of its source and of those
-    # below that have no totals of their own, the totals of those that have, and what the source
-    # retains. `parts` has a key for each array that is anywhere below, or retained.
-    __slots__ = ("parts", "retained", "rows")
-
-    def __init__(self) -> None:
-        self.rows: dict[Array, list[Row]] = {}
-        self.parts: dict[Array, list[Totals]] = {}
-        self.retained: dict[Array, list[RetainedRow]] = {}
-
+__all__ = ["SnapshotDirectory", "make_directories", "make_directory"]
 
 _NO_TOTALS: Final[Mapping[Array, Totals]] = {}
 
 
-class Content:
+class SnapshotDirectory:
     """What one directory shows.
 
     Attributes:
-        source: whose directory it is; a `Registry` for the root of a mount.
+        source: the source; the `Registry` for the root of a mount.
         layout: which files it shows; None where it shows none.
         own: the rows that the source itself shows.
         declared: the arrays that it shows with base None.
@@ -88,9 +37,9 @@ class Content:
     """
 
     __slots__ = (
-        "_above",
+        "_addends",
+        "_leaf",
         "_silent",
-        "_sums",
         "declared",
         "layout",
         "own",
@@ -99,31 +48,38 @@ class Content:
         "totals",
     )
 
-    def __init__(self, source: Any, sums: _Sums, *, above: bool = False) -> None:
-        self.source = source
+    def __init__(
+        self, source: "Source | Registry", addends: dict[Array, Addends] | None = None
+    ) -> None:
+        self.source: Any = source
         self.layout: Layout | None = None
-        self._silent = False
         self.own: dict[Array, Row] = {}
-        # Thousands of directories have no totals; `above` says that their rows go into the sums of
-        # the parent. They share what is empty: making it would take longer than all else.
-        self._sums = sums
-        self._above = above
-        self.declared: list[Array] | tuple[()] = () if above else []
+        self._silent = False
+        # Thousands of directories are leaves, which have no totals: their rows go to the addends of
+        # the parent. They share empty containers: making these would take longer than all else.
+        self._leaf = addends is not None
+        self._addends: dict[Array, Addends] = {} if addends is None else addends
+        self.declared: list[Array] | tuple[()] = () if self._leaf else []
         self.totals = _NO_TOTALS
-        self.subordinates: Sequence[Content] = () if above else []
+        self.subordinates: Sequence[SnapshotDirectory] = () if self._leaf else []
 
     def number(self, file: File) -> Any:
         """Return the number of one file of `layout`, or a histogram's buckets.
 
-        It is None for an own value whose base was broken, and where nobody answers.
+        It is None for an own value whose base was broken, and where a refresh failed.
         """
         if self._silent:
             return None
         if file.kind is None:
             row = self.own.get(file.array)
             return None if row is None else row[file.index]
-        totals = self.totals.get(file.array)
-        return file.value.zero if totals is None else totals.value(file)
+        layout = self.layout
+        covered = layout.covered.get(file) if layout is not None else None
+        if covered is None:
+            totals = self.totals.get(file.array)
+            return file.value.zero if totals is None else totals.value(file, file.index)
+        found = [(self.totals.get(array), place) for array, place in covered]
+        return add_totals(file, [(totals, place) for totals, place in found if totals is not None])
 
     def files(self) -> Iterator[tuple[File, Any]]:
         """Return each file with its number, but for those that have none."""
@@ -132,166 +88,138 @@ class Content:
             if number is not None:
                 yield file, number
 
-    def silence(self) -> None:
-        """Show no numbers, once those above have what they need."""
-        self.own, self.totals, self._silent = {}, _NO_TOTALS, True
+    # Making it: first subordinates are placed, then rows are added, then totals from the bottom up
 
-    def place(self, source: Any, sums: _Sums | None) -> "Content":
-        """Add and return the directory of a subordinate.
-
-        Args:
-            source: the subordinate; a hidden one is not shown.
-            sums: for its totals, if it shows some.
-        """
-        child = Content(source, sums or self._sums, above=sums is None)
+    def place(self, source: "Source", leaf: bool) -> "SnapshotDirectory":
+        """Add and return the directory of a subordinate; a hidden one is not shown."""
+        child = SnapshotDirectory(source, self._addends if leaf else None)
         if not source.hidden:
-            cast(list[Content], self.subordinates).append(child)
+            cast(list[SnapshotDirectory], self.subordinates).append(child)
         return child
+
+    def _addends_of(self, array: Array) -> Addends:
+        addends = self._addends.get(array)
+        if addends is None:
+            addends = self._addends[array] = Addends()
+        return addends
 
     def add(self, entry: Entry, row: Row) -> None:
         """Add what was sampled of one base of the source."""
-        array = entry.array
         if not entry.hidden:
-            self.own[array] = row
-        sums = self._sums
-        rows = sums.rows.get(array)
-        if rows is None:
-            rows = sums.rows[array] = []
-        rows.append(row)
-        if self._above and array not in sums.parts:
-            sums.parts[array] = []
+            self.own[entry.array] = row
+        addends = self._addends_of(entry.array)
+        addends.rows.append(row)
+        if self._leaf:
+            addends.below = True
 
     def declare(self, entry: Entry) -> None:
-        """Add an array without a base, to a source that has sums of its own."""
+        """Add an array without a base; not to a leaf."""
         if not entry.hidden:
             cast(list[Array], self.declared).append(entry.array)
-        self._sums.rows.setdefault(entry.array, [])
+        self._addends_of(entry.array)
 
-    def add_below(self, array: Array, rows: Sequence[Row]) -> None:
-        """Add what was sampled of an array here and below, in place of all that is below."""
-        self._sums.rows.setdefault(array, []).extend(rows)
-        self._sums.parts.setdefault(array, [])
+    def add_below(self, array: Array, rows: Iterable[Row]) -> None:
+        """Add what was sampled of an array in the subtree, in place of the subordinates."""
+        addends = self._addends_of(array)
+        addends.rows += rows
+        addends.below = True
 
     def retain(self, array: Array, row: RetainedRow) -> None:
-        """Add what is retained, to a source that has sums of its own."""
-        self._sums.retained.setdefault(array, []).append(row)
-        self._sums.parts.setdefault(array, [])
+        """Add what the source retains; not to a leaf."""
+        addends = self._addends_of(array)
+        addends.retained.append(row)
+        addends.below = True
 
-    def complete(self, tree: Tree, pause: Pause) -> None:
-        """Work out the files, and the totals of a source that shows some."""
-        version, cached = tree.states[self.source]
+    def adopt(self, child: "SnapshotDirectory") -> None:
+        """Add the totals of a subordinate that is complete."""
+        for array, totals in child.totals.items():
+            addends = self._addends_of(array)
+            addends.parts.append(totals)
+            addends.below = True
+
+    def complete(self, snapshot: "Snapshot") -> None:
+        """Work out the files, and the totals if it is not a leaf."""
+        version, cached = snapshot.states[self.source]
         if cached is not None and cached[0] == version:
             self.layout = cached[1]
         else:
-            self.layout = self.source.layout_at(version) or self._make_layout(tree)
-        if not self._above:
-            rows, parts, retained = self._sums.rows, self._sums.parts, self._sums.retained
+            directory = self.source._directory
+            self.layout = directory.layout_at(version) or self._make_layout(snapshot)
+        if not self._leaf:
+            kinds = snapshot.kinds
             self.totals = {
-                array: add_up(
-                    array, rows.get(array, ()), parts.get(array, ()), pause, retained.get(array, ())
-                )
-                for array in dict.fromkeys((*rows, *parts))
+                array: one.add_up(array, kinds[array]) for array, one in self._addends.items()
             }
 
-    def _make_layout(self, tree: Tree) -> Layout:
+    def _make_layout(self, snapshot: "Snapshot") -> Layout:
         # The source has changed since it was sampled.
-        below = next((below for parent, below in tree.subordinates if parent is self.source), ())
+        below = next((some for one, some in snapshot.subordinates if one is self.source), ())
         names = {source.name for source in below if not source.hidden}
-        arrays = () if self._above else self._sums.parts
-        return make_layout(list(self.own), self.declared, arrays, names.__contains__)
+        arrays = {} if self._leaf else self._addends
+        inner = [array for array, addends in arrays.items() if addends.below]
+        return make_layout(list(self.own), self.declared, inner, names.__contains__, arrays)
 
-    def adopt(self, child: "Content") -> None:
-        """Add the totals of a subordinate that is complete."""
-        for array, totals in child.totals.items():
-            self._sums.parts.setdefault(array, []).append(totals)
-
-
-def _take(items: Sequence[_T], pause: Pause) -> Iterator[_T]:
-    # With a pause now and then, the last one at the end.
-    for start in range(0, len(items), _CHUNK):
-        yield from items[start : start + _CHUNK]
-        pause()
+    def silence(self) -> None:
+        """Show no numbers; called when the directories above have theirs."""
+        self.own, self.totals, self._silent = {}, _NO_TOTALS, True
 
 
-def make_contents(
-    tree: Tree,
-    declared: Iterable[Entry],
-    rows: Iterable[tuple[Sequence[Entry], Sequence[Row]]],
-    pause: Pause = no_pause,
-    retained: Sequence[tuple[Retained, RetainedRow]] = (),
-) -> Content:
-    """Return what the root of a sampled subtree shows, with all that is below.
-
-    Args:
-        tree: the sources.
-        declared: the entries that had no base.
-        rows: entries, and what was sampled of each.
-        pause: called every few hundred rows.
-        retained: what sources retain, and how much that was.
-    """
-    declared = list(declared)
-    summed = {parent for parent, _ in tree.subordinates} | {entry.source for entry in declared}
-    summed.update(record.source for record, _ in retained)
-    contents: dict[Any, Content] = {tree.root: Content(tree.root, _Sums())}
-    for parent, subordinates in tree.subordinates:
-        place = contents[parent].place
-        for source in _take(subordinates, pause):
-            contents[source] = place(source, _Sums() if source in summed else None)
-    # A signal handler's snapshot may meet a change half made, and entries of a source that is
-    # just leaving: they go nowhere.
-    nowhere = Content(None, _Sums())
-    for entry in declared:
-        contents.get(entry.source, nowhere).declare(entry)
-    for record, row in retained:
-        contents.get(record.source, nowhere).retain(record.array, row)
-    for entries, found in rows:
-        for entry, row in zip(_take(entries, pause), found, strict=True):
-            contents.get(entry.source, nowhere).add(entry, row)
+def make_directories(snapshot: "Snapshot") -> SnapshotDirectory:
+    """Return what the root of a snapshot shows, with all in its subtree."""
+    summed: set[Source | Registry] = {parent for parent, _ in snapshot.subordinates}
+    summed.update(entry.source for entry in snapshot.declared)
+    summed.update(record.source for record, _ in snapshot.retained)
+    root = SnapshotDirectory(snapshot.root)
+    directories: dict[Source | Registry, SnapshotDirectory] = {snapshot.root: root}
+    for parent, subordinates in snapshot.subordinates:
+        place = directories[parent].place
+        for source in take_slowly(subordinates):
+            directories[source] = place(source, source not in summed)
+    # A signal handler's snapshot may meet a change half made, and entries of a source that is just
+    # leaving: they go nowhere.
+    nowhere = SnapshotDirectory(snapshot.root)
+    for entry in snapshot.declared:
+        directories.get(entry.source, nowhere).declare(entry)
+    for record, held in snapshot.retained:
+        directories.get(record.source, nowhere).retain(record.array, held)
+    for entries, rows in snapshot.decoded():
+        for entry, row in zip(take_slowly(entries), rows, strict=True):
+            directories.get(entry.source, nowhere).add(entry, row)
     # Parents come first, so backwards every subordinate is complete when it is adopted.
-    for parent, subordinates in reversed(tree.subordinates):
-        adopt = contents[parent].adopt
-        for source in _take(subordinates, pause):
-            content = contents[source]
-            content.complete(tree, pause)
-            if content.totals:
-                adopt(content)
-    root = contents[tree.root]
-    if tree.lineage:
-        root.complete(tree, pause)
-    for source in tree.find_silent():
-        contents.get(source, nowhere).silence()
+    for parent, subordinates in reversed(snapshot.subordinates):
+        adopt = directories[parent].adopt
+        for source in take_slowly(subordinates):
+            directory = directories[source]
+            directory.complete(snapshot)
+            if directory.totals:
+                adopt(directory)
+    if snapshot.lineage:
+        root.complete(snapshot)
+    for silent in snapshot.find_silent():
+        directories.get(silent, nowhere).silence()
     return root
 
 
-def make_content(
-    tree: Tree,
-    declared: Iterable[Entry],
-    rows: Iterable[tuple[Sequence[Entry], Sequence[Row]]],
-    pause: Pause = no_pause,
-    retained: Sequence[tuple[Retained, RetainedRow]] = (),
-) -> Content:
-    """Return what the root of a sampled subtree shows, without what is below.
-
-    The arguments are those of `make_contents`; the root is a source.
-    """
-    root = Content(tree.root, _Sums())
-    for entry in declared:
-        if entry.source is tree.root:
+def make_directory(snapshot: "Snapshot") -> SnapshotDirectory:
+    """Return what the root of a snapshot, a source, shows, without its subtree."""
+    root = SnapshotDirectory(snapshot.root)
+    for entry in snapshot.declared:
+        if entry.source is snapshot.root:
             root.declare(entry)
         else:
             root.add_below(entry.array, ())
-    for entries, found in rows:
+    for entries, rows in snapshot.decoded():
         below = []
-        for entry, row in zip(_take(entries, pause), found, strict=True):
-            if entry.source is tree.root:
+        for entry, row in zip(take_slowly(entries), rows, strict=True):
+            if entry.source is snapshot.root:
                 root.add(entry, row)
             else:
                 below.append(row)
         if below:
             root.add_below(entries[0].array, below)
-    for record, held in retained:
+    for record, held in snapshot.retained:
         root.retain(record.array, held)
-    root.complete(tree, pause)
-    if tree.root in tree.find_silent():
+    root.complete(snapshot)
+    if snapshot.root in snapshot.find_silent():
         root.silence()
     return root

@@ -1,82 +1,89 @@
-"""Sources: the directories, and the tree that they make.
+"""Sources: what a program counts in, and the tree that they make.
 
-Owns parents, names, lookup, clearing and sampling. What a source has is the business of `holdings`,
-who gets which name that of `arrays`, and the lock that of `changes`.
+A source has a `Directory` (its place, arrays and files) and `References`. `placement` puts one into
+another.
 
-Threading: the tree changes under the lock of `changes`, from any thread. Reading one value or one
-aggregate takes no lock; a snapshot takes it for the names of its subtree and for its pass.
+Threading: the tree changes under its lock, from any thread. Reading one value or one aggregate
+takes no lock, unless a total counts what left; a snapshot takes it for its pass.
 """
 
-import time
-from collections.abc import Callable, Mapping
-from itertools import count
-from typing import Any, Final
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.exceptions import (
+    BaseMismatchError,
     DuplicateNameError,
     InvalidNameError,
     ReadOnlyValueError,
-    TreeError,
     UnknownValueError,
 )
-from statsfs.model.arrays import Entry, File
-from statsfs.model.values import check_name
+from statsfs.model.arrays import Array, File, intern_array
+from statsfs.model.stats import Stats
+from statsfs.model.values import Value, check_name
+from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
-from statsfs.tree.folds import Folding, find_retaining, make_folding
-from statsfs.tree.holdings import Holder, note_files, registry_of
-from statsfs.tree.index import Flat
-from statsfs.tree.lock import Listening, Operation, lock_tree
-from statsfs.tree.references import Counted
+from statsfs.tree.directory import Directory
+from statsfs.tree.index import ArrayIndex, Entry
+from statsfs.tree.lock import TreeChange, tree_change, tree_lock
 from statsfs.tree.refresh import Refresher, refresh_all
-from statsfs.tree.snapshot import Sampling, Snapshot, sample_tree
+from statsfs.tree.retention import (
+    Folding,
+    check_row,
+    fill_row,
+    find_retaining,
+    folding_change,
+    restore_row,
+)
+from statsfs.tree.rows import RetainedRow
+from statsfs.tree.snapshot import Snapshot, take_snapshot
 
-__all__ = ["Parent", "Source", "check_sibling", "check_source"]
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
 
-# Every stay of a source under a parent has a number, never used again: inode numbers come of it.
-_places: Final = count(1)
-
-
-class Parent(Listening):
-    """What a source may be placed in besides another source: the registry."""
+__all__ = ["Source", "check_source", "directory_of"]
 
 
-class Source(Holder):
+class Source:
     """A directory of statistics: arrays of values over their bases, and subordinate sources.
 
-    A new source has one reference, its creator's; the tree takes its own when the source is added
-    to it. The source is released when the last reference is put. As a context manager it puts
-    the creator's reference at the end.
+    A new source has one reference, its creator's. The tree takes its own when the source is added
+    to it. The source is released when the last reference is put. As a context manager it puts the
+    creator's reference at the end.
 
     Args:
         name: the directory's name; `name % args` if there are arguments.
         args: what the name is formatted with, as by printf.
         label: the Prometheus label whose value is this source's name; None for none.
-        hidden: no directory, for it nor for what is below; but its values count above.
+        hidden: no directory, for it and its subtree; but its values count above.
         retain: keep what subordinates have counted when they leave, so that totals never go back.
-        refresh: called before anything in or below the source is read or cleared: it brings the
-            numbers of the bases up to date, where they must be asked for.
+        collapse: in Prometheus's formats, be one series, the total, and nothing in the subtree has
+            one; by default a source that retains does. Else each source in the subtree is a series
+            as long as it lives, and what is retained is not exported.
+        refresh: called before anything in the source's subtree is read or cleared: it brings the
+            numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
-        cleared: called after values of this source were cleared, or what it retains, once for all
-            sources of one clear that have it in common, and before that clear returns.
-        owner: the user and the group, by number, whose its directory and files are in a mount, and
-            those below it that have none of their own; None for that of the source above, or else
-            of the mount.
+        cleared: called after values of this source, or what it retains, were cleared, and before
+            the clear returns: once for all sources of one clear that have the same function.
+        owner: the user and the group, by number, that own its directory and files in a mount, and
+            those in its subtree; None for the owner of the source above, or else of the mount.
 
     Raises:
-        InvalidNameError: the name is none for a directory, or the arguments do not fit it.
-        TypeError, ValueError: the owner is no pair of such numbers.
+        InvalidNameError: the name is not one for a directory, or the arguments do not fit it.
+        TypeError, ValueError: the owner is not a pair of such numbers.
     """
 
     __slots__ = (
-        "_subordinates",
-        "cleared",
+        "__weakref__",
+        "_cleared",
+        "_directory",
+        "_references",
+        "collapse",
         "hidden",
         "label",
         "name",
         "owner",
-        "refresher",
-        "refreshers",
-        "visible",
+        "retain",
     )
 
     def __init__(
@@ -86,12 +93,12 @@ class Source(Holder):
         label: str | None = None,
         hidden: bool = False,
         retain: bool = False,
+        collapse: bool | None = None,
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
         cleared: Callable[[], object] | None = None,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(retain)
         if args:
             try:
                 name = name % args
@@ -102,206 +109,196 @@ class Source(Holder):
         self.name: Final = check_name(name, "a source's name")
         self.label: Final = None if label is None else check_name(label, "a source's label")
         self.hidden: Final = hidden
-        self.refresher = None if refresh is None else Refresher(self, refresh, blocking)
-        # Of this source and of all below, in the order in which they were added.
-        self.refreshers = None if self.refresher is None else {self.refresher: None}
-        self.cleared: Final = cleared
+        self.retain: Final = retain
+        self.collapse: Final = retain if collapse is None else collapse
         self.owner: Final = check_owner(owner, f"the owner of {name!r}")
-        self._subordinates: dict[str, Source] | None = None
-        self.visible = 0
+        self._cleared: Final = cleared
+        self._references: Final = references.References()
+        self._directory: Final = Directory(name)
+        if refresh is not None:
+            refresher = Refresher(self, refresh, blocking)
+            self._directory.refresher = refresher
+            self._directory.refreshers = {refresher: None}
 
     def __repr__(self) -> str:
-        state = " released" if self._released else f" references={self.refcount}"
+        state = " released" if self._references.released else f" references={self.refcount}"
         return f"<Source {self.path!r}{state}>"
 
-    # What it is, and where
+    def __enter__(self) -> Self:
+        references.check(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.put()
+
+    # Where it is
 
     @property
-    def parent(self) -> "Source | Parent | None":
+    def parent(self) -> "Source | Registry | None":
         """The source or registry that this one is in, or None."""
-        parent: Source | Parent | None = self._parent
-        return parent
-
-    @property
-    def subordinates(self) -> tuple["Source", ...]:
-        """The sources below this one, hidden ones too, in the order they were added.
-
-        Raises:
-            ReleasedError: it was released.
-        """
-        self.check()
-        return tuple((self._subordinates or {}).values())
+        return self._directory.parent
 
     @property
     def path(self) -> str:
         """The names from the top of the tree to this source, joined by "/"."""
-        return "/".join(source.name for source in reversed(list(self._lineage())))
+        return self._directory.path
 
-    def find_subordinate(self, name: str) -> "Source | None":
-        """Return the subordinate of that name, hidden or not, or None."""
-        return (self._subordinates or {}).get(name)
+    @property
+    def subordinates(self) -> tuple["Source", ...]:
+        """The sources in this one, hidden ones too, in the order they were added.
 
-    def shows_directory(self, name: str) -> bool:
-        """Tell whether a name is that of a visible subordinate."""
-        source = self.find_subordinate(name)
-        return source is not None and not source.hidden
+        Raises:
+            ReleasedError: it was released.
+        """
+        references.check(self)
+        return tuple(self._directory.subordinates.values())
 
-    def _release(self, operation: Operation) -> list[Counted]:
-        subordinates = self._subordinates or {}
-        operation.garbage += (subordinates, self._entries, self._flats, self.refreshers)
-        for entry in self._entries.values():
-            operation.garbage.append((entry.base, entry.origin))
-            entry.base = entry.origin = None
-        for subordinate in subordinates.values():
-            subordinate._parent = None
-            subordinate.place = 0
-        self._subordinates, self._entries, self._flats = None, {}, {}
-        self.refresher = self.refreshers = None
-        self.version += 1
-        self.cached = None
-        return list(subordinates.values())
+    def find(self, path: str) -> "Source | None":
+        """Return a source in this one's subtree, hidden or not, or None.
+
+        Args:
+            path: the names from a subordinate on, joined by "/".
+        """
+        found: Source | None = self
+        for name in path.split("/"):
+            found = None if found is None else found._directory.subordinates.get(name)
+        return found
+
+    # References
+
+    @property
+    def refcount(self) -> int:
+        """How many references there are: the creator's, the tree's, those of open files."""
+        return self._references.count
+
+    def get(self) -> Self:
+        """Take a reference; return the source.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        references.get(self)
+        return self
+
+    def put(self) -> None:
+        """Give a reference back; with the last one the source is released.
+
+        Its subordinates are then removed, its bases dropped, and every later use raises.
+
+        Raises:
+            ReleasedError: it was released, or the references that are left are the tree's or an
+                open file's.
+        """
+        references.put(self)
 
     # The tree
 
     def add_subordinate(self, source: "Source") -> None:
-        """Put a source below this one; the tree takes a reference to it.
+        """Put a source into this one; the tree takes a reference to it.
 
         Raises:
             TreeError: it has a parent already, or is this source or an ancestor of it.
             DuplicateNameError: another subordinate has its name.
             ReleasedError: one of the two was released.
-            TypeError: it is no source.
+            TypeError: it is not a source.
         """
         check_source(source)
-
-        def add(operation: Operation, folding: Folding) -> None:
-            self.check()
-            source.check_orphan()
-            lineage = list(self._lineage())
-            if source in lineage:
-                raise TreeError(
-                    f"{source.path!r} cannot be below {self.path!r}, which is below it", source
-                )
-            if self._subordinates is None:
-                self._subordinates = {}
-            check_sibling(self._subordinates, source, self)
-            stale = folding.take_in(
-                find_retaining(lineage),
-                source,
-                lambda: [ancestor for ancestor in lineage if ancestor._join(source)],
-            )
-            self._subordinates[source.name] = source
-            self.visible += not source.hidden
-            source.settle(self)
-            self._note(operation, lineage, source, stale)
-
-        make_folding(add)
+        placement.add(self, source)
 
     def remove_subordinate(self, source: "Source") -> None:
-        """Take a source, and with it all that is below, out of this one.
+        """Remove a source, with its subtree, from this one.
 
         When this returns, the names are gone from every mount; open files go on reading.
 
         Raises:
-            TreeError: it is no subordinate of this source.
+            TreeError: it is not a subordinate of this source.
             ReleasedError: one of the two was released.
-            TypeError: it is no source.
+            TypeError: it is not a source.
         """
         check_source(source)
+        placement.remove(self, source)
 
-        def remove(operation: Operation, folding: Folding) -> None:
-            self.check()
-            source.check()
-            if source._parent is not self or self._subordinates is None:
-                raise TreeError(f"{source.path!r} is no subordinate of {self.path!r}", source)
-            lineage = list(self._lineage())
-            stale = folding.take_out(
-                find_retaining(lineage),
-                source._flats,
-                lambda: [ancestor for ancestor in lineage if ancestor._part(source)],
-                source,
-            )
-            del self._subordinates[source.name]
-            self.visible -= not source.hidden
-            operation.leave(registry_of(lineage), source.place)
-            self._note(operation, lineage, source, stale)
-            source.leave(operation)
+    # Values
 
-        make_folding(remove)
-
-    def check_orphan(self) -> None:
-        """Raise ReleasedError or TreeError if the source cannot be placed anywhere."""
-        self.check()
-        if self._parent is not None:
-            raise TreeError(f"source {self.path!r} has a parent already", self)
-
-    def settle(self, parent: "Source | Parent") -> None:
-        """Note the place that a parent gave it; for parents, inside a change."""
-        self._parent = parent
-        self._holds += 1
-        self.placed = time.time_ns()
-        moved = [self]
-        while moved:
-            source = moved.pop()
-            source.place = next(_places)
-            if source._subordinates:
-                moved += source._subordinates.values()
-
-    def leave(self, operation: Operation) -> None:
-        """Give up its place; for parents, inside a change."""
-        self._parent = None
-        self.place = 0
-        self._drop_hold(operation)
-
-    def _join(self, source: "Source") -> bool:
-        # Takes the entries of a new descendant; tells whether the directory's files change by it.
-        stale = False
-        if source.refreshers:
-            self.refreshers = self.refreshers or {}
-            self.refreshers.update(source.refreshers)
-        for array, flat in source._flats.items():
-            mine = self._flats.get(array)
-            if mine is None:
-                mine = self._flats[array] = Flat()
-            stale = stale or not mine.below
-            mine.update(flat)
-        self.version += stale
-        return stale
-
-    def _part(self, source: "Source") -> bool:
-        # The reverse of `_join`.
-        stale = False
-        for refresher in source.refreshers or ():
-            assert self.refreshers is not None
-            del self.refreshers[refresher]
-        for array, flat in source._flats.items():
-            mine = self._flats[array]
-            mine.subtract(flat)
-            stale = stale or not mine.below
-            if not len(mine):
-                del self._flats[array]
-        self.version += stale
-        return stale
-
-    def _note(
+    def add_values(
         self,
-        operation: Operation,
-        lineage: list["Source"],
-        source: "Source",
-        stale: list["Source"],
+        values: type[Stats] | Sequence[Value],
+        base: object,
+        *,
+        hidden: bool = False,
     ) -> None:
-        # Tells which directories are not as they were: this one, where a subdirectory came or went,
-        # and those above whose files did.
-        registry = registry_of(lineage)
-        if not source.hidden:
-            self.changed = time.time_ns()
-            # A subdirectory's name may be one that a file had or wants. Where nobody worked that
-            # out since the last change, a reader that saw no such subdirectory may just be at it.
-            layout = self.cached
-            if layout is None or layout[0] != self.version or source.name in layout[1].claimed:
-                self.version += 1
-            operation.touch(registry, self.place, source.name)
-        note_files(operation, lineage, stale)
+        """Show an array of values that are held by a base.
+
+        Args:
+            values: a `Stats` class, or any sequence of `Value`s; equal arrays belong together.
+            base: where the integers are: a writable buffer if the values have offsets, else a
+                mapping read by key or anything else read by attribute; None declares the
+                aggregates of the values here and above, before any base of theirs is there.
+            hidden: no files here, but counted above.
+
+        Raises:
+            BaseMismatchError: the base lacks a value, or is of another sort than the values need.
+            DuplicateNameError: a name is twice in the array, or the source shows the array already,
+                or has it over the same base.
+            ReleasedError: the source was released.
+            TypeError, ValueError: `values` is not an array.
+        """
+        references.check(self)
+        try:
+            array = intern_array(values)
+            reader, bound = (None, None) if base is None else array.binder.bind(base)
+        except (BaseMismatchError, DuplicateNameError) as error:
+            raise type(error)(f"{self.path}: {error}", error.offender) from error
+        self._add_entry(Entry(self, array, reader, bound, base, hidden))
+
+    @tree_change
+    def _add_entry(self, change: TreeChange, entry: Entry) -> None:
+        references.check(self)
+        self._directory.check_entry(entry)
+        revoked = self._directory.find_revoked(entry)
+        stale = self._directory.add_entry(entry)
+        for old in revoked:
+            self._directory.remove_entry(old)
+        placement.note_files(change, placement.find_lineage(self), stale)
+
+    def revoke(self) -> None:
+        """Drop the bases of this source alone, as when their memory goes away.
+
+        Its arrays stay as if their base were None: names here and above remain, and read 0. Open
+        files read 0. An array may be added again.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        self._revoke()
+
+    @folding_change
+    def _revoke(self, change: TreeChange, folding: Folding) -> None:
+        references.check(self)
+        leaving: dict[Array, ArrayIndex] = {}
+        for entry in self._directory.entries.values():
+            if not entry.declared:
+                leaving.setdefault(entry.array, ArrayIndex(entry.array)).add(entry)
+        # The source does not retain what it drops itself: the sources above do.
+        lineage = placement.find_lineage(self)
+        above = find_retaining(lineage[1:])
+        if folding.take_out(above, leaving, lambda: self._drop_bases(change)):
+            placement.note_files(change, lineage, [self._directory])
+
+    def _drop_bases(self, change: TreeChange) -> bool:
+        for entry in [entry for entry in self._directory.entries.values() if not entry.declared]:
+            kept = Entry(self, entry.array, None, None, None, entry.hidden, revoked=True)
+            # First the new, then the old: no directory above ever lacks the array in between.
+            self._directory.add_entry(kept)
+            self._directory.remove_entry(entry)
+            change.garbage.append((entry.base, entry.origin))
+            entry.base = entry.origin = None
+        return True
 
     # Files
 
@@ -311,37 +308,18 @@ class Source(Holder):
         Raises:
             ReleasedError: it was released.
         """
-        self.check()
-        return list(self.files)
+        references.check(self)
+        return list(self._directory.files)
 
-    def find_refreshers(self) -> list[Refresher]:
-        """Return who must be asked before anything here or below is read."""
-        found = list(self.refreshers or ())
-        above = self._parent
-        while isinstance(above, Source):
-            if above.refresher is not None:
-                found.append(above.refresher)
-            above = above._parent
-        return found
-
-    def check_answers(self) -> None:
-        source: object = self
-        while isinstance(source, Source):
-            if source.refresher is not None:
-                source.refresher.check()
-            source = source._parent
-
-    def _find(self, name: str) -> tuple[File, Entry | None]:
-        self.check()
-        file = self.files.get(name)
+    def _find_file(self, name: str) -> tuple[File, Entry | None]:
+        references.check(self)
+        file = self._directory.files.get(name)
         if file is not None:
-            return file, self.entry_of(file)
-        for entry in list(self._entries.values()):
-            for hidden in entry.array.own:
-                unseen = entry.hidden or hidden.value.hidden
-                if hidden.name == name and unseen and not entry.declared:
-                    return hidden, entry
-        raise UnknownValueError(f"{self.path}: no value {name!r}", name)
+            return file, self._directory.entry_of(file)
+        hidden = self._directory.find_hidden(name)
+        if hidden is None:
+            raise UnknownValueError(f"{self.path}: no value {name!r}", name)
+        return hidden
 
     def get_value(self, name: str) -> Any:
         """Read a value or an aggregate now.
@@ -355,13 +333,13 @@ class Source(Holder):
 
         Raises:
             UnknownValueError: there is no such value.
-            UnavailableError: who must be asked for it does not answer within a second.
+            UnavailableError: a refresh failed, or took more than a second.
             BaseMismatchError: the base holds no integer for it any more.
             ReleasedError: the source was released.
         """
-        file, entry = self._find(name)
+        file, entry = self._find_file(name)
         refresh_all([self])
-        return self.read_file(file, entry)
+        return self._directory.read(file, entry)
 
     def clear_value(self, name: str) -> None:
         """Write 0 into a value, or into all that an aggregate covers.
@@ -371,16 +349,56 @@ class Source(Holder):
 
         Raises:
             UnknownValueError: there is no such value.
-            UnavailableError: who must be asked what it is now does not answer within a second.
+            UnavailableError: a refresh failed, or took more than a second.
             ReadOnlyValueError: its mode has no write bit, or its base refuses. An aggregate skips
                 bases that refuse, and logs them.
             ReleasedError: the source was released.
         """
-        file, entry = self._find(name)
+        file, entry = self._find_file(name)
         if not file.value.writable:
             raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
         refresh_all([self])
-        self.clear_file(file, entry)
+        self._directory.clear(file, entry)
+
+    # What it retains
+
+    @property
+    def retained(self) -> dict[tuple[Value, ...], tuple[Any, ...]]:
+        """What it has kept of subordinates that left, by array.
+
+        A row has for each value a sum, a peak or buckets, and 0 where nothing is retained.
+
+        Raises:
+            ReleasedError: it was released.
+        """
+        with tree_lock:
+            references.check(self)
+            records = [index.own for index in self._directory.index.values()]
+        return {one.array.values: fill_row(one.array, one.row) for one in records if one}
+
+    def restore(self, values: type[Stats] | Sequence[Value], row: Sequence[Any]) -> None:
+        """Add to what it retains, as if a subordinate had left that counted so much.
+
+        Args:
+            values: an array, as for `add_values`.
+            row: as `retained` has it; only what is retained is taken of it, and no PEAK of 0.
+
+        Raises:
+            ValueError: the source does not retain, or the row is of another length.
+            TypeError: something in the row is not a number.
+            ReleasedError: it was released.
+        """
+        references.check(self)
+        if not self.retain:
+            raise ValueError(f"{self.path} does not retain")
+        array = intern_array(values)
+        self._restore(array, check_row(array, row))
+
+    @tree_change
+    def _restore(self, change: TreeChange, array: Array, row: RetainedRow) -> None:
+        references.check(self)
+        lineage = placement.find_lineage(self)
+        placement.note_files(change, lineage, restore_row(lineage, array, row))
 
     # Sampling
 
@@ -392,38 +410,30 @@ class Source(Holder):
         `__getattr__`) are read after the pass, one by one. A base that holds no integers any more
         is left out, and logged once.
 
-        What must be asked for is asked for first, for a second at most.
+        Refreshes come first, and take a second at most.
 
         Raises:
             ReleasedError: it was released.
         """
-        self.check()
+        references.check(self)
         refresh_all([self])
-        return self.sample()
+        return self._sample()
 
-    def sample(self) -> Snapshot:
-        """Sample the whole subtree as `snapshot` does, but ask nobody.
+    def _sample(self) -> Snapshot:
+        # The same without refreshes.
+        return take_snapshot(self, self._find_tops)
 
-        Raises:
-            ReleasedError: it was released.
-        """
+    def _find_tops(self) -> tuple[tuple["Source", ...], list["Source"]]:
+        references.check(self)
+        return tuple(reversed(placement.find_lineage(self))), [self]
 
-        def take() -> Sampling:
-            self.check()
-            lineage = tuple(reversed(list(self._lineage())))
-            return sample_tree(self, lineage, [self])
 
-        return lock_tree(take).finish()
+def directory_of(source: Source) -> Directory:
+    """Return the directory of a source, on which the rest of the package works."""
+    return source._directory
 
 
 def check_source(source: object) -> None:
-    """Raise TypeError if something is no source."""
+    """Raise TypeError if something is not a source."""
     if not isinstance(source, Source):
         raise TypeError(f"not a Source: {source!r}")
-
-
-def check_sibling(siblings: Mapping[str, Source], source: Source, parent: object) -> None:
-    """Raise DuplicateNameError if a sibling has the name of a source that is to be placed."""
-    if source.name in siblings:
-        where = parent.path if isinstance(parent, Source) else "the registry"
-        raise DuplicateNameError(f"{where}: there is a {source.name!r} already", source.name)

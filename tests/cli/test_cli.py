@@ -1,139 +1,21 @@
 """The command line: real processes, real mounts, real signals."""
 
 import os
-import pty
 import re
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 import statsfs
 from statsfs.cli.commands import cli
-from statsfs.filesystem.mountpoints import find_mount
-
-STATSFS = [sys.executable, "-m", "statsfs"]
-DEADLINE = 30.0  # seconds; a machine under load is slow
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
-
-
-def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*STATSFS, *args],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-
-
-def is_mounted(path: Path) -> bool:
-    return find_mount(str(path)) == "fuse.statsfs"
-
-
-class Server:
-    """A running `statsfs demo` or `statsfs mount`, and everything that it prints."""
-
-    def __init__(self, process: subprocess.Popen[str], mountpoint: Path) -> None:
-        self.process = process
-        self.mountpoint = mountpoint
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-
-    def line(self, start: str) -> str:
-        """The newest line that starts so; waits for one."""
-
-        def found() -> list[str]:
-            return [line for line in self.lines if line.startswith(start)]
-
-        wait_until(lambda: bool(found()) or self.process.poll() is not None)
-        assert found(), (self.lines, self.process.stderr and self.process.stderr.read())
-        return found()[-1]
-
-    def read(self, name: str) -> int:
-        """The integer in a file."""
-        return int((self.mountpoint / name).read_text())
-
-    def ended(self) -> tuple[int, str]:
-        """The exit status and what it said on stderr."""
-        status = self.process.wait(DEADLINE)
-        self._reader.join()
-        assert self.process.stderr is not None
-        return status, self.process.stderr.read()
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Stop it, and see that it ends as it should."""
-        self.process.send_signal(number)
-        assert self.ended() == (0, "")
-        assert not is_mounted(self.mountpoint)
-        assert self.lines[-1] == f"statsfs: unmounted {self.mountpoint}"
-
-
-@contextmanager
-def serving(
-    command: str,
-    mountpoint: Path,
-    *args: str,
-    cwd: Path | None = None,
-    started: str = "statsfs: mounted at ",
-) -> Iterator[Server]:
-    """Start a command that mounts, and wait until it has; the test ends it."""
-    with subprocess.Popen(
-        [*STATSFS, command, str(mountpoint), *args],
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        server = Server(process, mountpoint)
-        try:
-            server.line(started)
-            assert server.lines[0] == f"statsfs: mounted at {mountpoint}"
-            assert is_mounted(mountpoint)
-            yield server
-            assert process.poll() is not None, "the test has left it running"
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-            if is_mounted(mountpoint):
-                subprocess.run(["fusermount3", "-uz", str(mountpoint)], check=False)
-
-
-def assert_error(done: subprocess.CompletedProcess[str], status: int, *words: str) -> None:
-    """One line on stderr, nothing on stdout, the exit status as documented."""
-    assert (done.returncode, done.stdout) == (status, "")
-    assert done.stderr.startswith("statsfs: error: ")
-    assert done.stderr.count("\n") == 1
-    for word in words:
-        assert word in done.stderr
-
+from tests.support.commands import STATSFS, assert_error, is_mounted, on_terminal, run, serving
+from tests.support.deadlines import DEADLINE, wait_until
 
 # Words
 
@@ -146,6 +28,7 @@ def test_version() -> None:
     assert done.stdout == f"statsfs {statsfs.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [[], ["demo"], ["mount"], ["umount"], ["install-mount-helper"]])
 def test_help(command: list[str]) -> None:
     """Each command has help with an example, and the exit codes."""
@@ -164,6 +47,7 @@ def test_no_command() -> None:
     assert "Usage: statsfs" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "word"),
     [
@@ -203,7 +87,10 @@ def test_wrong_usage(args: list[str], word: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra(missing: str) -> None:
     """Where click or rich is not installed, one line says which extra to install."""
-    program = f"import sys; sys.modules[{missing!r}] = None; from statsfs.cli import main; main()"
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from statsfs.cli import main; sys.exit(main())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert_error(done, 1, missing, "pip install 'statsfs[all]'")
 
@@ -211,6 +98,7 @@ def test_without_the_extra(missing: str) -> None:
 # demo
 
 
+@pytest.mark.mount
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_demo(number: signal.Signals, tmp_path: Path) -> None:
     """The tree is there, it counts, and a signal ends it without a trace."""
@@ -225,6 +113,7 @@ def test_demo(number: signal.Signals, tmp_path: Path) -> None:
     assert not mountpoint.exists()
 
 
+@pytest.mark.mount
 def test_demo_with_a_background_shells_signals(tmp_path: Path) -> None:
     """SIGINT ends it even where a script's `&` has it ignored."""
     mountpoint = tmp_path / "stats"
@@ -236,6 +125,7 @@ def test_demo_with_a_background_shells_signals(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.mark.mount
 def test_demo_prints_lines(tmp_path: Path) -> None:
     """Where no terminal is, it says where it is mounted, and then one line a second."""
     done = run("demo", "stats", "--for", "2.5", "--vms", "2", "--vcpus", "1", cwd=tmp_path)
@@ -248,6 +138,7 @@ def test_demo_prints_lines(tmp_path: Path) -> None:
         assert re.match(r"2 VMs  exits [0-9]+ \(\+[0-9]+/s\)  io_exits ", line)
 
 
+@pytest.mark.mount
 def test_demo_that_stands_still(tmp_path: Path) -> None:
     """At rate 0 the numbers come from the seed, and every directory has the sum of those below."""
     mountpoint = tmp_path / "stats"
@@ -282,6 +173,7 @@ def test_demo_that_stands_still(tmp_path: Path) -> None:
     assert trees[0].keys() != trees[2].keys()
 
 
+@pytest.mark.mount
 def test_demo_churn(tmp_path: Path) -> None:
     """Besides those that stay, one VM more comes and goes, again and again."""
     mountpoint = tmp_path / "stats"
@@ -303,6 +195,7 @@ def test_demo_churn(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.mount
 def test_demo_without_vms(tmp_path: Path) -> None:
     """With no VM at all the totals are there, and 0."""
     mountpoint = tmp_path / "stats"
@@ -311,6 +204,7 @@ def test_demo_without_vms(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.mount
 def test_demo_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
     """A mount point that the demo did not make stays."""
     mountpoint = tmp_path / "stats dir"
@@ -320,9 +214,10 @@ def test_demo_keeps_a_directory_that_was_there(tmp_path: Path) -> None:
     assert mountpoint.is_dir()
 
 
+@pytest.mark.mount
 @pytest.mark.parametrize("command", [["fusermount3", "-u"], [*STATSFS, "umount"]])
 def test_unmounted_by_others(command: list[str], tmp_path: Path) -> None:
-    """Who is unmounted by somebody else is done, with status 0."""
+    """An unmount by another program ends the server, with status 0."""
     mountpoint = tmp_path / "stats"
     with serving("demo", mountpoint, "--vms", "1") as server:
         done = subprocess.run([*command, mountpoint], capture_output=True, text=True, check=False)
@@ -331,6 +226,7 @@ def test_unmounted_by_others(command: list[str], tmp_path: Path) -> None:
         assert server.ended() == (0, "")
 
 
+@pytest.mark.mount
 def test_demo_when_its_reader_goes_away(tmp_path: Path) -> None:
     """`statsfs demo … | head -n 2` ends as the reader does, without a word."""
     program = f"{sys.executable} -m statsfs demo stats --vms 1 | head -n 2"
@@ -347,6 +243,7 @@ def test_demo_when_its_reader_goes_away(tmp_path: Path) -> None:
     assert not (tmp_path / "stats").exists()
 
 
+@pytest.mark.mount
 def test_demo_refusals(tmp_path: Path) -> None:
     """What cannot be mounted on is one line, and status 1."""
     (tmp_path / "file").write_text("")
@@ -362,7 +259,7 @@ def test_demo_refusals(tmp_path: Path) -> None:
 
 
 def test_demo_with_too_many_threads(tmp_path: Path) -> None:
-    """Where the system gives no more threads, one line says how far it came."""
+    """Without more threads, one line says how many vCPUs there can be."""
     program = """
 import sys, threading
 start = threading.Thread.start
@@ -372,7 +269,7 @@ def limited(thread):
     start(thread)
 threading.Thread.start = limited
 from statsfs.cli import main
-main()
+sys.exit(main())
 """
     args = [sys.executable, "-c", program, "demo", "stats", "--vms", "4", "--vcpus", "3"]
     done = subprocess.run(args, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE)
@@ -406,6 +303,7 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert context.params["listen"] == address
 
 
+@pytest.mark.mount
 def test_demo_that_is_scraped(tmp_path: Path) -> None:
     """It says where, by default on the loopback address; what is there is what the files show."""
     mountpoint = tmp_path / "stats"
@@ -421,6 +319,7 @@ def test_demo_that_is_scraped(tmp_path: Path) -> None:
         scrape(url)
 
 
+@pytest.mark.mount
 def test_mount_that_is_scraped(tmp_path: Path) -> None:
     """What a function registered is scraped; of two, only one can have the port."""
     program = """
@@ -446,51 +345,7 @@ def setup(registry):
 # demo on a terminal
 
 
-class Terminal(Protocol):
-    """What `on_terminal` yields: types some keys, then reads until a marker was seen."""
-
-    def __call__(self, marker: bytes, keys: bytes = b"") -> bytes:
-        """Return all that was seen from the start."""
-
-
-@contextmanager
-def on_terminal(cwd: Path, *args: str, term: str = "xterm") -> Iterator[Terminal]:
-    """Run a command with a terminal of its own."""
-    ours, theirs = pty.openpty()
-    os.set_blocking(ours, False)
-    with subprocess.Popen(
-        # setsid(1) makes the terminal the controlling one, so that Ctrl-C is a signal.
-        ["setsid", "--ctty", *STATSFS, *args],
-        cwd=cwd,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": term, "COLUMNS": "100", "LINES": "30"},
-    ) as process:
-        os.close(theirs)
-        seen = b""
-
-        def until(marker: bytes, keys: bytes = b"") -> bytes:
-            nonlocal seen
-            os.write(ours, keys)
-            deadline = time.monotonic() + DEADLINE
-            while marker not in seen:
-                assert time.monotonic() < deadline, seen
-                if select.select([ours], [], [], 0.1)[0]:
-                    try:
-                        seen += os.read(ours, 1 << 16)
-                    except OSError:  # EIO: it has ended
-                        break
-            return seen
-
-        try:
-            yield until
-            assert process.wait(DEADLINE) == 0
-        finally:
-            process.kill()
-            os.close(ours)
-
-
+@pytest.mark.mount
 def test_demo_on_a_terminal(tmp_path: Path) -> None:
     """A live table, three commands to try, and Ctrl-C as the way out."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "2") as until:
@@ -514,6 +369,7 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
     assert not (tmp_path / "stats").exists()
 
 
+@pytest.mark.mount
 def test_demo_with_more_vms_than_lines(tmp_path: Path) -> None:
     """The table keeps its size: the newest VMs are shown, the others counted."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "30", "--vcpus", "1") as until:
@@ -521,6 +377,7 @@ def test_demo_with_more_vms_than_lines(tmp_path: Path) -> None:
         until(b"unmounted", keys=b"\x03")
 
 
+@pytest.mark.mount
 def test_demo_on_a_dumb_terminal(tmp_path: Path) -> None:
     """A terminal that cannot move its cursor gets plain lines."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "1", term="dumb") as until:
@@ -579,6 +436,7 @@ def app(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.mount
 def test_mount(app: Path) -> None:
     """The functions are called in order, and what they registered is served."""
     mountpoint = app / "new"
@@ -590,6 +448,7 @@ def test_mount(app: Path) -> None:
     assert not mountpoint.exists()
 
 
+@pytest.mark.mount
 def test_mount_options(app: Path) -> None:
     """Owners are those that were asked for; a dotted function is found, too."""
     mountpoint = app / "there"
@@ -618,6 +477,7 @@ def setup(registry):
 """
 
 
+@pytest.mark.mount
 def test_the_switch_interval(tmp_path: Path) -> None:
     """It is that of the whole process, and Python's own if nothing is said."""
     (tmp_path / "switching.py").write_text(SWITCHING)
@@ -628,6 +488,7 @@ def test_the_switch_interval(tmp_path: Path) -> None:
             server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("load", "words"),
     [
@@ -675,6 +536,7 @@ def test_a_signal_while_loading(app: Path) -> None:
     assert not (app / "new").exists()
 
 
+@pytest.mark.mount
 def test_threads_that_do_not_end(app: Path) -> None:
     """What keeps the process after it has unmounted is named, and a second signal ends it."""
     mountpoint = app / "new"
@@ -689,6 +551,7 @@ def test_threads_that_do_not_end(app: Path) -> None:
 # umount
 
 
+@pytest.mark.mount
 def test_umount_refusals(tmp_path: Path) -> None:
     """Only a statsfs is unmounted, and not while it is in use."""
     assert_error(run("umount", "/proc"), 1, "/proc is not a mounted statsfs")
@@ -701,6 +564,7 @@ def test_umount_refusals(tmp_path: Path) -> None:
         assert server.ended() == (0, "")
 
 
+@pytest.mark.mount
 def test_umount_through_a_link(tmp_path: Path) -> None:
     """A symbolic link to the mount point, or a path through it, will do."""
     mountpoint = tmp_path / "stats"
@@ -711,6 +575,7 @@ def test_umount_through_a_link(tmp_path: Path) -> None:
         assert server.ended() == (0, "")
 
 
+@pytest.mark.mount
 def test_umount_without_fusermount3(tmp_path: Path) -> None:
     """Where `fusermount3` is missing, the package to install is named."""
     mountpoint = tmp_path / "stats"
@@ -726,6 +591,7 @@ def test_umount_without_fusermount3(tmp_path: Path) -> None:
         server.stop()
 
 
+@pytest.mark.mount
 def test_no_tool_is_missing() -> None:
     """What these tests run is installed; they must not pass for the lack of it."""
     assert shutil.which("fusermount3")

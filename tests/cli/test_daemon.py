@@ -158,7 +158,7 @@ def test_systemd_is_told(tmp_path: Path) -> None:
 
 
 def test_an_idle_daemon(tmp_path: Path) -> None:
-    """Nobody has to look again and again for an unmount: none of its threads wakes up."""
+    """It does not poll for an unmount: none of its threads wakes up."""
     with daemon(tmp_path / "stats", "--segments", tmp_path / "a") as process:
 
         def switches() -> list[str]:
@@ -235,7 +235,7 @@ def run_with(
     ("death", "words"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "ended by signal 9"),
-        ("os.kill(os.getpid(), signal.SIGTERM)", "told to stop before it was mounted"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "stopped by a signal before it was mounted"),
     ],
     ids=["killed", "stopped"],
 )
@@ -250,7 +250,7 @@ def test_a_server_that_dies_at_once(death: str, words: str, tmp_path: Path) -> N
 
 
 def test_a_caller_that_goes_away(tmp_path: Path) -> None:
-    """A mount that nobody waits for any more is undone."""
+    """When the parent is killed, the server unmounts and ends."""
     (tmp_path / "slow.py").write_text(
         "import os, signal\ndef setup(registry): os.kill(os.getppid(), signal.SIGKILL)\n"
     )

@@ -53,7 +53,7 @@ def test_mount_and_umount(machine: Machine) -> None:
     assert "allow_other" in found(machine)
     assert os.listdir(machine.root / "run" / "stats") == []
     (daemon,) = machine.processes("mount.statsfs")
-    # Nothing of who mounted it is kept: no terminal, no group of processes, no directory, no pipe.
+    # It keeps nothing of its caller: no terminal, no group of processes, no directory, no pipe.
     assert os.getsid(daemon) == os.getpgid(daemon) == daemon
     assert os.readlink(f"/proc/{daemon}/cwd") == "/"
     ends = [os.readlink(f"/proc/{daemon}/fd/{number}") for number in range(3)]
@@ -87,7 +87,7 @@ def test_fstab(machine: Machine) -> None:
 
 
 def test_owners_and_read_only(machine: Machine) -> None:
-    """Owners may be names; nobody can clear what is mounted read-only, root neither."""
+    """Owners may be names; even root cannot clear a value in a read-only mount."""
     machine.run(*MOUNT, f"{LOG},uid={NOBODY},gid=daemon,ro,qmp=/run/vms/*.qmp,noallow_other")
     status = (machine.root / "run/stats/kvm").stat()
     assert (status.st_uid, status.st_gid) == (NOBODY, 1)
@@ -130,7 +130,7 @@ def test_mounting_again_at_once(machine: Machine) -> None:
     [
         (("statsfs", "/run/stats", "-o", "nonsense"), 1, "unknown option 'nonsense'"),
         (("statsfs", "/run/stats", "-o", "segments="), 1, "segments= needs a value"),
-        (("statsfs", "/run/stats", "-o", "gid=no-such-group"), 1, "none of that name"),
+        (("statsfs", "/run/stats", "-o", "gid=no-such-group"), 1, "no such group"),
         (("statsfs", "/run/stats", "-o", "switch_interval=0"), 1, "'--switch-interval'"),
         (("segments", "/run/stats"), 1, "segments=DIR"),
         (("statsfs", "/run/not-there"), 32, "/run/not-there: no such directory"),
@@ -157,12 +157,12 @@ def test_what_mount_passes_on(machine: Machine) -> None:
     assert found(machine) == ""
     said = machine.run(*MOUNT, f"{LOG},nonsense", "-s", "-v", "-n")
     assert said == "statsfs: mounted at /run/stats\n"
-    assert "cannot be changed" in machine.run(*MOUNT, "remount,ro", status=1)
+    assert "remount is not supported" in machine.run(*MOUNT, "remount,ro", status=1)
     machine.run("umount", "/run/stats")
 
 
 def test_where_the_current_directory_has_a_statsfs(machine: Machine) -> None:
-    """mount(8) makes a path of the name then, which is no directory of segments."""
+    """mount(8) makes a path of the name then, which is not a directory of segments."""
     Path("statsfs").mkdir()
     machine.run(*MOUNT, LOG)
     machine.run("umount", "/run/stats")
@@ -181,12 +181,12 @@ def test_another_namespace(machine: Machine) -> None:
 def test_wrong_calls(machine: Machine) -> None:
     """Called without mount(8), it says what it is for."""
     assert "Usage" in machine.run("mount.statsfs", "--help")
-    assert "takes `statsfs`" in machine.run("mount.statsfs", status=1)
+    assert "expected `statsfs`" in machine.run("mount.statsfs", status=1)
     assert "option -x" in machine.run("mount.statsfs", "-x", status=1)
 
 
 def test_the_system_log(machine: Machine) -> None:
-    """What a daemon says when nobody listens any more is in the system's log."""
+    """The later messages of a daemon are in the system's log."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(machine.root / "run/system-log"))
         log.settimeout(DEADLINE)
@@ -200,7 +200,7 @@ def test_the_system_log(machine: Machine) -> None:
 
 
 def test_without_a_system_log(machine: Machine) -> None:
-    """It is said that nobody will hear it, and how it can be heard."""
+    """One line says that later messages may be lost, and how to keep them."""
     said = machine.run(*MOUNT, "rw")
     assert "no system log" in said
     assert "--log" in said

@@ -35,4 +35,4 @@ def test_nobody_to_tell(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     monkeypatch.setenv("NOTIFY_SOCKET", "/not/there")
     notify("READY=1")
     (message,) = caplog.messages
-    assert message.startswith("systemd was not told READY=1: /not/there: ")
+    assert message.startswith("cannot notify systemd of READY=1: /not/there: ")

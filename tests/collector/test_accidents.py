@@ -46,6 +46,7 @@ def directory(tmp_path: Path) -> Path:
 # Errors of its own
 
 
+@pytest.mark.slow
 def test_an_error_of_its_own_does_not_end_it(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -63,6 +64,7 @@ def test_an_error_of_its_own_does_not_end_it(
         assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.slow
 def test_an_error_of_its_own_while_its_directory_is_gone(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,6 +81,7 @@ def test_an_error_of_its_own_while_its_directory_is_gone(
             wait_for(registry, "app/w1")
 
 
+@pytest.mark.slow
 def test_records_that_cannot_be_taken(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_second_way_back_is_none(directory: Path) -> None:
         assert collector._directories is directories
 
 
+@pytest.mark.slow
 def test_a_directory_that_went_unnoticed(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -148,6 +152,7 @@ def test_a_directory_that_went_unnoticed(
         assert total(registry, path="www") == 3
 
 
+@pytest.mark.slow
 def test_more_who_wait_than_are_remembered(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

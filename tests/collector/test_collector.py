@@ -18,7 +18,7 @@ from statsfs.exceptions import ReadOnlyValueError, SegmentError, UnavailableErro
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import file_format, publish
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.collecting import (
     HandMade,
     Producer,
@@ -153,12 +153,14 @@ def test_a_rolling_upgrade_shares_its_totals(directory: Path) -> None:
                 first.stats.requests, second.stats.requests, second.stats.errors = 1, 2, 3
                 app = registry.by_name["app"]
                 assert (total(registry), total(registry, "errors")) == (3, 3)
-                shown = app.files["requests"].value
+                shown = directory_of(app).files["requests"].value
                 assert shown.description == "Requests"
         wait_until(lambda: not app.subordinates)
         assert (total(registry), total(registry, "errors")) == (3, 3)
     with collecting(directory) as registry:
-        assert registry.by_name["app"].files["requests"].value.description == "Requests"
+        assert (
+            directory_of(registry.by_name["app"]).files["requests"].value.description == "Requests"
+        )
 
 
 def test_rights_and_owners(directory: Path) -> None:
@@ -173,7 +175,7 @@ def test_rights_and_owners(directory: Path) -> None:
         publish("app/w1", values=values, directory=directory, mode=0o640) as segment,
     ):
         source = wait_for(registry, "app/w1")
-        modes = {name: source.files[name].value.mode for name in source.names()}
+        modes = {name: directory_of(source).files[name].value.mode for name in source.names()}
         assert modes == {"all": 0o640, "mine": 0o600, "level": 0o440}
         status = segment.file.stat()
         assert source.owner == (status.st_uid, status.st_gid)
@@ -310,6 +312,7 @@ def test_one_who_waited_in_vain(directory: Path, monkeypatch: pytest.MonkeyPatch
         assert total(registry) == 0
 
 
+@pytest.mark.slow
 def test_published_again_at_once(directory: Path) -> None:
     """After a SIGKILL the same path is shown again, and nothing is lost or counted twice."""
     with collecting(directory) as registry:

@@ -442,6 +442,7 @@ def test_a_peak_that_was_cleared_is_0(directory: Path) -> None:
         assert total(registry, "peak") == 0
 
 
+@pytest.mark.slow
 def test_what_was_moved_out_is_counted_in_the_end(directory: Path) -> None:
     """A second after its producer's death, if it is not found anywhere by then."""
     with collecting(directory) as registry:
@@ -471,6 +472,7 @@ def test_removed_segments_are_watched_one_by_one(
         assert sums(registry) == (3, 0)
 
 
+@pytest.mark.slow
 def test_another_record_in_a_directory_that_came_back(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -161,6 +161,7 @@ def test_a_million_values(directory: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "x.stats" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_file_that_changes_its_mind(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was refused is looked at again when it changed, a second later."""
     looks: list[float] = []
@@ -180,6 +181,23 @@ def test_a_file_that_changes_its_mind(directory: Path, monkeypatch: pytest.Monke
         # Between two looks, however long this took.
         assert all(after - before > 0.5 for before, after in pairwise(looks))
         wait_until(lambda: files_in(directory) == [])
+
+
+def test_a_file_that_changes_all_the_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused is not looked at again before its time: here never."""
+    monkeypatch.setattr("statsfs.collector.refusals._PAUSE", 1000.0)
+    with collecting(directory) as registry:
+        file = directory / "x.stats"
+        file.write_bytes(segment()[:-32])
+        for number in range(3):
+            # By when this one is shown, what the file was before has been looked at.
+            with publish(f"fine/w{number}", values=WorkerStats, directory=directory):
+                wait_for(registry, f"fine/w{number}")
+            file.write_bytes(segment(number=5))
+        with publish("fine/last", values=WorkerStats, directory=directory):
+            wait_for(registry, "fine/last")
+        assert find(registry, "app") is None
+        assert "x.stats" in files_in(directory)
 
 
 def test_a_writer_that_keeps_writing(directory: Path) -> None:
@@ -378,6 +396,7 @@ def said(caplog: pytest.LogCaptureFixture, words: str, count: int) -> bool:
 # Directories
 
 
+@pytest.mark.slow
 def test_a_directory_removed_and_made_again(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -409,6 +428,7 @@ def test_a_directory_removed_and_made_again(
         assert total(registry) == 7
 
 
+@pytest.mark.slow
 def test_a_directory_moved_away_and_back(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The segments in it are the same ones."""
     with collecting(directory) as registry:
@@ -451,6 +471,7 @@ def test_a_directory_that_comes_back_broken(
         assert total(registry, "a") == 5
 
 
+@pytest.mark.slow
 def test_its_lock_removed(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It begins anew, with a lock that others see."""
     with collecting(directory) as registry:

@@ -14,6 +14,7 @@ import pytest
 from statsfs.collector import Collector
 from statsfs.model.values import Aggregate, Value
 from statsfs.segments import file_format, publish
+from statsfs.tree.source import directory_of
 from tests.support.collecting import (
     HandMade,
     Producer,
@@ -66,7 +67,7 @@ def test_a_directory_is_left_to_its_owner(directory: Path) -> None:
             producer.count(3)
             assert total(registry, path="www") == 3
             assert source.owner == (USER, USER)
-            assert source.files["requests"].value.mode == 0o640
+            assert directory_of(source).files["requests"].value.mode == 0o640
         wait_until(lambda: find(registry, "www/w1") is None)
         assert total(registry, path="www") == 3
         # Whoever uses the name first.

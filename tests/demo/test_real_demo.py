@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_cli import DEADLINE, assert_error, is_mounted, on_terminal, run, serving
-from tests.support.deadlines import wait_until
+from tests.support.commands import assert_error, is_mounted, on_terminal, run, serving
+from tests.support.deadlines import DEADLINE, wait_until
 
 KVM = pytest.mark.kvm
 
@@ -90,12 +90,12 @@ def test_where_kvm_cannot_be_used(tmp_path: Path, device: str, words: str) -> No
     """One line that says why, status 1, nothing mounted."""
     (tmp_path / "file").write_text("")
     program = (
-        "import os\n"
+        "import os, sys\n"
         "os.uname = lambda: os.uname_result(('Linux', '', '', '', 'x86_64'))\n"
-        "from statsfs.kvm import guests\n"
-        f"guests._DEVICE = {device.format(path=tmp_path)!r}\n"
+        "from statsfs.demo import real_kvm\n"
+        f"real_kvm._DEVICE = {device.format(path=tmp_path)!r}\n"
         "from statsfs.cli import main\n"
-        "main()\n"
+        "sys.exit(main())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "demo", "stats", "--real"],
@@ -111,7 +111,7 @@ def test_where_kvm_cannot_be_used(tmp_path: Path, device: str, words: str) -> No
 
 @KVM
 def test_no_more_real_vms(tmp_path: Path) -> None:
-    """Where the system gives no more descriptors, one line says how far it came."""
+    """Without more descriptors, one line says how many vCPUs there can be."""
     command = f"ulimit -n 64; exec {sys.executable} -m statsfs demo stats --real --vms 9"
     done = subprocess.run(
         ["sh", "-c", command],

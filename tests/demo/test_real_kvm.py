@@ -19,8 +19,8 @@ from statsfs.exceptions import DuplicateNameError, UnavailableError
 from statsfs.model.stats import values_of
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.kvm.test_values import shapes
 from tests.support.deadlines import wait_until
+from tests.support.kvm_files import shapes
 
 pytestmark = pytest.mark.kvm
 
@@ -96,11 +96,12 @@ def test_totals_of_a_tree_that_stands_still(registry: Registry) -> None:
     """Guests that do not run any more: every total is the sum of what is below."""
     with RealKvm(registry, rate=5000) as kvm:
         vms = [kvm.create_vm(2) for _ in range(2)]
-        wait_until(lambda: kvm.source.get_value("halt_exits") > 100)
+        vcpus = [source for vm in vms for source in vcpus_of(vm).values()]
+        wait_until(lambda: all(vcpu.get_value("halt_exits") for vcpu in vcpus))
         for vm in vms:
             vm.stop()
         wait_until(lambda: not [t for t in threading.enumerate() if "/vcpu" in t.name])
-        exits = [s.get_value("exits") for vm in vms for s in vcpus_of(vm).values()]
+        exits = [vcpu.get_value("exits") for vcpu in vcpus]
         assert all(exits)
         assert kvm.source.get_value("exits") == sum(exits)
         assert [vm.source.get_value("exits") for vm in vms] == [sum(exits[:2]), sum(exits[2:])]
@@ -141,7 +142,7 @@ def test_at_rate_0_no_guest_runs(registry: Registry) -> None:
 
 
 def test_a_destroyed_vm_has_no_data(kvm: RealKvm) -> None:
-    """Who holds its source reads nothing any more, and does not keep it alive."""
+    """A reference to its source does not keep it alive, and reads fail."""
     vm = kvm.create_vm(1)
     (vcpu,) = vm.source.subordinates
     with vcpu.get():
@@ -208,12 +209,12 @@ def test_no_more_threads(kvm: RealKvm, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vcpu_that_cannot_run(
     kvm: RealKvm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exit that nobody expects ends the vCPU, not the program; it is logged once."""
+    """An unexpected exit ends the vCPU, not the program; it is logged once."""
     monkeypatch.setattr("statsfs.demo.real_kvm._CODE", bytes.fromhex("0f0b"))  # ud2, and no IDT
     vm = kvm.create_vm(1)
     wait_until(lambda: bool(caplog.messages), "the log")
     (message,) = caplog.messages
-    assert message.startswith(f"{vm.name}/vcpu0 runs no more: ")
+    assert message.startswith(f"{vm.name}/vcpu0 stopped: ")
     assert vm.source.get_value("exits") >= 0
 
 
@@ -234,7 +235,7 @@ def test_another_machine(registry: Registry, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_old_kernel(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there are no statistics descriptors, one error says since when there are."""
+    """Without statistics descriptors, the error names the first Linux that has them."""
     monkeypatch.setattr("statsfs.demo.real_kvm._CAP_BINARY_STATS_FD", 0x7FFFFFFF)
     with pytest.raises(OSError, match=r"5\.14"):
         RealKvm(registry)

@@ -214,7 +214,7 @@ class Requests(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["cpu0", "cpu1"]))
     def change(self, name: str) -> None:
         (kvm,) = self.registry.sources
-        if kvm.find_subordinate(name) is None:
+        if kvm.find(name) is None:
             add_cpu(kvm, name)
         else:
             kvm.remove_subordinate(subordinate(kvm, name))

@@ -8,6 +8,7 @@ from statsfs.filesystem.inodes import Known
 from statsfs.formats.views import VIEWS
 from statsfs.tree.access import Access
 from statsfs.tree.registry import Registry
+from statsfs.tree.source import directory_of
 from tests.support.trees import make_kvm
 
 JSON, PROM = VIEWS[".stats.json"], VIEWS[".stats.prom"]
@@ -18,7 +19,7 @@ READER = Access(0, 0, (0, 0))
 def known(registry: Registry) -> Known:
     """A directory that the kernel knows."""
     kvm = make_kvm(registry)
-    return Known(kvm, kvm.place, None, "kvm")
+    return Known(kvm, directory_of(kvm).place, None, "kvm")
 
 
 def open_view(opened: Handles, known: Known, client: int = 0) -> tuple[int, OpenView]:
@@ -31,8 +32,8 @@ def test_each_has_a_handle_of_its_own(known: Known) -> None:
     """Files, views and directories; what is closed is forgotten."""
     opened = Handles()
     assert known.source is not None
-    exits = known.source.files["exits"]
-    file = OpenFile(known, known.source, exits, known.source.entry_of(exits))
+    exits = directory_of(known.source).files["exits"]
+    file = OpenFile(known, known.source, exits, directory_of(known.source).entry_of(exits))
     first, second = opened.add(file), opened.add(file)
     view, _ = open_view(opened, known)
     directory = opened.add_directory(OpenDirectory(known))

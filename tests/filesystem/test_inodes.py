@@ -10,7 +10,7 @@ from statsfs.filesystem.vfs import Stale, Vfs
 from statsfs.model.arrays import FILE_NUMBERS
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.kernel import Kernel, list_directory
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
@@ -55,7 +55,7 @@ def test_a_place_beyond_the_last_number(
     kernel: Kernel, kvm: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has no inode number counts, but is not shown; nothing is noted, and nothing is taken."""
-    monkeypatch.setattr("statsfs.tree.source._places", count((1 << 34) - 1))
+    monkeypatch.setattr("statsfs.tree.placement._places", count((1 << 34) - 1))
     for name in ("last", "late"):
         add_cpu(kvm, name).exits = 1
     assert kernel.vfs.attributes(kernel.find("kvm/last/exits")).inode >> 30 == (1 << 34) - 1
@@ -297,7 +297,7 @@ def test_an_open_file_that_was_forgotten(registry: Registry) -> None:
     registry.add_listener(kernel)
     registry.unregister(kvm)
     assert kernel.told == [Stale([(ROOT, b"kvm")], [(ROOT, None)])]
-    assert place != kvm.place
+    assert place != directory_of(kvm).place
     kernel.vfs.close(handle)
 
 
@@ -323,7 +323,7 @@ def test_a_subdirectory_that_shadows_a_file(kernel: Kernel, kvm: Source) -> None
     kvm.add_subordinate(source)
     assert told_names(kernel) == {(parent, b"exits")}
     directory = kernel.find("kvm/exits")
-    assert directory == source.place << 30
+    assert directory == directory_of(source).place << 30
     kernel.told.clear()
     kvm.remove_subordinate(source)
     assert told_names(kernel) == {(parent, b"exits")}

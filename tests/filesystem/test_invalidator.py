@@ -14,14 +14,14 @@ import pytest
 
 from statsfs.filesystem.invalidator import Invalidator
 from statsfs.filesystem.vfs import ROOT, Stale, Vfs
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kernel import Kernel
 from tests.support.trees import make_kvm, subordinate
 
-CHANGE = Change({0: {"name"}})
+CHANGE = ChangeNotice({0: {"name"}})
 
 
 class Device:
@@ -223,7 +223,7 @@ def test_what_is_handed_over_while_stopping_is_dropped(
     """A session that ends needs no invalidation; nothing is left running."""
     stopping: list[threading.Thread] = []
 
-    def find_stale(change: Change) -> Stale:
+    def find_stale(change: ChangeNotice) -> Stale:
         stopping.append(in_thread(invalidator.stop))
         wait_until(lambda: not invalidator._running)
         return Stale([(ROOT, b"name")])
@@ -291,7 +291,7 @@ def test_an_error_while_looking_for_what_is_stale(
 ) -> None:
     """The change stands, the error is logged, and stopping does not wait for ever."""
 
-    def find_stale(change: Change) -> Stale:
+    def find_stale(change: ChangeNotice) -> Stale:
         raise ValueError("a bug")
 
     monkeypatch.setattr(invalidator._vfs, "find_stale", find_stale)

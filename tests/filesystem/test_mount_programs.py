@@ -29,7 +29,9 @@ def running(
     it meets a file, and an exception right behind that leaves it taken.
     """
     own = {key: text for key, text in os.environ.items() if not key.startswith("COVERAGE_")}
-    code = f"from tests import mount_programs as p; p.{program.__name__}({str(mountpoint)!r})"
+    code = (
+        f"from tests.support import mount_programs as p; p.{program.__name__}({str(mountpoint)!r})"
+    )
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.DEVNULL,

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -57,6 +56,7 @@ def test_one_that_hangs_delays_nobody_else(vms: tuple[Server, Path]) -> None:
     server, kvm = vms
     assert run("cat", kvm / "exits").stdout == "6\n"
     server.call(asking.hang, "vm0")
+    server.call(asking.set_deadline, 3.0)
     first = subprocess.Popen(["cat", kvm / "vm0/exits"], stderr=subprocess.PIPE, text=True)
     wait_until(lambda: server.call(asking.asked, "vm0") == 2)
     turns = 0
@@ -67,14 +67,13 @@ def test_one_that_hangs_delays_nobody_else(vms: tuple[Server, Path]) -> None:
     _, errors = first.communicate()
     assert first.returncode == 1
     assert NO_DATA in errors
-    assert turns > 3
-    began = time.monotonic()
+    assert turns > 1  # the others waited for one another, it would be one
+    server.call(asking.set_deadline, 1000.0)  # whoever waits, waits longer than the test may take
     for _ in range(20):
         with pytest.raises(OSError, match=NO_DATA) as raised:
             (kvm / "vm0/exits").read_text()
         assert raised.value.errno == errno.ENODATA
         assert (kvm / "exits").read_text() == "6\n"
-    assert time.monotonic() - began < 20
     with pytest.raises(OSError, match=NO_DATA):
         (kvm / "vm0/exits").write_text("0\n")
     shown = json.loads((kvm / ".stats.json").read_text())

@@ -486,26 +486,20 @@ def test_other_users(still: Server) -> None:
 
 
 def test_others_read_beside_a_large_view() -> None:
-    """While somebody opens a view of 47,000 values all the time, a file is read as always.
+    """While somebody opens a view of 47,000 values ten times, a file is read far more often.
 
-    The figures are those of `python -m tests.bench viewing`; here only the worst is kept out, on
-    machines that do other things too.
+    If one waited for the other, they would take turns. How long a reader waits is measured by
+    `python -m tests.bench viewing`.
     """
     with serving() as server:
         server.call(views.add_many, 1000)
-        loop = 'while cat "$1" >"$2"; do :; done'
+        loop = 'for _ in 1 2 3 4 5 6 7 8 9 10; do cat "$1" >"$2" || exit; done'
         command = ["sh", "-c", loop, "sh", str(server / "many/.stats.json"), os.devnull]
-        path, found = server / "many/vcpu0/value_0", []
-        with subprocess.Popen(command, process_group=0) as client:
-            try:
-                for _ in range(100):
-                    before = time.perf_counter()
-                    assert path.read_text() == "0\n"
-                    found.append(time.perf_counter() - before)
-                assert client.poll() is None
-            finally:
-                os.killpg(client.pid, signal.SIGKILL)
-        found.sort()
-        assert found[50] < 0.1
-        assert found[-1] < 1
+        path, reads = server / "many/vcpu0/value_0", 0
+        with subprocess.Popen(command) as client:
+            while client.poll() is None:
+                assert path.read_text() == "0\n"
+                reads += 1
+        assert client.returncode == 0
+        assert reads > 3 * 10
         wait_until(lambda: server.call(views.open_files) == 0, "the end of the open file")

@@ -167,6 +167,7 @@ def test_bad_directories(tmp_path: Path) -> None:
         assert error.errno == code
 
 
+@pytest.mark.mount
 def test_a_directory_of_debugfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may have files, which are the kernel's; other kernel filesystems may not."""
     (tmp_path / "exits").touch()
@@ -313,6 +314,7 @@ def test_making_a_mount_point_where_a_dead_mount_is(
     assert make_mountpoint(str(path)) == []
 
 
+@pytest.mark.mount
 def test_unmounting_what_is_not_mounted(tmp_path: Path) -> None:
     """What fusermount3 says, in one line."""
     with pytest.raises(MountError, match="cannot be unmounted: /usr/bin/fusermount3: ") as caught:

@@ -217,7 +217,7 @@ def test_aggregates_that_vanish_read_on(kernel: Kernel, kvm: Source) -> None:
 
 
 def is_zero(data: bytes) -> bool:
-    """Tell what the design says: `[+-]?(0[xX])?0+`, with ASCII white space around it."""
+    """Tell whether a text clears: docs/architecture.md, "Writing"."""
     text = data.strip(b" \t\n\v\f\r")
     if text[:1] in (b"+", b"-"):
         text = text[1:]

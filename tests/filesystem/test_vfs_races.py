@@ -8,7 +8,7 @@ import pytest
 from statsfs.filesystem.inodes import Inodes
 from statsfs.filesystem.vfs import ROOT, NoSuchFileError
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.kernel import Kernel, list_directory
 from tests.support.trees import Cpu, make_kvm, subordinate
 
@@ -74,12 +74,12 @@ def test_a_directory_that_comes_back_while_it_is_looked_up(
     known: list[int] = []
 
     def replace() -> None:
-        known.append(old.place << 30)
+        known.append(directory_of(old).place << 30)
         kvm.remove_subordinate(old)
         kvm.add_subordinate(new)
 
     when_noted(monkeypatch, "note_directory", [replace])
-    assert kernel.vfs.lookup(parent, b"cpu0").inode == new.place << 30
+    assert kernel.vfs.lookup(parent, b"cpu0").inode == directory_of(new).place << 30
     with pytest.raises(NoSuchFileError):
         kernel.vfs.attributes(known[0])
 
@@ -90,7 +90,7 @@ def test_a_file_that_becomes_a_directory_while_it_is_looked_up(
     """The directory is returned, and the other way round the file."""
     parent, source = kernel.find("kvm"), Source("exits")
     when_noted(monkeypatch, "note_file", [lambda: kvm.add_subordinate(source)])
-    assert kernel.vfs.lookup(parent, b"exits").inode == source.place << 30
+    assert kernel.vfs.lookup(parent, b"exits").inode == directory_of(source).place << 30
     when_noted(monkeypatch, "note_directory", [lambda: kvm.remove_subordinate(source)])
     assert stat.S_ISREG(kernel.vfs.lookup(parent, b"exits").mode)
 

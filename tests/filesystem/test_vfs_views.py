@@ -12,7 +12,7 @@ from statsfs.filesystem.vfs import FILE_SIZE, ROOT, NoSuchAttributeError, NoSuch
 from statsfs.model.values import Value
 from statsfs.tree.access import Owner
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.kernel import Kernel, list_directory
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
@@ -130,7 +130,15 @@ def test_attributes(kernel: Kernel, kvm: Source, name: str) -> None:
     vfs, path = kernel.vfs, f"kvm/{name}"
     inode = kernel.find(path)
     fresh = vfs.attributes(inode)
-    assert fresh == (inode, stat.S_IFREG | 0o444, 1, FILE_SIZE, kvm.placed, (0, 0), True)
+    assert fresh == (
+        inode,
+        stat.S_IFREG | 0o444,
+        1,
+        FILE_SIZE,
+        directory_of(kvm).placed,
+        (0, 0),
+        True,
+    )
     before = time.time_ns()
     handle = open_view(kernel, path)
     text = read(vfs, handle)

@@ -249,7 +249,7 @@ def test_files_that_cannot_stand_together() -> None:
         make_layout("vm", [Descriptor("n")]).data([1, 2])
     with pytest.raises(FormatError, match="NUL"):
         render("v\0m", [])
-    with pytest.raises(FormatError, match="no UTF-8"):
+    with pytest.raises(FormatError, match="not valid UTF-8"):
         render("\udc80", [])
 
 
@@ -258,7 +258,7 @@ def test_files_that_cannot_stand_together() -> None:
     [
         ({"name": ""}, "without a name"),
         ({"name": "a\0"}, "NUL"),
-        ({"name": "\udc80"}, "no UTF-8"),
+        ({"name": "\udc80"}, "not valid UTF-8"),
         ({"size": 0}, "0 integers"),
         ({"size": -1}, "-1 integers"),
         ({"size": 65536}, "does not fit"),
@@ -288,7 +288,7 @@ def test_a_block_between_descriptors_and_data() -> None:
     # What no decoder looks at is not kept.
     assert encode(found) == head.ljust(1024, b"\0") + layout.data([7])
     for wrong in (0, 128, 1028):
-        with pytest.raises(FormatError, match="no place for the data"):
+        with pytest.raises(FormatError, match="invalid data_offset"):
             make_layout("app/w", [describe(VALUES[0])], data_offset=wrong)
 
 
@@ -371,32 +371,32 @@ def with_descriptor(number: int, **fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("encoded", "message"),
     [
-        (b"", "0 bytes are no header"),
-        (VM[:23], "23 bytes are no header"),
+        (b"", "0 bytes, too few for a header"),
+        (VM[:23], "23 bytes, too few for a header"),
         (VM[:24], "a block ends at 1096, the object at 24"),
         (VM[:1095], "a block ends at 1096"),
         (VM[:-1], "the data ends at 1224, the object at 1223"),
-        (bytes(1024), "a name_size of 0"),
+        (bytes(1024), "invalid name_size 0"),
         (b"\xff" * 1024, "unknown flags 0xffffffff"),
         (with_header(flags=1), "unknown flags 0x1"),
-        (with_header(name_size=0), "a name_size of 0"),
-        (with_header(name_size=50), "a name_size of 50"),
+        (with_header(name_size=0), "invalid name_size 0"),
+        (with_header(name_size=50), "invalid name_size 50"),
         (with_header(name_size=0xFFFFFFF8), "blocks overlap"),
         (with_header(name_size=56), "blocks overlap"),
         (with_header(num_desc=17), "without a name"),
-        (with_header(num_desc=0, data_offset=0), "no block can begin at 0"),
+        (with_header(num_desc=0, data_offset=0), "invalid data_offset 0"),
         (with_header(num_desc=0, data_offset=0xFFFFFFF8), "the data ends at 4294967288"),
         (with_header(num_desc=0, desc_offset=0xFFFFFFF8), "a block ends at 4294967288"),
         (with_header(num_desc=0xFFFFFFFF), "a block ends at"),
-        (with_header(id_offset=0), "no block can begin at 0"),
-        (with_header(id_offset=16), "no block can begin at 16"),
-        (with_header(id_offset=28), "no block can begin at 28"),
+        (with_header(id_offset=0), "invalid id_offset 0"),
+        (with_header(id_offset=16), "invalid id_offset 16"),
+        (with_header(id_offset=28), "invalid id_offset 28"),
         (with_header(id_offset=72), "blocks overlap"),
         (with_header(id_offset=0xFFFFFFF8), "a block ends at"),
         (with_header(desc_offset=48), "blocks overlap"),
-        (with_header(desc_offset=73), "no block can begin at 73"),
+        (with_header(desc_offset=73), "invalid desc_offset 73"),
         (with_header(desc_offset=0xFFFFFFF8), "a block ends at"),
-        (with_header(data_offset=1095), "no block can begin at 1095"),
+        (with_header(data_offset=1095), "invalid data_offset 1095"),
         (with_header(data_offset=1088), "blocks overlap at 1088"),
         (with_header(data_offset=24), "blocks overlap at 24"),
         (with_header(data_offset=1104), "the data ends at"),
@@ -416,10 +416,10 @@ def with_descriptor(number: int, **fields: Any) -> bytes:
         (with_descriptor(3, flags=3), "is linear_hist, with buckets of 0"),
         (with_descriptor(3, name=b""), "without a name"),
         (with_descriptor(3, name=b"mmu_unsync"), "twice: 'mmu_unsync'"),
-        (with_descriptor(3, name=b"x" * 48), "a text at 280 has no end"),
-        (with_descriptor(3, name=b"\xff"), "no UTF-8"),
-        (VM[:24] + b"x" * 48 + VM[72:], "a text at 24 has no end"),
-        (VM[:24] + b"\xff\0" + VM[26:], "no UTF-8"),
+        (with_descriptor(3, name=b"x" * 48), "a text at 280 has no NUL"),
+        (with_descriptor(3, name=b"\xff"), "not valid UTF-8"),
+        (VM[:24] + b"x" * 48 + VM[72:], "a text at 24 has no NUL"),
+        (VM[:24] + b"\xff\0" + VM[26:], "not valid UTF-8"),
     ],
 )
 def test_bytes_that_are_no_object(encoded: bytes, message: str) -> None:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from statsfs.formats.json import nest, render
 from statsfs.model.stats import Stats, boolean, log_hist, s64, u64
 from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import no_pause
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.strategies import Plain
 from tests.tree.test_tree import AGES, Pair, trees
 
@@ -156,7 +156,7 @@ def test_names_of_all_kinds(name: str) -> None:
 
 def break_base(source: Source) -> None:
     """Take the base of a source's first array its integers."""
-    entry = next(iter(source._entries.values()))
+    entry = next(iter(directory_of(source).entries.values()))
     entry.base.__dict__.clear()
 
 
@@ -268,7 +268,8 @@ def test_a_deep_tree() -> None:
     head = '{"values": {"n": 3}, "subordinates": {'
     expected = (head + '"s": ') * 1050 + head + "}}" * 1051 + "\n"
     pauses: list[None] = []
-    assert render(top.snapshot(), pause=lambda: pauses.append(None)) == expected.encode()
+    with pausing(lambda: pauses.append(None)):
+        assert render(top.snapshot()) == expected.encode()
     assert len(pauses) > 100
 
 
@@ -295,8 +296,9 @@ def test_others_have_their_turn(shape: str) -> None:
         nonlocal since
         since = 0
 
-    contents = top.snapshot().contents()
-    text = nest(contents, head, pause)
+    contents = top.snapshot().directories()
+    with pausing(pause):
+        text = nest(contents, head)
     assert 1 < most <= 16
-    assert text == nest(contents, lambda content: '{"values": {}, "subordinates": {', no_pause)
+    assert text == nest(contents, lambda content: '{"values": {}, "subordinates": {')
     assert text.count(b"values") == 401

@@ -1,5 +1,6 @@
 """Metric families: what is exported, where, and who gives way; against a naive model."""
 
+import io
 import re
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +14,7 @@ from prometheus_client.utils import floatToGoString
 from statsfs.formats import metric_families, openmetrics, prometheus
 from statsfs.formats.metric_names import _show_edge
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.exported import (
@@ -431,21 +433,22 @@ def test_pauses_are_frequent(registry: Registry) -> None:
     for number in range(600):
         fields: list[Any] = [(value, number) for value in values]
         source(top, f"s{number}", *fields, (buckets, [1] * 60))
-    writers: list[prometheus.Writer] = []
-    made = prometheus.Writer.__init__
+    texts: list[io.BytesIO] = []
 
-    def remember(self: prometheus.Writer, *args: Any, **kwargs: Any) -> None:
-        writers.append(self)
-        made(self, *args, **kwargs)
+    class Remembered(io.BytesIO):
+        def __init__(self) -> None:
+            super().__init__()
+            texts.append(self)
 
     grown = [0]
 
     def pause() -> None:
-        grown.append(writers[0].end().count(b"\n") if writers else 0)
+        grown.append(texts[0].getvalue().count(b"\n") if texts else 0)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prometheus.Writer, "__init__", remember)
-        text = prometheus.render(registry.snapshot(), pause=pause)
+    snapshot = registry.snapshot()
+    with pytest.MonkeyPatch.context() as patch, pausing(pause):
+        patch.setattr(io, "BytesIO", Remembered)
+        text = prometheus.render(snapshot)
     assert text.count(b"\n") == 600 * (3 + 62 - 1) + 4
     steps = [after - before for before, after in pairwise(grown)]
     assert max(steps) <= 500

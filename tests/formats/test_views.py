@@ -1,11 +1,9 @@
 """Views: which there are, what one takes to render, and what a large one keeps from happening."""
 
 import gc
-import json
 import threading
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -17,7 +15,7 @@ from statsfs.formats.views import BINARY, VIEWS, Rendering
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree import lock
 from statsfs.tree.lock import suspend_collection
-from statsfs.tree.pauses import make_pause
+from statsfs.tree.pauses import make_pause, pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.forking import run_forking
@@ -126,16 +124,40 @@ def test_what_is_quick(registry: Registry) -> None:
     assert not Rendering(VIEWS[".stats.json"], registry, 0o444).quick
 
 
+@pytest.fixture(scope="module")
+def large() -> Source:
+    """A tree whose views take some 50 ms, `.stats.bin` 8 ms."""
+    return make_tree(20_000)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_others_have_their_turn(name: str) -> None:
-    """A view of thousands of sources pauses all the time, from the sample on."""
-    calls: list[float] = []
-    rendering = Rendering(VIEWS[name], make_tree(5000), 0o444)
-    rendering.run(lambda: calls.append(time.perf_counter()))
-    assert len(calls) >= 20
-    # The largest piece of work is far from all of it.
-    longest = max(later - earlier for earlier, later in pairwise(calls))
-    assert longest < (calls[-1] - calls[0]) / 2
+def test_others_have_their_turn(name: str, large: Source) -> None:
+    """While a large view is rendered, another thread runs again and again.
+
+    One call in C that makes all of it would let it run once. How often is a matter of chance on a
+    machine that does other things too: of many renderings, one has to show it.
+    """
+    turns, done, expected = 0, threading.Event(), 2 if name == BINARY.name else 5
+
+    def work() -> None:
+        nonlocal turns
+        while not done.wait(0.0005):
+            turns += 1
+
+    def count_turns() -> int:
+        before = turns
+        rendering = Rendering(VIEWS[name], large, 0o444)
+        rendering.run()
+        assert rendering.text
+        return turns - before
+
+    other = threading.Thread(target=work)
+    other.start()
+    try:
+        assert any(count_turns() >= expected for _ in range(50))
+    finally:
+        done.set()
+        other.join()
 
 
 # Garbage collection
@@ -147,7 +169,8 @@ def test_no_garbage_is_collected_while_a_large_view_is_rendered(name: str) -> No
     seen: list[bool] = []
     for count, expected in ((5, {True}), (600, {False})):
         seen.clear()
-        Rendering(VIEWS[name], make_tree(count), 0o444).run(lambda: seen.append(gc.isenabled()))
+        with pausing(lambda: seen.append(gc.isenabled())):
+            Rendering(VIEWS[name], make_tree(count), 0o444).run()
         assert set(seen) == expected
         assert gc.isenabled()
 
@@ -156,7 +179,8 @@ def test_garbage_is_collected_while_foreign_code_runs() -> None:
     """A property may wait for anything, and for long."""
     top, seen = make_tree(600), []
     top.add_values([Value("slow")], property_base({"slow": 1}, False))
-    Rendering(VIEWS[".stats.json"], top, 0o444).run(lambda: seen.append(gc.isenabled()))
+    with pausing(lambda: seen.append(gc.isenabled())):
+        Rendering(VIEWS[".stats.json"], top, 0o444).run()
     assert set(seen) == {True}
 
 
@@ -177,8 +201,8 @@ def test_collection_goes_on_after_an_error() -> None:
     def fail() -> None:
         raise RuntimeError("failed")
 
-    with pytest.raises(RuntimeError, match="failed"):
-        Rendering(VIEWS[".stats.json"], top, 0o444).run(fail)
+    with pytest.raises(RuntimeError, match="failed"), pausing(fail):
+        Rendering(VIEWS[".stats.json"], top, 0o444).run()
     assert gc.isenabled()
 
 
@@ -212,7 +236,7 @@ def test_a_child_forked_meanwhile_collects() -> None:
     """The thread that would have switched it on again is not there."""
     program = """
 import gc, os, threading
-from statsfs import changes
+from statsfs.tree import lock
 from statsfs.tree.lock import suspend_collection
 
 def fork():
@@ -252,23 +276,3 @@ def test_a_pause_comes_only_after_a_while() -> None:
         assert len(slept) == 2
         # Really: `sleep(0)` takes the interpreter back before a waiting thread is awake.
         assert min(slept) > 0
-
-
-def test_another_thread_has_its_turn_meanwhile() -> None:
-    """While a large view is rendered, one that waits for the interpreter gets it."""
-    top, turns, done = make_tree(4000), 0, threading.Event()
-
-    def work() -> None:
-        nonlocal turns
-        while not done.wait(0.0005):
-            turns += 1
-
-    other = threading.Thread(target=work)
-    other.start()
-    rendering = Rendering(VIEWS[".stats.json"], top, 0o444)
-    rendering.run(make_pause())
-    before = turns
-    done.set()
-    other.join()
-    assert before >= 2
-    assert len(json.loads(rendering.text)["subordinates"]) == 4000

@@ -19,6 +19,7 @@ from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE
 from tests.support.kvm_files import DUMPS, KvmFile
 from tests.support.mounts import run, shell
+from tests.support.trees import refresher_of
 
 WAITS = list(range(32))
 
@@ -85,8 +86,10 @@ def test_a_refresh_that_does_not_block(stats: KvmStats) -> None:
     with stats.make_source() as vcpu:
         before = threading.active_count()
         vcpu.get_value("exits")
-        assert vcpu.refresher is not None
-        assert (vcpu.refresher.blocking, vcpu.refresher.function) == (False, stats.refresh)
+        assert (refresher_of(vcpu).blocking, refresher_of(vcpu).function) == (
+            False,
+            stats.refresh,
+        )
         assert threading.active_count() == before
 
 
@@ -135,7 +138,7 @@ def test_names_and_labels(tmp_path: Path) -> None:
 
 
 def test_a_reader_learns_what_was_cleared(stats: KvmStats) -> None:
-    """Whoever keeps baselines is told, once for a clear."""
+    """`cleared` is called once for a clear, to keep the baselines."""
     told: list[dict[str, int]] = []
     with stats.make_source(cleared=lambda: told.append(dict(stats.numbers.baselines))) as vcpu:
         vcpu.clear_value("exits")
@@ -162,7 +165,7 @@ def test_the_descriptor_is_a_copy_of_its_own(counted: KvmFile) -> None:
 
 
 def test_one_that_is_forgotten_is_closed(counted: KvmFile) -> None:
-    """A source that nobody has any more does not pin its VM."""
+    """A source without references does not pin its VM."""
     before = open_fds()
     source = open_file(counted.path).make_source()
     assert open_fds() != before
@@ -227,7 +230,7 @@ def read_until_closed(stats: KvmStats, seen: set[int]) -> None:
         seen.add(stats.numbers["exits"])
 
 
-# What is no statistics descriptor
+# Not a statistics descriptor
 
 
 HOSTILE = {
@@ -255,7 +258,7 @@ def test_bytes_that_are_no_statistics(tmp_path: Path, found: bytes) -> None:
 
 
 def test_descriptors_that_cannot_be_read() -> None:
-    """What is no file, or no descriptor at all, is the system's error."""
+    """A pipe, or a number that is not open, is the system's error."""
     reading, writing = os.pipe()
     before = open_fds()
     try:

@@ -137,7 +137,7 @@ def compare_stopped(directory: Path, vm: Qemu) -> dict[str, Any]:
 @pytest.mark.kvm
 @pytest.mark.mount
 def test_vms_that_hang_die_and_come(mountpoint: Path, vms: Path) -> None:
-    """One that is stopped delays nobody else, one that is killed is gone, one more appears."""
+    """A stopped VM does not delay the others, a killed one is gone, one more appears."""
     kvm = mountpoint / "kvm"
     with (
         mounted(mountpoint, "--qmp", vms / "*.qmp") as daemon,
@@ -182,7 +182,7 @@ def hang(kvm: Path, a: Qemu, b: Qemu) -> None:
 
 
 def plug(directory: Path, vm: Qemu) -> None:
-    """Plug a vCPU; its directory appears when somebody reads."""
+    """Plug a vCPU; its directory appears with the next read."""
     place = {"socket-id": 0, "core-id": 2, "thread-id": 0}
     vm.execute("device_add", driver="qemu64-x86_64-cpu", id="new", **place)
     wait_until(lambda: number(directory / "exits") and (directory / "vcpu2").is_dir(), "vcpu2")
@@ -190,7 +190,7 @@ def plug(directory: Path, vm: Qemu) -> None:
 
 
 def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> None:
-    """SIGTERM is obeyed while somebody waits for a VM that does not answer."""
+    """SIGTERM ends the daemon while a reader waits for a VM that does not answer."""
     wait_until(lambda: isinstance(number(kvm / a.name / "exits"), int))
     a.send_signal(signal.SIGSTOP)
     with ThreadPoolExecutor(1) as pool:
@@ -219,12 +219,14 @@ def test_a_directory_that_others_can_write(mode: int, vms: Path, tmp_path: Path)
 
 def test_a_library_that_is_missing(vms: Path, tmp_path: Path) -> None:
     """It is said how to install it."""
-    program = "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; main()"
+    program = (
+        "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; sys.exit(main())"
+    )
     done = run(
         sys.executable, "-c", program, "mount", tmp_path / "new", "--create", "--qmp", vms / "a",
         status=1,
     )  # fmt: skip
-    what = "--qmp: asking QEMU needs qemu.qmp: pip install 'statsfs[kvm]'"
+    what = "--qmp: QMP needs the library qemu.qmp: pip install 'statsfs[kvm]'"
     assert (done.stdout, done.stderr) == ("", f"statsfs: error: {what}\n")
 
 
@@ -256,6 +258,6 @@ def test_what_is_no_vm_is_said_once(mountpoint: Path, vms: Path) -> None:
             daemon.terminate()
             assert daemon.stderr.read() == ""
     assert said == [
-        f"{vms}/a.qmp: no greeting within 1 s: is another client there?; tried again every 10 s\n",
+        f"{vms}/a.qmp: no greeting within 1 s: another client?; tried again every 10 s\n",
         f"{vms}/open/b.qmp: refused: others can write in {vms}/open; tried again every 10 s\n",
     ]

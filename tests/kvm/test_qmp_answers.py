@@ -8,7 +8,7 @@ import pytest
 
 from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor
-from statsfs.kvm.qmp_answers import Shape, read_cpus, read_schemas, read_stats
+from statsfs.kvm.qmp_answers import AnswerParser, read_cpus, read_schemas, read_stats
 from statsfs.kvm.values import make_values
 from statsfs.model.values import Kind, Unit
 from tests.support.kvm_files import DESCRIBED
@@ -29,7 +29,7 @@ def test_values_are_those_of_a_statistics_descriptor(target: str, path: str) -> 
     # The kernel of the descriptor counts three things more.
     described = [one for one in DESCRIBED[target] if one.name in stats]
     assert len(described) == len(DESCRIBED[target]) - {"vm": 1, "vcpu": 2}[target]
-    assert make_values(Shape(schemas[target], stats).descriptors) == make_values(described)
+    assert make_values(AnswerParser(schemas[target], stats).descriptors) == make_values(described)
 
 
 def test_the_numbers_of_an_answer() -> None:
@@ -42,9 +42,9 @@ def test_the_numbers_of_an_answer() -> None:
         "/machine/unattached/device[2]": 1,
     }
     answered = stats["/machine/unattached/device[0]"]
-    shape = Shape(schemas["vcpu"], answered)
-    row = shape.row(answered)
-    names = [one.name for one in shape.descriptors]
+    parser = AnswerParser(schemas["vcpu"], answered)
+    row = parser.row(answered)
+    names = [one.name for one in parser.descriptors]
     assert dict(zip(names, row, strict=True)) == answered
     assert row[names.index("exits")] == 3159
     assert row[names.index("guest_mode")] == 0
@@ -90,7 +90,7 @@ NO_SCHEMAS: list[Any] = [
 @pytest.mark.parametrize("answer", NO_SCHEMAS, ids=repr)
 def test_no_schemas(answer: Any) -> None:
     """Whatever is answered in their place is an error of one line."""
-    with pytest.raises(QmpError, match=r"^no answer to query-stats-schemas: .{1,80}$"):
+    with pytest.raises(QmpError, match=r"^invalid answer to query-stats-schemas: .{1,80}$"):
         read_schemas(answer)
 
 
@@ -102,7 +102,7 @@ def test_no_schemas(answer: Any) -> None:
 )  # fmt: skip
 def test_no_cpus(answer: Any) -> None:
     """Whatever is answered in their place is an error."""
-    with pytest.raises(QmpError, match=r"^no answer to query-cpus-fast: "):
+    with pytest.raises(QmpError, match=r"^invalid answer to query-cpus-fast: "):
         read_cpus(answer)
 
 
@@ -116,18 +116,18 @@ def test_no_cpus(answer: Any) -> None:
 )  # fmt: skip
 def test_no_stats(answer: Any) -> None:
     """Whatever is answered in their place is an error."""
-    with pytest.raises(QmpError, match=r"^no answer to query-stats: "):
+    with pytest.raises(QmpError, match=r"^invalid answer to query-stats: "):
         read_stats(answer)
 
 
-def test_the_first_numbers_tell_the_shape() -> None:
+def test_the_first_numbers_tell_the_row() -> None:
     """How many buckets there are; what is missing or other than described is left out."""
     schema = [EXITS, WAITS, Descriptor("gone"), Descriptor("list"), Descriptor("text"), EXITS,
               Descriptor("single", Kind.LOG_HIST), Descriptor("empty", Kind.LOG_HIST)]  # fmt: skip
     stats = {"exits": 7, "waits": [1, 2, 3], "list": [1], "text": "x", "single": 3, "empty": []}
-    shape = Shape(schema, stats)
-    assert [(one.name, one.size) for one in shape.descriptors] == [("exits", 1), ("waits", 3)]
-    assert shape.row(stats) == [7, [1, 2, 3]]
+    parser = AnswerParser(schema, stats)
+    assert [(one.name, one.size) for one in parser.descriptors] == [("exits", 1), ("waits", 3)]
+    assert parser.row(stats) == [7, [1, 2, 3]]
 
 
 MOST = (1 << 64) - 1
@@ -143,9 +143,9 @@ MOST = (1 << 64) - 1
 def test_no_numbers(changed: dict[str, Any]) -> None:
     """Only what fits is a row: integers of 64 bits, as many buckets as there were."""
     stats: dict[str, Any] = {"exits": MOST, "waits": [1, MOST]}
-    shape = Shape([EXITS, WAITS], stats)
-    assert shape.row(stats) == [MOST, [1, MOST]]
-    with pytest.raises(QmpError, match=r"^no answer to query-stats: "):
-        shape.row(stats | changed)
+    parser = AnswerParser([EXITS, WAITS], stats)
+    assert parser.row(stats) == [MOST, [1, MOST]]
+    with pytest.raises(QmpError, match=r"^invalid answer to query-stats: "):
+        parser.row(stats | changed)
     with pytest.raises(QmpError, match="exits"):
-        shape.row({"waits": [1, 2]})
+        parser.row({"waits": [1, 2]})

@@ -1,10 +1,8 @@
 """Values of the kernel's descriptors: what they are, and that the mock's are the same."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib.resources import files
-from typing import Any
 
 import pytest
 
@@ -13,31 +11,12 @@ from statsfs.exceptions import FormatError
 from statsfs.formats.binary import Descriptor
 from statsfs.kvm import index_values, make_values
 from statsfs.model.stats import Stats, values_of
-from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.model.values import Aggregate, Kind, Type, Unit
 from statsfs.tree.source import Source
-from tests.support.kvm_files import DESCRIBED
+from tests.support.kvm_files import DESCRIBED, shapes
 
 MOCKS: dict[str, type[Stats]] = {"vm": VmStats, "vcpu": VcpuStats}
 SECTIONS = pytest.mark.parametrize("section", ["vm", "vcpu"])
-
-
-def shapes(values: Sequence[Value]) -> dict[str, tuple[Any, ...]]:
-    """All but the mode of peaks: the mock's own can be cleared, a kernel's cannot."""
-    return {
-        value.name: (
-            value.type,
-            value.aggregate,
-            None if value.kind is Kind.PEAK else value.mode,
-            value.kind,
-            value.unit,
-            value.base,
-            value.exponent,
-            value.size,
-            value.bucket_size,
-            value.description,
-        )
-        for value in values
-    }
 
 
 @SECTIONS

@@ -7,9 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ExhaustedError
-from statsfs.model.arrays import FILE_NUMBERS, Array, Entry, intern_array, make_layout
+from statsfs.model.arrays import FILE_NUMBERS, Array, intern_array
+from statsfs.model.layout import make_layout
 from statsfs.model.stats import Stats, u64, values_of
 from statsfs.model.values import Aggregate, Type, Value
+from statsfs.tree.index import Entry
 from statsfs.tree.source import Source
 from tests.support.forking import run_forking
 
@@ -20,11 +22,11 @@ ALL = (
 
 
 def array(*names: str, aggregate: Aggregate = Aggregate.SUM, hidden: bool = False) -> Array:
-    """An array of these names that no other test has."""
+    """An array of these names that no other test has, and no value of which belongs to another."""
     array.made += 1  # type: ignore[attr-defined]  # a counter of the function's own
-    text = f"test_arrays {array.made}"  # type: ignore[attr-defined]
+    made: int = array.made  # type: ignore[attr-defined]
     return intern_array(
-        [Value(name, aggregate=aggregate, hidden=hidden, description=text) for name in names]
+        [Value(name, aggregate=aggregate, hidden=hidden, exponent=made) for name in names]
     )
 
 
@@ -176,7 +178,8 @@ def test_a_child_that_was_forked_while_arrays_came_can_bring_some() -> None:
     """The lock of another thread, which the child does not have, is not waited for."""
     program = """
 import os, signal, sys, threading
-from statsfs import Value, arrays
+from statsfs import Value
+from statsfs.model import arrays
 held = threading.Event()
 def hold():
     with arrays._intern_lock:
@@ -200,8 +203,8 @@ def test_what_files_and_entries_are() -> None:
     assert repr(made.own[0]) == "<File 'a' own>"
     assert [file.name for file in made.aggregates[0]] == ["a", "a.max"]
     assert "MAX" in repr(made.aggregates[0][1])
-    assert Entry(None, made, None, None, None, False).declared
-    assert not Entry(None, made, made.binder.bind({"a": 1})[0], {}, {}, False).declared
+    assert Entry(Source("s"), made, None, None, None, False).declared
+    assert not Entry(Source("s"), made, made.binder.bind({"a": 1})[0], {}, {}, False).declared
 
 
 # Layouts

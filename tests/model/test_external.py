@@ -44,7 +44,7 @@ def test_a_base_is_read_in_one_pass() -> None:
     """It is a plain dictionary to its readers: no code of ours runs in a sample."""
     source, numbers = make_source()
     numbers.take((7, -2, [1, 2, 3], 4, 9))
-    assert [group.reader.plain for group in source.snapshot().arrays[VALUES].groups] == [True]
+    assert [group.reader.plain for group in source.snapshot().arrays[VALUES]._groups] == [True]
     assert source.snapshot().arrays[VALUES].rows == [(7, -2, [1, 2, 3], 4, 9)]
 
 
@@ -78,7 +78,7 @@ def test_a_peak_is_not_cleared(name: str) -> None:
     """From a peak nothing can be subtracted."""
     source, numbers = make_source()
     numbers.take((7, 0, [1, 2, 3], 4, 9))
-    with pytest.raises(ReadOnlyValueError, match="keeps the peak"):
+    with pytest.raises(ReadOnlyValueError, match="the peak is kept"):
         source.clear_value(name)
     assert source.get_value(name) == 9
 

@@ -23,7 +23,7 @@ from statsfs.model.histograms import (
 )
 from statsfs.model.stats import Stats, linear_hist, log_hist, s8, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.model import convert
 from tests.support.strategies import Fallback, Indexed, Plain, bucket_types, numbers, property_base
 
@@ -358,7 +358,7 @@ def test_buckets_that_are_wrong_later(
         top.add_subordinate(source)
     if dynamic:
         # A UserDict has a dictionary of its own.
-        (entry,) = top.subordinates[1]._entries.values()
+        (entry,) = directory_of(top.subordinates[1]).entries.values()
         entry.base.data["waits"] = wrong
     else:
         contents[1]["waits"] = wrong
@@ -461,23 +461,23 @@ def test_without_a_base_all_buckets_are_empty() -> None:
     source.add_values(Times, stats)
     top.add_subordinate(source)
     stats.waits.observe(1)
-    file = source.files["waits"]
-    entry = source.entry_of(file)
+    file = directory_of(source).files["waits"]
+    entry = directory_of(source).entry_of(file)
     assert top.get_value("waits") == [0, 1, 0, 0]
     source.revoke()
     assert source.get_value("waits") == top.get_value("waits") == [0, 0, 0, 0]
-    assert source.read_file(file, entry) == [0, 0, 0, 0]
-    assert source.read_file(file, None) == [0, 0, 0, 0]
+    assert directory_of(source).read(file, entry) == [0, 0, 0, 0]
+    assert directory_of(source).read(file, None) == [0, 0, 0, 0]
     assert top.snapshot().to_dict()["subordinates"]["s"]["values"]["sizes"] == [0, 0, 0]
     source.add_values(Times, stats)
     assert top.get_value("waits") == [0, 1, 0, 0]
-    total = top.files["waits"]
+    total = directory_of(top).files["waits"]
     top.remove_subordinate(source)
     assert source.get_value("waits") == [0, 1, 0, 0]
-    assert top.read_file(total, None) == [0, 0, 0, 0]
+    assert directory_of(top).read(total, None) == [0, 0, 0, 0]
     source.put()
     stale = Source("never")
-    assert stale.read_file(total, None) == [0, 0, 0, 0]
+    assert directory_of(stale).read(total, None) == [0, 0, 0, 0]
 
 
 def test_without_an_aggregate_a_histogram_stays_where_it_is() -> None:

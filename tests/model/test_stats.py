@@ -44,7 +44,7 @@ class EveryType(Stats):
 
 
 class VcpuStats(Stats):
-    """The design's example."""
+    """README's example."""
 
     exits = u64(Aggregate.SUM, description="VM exits of every kind")
     halt_wait_ns = u64(Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)

@@ -183,7 +183,7 @@ def test_the_defaults_of_a_value() -> None:
 
 
 def test_positional_arguments_of_a_value() -> None:
-    """The first five arguments may be given by position, in the seed's order."""
+    """The first five arguments may be given by position, in the order of the proposal."""
     value = Value("n", Type.S8, Aggregate.SUM, 0o600, 8)
     assert value == Value(name="n", type=Type.S8, aggregate=Aggregate.SUM, mode=0o600, offset=8)
 

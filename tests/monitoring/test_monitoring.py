@@ -51,6 +51,7 @@ def check_metrics(text: bytes) -> tuple[int, str]:
     return done.returncode, (done.stdout + done.stderr).decode()
 
 
+@pytest.mark.tools
 def test_promtool_has_no_complaint(registry: Registry) -> None:
     """Names, types, helps and units of the mock KVM are as Prometheus wants them."""
     with MockKvm(registry, rate=0) as kvm:
@@ -61,7 +62,7 @@ def test_promtool_has_no_complaint(registry: Registry) -> None:
 
 
 def make_odd(registry: Registry) -> None:
-    """Fill a registry with names, labels, descriptions and numbers that nobody should have."""
+    """Fill a registry with odd names, labels, descriptions and numbers."""
     values = (
         Value("1 + é:%d", description='\\ "quoted" \n%s\t{a="b"} \u2028\x85 # EOF'),
         Value("vast", kind=Kind.PEAK, exponent=400, description="\0"),
@@ -76,6 +77,7 @@ def make_odd(registry: Registry) -> None:
     registry.register(top)
 
 
+@pytest.mark.tools
 def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
     """What can be declared at all is escaped and written as it expects."""
     make_odd(registry)
@@ -84,7 +86,7 @@ def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
     assert all(line.startswith("_9_lives_") for line in said.splitlines())
 
 
-# A demo, and those who watch it
+# A demo, and programs that watch it
 
 
 @contextlib.contextmanager
@@ -109,7 +111,7 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """A free port of the loopback address."""
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -51,6 +51,7 @@ def test_it_is_short_and_needs_no_library() -> None:
     assert "statsfs.h" not in source
 
 
+@pytest.mark.tools
 def test_what_it_counts_is_decoded(counter: Path, directory: Path) -> None:
     """The path, the values as its JSON describes them, and each tick in each of them."""
     subprocess.run([counter, directory, "app/ticker", "25"], check=True, timeout=60)
@@ -84,6 +85,7 @@ def test_what_it_counts_is_decoded(counter: Path, directory: Path) -> None:
     assert not any(buckets[most.bit_length() + 1 :])
 
 
+@pytest.mark.tools
 def test_decoders_of_kvm_read_it(counter: Path, directory: Path) -> None:
     """It is an object of the kernel's format to the last byte of it."""
     subprocess.run([counter, directory, "app/ticker", "3"], check=True, timeout=60)
@@ -92,6 +94,7 @@ def test_decoders_of_kvm_read_it(counter: Path, directory: Path) -> None:
     assert (id, found["ticks"].numbers) == ("app/ticker", (3,))
 
 
+@pytest.mark.tools
 def test_it_is_alive_until_it_is_killed(counter: Path, directory: Path) -> None:
     """From the first moment in which its file is there; then all that it counted is."""
     with counting(counter, directory) as process:
@@ -106,6 +109,7 @@ def test_it_is_alive_until_it_is_killed(counter: Path, directory: Path) -> None:
         assert read_segment(file).numbers["ticks"] != first
 
 
+@pytest.mark.tools
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -213,7 +213,7 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "a name twice": (make(b"{}", 2).replace(b"v1\0", b"v0\0"), "twice"),
     "a name with /": (make(b"{}").replace(b"v0\0", b"v/\0"), "control character"),
     "a hidden name": (make(b"{}").replace(b"v0\0", b".v\0"), r"starts with"),
-    "a name without end": (make(b"{}").replace(b"v0".ljust(48, b"\0"), b"v" * 48), "no end"),
+    "a name without end": (make(b"{}").replace(b"v0".ljust(48, b"\0"), b"v" * 48), "no NUL"),
     "a log_hist of 66": (patched(72 + 64, 4, 66 << 16), "size is 66"),
     "no path": (make(b"{}").replace(b"a/b\0", bytes(4)), "invalid path"),
     "a path without end": (make(b"{}").replace(b"a/b".ljust(48, b"\0"), b"a" * 48), "invalid path"),

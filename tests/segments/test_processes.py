@@ -14,6 +14,8 @@ from statsfs.segments import places
 from tests.support.deadlines import wait_until
 from tests.support.segment_files import alive, read_segment, segments_in
 
+pytestmark = pytest.mark.slow
+
 HEADER = """
 import multiprocessing, os, signal, sys, threading
 from statsfs import Aggregate, SegmentError, Stats, log_hist, publish, u64

@@ -80,7 +80,7 @@ class Fleet(Churn):
             # One thread alone: two could both be below the limit.
             _work(self.cleared, limit=max(0, LIMIT - self.cleared.begun))
         if generation % 3 == 0:
-            first = vm.find_subordinate("vcpu0")
+            first = vm.find("vcpu0")
             assert first is not None
             first.revoke()
             vm.remove_subordinate(first)

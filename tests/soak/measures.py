@@ -1,7 +1,6 @@
 """What a server uses, and what it must give back when nobody asks anything any more."""
 
 import contextlib
-import ctypes
 import os
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,22 +9,19 @@ from tests.support import mount_calls as calls
 from tests.support import mount_threads as threads
 from tests.support.deadlines import wait_until
 from tests.support.mount_server import World
-from tests.support.mounts import Server, serving
+from tests.support.mounts import Server, forget, serving
 
 __all__ = [
     "Use",
     "check_use",
     "expect_counting",
     "expect_quiet",
-    "forget",
     "serving_long",
     "use_of",
     "warm_up",
 ]
 
 _MIB = 1 << 20
-# MS_REMOUNT, and the flags that each of our mounts has: MS_NOSUID, MS_NODEV, MS_NOEXEC.
-_REMOUNT = 32 | 2 | 4 | 8
 
 
 @contextlib.contextmanager
@@ -80,15 +76,6 @@ def expect_counting(server: Server) -> None:
 def _open_handles(world: World) -> tuple[int, int]:
     handles = world.mount._session._vfs._handles
     return len(handles.files), len(handles.directories)
-
-
-def forget(server: Server) -> None:
-    """Have the kernel forget all names of this one mount; only root may."""
-    # To drop all caches of the machine, as /proc/sys/vm/drop_caches does, would disturb others.
-    libc = ctypes.CDLL(None, use_errno=True)
-    path = os.fsencode(server.mountpoint)
-    if libc.mount(b"statsfs", path, None, _REMOUNT, None):
-        raise OSError(ctypes.get_errno(), "remounting", server.mountpoint)
 
 
 def expect_quiet(server: Server, inodes: int = 0) -> None:

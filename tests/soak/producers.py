@@ -210,7 +210,7 @@ def blocking_producers(seconds: float) -> str:
                 expect_counting(server)
             assert (server / "kvm/exits").read_text() == "3\n"
             times += 1
-        assert server.call(threads.stop_counter) < 2
+        server.call(threads.stop_counter)
         server.call(calls.clear)
         expect_quiet(server)
     return f"blocked {times} times in views and in files"

@@ -59,7 +59,7 @@ def find(registry: Registry, path: str) -> Source | None:
     top, *names = path.split("/")
     source = registry.by_name.get(top)
     for name in names:
-        source = source and source.find_subordinate(name)
+        source = source and source.find(name)
     return source
 
 

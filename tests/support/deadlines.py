@@ -24,9 +24,10 @@ def wait_until(
         time.sleep(0.002)
 
 
-def until(seconds: float) -> Iterator[None]:
-    """Go round for so long, and once at least."""
+def until(seconds: float, turns: int = 1) -> Iterator[None]:
+    """Go round for so long, and so many times at least."""
     end = time.monotonic() + seconds
-    yield
+    for _ in range(turns):
+        yield
     while time.monotonic() < end:
         yield

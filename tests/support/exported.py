@@ -1,8 +1,8 @@
 """What the Prometheus views must say: trees to draw, and a naive model of their samples.
 
-The model is written from the design: it walks the tree for each number, computes with fractions and
-knows nothing of columns, templates and chunks. What the views said is read by prometheus_client's
-own parsers.
+The model is written from README's section "Monitoring": it walks the tree for each number, computes
+with fractions and knows nothing of columns, templates and chunks. What the views said is read by
+prometheus_client's own parsers.
 """
 
 import re
@@ -18,7 +18,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.support.model import Ages, convert
+from tests.support.model import Ages, belong_together, convert
 
 __all__ = [
     "AGES",
@@ -189,10 +189,33 @@ def export(tops: list[Node], mask: int = 0o444) -> dict[str, Exported]:
             _visit(top, top, True, {}, top, points)
     families: dict[str, Exported] = {}
     claimed: set[str] = set()
-    for (_, _, top_name), (value, found) in sorted(points.items(), key=lambda item: item[0][:2]):
+    for top_name, value, found in _join(points):
         if value.mode & mask:
             _export_value(top_name, value, list(found.values()), families, claimed)
     return families
+
+
+def _join(
+    points: dict[tuple[int, int, str], tuple[Value, dict[int, _Point]]],
+) -> list[tuple[str, Value, dict[int, _Point]]]:
+    # The oldest value of those that belong together has the points of all.
+    joined: list[tuple[str, Value, dict[int, _Point]]] = []
+    for (_, _, top), (value, found) in sorted(points.items(), key=lambda item: item[0][:2]):
+        for other_top, other, known in joined:
+            alike = belong_together(other, value) and _is_added(other) and _is_added(value)
+            if other_top == top and alike:
+                for home, point in found.items():
+                    known.setdefault(home, _Point(point.labels)).numbers.extend(point.numbers)
+                break
+        else:
+            joined.append((top, value, found))
+    return joined
+
+
+def _is_added(value: Value) -> bool:
+    # Whether a series may be a sum of it, or the largest peak; not any other aggregate.
+    peak = value.kind is Kind.PEAK and value.aggregate is not Aggregate.NONE
+    return Aggregate.SUM in value.aggregate or peak
 
 
 def _visit(
@@ -200,8 +223,9 @@ def _visit(
 ) -> None:
     for array, counts, hidden in node.entries:
         for index, value in enumerate(array):
-            unseen = not seen or hidden or value.hidden
-            if unseen and value.aggregate is Aggregate.NONE:
+            if value.hidden and value.aggregate is Aggregate.NONE:
+                continue
+            if (not seen or hidden) and not _is_added(value):
                 continue
             key = (AGES[array], index, _clean(top.name))
             _, found = points.setdefault(key, (value, {}))

@@ -15,7 +15,7 @@ from statsfs.exceptions import StatsfsError
 from statsfs.filesystem.inodes import ABSENT_TIMEOUT
 from statsfs.filesystem.vfs import ABSENT, ROOT, Attributes, NoSuchFileError, Stale, Vfs
 from statsfs.model.arrays import FILE_NUMBERS
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 
 Name = tuple[int, bytes]
 
@@ -42,7 +42,7 @@ class Kernel:
         self._dropped: set[tuple[Name, int]] = set()
         self._lookups: Counter[int] = Counter()
 
-    def __call__(self, change: Change) -> None:
+    def __call__(self, change: ChangeNotice) -> None:
         """Invalidate what a change makes stale."""
         stale = self.vfs.find_stale(change)
         self.told.append(stale)

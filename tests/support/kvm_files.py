@@ -3,12 +3,14 @@
 What /dev/kvm would tell is in `data/`: the descriptors of one VM and one vCPU of Linux 6.18.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from statsfs.formats.binary import Descriptor, Layout, Number, Statistics, decode, encode
+from statsfs.model.values import Kind, Value
 
-__all__ = ["DESCRIBED", "DUMPS", "KvmFile"]
+__all__ = ["DESCRIBED", "DUMPS", "KvmFile", "shapes"]
 
 DUMPS = {
     section: (Path(__file__).parent.parent / "data" / f"kvm_{section}.stats.bin").read_bytes()
@@ -46,3 +48,22 @@ class KvmFile:
         with open(self.path, "r+b" if self.path.exists() else "w+b") as file:
             file.write(b"".join(map(bytes, parts)))
             file.truncate()
+
+
+def shapes(values: Sequence[Value]) -> dict[str, tuple[Any, ...]]:
+    """All but the mode of peaks: the mock's own can be cleared, a kernel's cannot."""
+    return {
+        value.name: (
+            value.type,
+            value.aggregate,
+            None if value.kind is Kind.PEAK else value.mode,
+            value.kind,
+            value.unit,
+            value.base,
+            value.exponent,
+            value.size,
+            value.bucket_size,
+            value.description,
+        )
+        for value in values
+    }

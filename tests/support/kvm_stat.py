@@ -5,7 +5,7 @@ The real one wants a mounted debugfs; this one takes any directory. What it does
 
 - its fields are the files that the directory itself lists, but for three of times;
 - a field's number is all that the file says, as one integer. A file that cannot be opened or read
-  is 0, and what is no integer ends it (here with the ValueError);
+  is 0, and a text that is not an integer ends it (here with the ValueError);
 - of one process it reads the directories in whose name its pid stands before a dash;
 - of all it takes the name of each directory at whatever depth, and looks for it right below the
   top: `vcpu0` is not there, and missed once for every vCPU of that name and every field.

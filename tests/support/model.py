@@ -1,4 +1,4 @@
-"""A naive model of the tree, written from the design and not from the code.
+"""A naive model of the tree, written from docs/architecture.md, "Rules of the tree".
 
 It is slow and simple on purpose: every question walks the whole subtree, every number is converted
 alone, every directory's names are worked out anew. It shares no code with statsfs but the enums.
@@ -11,6 +11,7 @@ from fractions import Fraction
 from math import trunc
 from typing import Any
 
+from statsfs.model.arrays import Array, intern_array
 from statsfs.model.values import Aggregate, Type, Value
 
 BITS = {
@@ -87,14 +88,17 @@ def aggregate_files(value: Value) -> list[tuple[Aggregate, str]]:
 
 
 class Ages:
-    """Which array was first added anywhere in the process."""
+    """Which array was first added anywhere in the process; those that are noted stay in use."""
 
     def __init__(self) -> None:
         self._ages: dict[tuple[Value, ...], int] = {}
+        self._kept: list[Array] = []
 
     def note(self, values: tuple[Value, ...]) -> None:
         """Remember an array that was added, if it is the first of its content."""
-        self._ages.setdefault(values, len(self._ages))
+        if values not in self._ages:
+            self._ages[values] = len(self._ages)
+            self._kept.append(intern_array(values))
 
     def __getitem__(self, values: tuple[Value, ...]) -> int:
         return self._ages[values]
@@ -201,13 +205,14 @@ class ModelSource:
         """The entries of all sources below this one, and not its own."""
         return [entry for source in self.subtree()[1:] for entry in source.entries]
 
-    def covered(self, values: tuple[Value, ...]) -> list[ModelEntry]:
-        """The entries that an aggregate of an array covers here."""
+    def covered(self, value: Value) -> list[tuple[ModelEntry, int]]:
+        """The entries that an aggregate of a value covers here, and its place in each."""
         return [
-            entry
+            (entry, index)
             for source in self.subtree()
             for entry in source.entries
-            if entry.values == values and entry.numbers is not None
+            for index in find_places(entry.values, value)
+            if entry.numbers is not None
         ]
 
     def lineage(self) -> list[ModelSource]:
@@ -260,7 +265,7 @@ class ModelSource:
 
     def files(self, ages: Ages) -> dict[str, ModelFile]:
         """The files that the directory shows."""
-        claims: list[tuple[int, int, int, list[tuple[str, ModelFile]]]] = []
+        claims: list[Claim] = []
         for entry in self.entries:
             if entry.hidden:
                 continue
@@ -277,13 +282,7 @@ class ModelSource:
                 claims.append((3, ages[values], index, _totals(values, index)))
         shown: dict[str, ModelFile] = {}
         taken = {source.name for source in self.subordinates if not source.hidden}
-        seen = set()
-        for _, age, index, files in sorted(claims, key=lambda claim: claim[:3]):
-            if files and files[0][1].kind is not None:
-                # The same aggregate, declared here or contributed from several places below.
-                if (age, index) in seen:
-                    continue
-                seen.add((age, index))
+        for _, _, _, files in sorted(join_claims(claims), key=lambda claim: claim[:3]):
             if not taken.intersection(name for name, _ in files):
                 shown.update(files)
                 taken.update(name for name, _ in files)
@@ -306,9 +305,14 @@ class ModelSource:
             assert file.entry is not None
             number: Number = file.entry.number(file.index)
             return number
-        numbers = [entry.number(file.index) for entry in self.covered(file.values)]
+        numbers = [entry.number(index) for entry, index in self.covered(file.value)]
         if file.kind is retained_kind(file.value):
-            numbers += retained_of(self.ghosts_here(), file.values, file.index)
+            numbers += [
+                number
+                for ghost in self.ghosts_here()
+                for index in find_places(ghost.values, file.value)
+                for number in retained_of([ghost], ghost.values, index)
+            ]
         return combine(numbers, file.value, file.kind)
 
     def to_dict(self, ages: Ages) -> dict[str, Any]:
@@ -329,6 +333,45 @@ class ModelSource:
         for entry in self.entries:
             if entry.numbers is not None:
                 entry.numbers, entry.revoked = None, True
+
+
+def belong_together(one: Value, other: Value) -> bool:
+    """Whether two values share a total: all that their numbers mean is the same."""
+    names = ("name", "type", "kind", "unit", "base", "exponent", "size", "bucket_size")
+    alike = all(getattr(one, name) == getattr(other, name) for name in names)
+    aggregated = one.aggregate is not Aggregate.NONE is not other.aggregate
+    return alike and aggregated and one.mode & 0o444 == other.mode & 0o444
+
+
+def find_places(values: tuple[Value, ...], value: Value) -> list[int]:
+    """Where in an array the values are that belong to a value."""
+    return [index for index, other in enumerate(values) if belong_together(value, other)]
+
+
+Claim = tuple[int, int, int, list[tuple[str, ModelFile]]]
+
+
+def join_claims(claims: list[Claim]) -> list[Claim]:
+    """One claim for all totals of values that belong together; the oldest of each kind has it."""
+    joined: list[Claim] = []
+    for rank, age, index, files in sorted(claims, key=lambda claim: (claim[1], claim[2], claim[0])):
+        if not files:
+            continue
+        if files[0][1].kind is None:
+            joined.append((rank, age, index, files))
+            continue
+        for place, (other, oldest, where, known) in enumerate(joined):
+            first = known[0][1]
+            if first.kind is None or not belong_together(first.value, files[0][1].value):
+                continue
+            names = {name for name, _ in known}
+            # Another kind of aggregate under a name that is taken loses.
+            more = [(name, file) for name, file in files if name not in names]
+            joined[place] = (min(rank, other), oldest, where, [*known, *more])
+            break
+        else:
+            joined.append((rank, age, index, files))
+    return joined
 
 
 def _totals(values: tuple[Value, ...], index: int) -> list[tuple[str, ModelFile]]:

@@ -5,6 +5,7 @@ import threading
 
 from statsfs.model.external import Numbers
 from statsfs.model.values import Aggregate, Value
+from statsfs.tree import refresh
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE
 from tests.support.mount_server import World
@@ -63,6 +64,11 @@ def go_on(world: World, name: str, exits: int | None = None, broken: bool = Fals
     vm.exits = vm.exits if exits is None else exits
     vm.broken = broken
     vm.answers.set()
+
+
+def set_deadline(world: World, seconds: float) -> None:
+    """Have whoever reads from now on wait for so long at most."""
+    refresh.DEADLINE = seconds  # type: ignore[misc]  # final, but for this
 
 
 def asked(world: World, name: str) -> int:

@@ -31,7 +31,7 @@ def add_second(world: World, path: str = "") -> None:
     """Add a value to the root or to a source below it."""
     (source,) = world.registry.sources
     for name in filter(None, path.split("/")):
-        found = source.find_subordinate(name)
+        found = source.find(name)
         assert found is not None
         source = found
     source.add_values(SECOND, {"second": 2})

@@ -2,7 +2,6 @@
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -14,28 +13,22 @@ from tests.support.trees import add_cpu, subordinate
 
 
 class Counter:
-    """A thread that counts, and how long it stood still at most."""
+    """A thread that counts."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.longest = 0.0
         self._stop = False
         self._thread = threading.Thread(target=self._work, daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        last = time.perf_counter()
         while not self._stop:
             self.count += 1
-            now = time.perf_counter()
-            self.longest = max(self.longest, now - last)
-            last = now
 
-    def stop(self) -> float:
-        """End; return the longest pause, in seconds."""
+    def stop(self) -> None:
+        """End."""
         self._stop = True
         self._thread.join()
-        return self.longest
 
 
 def start_counter(world: World) -> None:
@@ -49,10 +42,9 @@ def counted(world: World) -> int:
     return count
 
 
-def stop_counter(world: World) -> float:
-    """Stop counting; return the longest pause, in seconds."""
-    longest: float = world.kept.pop("counter").stop()
-    return longest
+def stop_counter(world: World) -> None:
+    """Stop counting."""
+    world.kept.pop("counter").stop()
 
 
 @dataclass
@@ -108,6 +100,12 @@ def start_churn(world: World, threads: int) -> None:
     expect_losses(world)
     world.kept["churn"] = Churn()
     world.kept["churn"].start(kvm_of(world), threads)
+
+
+def churned(world: World) -> int:
+    """Return how often they went round until now."""
+    rounds: int = world.kept["churn"].rounds
+    return rounds
 
 
 def end_churn(world: World) -> tuple[int, list[str]]:

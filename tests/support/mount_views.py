@@ -5,7 +5,7 @@ from typing import Any
 
 from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Value
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.bench.stats import VcpuStats
 from tests.support.deadlines import DEADLINE
 from tests.support.mount_server import World
@@ -25,7 +25,7 @@ def build(world: World) -> None:
     """Make `kvm` with two CPUs, numbers in them, and a value that is not for all."""
     kvm = make_kvm(world.registry)
     for number, cpu in enumerate(kvm.subordinates):
-        (entry,) = cpu._entries.values()
+        (entry,) = directory_of(cpu).entries.values()
         entry.base.exits, entry.base.wait = 100 + number, number
     kvm.add_values([Value("secret", mode=0o600)], {"secret": 424242})
 

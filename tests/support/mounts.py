@@ -6,6 +6,7 @@ Only after a failure is it killed and its mount detached.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -29,6 +30,7 @@ __all__ = [
     "Server",
     "as_nobody",
     "directory_for_a_mount",
+    "forget",
     "inside",
     "is_mounted",
     "one_cpu",
@@ -46,6 +48,8 @@ NOBODY = 65534
 _PREFIX = "statsfs-test"
 # A test that hangs in a system call on a mount can only be freed by the end of the server.
 _LIFETIME = 100.0  # seconds
+# MS_REMOUNT, and the flags that each of our mounts has: MS_NOSUID, MS_NODEV, MS_NOEXEC.
+_REMOUNT = 32 | 2 | 4 | 8
 # Not as __main__: what is pickled here and there must be of one module.
 _PYTHON = (sys.executable, "-c", "from tests.support.mount_server import main; main()")
 
@@ -311,6 +315,15 @@ def inside(server: Server, *command: str | os.PathLike[str], **options: Any) -> 
     """Run a client in the mount namespace of a server; return what it printed, on stderr too."""
     done = run("nsenter", f"--mount=/proc/{server.pid}/ns/mnt", *command, **options)
     return done.stdout + done.stderr
+
+
+def forget(server: Server) -> None:
+    """Have the kernel forget all names of this one mount; only root may."""
+    # To drop all caches of the machine, as /proc/sys/vm/drop_caches does, would disturb others.
+    libc = ctypes.CDLL(None, use_errno=True)
+    path = os.fsencode(server.mountpoint)
+    if libc.mount(b"statsfs", path, None, _REMOUNT, None):
+        raise OSError(ctypes.get_errno(), "remounting", server.mountpoint)
 
 
 def as_nobody(*command: str | os.PathLike[str], **options: Any) -> subprocess.CompletedProcess[str]:

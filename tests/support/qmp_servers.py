@@ -76,7 +76,7 @@ class QmpServer:
 
     Args:
         path: of its socket.
-        silent: whether it never accepts anybody, as where QMP has another client.
+        silent: whether it never accepts a connection, as if QMP had another client.
     """
 
     def __init__(self, path: Path, *, silent: bool = False) -> None:

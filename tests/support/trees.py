@@ -2,8 +2,9 @@
 
 from statsfs.model.stats import Stats, boolean, s64, u64
 from statsfs.model.values import Aggregate, Kind, Unit
+from statsfs.tree.refresh import Refresher
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 
 __all__ = ["Cpu", "add_cpu", "make_kvm", "subordinate"]
 
@@ -27,7 +28,7 @@ def add_cpu(parent: Source, name: str) -> Cpu:
 
 def subordinate(source: Source, name: str) -> Source:
     """Return a subordinate that is there."""
-    found = source.find_subordinate(name)
+    found = source.find(name)
     assert found is not None
     return found
 
@@ -39,3 +40,10 @@ def make_kvm(registry: Registry, cpus: int = 2) -> Source:
     for number in range(cpus):
         add_cpu(kvm, f"cpu{number}")
     return kvm
+
+
+def refresher_of(source: Source) -> Refresher:
+    """The refresher of a source that has one."""
+    refresher = directory_of(source).refresher
+    assert refresher is not None
+    return refresher

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from statsfs.tree.access import Access, Masks, Owner, check_owner, find_masks
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
@@ -58,7 +59,7 @@ def make_tree() -> dict[str, Source]:
 
 def masks_of(mask: int | Access, top: Registry | Source) -> Masks:
     """The masks for all that is below a source, and how many pauses there were."""
-    return find_masks(mask, top.snapshot().tree)
+    return find_masks(mask, top.snapshot())
 
 
 @pytest.mark.parametrize(
@@ -108,6 +109,8 @@ def test_pauses() -> None:
     for number in range(600):
         top.add_subordinate(Source("s%d", number, owner=ALICE if number == 300 else None))
     reader = Access(*ALICE, MOUNTS)
-    masks = find_masks(reader, top.snapshot().tree, lambda: calls.append(None))
+    snapshot = top.snapshot()
+    with pausing(lambda: calls.append(None)):
+        masks = find_masks(reader, snapshot)
     assert len(calls) == 3
     assert masks == Masks(0o004, {top.subordinates[300]: 0o400})

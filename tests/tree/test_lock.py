@@ -16,7 +16,7 @@ import pytest
 import statsfs
 from statsfs.exceptions import DuplicateNameError
 from statsfs.model.values import Aggregate, Value
-from statsfs.tree.lock import Change, Listening, Operation, apply_change, lock_tree
+from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, apply_change, lock_tree
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
@@ -28,9 +28,9 @@ class Listener(Listening):
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.told: list[Change] = []
+        self.told: list[ChangeNotice] = []
 
-    def notify(self, change: Change) -> None:
+    def notify(self, change: ChangeNotice) -> None:
         self.told.append(change)
 
 
@@ -98,7 +98,7 @@ def test_collection_stays_off_where_the_program_wants_it_off() -> None:
 def test_a_change_that_fails_leaves_lock_and_collection_as_they_were() -> None:
     """What it raises reaches the caller; another thread may change the tree."""
 
-    def fail(operation: Operation) -> None:
+    def fail(operation: TreeChange) -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -114,7 +114,7 @@ def test_listeners_are_told_once_of_all_that_one_change_touched() -> None:
     """Names by place, what left, and nobody else than who listens."""
     listener, other = Listener(), Listener()
 
-    def change(operation: Operation) -> None:
+    def change(operation: TreeChange) -> None:
         operation.touch(listener, 1, "a")
         operation.touch(listener, 1, "b")
         operation.touch(listener, 2)
@@ -124,14 +124,14 @@ def test_listeners_are_told_once_of_all_that_one_change_touched() -> None:
         operation.leave(None, 5)
 
     apply_change(change)
-    assert listener.told == [Change({1: {"a", "b"}, 2: set()}, [7])]
-    assert other.told == [Change({3: set()}, [])]
+    assert listener.told == [ChangeNotice({1: {"a", "b"}, 2: set()}, [7])]
+    assert other.told == [ChangeNotice({3: set()}, [])]
 
 
 def test_who_listens_must_say_how() -> None:
     """`Listening` itself is abstract."""
     with pytest.raises(NotImplementedError):
-        Listening().notify(Change())
+        Listening().notify(ChangeNotice())
 
 
 def test_listeners_and_finalizers_run_without_the_lock() -> None:
@@ -145,14 +145,14 @@ def test_listeners_and_finalizers_run_without_the_lock() -> None:
         progress.append(not thread.is_alive())
 
     class Waiting(Listening):
-        def notify(self, change: Change) -> None:
+        def notify(self, change: ChangeNotice) -> None:
             let_another_thread_change()
 
     class Dropped:
         def __del__(self) -> None:
             let_another_thread_change()
 
-    def change(operation: Operation) -> None:
+    def change(operation: TreeChange) -> None:
         operation.touch(waiting, 1)
         operation.garbage.append(Dropped())
 
@@ -165,13 +165,13 @@ def test_a_change_inside_a_change_runs_behind_it() -> None:
     """In the order in which they were asked for, before the outermost returns."""
     order = []
 
-    def outer(operation: Operation) -> None:
+    def outer(operation: TreeChange) -> None:
         order.append("outer begins")
         apply_change(lambda operation: order.append("first"))
         apply_change(second)
         order.append("outer ends")
 
-    def second(operation: Operation) -> None:
+    def second(operation: TreeChange) -> None:
         order.append("second")
         apply_change(lambda operation: order.append("of the second"))
 
@@ -201,11 +201,11 @@ def test_a_change_that_fails_behind_another_is_logged(caplog: pytest.LogCaptureF
     """Nobody waits for its error, and those behind it still have their turn."""
     order = []
 
-    def outer(operation: Operation) -> None:
+    def outer(operation: TreeChange) -> None:
         apply_change(fail)
         apply_change(lambda operation: order.append("next"))
 
-    def fail(operation: Operation) -> None:
+    def fail(operation: TreeChange) -> None:
         raise ZeroDivisionError
 
     apply_change(outer)
@@ -220,7 +220,7 @@ def test_what_was_queued_runs_though_the_change_before_it_failed() -> None:
     """The error is the first change's own."""
     order: list[str] = []
 
-    def outer(operation: Operation) -> None:
+    def outer(operation: TreeChange) -> None:
         apply_change(lambda operation: order.append("queued"))
         raise ZeroDivisionError
 
@@ -285,7 +285,7 @@ def test_a_signal_handler_may_change_the_tree_at_any_moment(registry: Registry, 
         top.add_subordinate(vm)
         vm.revoke()
         vm.add_values(N, {"n": 2000})
-    assert {"add", "remove", "drop", "_join", "_part", "settle", "leave"} <= set(where)
+    assert {"add", "remove", "_drop_bases", "join", "part", "settle", "leave"} <= set(where)
     changed, rest = made[len(extra) :], made[: len(extra)]
     assert len(changed) == count > 50
     below = set(top.subordinates)
@@ -328,7 +328,7 @@ def test_a_signal_handler_may_read_at_any_moment(registry: Registry) -> None:
         vm.add_values(N, {"n": 2000})
         top.remove_subordinate(vm)
         vm.put()
-    assert {"add", "remove", "drop", "_join", "_part", "settle", "leave"} <= set(where)
+    assert {"add", "remove", "drop", "join", "part", "settle", "leave"} <= set(where)
     assert len(seen) > 50
     for names, number, found in seen:
         assert names == ["n"]

@@ -11,8 +11,11 @@ import pytest
 
 from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Type, Value
+from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
+
+pytestmark = pytest.mark.slow
 
 
 class VcpuStats(Stats):
@@ -114,10 +117,10 @@ def test_an_open_file_keeps_its_source_until_it_is_closed() -> None:
     """A hold keeps the source and all that is below; the last `unhold` frees it."""
     tree = Watched()
     vm = tree.vm
-    vm.hold()
+    hold(vm)
     tree.top.remove_subordinate(vm)
     assert tree.alive() == set(tree.watched)
-    vm.unhold()
+    unhold(vm)
     assert tree.buffer_is_free()
     del vm
     assert tree.alive() == set()
@@ -127,11 +130,11 @@ def test_an_open_file_below_keeps_only_its_own_source() -> None:
     """What is above and beside it is freed."""
     tree = Watched()
     vcpu = tree.vm.subordinates[0]
-    vcpu.hold()
+    hold(vcpu)
     tree.top.remove_subordinate(tree.vm)
     assert tree.buffer_is_free()
     assert tree.alive() == {"source stats", "base stats"}
-    vcpu.unhold()
+    unhold(vcpu)
     del vcpu
     assert tree.alive() == set()
 
@@ -208,7 +211,7 @@ def test_a_broken_base_leaves_nothing_behind_where_it_was_complained_of() -> Non
     """What an ancestor logged of it does not keep it."""
     tree = Watched()
     (held,) = [
-        next(iter(vcpu._entries.values())).base
+        next(iter(directory_of(vcpu).entries.values())).base
         for vcpu in tree.vm.subordinates
         if vcpu.name == "held"
     ]
@@ -257,9 +260,9 @@ def fill_and_revoke(top: Source, number: int) -> None:
 
 def take_and_give(top: Source, number: int) -> None:
     """References that are taken and given back."""
-    top.get().hold()
+    hold(top.get())
     top.put()
-    top.unhold()
+    unhold(top)
 
 
 @pytest.mark.parametrize("work", [come_and_go, fill_and_revoke, take_and_give])

@@ -8,9 +8,9 @@ import pytest
 
 from statsfs.exceptions import DuplicateNameError
 from statsfs.model.values import Aggregate, Value
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 
 N = [Value("n", aggregate=Aggregate.SUM, description="test_registry")]
 
@@ -28,7 +28,7 @@ def test_registered_sources_are_top_level(registry: Registry) -> None:
     registry.unregister(kvm)
     assert list(registry.sources) == [hidden]
     assert repr(kvm) == "<Source 'kvm' references=1>"
-    assert [kvm.parent, kvm.place] == [None, 0]
+    assert [kvm.parent, directory_of(kvm).place] == [None, 0]
 
 
 def test_by_name_is_a_live_view_that_nobody_can_change(registry: Registry) -> None:
@@ -79,10 +79,10 @@ class Told:
     """A listener that keeps what it is told."""
 
     def __init__(self, registry: Registry) -> None:
-        self.changes: list[Change] = []
+        self.changes: list[ChangeNotice] = []
         registry.add_listener(self.changes.append)
 
-    def take(self) -> list[Change]:
+    def take(self) -> list[ChangeNotice]:
         """What was told since the last call."""
         changes, self.changes[:] = list(self.changes), []
         return changes
@@ -93,21 +93,31 @@ def test_listeners_are_told_which_names_came_and_went(registry: Registry) -> Non
     told = Told(registry)
     kvm, vm, vcpu = Source("kvm"), Source("vm"), Source("vcpu")
     registry.register(kvm)
-    assert told.take() == [Change({0: {"kvm"}})]
+    assert told.take() == [ChangeNotice({0: {"kvm"}})]
     kvm.add_subordinate(vm)
-    assert told.take() == [Change({kvm.place: {"vm"}})]
+    assert told.take() == [ChangeNotice({directory_of(kvm).place: {"vm"}})]
     vm.add_subordinate(vcpu)
-    assert told.take() == [Change({vm.place: {"vcpu"}})]
+    assert told.take() == [ChangeNotice({directory_of(vm).place: {"vcpu"}})]
     vcpu.add_values(N, {"n": 1})
-    assert told.take() == [Change({kvm.place: set(), vm.place: set(), vcpu.place: set()})]
+    assert told.take() == [
+        ChangeNotice(
+            {
+                directory_of(kvm).place: set(),
+                directory_of(vm).place: set(),
+                directory_of(vcpu).place: set(),
+            }
+        )
+    ]
     vcpu.revoke()
-    assert told.take() == [Change({vcpu.place: set()})]
-    place = vcpu.place
+    assert told.take() == [ChangeNotice({directory_of(vcpu).place: set()})]
+    place = directory_of(vcpu).place
     vm.remove_subordinate(vcpu)
-    assert told.take() == [Change({vm.place: {"vcpu"}, kvm.place: set()}, [place])]
-    place = kvm.place
+    assert told.take() == [
+        ChangeNotice({directory_of(vm).place: {"vcpu"}, directory_of(kvm).place: set()}, [place])
+    ]
+    place = directory_of(kvm).place
     registry.unregister(kvm)
-    assert told.take() == [Change({0: {"kvm"}}, [place])]
+    assert told.take() == [ChangeNotice({0: {"kvm"}}, [place])]
 
 
 def test_a_second_source_of_an_array_touches_no_files_above(registry: Registry) -> None:
@@ -119,10 +129,13 @@ def test_a_second_source_of_an_array_touches_no_files_above(registry: Registry) 
         vm = Source("vm%d", number)
         vm.add_values(N, {"n": 1})
         kvm.add_subordinate(vm)
-    assert told.take()[1:] == [Change({kvm.place: {"vm0"}}), Change({kvm.place: {"vm1"}})]
+    assert told.take()[1:] == [
+        ChangeNotice({directory_of(kvm).place: {"vm0"}}),
+        ChangeNotice({directory_of(kvm).place: {"vm1"}}),
+    ]
     kvm.remove_subordinate(kvm.subordinates[0])
     (change,) = told.take()
-    assert change.touched == {kvm.place: {"vm0"}}
+    assert change.touched == {directory_of(kvm).place: {"vm0"}}
 
 
 def test_hidden_sources_have_no_names_to_tell_of(registry: Registry) -> None:
@@ -133,12 +146,12 @@ def test_hidden_sources_have_no_names_to_tell_of(registry: Registry) -> None:
     told.take()
     hidden.add_values(N, {"n": 1})
     kvm.add_subordinate(hidden)
-    assert told.take() == [Change({kvm.place: set()})]
+    assert told.take() == [ChangeNotice({directory_of(kvm).place: set()})]
     registry.register(top)
-    assert told.take() == [Change({0: set()})]
-    place = top.place
+    assert told.take() == [ChangeNotice({0: set()})]
+    place = directory_of(top).place
     registry.unregister(top)
-    assert told.take() == [Change({0: set()}, [place])]
+    assert told.take() == [ChangeNotice({0: set()}, [place])]
 
 
 def test_what_is_nowhere_is_told_to_nobody(registry: Registry) -> None:
@@ -182,7 +195,7 @@ def test_a_listener_that_fails_is_logged(
 ) -> None:
     """The change is made, and the next listener is told."""
 
-    def fail(change: Change) -> None:
+    def fail(change: ChangeNotice) -> None:
         raise ZeroDivisionError
 
     registry.add_listener(fail)
@@ -197,9 +210,9 @@ def test_a_listener_that_fails_is_logged(
 
 def test_a_listener_may_be_taken_away(registry: Registry) -> None:
     """Also one that is none, also by itself."""
-    told: list[Change] = []
+    told: list[ChangeNotice] = []
 
-    def once(change: Change) -> None:
+    def once(change: ChangeNotice) -> None:
         told.append(change)
         registry.remove_listener(once)
 
@@ -216,11 +229,27 @@ def test_a_listener_may_change_the_tree(registry: Registry) -> None:
     registry.register(top)
     told = Told(registry)
 
-    def answer(change: Change) -> None:
-        if "question" in change.touched.get(top.place, set()):
+    def answer(change: ChangeNotice) -> None:
+        if "question" in change.touched.get(directory_of(top).place, set()):
             top.add_subordinate(Source("answer"))
 
     registry.add_listener(answer)
     top.add_subordinate(Source("question"))
     assert [source.name for source in top.subordinates] == ["question", "answer"]
-    assert [change.touched[top.place] for change in told.take()] == [{"question"}, {"answer"}]
+    assert [change.touched[directory_of(top).place] for change in told.take()] == [
+        {"question"},
+        {"answer"},
+    ]
+
+
+def test_a_source_is_found_by_its_path(registry: Registry) -> None:
+    """From the registry or from a source; hidden ones too; None for what is not there."""
+    kvm, vm, vcpu = Source("kvm"), Source("vm", hidden=True), Source("vcpu0")
+    registry.register(kvm)
+    kvm.add_subordinate(vm)
+    vm.add_subordinate(vcpu)
+    assert registry.find("kvm") is kvm
+    assert registry.find("kvm/vm/vcpu0") is vcpu is kvm.find("vm/vcpu0")
+    assert kvm.find("vm") is vm
+    for missing in ("", "vm", "kvm/", "kvm/vcpu0", "kvm/vm/vcpu0/exits", "/kvm"):
+        assert registry.find(missing) is None, missing

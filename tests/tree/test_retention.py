@@ -14,12 +14,18 @@ from statsfs.formats.views import VIEWS
 from statsfs.model.stats import Stats, log_hist, s64, u8, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.monitoring.exposition import RegistryCollector
-from statsfs.tree.lock import Change
+from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import no_pause
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.exported import parse_openmetrics, parse_text
-from tests.support.strategies import BUFFER_FLAVOURS, FLAVOURS, STATS_FLAVOURS, Recipe, make_base
+from tests.support.strategies import (
+    BUFFER_FLAVOURS,
+    FLAVOURS,
+    STATS_FLAVOURS,
+    Indexed,
+    Recipe,
+    make_base,
+)
 
 ALL = Aggregate(sum(kind.value for kind in Aggregate))
 
@@ -59,7 +65,7 @@ def read(source: Source) -> dict[str, Any]:
     """All files of a source, by single reads and as its snapshot has them, which must agree."""
     files: dict[str, Any] = {name: source.get_value(name) for name in source.names()}
     assert source.snapshot().to_dict()["values"] == files
-    assert {f.name: n for f, n in source.snapshot().content().files()} == files
+    assert {f.name: n for f, n in source.snapshot().directory().files()} == files
     return files
 
 
@@ -160,9 +166,9 @@ def test_what_is_retained_goes_with_its_source() -> None:
 
 def test_hidden_sources_and_values_are_kept(app: Source) -> None:
     """What nobody saw counted, and still does."""
-    hidden = Value("jobs", aggregate=Aggregate.SUM, hidden=True)
+    hidden = Value("unseen", aggregate=Aggregate.SUM, hidden=True)
     source = add(app, "a", make_work(5), hidden=True)
-    source.add_values([hidden], {"jobs": 3})
+    source.add_values([hidden], {"unseen": 3})
     source.add_values(Work, make_work(7), hidden=True)
     app.remove_subordinate(source)
     assert app.get_value("jobs") == 12
@@ -415,10 +421,10 @@ def test_what_is_retained_can_be_kept_and_restored(app: Source, registry: Regist
     assert (values, row) == (VALUES, (5, 9, 0, [0, 1, 0], 0))
     row[3].append(1)  # the caller's own
     again = add(host, "again", retain=True)
-    changes: list[Change] = []
+    changes: list[ChangeNotice] = []
     registry.add_listener(changes.append)
     again.restore(list(values), (5, 9, 0, (0, 1, 0), 0))
-    assert [set(change.touched) for change in changes] == [{again.place}]
+    assert [set(change.touched) for change in changes] == [{directory_of(again).place}]
     assert again.retained == app.retained
     assert (read(again)["jobs"], read(host)["jobs"]) == (5, 10)
     again.restore(values, (1, 0, 0, [1, 0, 0], 0))
@@ -498,7 +504,7 @@ def test_views_have_it(app: Source) -> None:
 
 def read_binary(source: Source) -> dict[str, Any]:
     """The numbers of a source's binary view."""
-    data = VIEWS[".stats.bin"].render(source.snapshot(), mask=0o444, pause=no_pause)
+    data = VIEWS[".stats.bin"].render(source.snapshot(), mask=0o444)
     found = binary.decode(data)
     return {one.name: number for one, number in zip(found.descriptors, found.numbers, strict=True)}
 
@@ -523,67 +529,121 @@ def labels(**pairs: str) -> frozenset[tuple[str, str]]:
     return frozenset(pairs.items())
 
 
-def test_it_is_one_more_sample(app: Source, registry: Registry) -> None:
-    """Labelled by the path of the source that retains; sums and peaks only."""
+def test_a_source_that_retains_is_one_series(app: Source, registry: Registry) -> None:
+    """Labelled by its path: the living and what is retained together, and nothing below it."""
     registry.register(parent_of(app))
     add(app, "a", make_work(5, 9, 3), label="worker")
     add(app, "b", make_work(7, 2, 1), label="worker")
+    here = labels(app="app")
+    before = {name: samples(registry, f"host_{name}") for name in ("jobs", "deepest", "open")}
+    assert before == {"jobs": {here: 12}, "deepest": {here: 9}, "open": {here: 4}}
     app.remove_subordinate(app.subordinates[0])
-    here, living = labels(app="app", retained="true"), labels(app="app", worker="b")
-    assert samples(registry, "host_jobs") == {here: 5, living: 7}
-    assert samples(registry, "host_deepest") == {here: 9, living: 2}
-    assert samples(registry, "host_open") == {living: 1}
-    assert samples(registry, "host_own") == {living: 0}
+    assert samples(registry, "host_jobs") == {here: 12}
+    assert samples(registry, "host_deepest") == {here: 9}
+    assert samples(registry, "host_open") == {here: 1}
+    app.remove_subordinate(app.subordinates[0])
+    assert samples(registry, "host_jobs") == {here: 12}
+    # What no file of the directory shows is not exported.
+    assert "host_own" not in prometheus.render(registry.snapshot()).decode()
 
 
-def test_a_histogram_is_one_more_sample(app: Source, registry: Registry) -> None:
-    """With buckets of its own, and a count where the format has one."""
+def test_a_source_that_does_not_collapse(registry: Registry) -> None:
+    """Those in it are a series each while they live; what is retained is none."""
+    app = Source("app", retain=True, collapse=False)
+    registry.register(app)
+    add(app, "a", make_work(5, 9, 3), label="worker")
+    add(app, "b", make_work(7, 2, 1), label="worker")
+    app.remove_subordinate(app.subordinates[0])
+    living = labels(worker="b")
+    assert app.get_value("jobs") == 12
+    assert samples(registry, "app_jobs") == {living: 7}
+    assert samples(registry, "app_deepest") == {living: 2}
+    assert samples(registry, "app_own") == {living: 0}
+
+
+def test_one_that_only_collapses(registry: Registry) -> None:
+    """Without retaining: one series of the living."""
+    app = Source("app", collapse=True)
+    registry.register(app)
+    pool = add(app, "pool", retain=True, label="pool")
+    add(pool, "a", make_work(5), label="worker")
+    app.add_values(Work, make_work(1))
+    assert samples(registry, "app_jobs") == {labels(): 6}
+
+
+def test_a_histogram_is_one_series_too(app: Source, registry: Registry) -> None:
+    """Bucket by bucket, with a count where the format has one."""
     registry.register(parent_of(app))
-    add(app, "a", make_work(size=1))
+    for name in "ab":
+        add(app, name, make_work(size=1))
     app.remove_subordinate(app.subordinates[0])
     text = prometheus.render(registry.snapshot()).decode()
-    assert 'host_sizes_bucket{app="app",retained="true",le="0.0"} 0\n' in text
-    assert 'host_sizes_bucket{app="app",retained="true",le="+Inf"} 1\n' in text
-    assert 'host_sizes_count{app="app",retained="true"} 1\n' in text
-    assert 'host_sizes_bucket{app="app",retained="true",le="+Inf"} 1\n# EOF' in (
+    assert 'host_sizes_bucket{app="app",le="0.0"} 0\n' in text
+    assert 'host_sizes_bucket{app="app",le="+Inf"} 2\n' in text
+    assert 'host_sizes_bucket{app="app",le="+Inf"} 2\n# EOF' in (
         openmetrics.render(registry.snapshot()).decode()
     )
 
 
 def test_what_hidden_sources_retain_is_added_up_above(app: Source, registry: Registry) -> None:
-    """It stands at the nearest source that is shown; below a hidden top nothing is."""
+    """It is in the series of the nearest source that is shown; below a hidden top there is none."""
     registry.register(parent_of(app))
     hidden_top = Source("unseen", retain=True, hidden=True)
     registry.register(hidden_top)
+    plain = add(parent_of(app), "plain", label="app")
     pools = [add(app, f"pool{number}", retain=True, hidden=True) for number in range(2)]
-    for retaining in (app, hidden_top, *pools):
+    threads = add(plain, "threads", retain=True, hidden=True)
+    for retaining in (app, hidden_top, threads, *pools):
         retaining.remove_subordinate(add(retaining, "a", make_work(5, 9)))
-    assert samples(registry, "host_jobs") == {labels(app="app", retained="true"): 15}
-    assert samples(registry, "host_deepest") == {labels(app="app", retained="true"): 9}
+    here, there = labels(app="app"), labels(app="plain")
+    assert samples(registry, "host_jobs") == {here: 15, there: 5}
+    assert samples(registry, "host_deepest") == {here: 9, there: 9}
     assert "unseen" not in prometheus.render(registry.snapshot()).decode()
 
 
-def test_a_label_of_that_name_is_joined(registry: Registry) -> None:
-    """As labels are that occur twice on a path: neither sample is lost."""
-    top = Source("top")
-    registry.register(top)
-    pool = add(top, "true", retain=True, label="retained")
-    add(pool, "a", make_work(5))
-    pool.remove_subordinate(pool.subordinates[0])
-    pool.add_values(Work, make_work(7))
-    assert samples(registry, "top_jobs") == {
-        labels(retained="true"): 7, labels(retained="true/true"): 5,
-    }  # fmt: skip
+def test_a_hidden_source_that_leaves_is_still_counted(app: Source, registry: Registry) -> None:
+    """The exported counter does not fall when it leaves, nor jump."""
+    registry.register(parent_of(app))
+    add(app, "seen", make_work(1000))
+    add(app, "thread", make_work(1000), hidden=True)
+    found = [samples(registry, "host_jobs")]
+    app.remove_subordinate(app.subordinates[1])
+    found.append(samples(registry, "host_jobs"))
+    assert found == [{labels(app="app"): 2000}] * 2
 
 
-def test_samples_that_would_be_the_same_are_told_of(
-    registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A source whose labels are those of what is retained: one of the two is left out, and said."""
-    top = Source("same", retain=True)
-    registry.register(top)
-    add(top, "a", make_work(5))
-    top.remove_subordinate(top.subordinates[0])
-    add(top, "true", make_work(7), label="retained")
-    assert samples(registry, "same_jobs") == {labels(retained="true"): 7}
-    assert "same_jobs: left out: samples whose labels others have already" in caplog.text
+def test_a_series_keeps_the_last_numbers_of_a_failed_refresh(registry: Registry) -> None:
+    """As the total in the file does: a counter does not fall, and comes back, with each failure."""
+    failing = False
+
+    def refresh() -> None:
+        if failing:
+            raise OSError("gone")
+
+    app = Source("app", retain=True)
+    registry.register(app)
+    worker = Source("worker", refresh=refresh, blocking=False)
+    worker.add_values(Work, make_work(5))
+    app.add_subordinate(worker)
+    assert samples(registry, "app_jobs") == {labels(): 5}
+    failing = True
+    assert samples(registry, "app_jobs") == {labels(): 5}
+    assert app.get_value("jobs") == 5
+
+
+def test_a_total_that_retains_leaves_a_broken_base_out(app: Source) -> None:
+    """A value that is gone, or no integer any more; integers of other libraries count."""
+    value = Value("jobs", aggregate=Aggregate.SUM)
+    bases: list[dict[str, Any]] = [{"jobs": number} for number in (1, 2, 4, 8)]
+    for number, base in enumerate(bases):
+        source = Source("s%d", number)
+        source.add_values([value], base)
+        app.add_subordinate(source)
+    app.remove_subordinate(app.subordinates[0])
+    assert app.get_value("jobs") == 15
+    bases[1]["jobs"] = Indexed(2)
+    assert app.get_value("jobs") == 15
+    bases[2]["jobs"] = "many"
+    assert app.get_value("jobs") == 11
+    del bases[3]["jobs"]
+    assert app.get_value("jobs") == 3

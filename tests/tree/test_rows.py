@@ -1,5 +1,6 @@
 """Totals: what many rows add up to, against one reduction for each file."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from statsfs.model.arrays import Array, intern_array
 from statsfs.model.columns import reduce_column
 from statsfs.model.histograms import add_buckets
 from statsfs.model.values import Aggregate, Kind, Type, Value
-from statsfs.tree.rows import Totals, add_up
+from statsfs.tree.pauses import pausing
+from statsfs.tree.rows import Addends, Row, Totals, find_kinds
 
 ALL = Aggregate(sum(kind.value for kind in Aggregate))
 MIXED = intern_array(
@@ -56,13 +58,17 @@ def check(array: Array, totals: Totals, rows: list[tuple[Any, ...]]) -> None:
                 expected = add_buckets(column, file.value)
             else:
                 expected = reduce_column(column, file.value.type, file.kind)
-            found = totals.value(file)
+            found = totals.value(file, file.index)
             assert found == expected
             assert type(found) is (list if file.value.histogram else int)
 
 
-def nothing() -> None:
-    """No pause."""
+def add_up(array: Array, rows: Sequence[Row], parts: Sequence[Totals] = ()) -> Totals:
+    """The totals of some rows and of what was added up before."""
+    addends = Addends()
+    addends.rows += rows
+    addends.parts += parts
+    return addends.add_up(array, find_kinds([array])[array])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 255, 256, 257, 512, 513, 1500])
@@ -70,15 +76,15 @@ def nothing() -> None:
 def test_totals_of_many_rows(array: Array, count: int) -> None:
     """However many, they are what a reduction of each column is."""
     rows = [make_row(array, seed) for seed in range(count)]
-    check(array, add_up(array, rows, (), nothing), rows)
+    check(array, add_up(array, rows), rows)
 
 
 def test_totals_of_very_many_parts() -> None:
     """More parts than are merged at once are merged again."""
     rows = [make_row(MIXED, seed) for seed in range(600)]
-    parts = [add_up(MIXED, [row], (), nothing) for row in rows]
-    check(MIXED, add_up(MIXED, (), parts, nothing), rows)
-    check(MIXED, add_up(MIXED, rows, parts, nothing), rows * 2)
+    parts = [add_up(MIXED, [row]) for row in rows]
+    check(MIXED, add_up(MIXED, (), parts), rows)
+    check(MIXED, add_up(MIXED, rows, parts), rows * 2)
 
 
 @settings(max_examples=60, deadline=None)
@@ -88,15 +94,16 @@ def test_totals_of_totals(array: Array, sizes: list[int], own: int) -> None:
     rows, parts = [], []
     for number, size in enumerate(sizes):
         some = [make_row(array, 10 * number + seed) for seed in range(size)]
-        parts.append(add_up(array, some, (), nothing))
+        parts.append(add_up(array, some))
         rows += some
     mine = [make_row(array, 1000 + seed) for seed in range(own)]
-    check(array, add_up(array, mine, parts, nothing), rows + mine)
+    check(array, add_up(array, mine, parts), rows + mine)
 
 
 def test_others_get_their_turn() -> None:
     """Every few hundred rows there is a pause."""
     calls: list[None] = []
     rows = [make_row(MIXED, seed) for seed in range(1000)]
-    add_up(MIXED, rows, (), lambda: calls.append(None))
+    with pausing(lambda: calls.append(None)):
+        add_up(MIXED, rows)
     assert len(calls) >= 4

@@ -10,7 +10,7 @@ import pytest
 from statsfs.model.stats import Stats, s8, u64, values_of
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.strategies import Indexed, Plain, property_base
 
 
@@ -155,7 +155,7 @@ def test_what_is_broken_is_left_out_and_logged_once(
         source.add_values(VmStats, property_base(one, True) if dynamic else Plain(one))
         top.add_subordinate(source)
     bad = top.subordinates[1]
-    base = next(iter(bad._entries.values())).base
+    base = next(iter(directory_of(bad).entries.values())).base
     if dynamic:
         type(base).pages = property(lambda self: NOTHING["no"] if lost else broken)
     elif lost:

@@ -1,4 +1,4 @@
-"""Contents: what the directories of a snapshot show, whatever happened to the tree since."""
+"""What the directories of a snapshot show, whatever happened to the tree since."""
 
 import logging
 from collections.abc import Callable
@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from statsfs.model.stats import Stats, log_hist, u64, values_of
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Type, Value
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.snapshot_directories import Content
-from statsfs.tree.source import Source
+from statsfs.tree.snapshot_directories import SnapshotDirectory
+from statsfs.tree.source import Source, directory_of
 from tests.support.strategies import Plain, property_base
 
 
@@ -29,7 +30,7 @@ class Vm(Stats):
     pages = u64()
 
 
-def shown(content: Content) -> dict[str, Any]:
+def shown(content: SnapshotDirectory) -> dict[str, Any]:
     """What a directory shows."""
     return {file.name: number for file, number in content.files()}
 
@@ -52,12 +53,13 @@ def make_tree() -> tuple[Source, Source, list[Source], list[Cpu]]:
     return kvm, vm, cpus, stats
 
 
-KVM = {"later": 0, "exits": 100, "waits": [1, 2]}
+# The exits of the VM and of its CPUs belong together: above they are one total.
+KVM = {"later": 0, "exits": 106, "exits.max": 100, "waits": [1, 2]}
 VM = {"exits": 100, "pages": 7}
 CPUS = [{"exits": 1, "waits": [1, 0]}, {"exits": 2, "waits": [0, 1]}]
 
 
-def check(root: Content) -> None:
+def check(root: SnapshotDirectory) -> None:
     """Compare with what `make_tree` makes."""
     assert shown(root) == KVM
     (vm,) = root.subordinates
@@ -70,11 +72,11 @@ def check(root: Content) -> None:
 def test_contents_are_what_directories_show() -> None:
     """With hidden sources counted and not shown, and arrays without a base."""
     kvm, vm, _, _ = make_tree()
-    check(kvm.snapshot().contents())
+    check(kvm.snapshot().directories())
     assert set(kvm.names()) == set(KVM)
     # Again, now that the layouts are known.
-    check(kvm.snapshot().contents())
-    assert shown(vm.snapshot().contents()) == {**VM, "waits": [1, 2]}
+    check(kvm.snapshot().directories())
+    assert shown(vm.snapshot().directories()) == {**VM, "waits": [1, 2]}
 
 
 @pytest.mark.parametrize("name", ["kvm", "vm", "cpu1"])
@@ -84,7 +86,7 @@ def test_one_directory_alone_is_the_same(name: str) -> None:
     source = {"kvm": kvm, "vm": vm, "cpu1": cpus[1]}[name]
     for _ in range(2):
         snapshot = source.snapshot()
-        alone, whole = snapshot.content(), snapshot.contents()
+        alone, whole = snapshot.directory(), snapshot.directories()
         assert shown(alone) == shown(whole) == {n: source.get_value(n) for n in source.names()}
         assert alone.subordinates == []
 
@@ -96,8 +98,8 @@ def test_an_array_that_is_only_declared_below() -> None:
     top.add_subordinate(source)
     zeros = {"exits": 0, "exits.max": 0, "waits": [0, 0]}
     snapshot = top.snapshot()
-    assert shown(snapshot.content()) == shown(snapshot.contents()) == zeros
-    assert shown(source.snapshot().content()) == zeros
+    assert shown(snapshot.directory()) == shown(snapshot.directories()) == zeros
+    assert shown(source.snapshot().directory()) == zeros
 
 
 def change_nothing(kvm: Source, vm: Source, cpu: Source) -> None:
@@ -160,21 +162,26 @@ def test_what_changes_after_the_snapshot_is_not_in_it(
         for source in sources:
             if source.refcount:
                 source.names()
-    check(snapshot.contents())
-    assert shown(alone.content()) == {**VM, "waits": [1, 2]}
-    check(snapshot.contents())
+    check(snapshot.directories())
+    assert shown(alone.directory()) == {**VM, "waits": [1, 2]}
+    check(snapshot.directories())
 
 
 def test_names_that_are_lost_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """Whoever works the files out first, a reader of the directory or one of a snapshot."""
-    kvm, _, _, _ = make_tree()
-    kvm.snapshot().contents()
+    kvm, vm, _, _ = make_tree()
+    other = Source("other")
+    other.add_values([Value("exits", Type.S64, Aggregate.SUM)], {"exits": 9})
+    vm.add_subordinate(other)
+    kvm.snapshot().directories()
     kvm.names()
-    kvm.snapshot().contents()
+    kvm.snapshot().directories()
     assert [record.getMessage() for record in caplog.records] == [
         "kvm/vm: 'exits' is not shown: another array has 'exits'",
-        "kvm: 'exits' is not shown: another array has 'exits'",
+        "kvm: the total 'exits' does not cover another value of that name: its type is s64, "
+        "not u64",
     ]
+    assert kvm.get_value("exits") == 106
 
 
 def test_a_broken_base_has_no_number(caplog: pytest.LogCaptureFixture) -> None:
@@ -185,10 +192,10 @@ def test_a_broken_base_has_no_number(caplog: pytest.LogCaptureFixture) -> None:
         source = Source("s%d", number)
         source.add_values(Vm, Plain(one))
         top.add_subordinate(source)
-    (entry,) = top.subordinates[0]._entries.values()
+    (entry,) = directory_of(top.subordinates[0]).entries.values()
     entry.base.exits = None
     with caplog.at_level(logging.ERROR):
-        root = top.snapshot().contents()
+        root = top.snapshot().directories()
     first, second = root.subordinates
     assert first.layout is not None
     assert [first.number(file) for file in first.layout.files.values()] == [None, None]
@@ -211,7 +218,7 @@ def test_a_snapshot_of_a_registry() -> None:
         registry.register(source)
     snapshot = registry.snapshot()
     stats[0].exits = 99
-    root = snapshot.contents()
+    root = snapshot.directories()
     assert root.source is registry
     assert root.layout is None
     assert shown(root) == {}
@@ -228,14 +235,14 @@ def test_a_snapshot_of_a_registry() -> None:
     assert isinstance(snapshot, Snapshot)
     samples = snapshot.arrays[values_of(Vm)]
     assert sorted(samples.rows) == [(5, 6), (7, 8), (100, 7)]
-    assert snapshot.tree.lineage == ()
+    assert snapshot.lineage == ()
 
 
 def test_a_snapshot_knows_where_it_was_made() -> None:
     """The sources from the top to the one that was sampled."""
     kvm, vm, cpus, _ = make_tree()
-    assert cpus[0].snapshot().tree.lineage == (kvm, vm, cpus[0])
-    assert kvm.snapshot().tree.lineage == (kvm,)
+    assert cpus[0].snapshot().lineage == (kvm, vm, cpus[0])
+    assert kvm.snapshot().lineage == (kvm,)
 
 
 # Pauses
@@ -251,12 +258,15 @@ def test_others_get_their_turn() -> None:
         source.add_values(values, {"n": 1})
         top.add_subordinate(source)
     snapshot = top.snapshot()
-    snapshot.decode(lambda: calls.append("decode"))
-    assert calls.count("decode") >= 3
-    assert shown(snapshot.contents(lambda: calls.append("contents"))) == {"n": 1000}
-    assert calls.count("contents") >= 3
-    assert shown(snapshot.content(lambda: calls.append("content"))) == {"n": 1000}
-    assert calls.count("content") >= 3
+    with pausing(lambda: calls.append("decoding")):
+        snapshot.decoded()
+    assert calls.count("decoding") >= 3
+    with pausing(lambda: calls.append("directories")):
+        assert shown(snapshot.directories()) == {"n": 1000}
+    assert calls.count("directories") >= 3
+    with pausing(lambda: calls.append("directory")):
+        assert shown(snapshot.directory()) == {"n": 1000}
+    assert calls.count("directory") >= 3
 
 
 def test_a_deep_tree() -> None:
@@ -267,7 +277,7 @@ def test_a_deep_tree() -> None:
         source.add_subordinate(below)
         source = below
     source.add_values([Value("n", aggregate=Aggregate.SUM)], {"n": 3})
-    content = top.snapshot().contents()
+    content = top.snapshot().directories()
     depth = 0
     while content.subordinates:
         assert shown(content) == {"n": 3}
@@ -279,7 +289,7 @@ def test_a_deep_tree() -> None:
 def test_how_much_there_is_to_read() -> None:
     """Histograms weigh as much as they have buckets; foreign code more than anything."""
     kvm, _, cpus, _ = make_tree()
-    assert cpus[0].weigh() == 3
-    assert kvm.weigh() == 3 * 3 + 2 + 1
+    assert directory_of(cpus[0]).weigh() == 3
+    assert directory_of(kvm).weigh() == 3 * 3 + 2 + 1
     kvm.add_values(Vm, property_base({"exits": 1, "pages": 1}, True))
-    assert kvm.weigh() > 1 << 60
+    assert directory_of(kvm).weigh() > 1 << 60

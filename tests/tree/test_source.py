@@ -18,8 +18,9 @@ from statsfs.exceptions import (
 )
 from statsfs.model.stats import Stats, boolean, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.strategies import property_base
 
 
@@ -30,7 +31,7 @@ class VmStats(Stats):
 
 
 class VcpuStats(Stats):
-    """The design's example."""
+    """README's example."""
 
     exits = u64(Aggregate.SUM, description="VM exits of every kind")
     halt_wait_ns = u64(Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)
@@ -47,10 +48,10 @@ def counting(name: str, number: int) -> Source:
     return source
 
 
-# The design's example, as it stands there
+# README's example, without a mount and with values of the VM
 
 
-def test_the_example_of_the_design() -> None:
+def test_the_example_of_the_manual() -> None:
     """Create, add values, add subordinate, count, read above, remove."""
     registry = Registry()
     kvm = Source("kvm")
@@ -98,8 +99,8 @@ def test_what_a_new_source_is() -> None:
     source = Source("vm", label="vm", hidden=True)
     assert (source.name, source.label, source.hidden) == ("vm", "vm", True)
     assert (source.refcount, source.parent, source.path) == (1, None, "vm")
-    assert (source.subordinates, source.names(), source.place) == ((), [], 0)
-    assert before <= source.changed <= time.time_ns()
+    assert (source.subordinates, source.names(), directory_of(source).place) == ((), [], 0)
+    assert before <= directory_of(source).changed <= time.time_ns()
     assert Source("vm").label is None
 
 
@@ -174,34 +175,38 @@ def test_subordinates_are_in_the_order_they_were_added() -> None:
     for source in made:
         top.add_subordinate(source)
     assert top.subordinates == tuple(made)
-    assert top.visible == 2
+    assert directory_of(top).visible == 2
     top.remove_subordinate(made[1])
     top.add_subordinate(made[1])
     assert top.subordinates == (made[0], made[2], made[1])
-    assert [top.find_subordinate(name) for name in ("s1", "s2", "s4")] == [made[1], made[2], None]
-    assert [top.shows_directory(name) for name in ("s1", "s2", "s4")] == [False, True, False]
-    assert made[0].find_subordinate("s1") is None
+    assert [top.find(name) for name in ("s1", "s2", "s4")] == [made[1], made[2], None]
+    assert [directory_of(top).shows_directory(name) for name in ("s1", "s2", "s4")] == [
+        False,
+        True,
+        False,
+    ]
+    assert made[0].find("s1") is None
 
 
 def test_places_are_new_each_time_and_never_used_again(registry: Registry) -> None:
     """A source that moves, and all below it, are somewhere else; what stays is where it was."""
     top, vm, vcpu, other = Source("top"), Source("vm"), Source("vcpu"), Source("other")
     vm.add_subordinate(vcpu)
-    assert (vm.place, top.place) == (0, 0)
-    assert vcpu.place > 0
-    seen = {vcpu.place}
+    assert (directory_of(vm).place, directory_of(top).place) == (0, 0)
+    assert directory_of(vcpu).place > 0
+    seen = {directory_of(vcpu).place}
     registry.register(top)
     top.add_subordinate(other)
-    stays = top.place, other.place
+    stays = directory_of(top).place, directory_of(other).place
     seen.update(stays)
     for _ in range(3):
         top.add_subordinate(vm)
-        assert vm.place not in seen
-        assert vcpu.place not in seen
-        seen |= {vm.place, vcpu.place}
+        assert directory_of(vm).place not in seen
+        assert directory_of(vcpu).place not in seen
+        seen |= {directory_of(vm).place, directory_of(vcpu).place}
         top.remove_subordinate(vm)
-        assert vm.place == 0
-    assert (top.place, other.place) == stays
+        assert directory_of(vm).place == 0
+    assert (directory_of(top).place, directory_of(other).place) == stays
 
 
 def test_a_directory_notes_when_it_changed() -> None:
@@ -209,10 +214,10 @@ def test_a_directory_notes_when_it_changed() -> None:
     top, vm, other = Source("top"), Source("vm"), Source("other")
 
     def changed_by(operation: Callable[[], object]) -> list[Source]:
-        before = [source.changed for source in (top, vm, other)]
+        before = [directory_of(source).changed for source in (top, vm, other)]
         time.sleep(0.001)
         operation()
-        now = [source.changed for source in (top, vm, other)]
+        now = [directory_of(source).changed for source in (top, vm, other)]
         return [s for s, b, n in zip((top, vm, other), before, now, strict=True) if n > b]
 
     assert changed_by(lambda: top.add_subordinate(vm)) == [top]
@@ -361,7 +366,7 @@ def test_hidden_values_are_found_after_the_names() -> None:
 def test_clearing_an_aggregate_clears_all_that_it_covers() -> None:
     """Bases of every depth and sort, hidden ones too, and no other value."""
     top, vm = Source("top"), Source("vm")
-    other = [Value("n", aggregate=Aggregate.SUM, description="another array")]
+    other = [Value("n", aggregate=Aggregate.SUM, unit=Unit.BYTES)]
     bases: list[Any] = [{"n": 1, "m": 5}, property_base({"n": 2, "m": 5}, True)]
     values = [Value("n", aggregate=Aggregate.SUM | Aggregate.MIN), Value("m")]
     vm.add_values(values, bases[0])
@@ -395,7 +400,7 @@ def test_revoking_keeps_the_names_of_aggregates_and_reads_0() -> None:
     """Here and above; nothing else changes for whoever holds references."""
     top, vm, vcpu = Source("top"), Source("vm"), counting("vcpu", 5)
     base = {"n": 3, "alone": 1}
-    values = [Value("n", aggregate=Aggregate.SUM, description="revoked"), Value("alone")]
+    values = [Value("n", aggregate=Aggregate.SUM, unit=Unit.BYTES), Value("alone")]
     vm.add_values(values, base)
     vm.add_subordinate(vcpu)
     top.add_subordinate(vm)
@@ -421,7 +426,7 @@ def test_an_array_may_be_added_again_after_revoking() -> None:
         vm.revoke()
         vm.add_values(list(N), base)
         assert vm.get_value("n") == top.get_value("n") == 2
-        assert len(vm._entries) == 1
+        assert len(directory_of(vm).entries) == 1
     vm.revoke()
     vm.add_values(N, None)
     with pytest.raises(DuplicateNameError):
@@ -457,8 +462,16 @@ def state(*sources: Source) -> list[Any]:
     """All that can be told of some sources."""
     found: list[Any] = []
     for source in sources:
-        found.append((source.name, source.refcount, source.parent, source.place, source.placed))
-        found.append((source.changed, source.visible, source.path))
+        found.append(
+            (
+                source.name,
+                source.refcount,
+                source.parent,
+                directory_of(source).place,
+                directory_of(source).placed,
+            )
+        )
+        found.append((directory_of(source).changed, directory_of(source).visible, source.path))
         if "released" not in repr(source):
             found.append((source.subordinates, source.names(), source.snapshot().to_dict()))
             found.append([source.get_value(name) for name in source.names()])
@@ -652,7 +665,7 @@ def test_a_put_too_many_leaves_the_trees_reference() -> None:
     """The tree's references and those of open files are not the caller's to give back."""
     top, vm = Source("top"), counting("vm", 1)
     top.add_subordinate(vm)
-    vm.hold()
+    hold(vm)
     vm.put()
     assert vm.refcount == 2
     with pytest.raises(ReleasedError, match="'top/vm': one put") as caught:
@@ -693,11 +706,11 @@ def test_open_files_keep_a_source_that_left() -> None:
     top.add_subordinate(vm)
     for source in (vm, vcpu):
         source.put()
-    vm.hold()
+    hold(vm)
     top.remove_subordinate(vm)
     assert vm.get_value("n") == 1
     assert vcpu.refcount == 1
-    vm.unhold()
+    unhold(vm)
     for source in (vm, vcpu):
         with pytest.raises(ReleasedError):
             source.get_value("n")

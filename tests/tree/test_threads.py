@@ -1,14 +1,16 @@
 """Threads: one moment, no user code under the lock, changes beside readers, forks."""
 
-import ctypes
 import gc
 import logging
+import mmap
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -18,10 +20,14 @@ from statsfs.exceptions import StatsfsError, UnknownValueError
 from statsfs.model.stats import Stats, log_hist, u64
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import apply_change, lock_tree
+from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.deadlines import until, wait_until
 from tests.support.forking import run_forking
 from tests.support.strategies import Plain
+
+pytestmark = pytest.mark.slow
 
 
 class Pair(Stats):
@@ -46,24 +52,41 @@ def switching() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
+class Rounds:
+    """How often each of some threads went round, and what they raised."""
+
+    def __init__(self, threads: int) -> None:
+        self.made = [0] * threads
+        self.errors: list[BaseException] = []
+
+    def wait_for(self, count: int) -> None:
+        """Wait until each has gone round so often, or one has failed."""
+        wait_until(lambda: self.errors or min(self.made) >= count, "the rounds", deadline=100)
+
+
 @contextmanager
-def running(*loops: Callable[[], object]) -> Iterator[None]:
+def running(*loops: Callable[[], object]) -> Iterator[Rounds]:
     """Call functions over and over, each in a thread; what they raise is raised at the end."""
     stop = threading.Event()
-    errors: list[BaseException] = []
+    rounds = Rounds(len(loops))
+    errors = rounds.errors
 
-    def repeat(loop: Callable[[], object]) -> None:
+    def repeat(number: int, loop: Callable[[], object]) -> None:
         try:
             while not stop.is_set():
                 loop()
+                rounds.made[number] += 1
         except BaseException as error:
             errors.append(error)
 
-    threads = [threading.Thread(target=repeat, args=[loop], daemon=True) for loop in loops]
+    threads = [
+        threading.Thread(target=repeat, args=[number, loop], daemon=True)
+        for number, loop in enumerate(loops)
+    ]
     for thread in threads:
         thread.start()
     try:
-        yield
+        yield rounds
     finally:
         stop.set()
         for thread in threads:
@@ -177,10 +200,9 @@ def test_a_snapshot_is_one_moment() -> None:
 def test_a_loop_in_python_is_no_moment() -> None:
     """The control: with the same producer, a sample by a loop in Python is torn."""
     producers = Producers()
-    deadline = time.monotonic() + 60
     with running(producers.bump_all):
-        while producers.sample_slowly() in (0, 1):
-            assert time.monotonic() < deadline, "nothing was torn: the test above shows nothing"
+        torn = any(producers.sample_slowly() not in (0, 1) for _ in until(60))
+    assert torn, "the test above shows nothing"
 
 
 class Buckets(Stats):
@@ -498,10 +520,7 @@ def test_reading_takes_no_lock() -> None:
 
     lock_tree(meanwhile)
     assert base == {"n": 0}
-    deadline = time.monotonic() + 20
-    while len(seen) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(seen) == 2)
 
 
 # Changes beside readers
@@ -565,8 +584,8 @@ def test_trees_change_in_several_threads_while_others_read(registry: Registry) -
             found = top.snapshot().to_dict()
             assert found["values"].get("n", 0) == count_shown(found)
 
-    with running(churn(1), churn(2), churn(3), read, sample):
-        time.sleep(3)
+    with running(churn(1), churn(2), churn(3), read, sample) as rounds:
+        rounds.wait_for(1000)
     for top in tops:
         assert top.subordinates == ()
         assert top.names() == []
@@ -613,8 +632,7 @@ def test_totals_are_read_and_cleared_while_garbage_lets_others_in(broken: bool) 
             top.clear_value("n")
 
     with running(churn, churn):
-        deadline = time.monotonic() + 2
-        while time.monotonic() < deadline:
+        for _ in range(60):
             work()
 
 
@@ -631,13 +649,18 @@ def test_bases_that_break_and_mend_while_they_are_sampled(caplog: Any) -> None:
             one["n"] = 1
 
     caplog.set_level(logging.DEBUG, "statsfs.tree.snapshot")
-    deadline = time.monotonic() + 60
+
+    def have_met_one() -> bool:
+        return any("one by one" in record.message for record in caplog.records)
+
     with running(flicker):
-        while not any("one by one" in record.message for record in caplog.records):
+        for _ in until(60):
             rows = top.snapshot().arrays[tuple(N)].rows
             assert len(rows) <= 30
             assert set(rows) <= {(1,)}
-            assert time.monotonic() < deadline
+            if have_met_one():
+                break
+    assert have_met_one()
     assert len(top.snapshot().arrays[tuple(N)].rows) == 30
 
 
@@ -648,12 +671,12 @@ def test_references_are_counted_exactly() -> None:
     def loop() -> None:
         for _ in range(50):
             source.get()
-            source.hold()
+            hold(source)
             source.put()
-            source.unhold()
+            unhold(source)
 
-    with running(loop, loop, loop, loop):
-        time.sleep(0.5)
+    with running(loop, loop, loop, loop) as rounds:
+        rounds.wait_for(80)
     assert source.refcount == 1
 
 
@@ -694,13 +717,14 @@ def test_get_value_of_a_name_that_goes_is_unknown() -> None:
         top.remove_subordinate(come)
 
     with running(churn):
-        deadline = time.monotonic() + 20
-        while len(outcomes) < 2 and time.monotonic() < deadline:
+        for _ in until(60):
             try:
                 assert top.get_value("n") in (0, 1)
                 outcomes.add("read")
             except UnknownValueError:
                 outcomes.add("unknown")
+            if len(outcomes) == 2:
+                break
     assert outcomes == {"read", "unknown"}
 
 
@@ -754,18 +778,53 @@ def test_a_fork_while_other_threads_change_the_tree() -> None:
     assert run_forking(FORKING) == (0, "")
 
 
-def test_memory_written_by_another_library_is_read_whole() -> None:
-    """Each buffer is copied in one piece: no 64-bit number is seen half written."""
-    memory = (ctypes.c_uint64 * 2)()
+# Memory that is not written under the interpreter's lock
+
+WIDE = (1 << 64) - 1
+WRITING = """
+import ctypes, mmap, sys
+with open(sys.argv[1], "r+b") as file:
+    memory = mmap.mmap(file.fileno(), 16)
+integer = getattr(ctypes, sys.argv[2])
+numbers = (integer * (16 // ctypes.sizeof(integer))).from_buffer(memory)
+everywhere = range(len(numbers))
+while True:
+    for text in 0, -1:
+        for place in everywhere:
+            numbers[place] = text
+"""
+
+
+@contextmanager
+def written_elsewhere(path: Path, integer: str) -> Iterator[Callable[[], set[int]]]:
+    """Let another process write 0 and all ones; yield a function that reads what is there now."""
+    path.write_bytes(bytes(16))
     source = Source("s")
-    source.add_values(PLACED, memory)
-    wide = (1 << 64) - 1
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 16) as memory:
+        source.add_values(PLACED, memory)
 
-    def write() -> None:
-        memory[0] = memory[1] = 0
-        memory[0] = memory[1] = wide
-
-    with running(write):
-        for _ in range(300):
+        def read() -> set[int]:
             ((a, b),) = source.snapshot().arrays[PLACED].rows
-            assert {a, b} <= {0, wide}
+            return {a, b, source.get_value("a"), source.get_value("b")}
+
+        with subprocess.Popen([sys.executable, "-c", WRITING, path, integer]) as process:
+            try:
+                yield read
+                assert process.poll() is None
+            finally:
+                process.kill()
+        source.put()
+
+
+def test_memory_that_another_process_writes_is_read_whole(tmp_path: Path) -> None:
+    """Each buffer is copied in one piece: no 64-bit number is seen half written."""
+    with written_elsewhere(tmp_path / "memory", "c_uint64") as read:
+        wait_until(lambda: read() == {0, WIDE}, "the writer")
+        for _ in range(3000):
+            assert read() <= {0, WIDE}
+
+
+def test_numbers_that_are_written_in_halves_are_torn(tmp_path: Path) -> None:
+    """The control: what is half written when it is read is seen."""
+    with written_elsewhere(tmp_path / "memory", "c_uint32") as read:
+        wait_until(lambda: not read() <= {0, WIDE}, "a torn number", deadline=60)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from statsfs.exceptions import DuplicateNameError, ReadOnlyValueError, UnknownValueError
 from statsfs.tree.source import Source
-from tests.support.model import Ages, ModelFile, ModelSource, is_histogram
+from tests.support.model import Ages, ModelFile, ModelSource, find_places, is_histogram
 from tests.support.strategies import Made, Recipe, bases, recipes
 
 # Which of two arrays is older is a matter of the whole process.
@@ -138,18 +138,15 @@ def clear(pair: Pair, name: str) -> None:
         assert caught.value.offender == name
         return
     source.clear_value(name)
-    for entry in covered(model, file):
-        entry.clear(file.index)
-    for ghost in model.ghosts_here() if file.kind is not None else ():
-        if ghost.values == file.values:
-            ghost.amounts.pop(file.index, None)
-
-
-def covered(model: ModelSource, file: ModelFile) -> list[Any]:
-    """The entries that clearing a file writes to."""
     if file.kind is None:
-        return [file.entry]
-    return model.covered(file.values)
+        assert file.entry is not None
+        file.entry.clear(file.index)
+        return
+    for entry, index in model.covered(file.value):
+        entry.clear(index)
+    for ghost in model.ghosts_here():
+        for index in find_places(ghost.values, file.value):
+            ghost.amounts.pop(index, None)
 
 
 @settings(max_examples=120, deadline=None)

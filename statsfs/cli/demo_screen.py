@@ -1,0 +1,130 @@
+"""The demo's screen: a live table on a terminal, elsewhere one line a second.
+
+Owns the totals and rates that it shows of a KVM, mock or real. Threading: main thread only.
+"""
+
+import shlex
+import sys
+import time
+from collections import deque
+from itertools import pairwise
+from typing import Final
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Column, Table
+
+from statsfs.demo.machines import Kvm, Vm
+from statsfs.demo.mock_kvm import VcpuStats, VmStats
+from statsfs.demo.real_kvm import RealKvm
+from statsfs.filesystem.mounting import Mount
+from statsfs.model.stats import values_of
+from statsfs.model.values import Kind
+
+__all__ = ["Screen"]
+
+_TOTALS: Final = (
+    "exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "irq_injections", "hypercalls",
+    "pf_taken", "tlb_flush", "blocking", "pages_4k", "max_mmu_rmap_size",
+)  # fmt: skip
+# What guests of a few bytes move on one machine or another; kernels differ in what they count.
+_REAL_TOTALS: Final = (
+    "exits", "io_exits", "halt_exits", "irq_exits", "signal_exits", "insn_emulation", "fpu_reload",
+    "host_state_reload", "req_event", "preemption_other", "mmu_cache_miss", "pages_4k",
+)  # fmt: skip
+_LINE: Final = ("exits", "io_exits", "halt_exits", "irq_exits")
+_REAL_LINE: Final = ("exits", "io_exits", "halt_exits", "insn_emulation")
+_CUMULATIVE: Final = {
+    value.name
+    for stats in (VmStats, VcpuStats)
+    for value in values_of(stats)
+    if value.kind is Kind.CUMULATIVE
+}
+_VMS_SHOWN: Final = len(_TOTALS)
+# Rates are taken over so many samples: a vCPU counts five times a second, so one would jitter.
+_SMOOTH: Final = 4
+
+
+class Screen:
+    """Some totals of a KVM and the exits of its VMs; OSError: the output has no reader any more."""
+
+    def __init__(self, kvm: Kvm[Vm], mounted: Mount) -> None:
+        real = isinstance(kvm, RealKvm)
+        names: tuple[str, ...] = _REAL_LINE if real else _LINE
+        self._live: Live | None = None
+        if sys.stdout.isatty() and not Console().is_dumb_terminal:
+            names = _REAL_TOTALS if real else _TOTALS
+            self._live = Live(console=Console(highlight=False), auto_refresh=False)
+        shown = kvm.source.names()  # kernels differ
+        self._kvm = kvm
+        self._names = [name for name in names if name in shown]
+        self._samples: deque[tuple[float, dict[str, int]]] = deque(maxlen=_SMOOTH)
+        if self._live is None:
+            self._take()  # so that the first line has a rate
+        else:
+            _suggest(mounted.mountpoint if mounted.root else f"{mounted.mountpoint}/kvm")
+            self._live.start()
+            self.show()
+
+    def show(self) -> None:
+        """Show the numbers of now."""
+        totals, exits = self._take()
+        if self._live is not None:
+            grid = Table.grid(padding=(0, 3))
+            grid.add_row(self._list_totals(totals), self._list_vms(exits))
+            self._live.update(grid, refresh=True)
+            return
+        numbers = (f"{name} {total} (+{self._rate(name):.0f}/s)" for name, total in totals.items())
+        click.echo(f"{len(exits)} VM{' ' if len(exits) == 1 else 's'}  {'  '.join(numbers)}")
+
+    def close(self) -> None:
+        """Give the terminal back as it was."""
+        if self._live is not None:
+            self._live.stop()
+
+    def _take(self) -> tuple[dict[str, int], dict[str, int]]:
+        # Samples the totals, and the exits of each VM.
+        totals = {name: self._kvm.source.get_value(name) for name in self._names}
+        exits = {vm.name: vm.source.get_value("exits") for vm in self._kvm.vms}
+        self._samples.append((time.monotonic(), totals | exits))
+        return totals, exits
+
+    def _rate(self, name: str) -> float:
+        # Of a total, or of a VM's exits, by its name.
+        points = [(moment, numbers[name]) for moment, numbers in self._samples if name in numbers]
+        elapsed = points[-1][0] - points[0][0]
+        # A step back means that it was cleared, or that a VM went.
+        grown = sum(max(0, after - before) for (_, before), (_, after) in pairwise(points))
+        return grown / elapsed if elapsed else 0.0
+
+    def _list_totals(self, totals: dict[str, int]) -> Table:
+        table = _make_table("kvm", "total", "per second")
+        for name, total in totals.items():
+            rate = f"{self._rate(name):,.0f}" if name in _CUMULATIVE else ""
+            table.add_row(name, f"{total:,}", rate)
+        return table
+
+    def _list_vms(self, exits: dict[str, int]) -> Table:
+        table = _make_table("VM", "exits", "per second")
+        # The newest ones: those that come and go are among them.
+        names = list(exits)
+        hidden = len(names) - _VMS_SHOWN
+        if hidden > 0:
+            names = names[hidden + 1 :]
+            table.add_row(f"… {hidden + 1} more", "", "")
+        for name in names:
+            table.add_row(name, f"{exits[name]:,}", f"{self._rate(name):,.0f}")
+        return table
+
+
+def _make_table(first: str, *others: str) -> Table:
+    numbers = (Column(title, justify="right", no_wrap=True) for title in others)
+    name = Column(first, no_wrap=True, style="bold")
+    return Table(name, *numbers, box=None, padding=(0, 1), pad_edge=False)
+
+
+def _suggest(path: str) -> None:
+    exits, grep = shlex.quote(f"{path}/exits"), f"grep -r --include=exits . {shlex.quote(path)}"
+    click.echo("In another shell, try:")
+    click.echo(f"  cat {exits}\n  watch -n1 {shlex.quote(grep)}\n  echo 0 > {exits}\n")

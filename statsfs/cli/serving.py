@@ -1,0 +1,130 @@
+"""What `statsfs demo` and `statsfs mount` share: options, lines on stdout, the end of a mount.
+
+Threading: main thread only. A thread of its own waits for an unmount by others, so that an idle
+server does not wake up.
+"""
+
+import contextlib
+import math
+import os
+import resource
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from statsfs.cli.signals import Stop
+from statsfs.filesystem.mounting import Mount
+from statsfs.monitoring.exposition import serve_metrics
+from statsfs.tree.registry import Registry
+
+if TYPE_CHECKING:
+    from statsfs.monitoring.http_server import MetricsServer
+
+__all__ = [
+    "EPILOG",
+    "Number",
+    "announce",
+    "listen_option",
+    "listening",
+    "raise_descriptor_limit",
+    "root_option",
+    "say",
+    "silence",
+    "stop_when_unmounted",
+]
+
+EPILOG: Final = """\b
+Exit codes:
+  0  done, also when stopped by SIGTERM or SIGINT
+  1  failed: a refused mount, unmount or --listen, a failing --load function, a --qmp socket or
+     --segments in a directory where others can write, or that has a collector already
+  2  wrong usage
+"""
+
+
+class Number(click.FloatRange):
+    """A finite number; FloatRange lets nan and inf pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+def _parse_address(
+    ctx: click.Context, param: click.Parameter, text: str | None
+) -> tuple[str, int] | None:
+    if text is None:
+        return None
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdecimal() and int(port) <= 65535):
+        raise click.BadParameter(f"{text!r} does not end in a port, 0 to 65535", ctx, param)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise click.BadParameter(f"{text!r}: an IPv6 address must be in brackets", ctx, param)
+    return host or "127.0.0.1", int(port)
+
+
+listen_option: Final = click.option(
+    "--listen",
+    metavar="[HOST:]PORT",
+    callback=_parse_address,
+    help="Answer scrapes of /metrics there, for Prometheus. The default host is the loopback "
+    "address; port 0 is a free one.",
+)
+root_option: Final = click.option(
+    "--root", metavar="SOURCE", help="Mount this one top-level source as the root, not all of them."
+)
+
+
+def listening(
+    registry: Registry, address: tuple[str, int] | None
+) -> "contextlib.AbstractContextManager[MetricsServer | None]":
+    """Answer scrapes at an address, within the context; at None, do not."""
+    if address is None:
+        return contextlib.nullcontext()
+    try:
+        return serve_metrics(registry, *address)
+    except OSError as error:
+        raise click.ClickException(f"--listen: {error}") from error
+
+
+def announce(mounted: Mount, server: "MetricsServer | None") -> None:
+    """Say where the tree and the metrics are."""
+    say(f"mounted at {mounted.mountpoint}")
+    if server is not None:
+        say(f"metrics at {server.url}")
+
+
+def stop_when_unmounted(stop: Stop, mounted: Mount) -> None:
+    """Tell a command to stop once others have unmounted."""
+
+    def wait() -> None:
+        mounted.wait()
+        stop.tell()
+
+    threading.Thread(target=wait, name="statsfs-unmounted", daemon=True).start()
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process open as many files as its hard limit allows."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def say(text: str) -> None:
+    """Print a line for the user; a server goes on without a reader."""
+    try:
+        click.echo(f"statsfs: {text}")
+    except OSError:
+        silence()
+
+
+def silence() -> None:
+    """Send stdout nowhere from now on: its reader is gone."""
+    # Else Python tries to write the rest at its end, and exits with status 120.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,156 @@
+"""Placement: sources are put into others, and taken out of them.
+
+Owns the changes of the tree that concern several sources, and the notes of which directories they
+change.
+
+Threading: all of it happens inside changes, under the tree's lock.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import TYPE_CHECKING, Final
+
+from statsfs.exceptions import DuplicateNameError, TreeError
+from statsfs.tree.directory import Directory
+from statsfs.tree.lock import Listening, TreeChange
+from statsfs.tree.references import check, drop_hold
+from statsfs.tree.retention import Folding, find_retaining, folding_change
+
+if TYPE_CHECKING:
+    from statsfs.tree.registry import Registry
+    from statsfs.tree.source import Source
+
+__all__ = [
+    "add",
+    "check_orphan",
+    "check_sibling",
+    "find_lineage",
+    "find_registry",
+    "leave",
+    "note_files",
+    "remove",
+    "settle",
+]
+
+# Every stay of a source under a parent has a number, never used again: inode numbers contain it.
+_places: Final = count(1)
+
+
+def find_lineage(source: "Source") -> "list[Source]":
+    """Return a source, its parent, and so on to the top."""
+    lineage = [source]
+    while (parent := source._directory.parent) is not None and not isinstance(parent, Listening):
+        source = parent
+        lineage.append(source)
+    return lineage
+
+
+def find_registry(lineage: "Sequence[Source]") -> Listening | None:
+    """Return the registry of a source with that lineage, or None."""
+    parent = lineage[-1]._directory.parent
+    return parent if isinstance(parent, Listening) else None
+
+
+@folding_change
+def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source") -> None:
+    """Put a source into another; the errors are those of `Source.add_subordinate`."""
+    check(parent)
+    check_orphan(source)
+    lineage = find_lineage(parent)
+    if source in lineage:
+        raise TreeError(
+            f"{source.path!r} cannot be below {parent.path!r}, which is below it", source
+        )
+    here, coming = parent._directory, source._directory
+    check_sibling(here.subordinates, source, parent.path)
+    stale = folding.take_in(
+        find_retaining(lineage),
+        source,
+        lambda: [one._directory for one in lineage if one._directory.join(coming)],
+    )
+    if stale is None:
+        return
+    here.add_subordinate(source)
+    settle(source, parent)
+    _note(change, lineage, source, stale)
+
+
+@folding_change
+def remove(parent: "Source", change: TreeChange, folding: Folding, source: "Source") -> None:
+    """Take a source out of another; the errors are those of `Source.remove_subordinate`."""
+    check(parent)
+    check(source)
+    if source.parent is not parent:
+        raise TreeError(f"{source.path!r} is not a subordinate of {parent.path!r}", source)
+    lineage = find_lineage(parent)
+    here, leaving = parent._directory, source._directory
+    stale = folding.take_out(
+        find_retaining(lineage),
+        leaving.index,
+        lambda: [one._directory for one in lineage if one._directory.part(leaving)],
+        source,
+    )
+    if stale is None:
+        return
+    here.remove_subordinate(source)
+    change.leave(find_registry(lineage), leaving.place)
+    _note(change, lineage, source, stale)
+    leave(source, change)
+
+
+def check_orphan(source: "Source") -> None:
+    """Raise ReleasedError or TreeError if a source cannot be placed anywhere."""
+    check(source)
+    if source.parent is not None:
+        raise TreeError(f"source {source.path!r} has a parent already", source)
+
+
+def check_sibling(siblings: "Mapping[str, Source]", source: "Source", where: str) -> None:
+    """Raise DuplicateNameError if a sibling has the name of a source that is to be placed."""
+    if source.name in siblings:
+        raise DuplicateNameError(f"{where}: there is a {source.name!r} already", source.name)
+
+
+def settle(source: "Source", parent: "Source | Registry") -> None:
+    """Note the place that a parent gave a source."""
+    source._directory.parent = parent
+    source._references.holds += 1
+    source._directory.placed = time.time_ns()
+    moved = [source]
+    while moved:
+        directory = moved.pop()._directory
+        directory.place = next(_places)
+        moved += directory.subordinates.values()
+
+
+def leave(source: "Source", change: TreeChange) -> None:
+    """Give up the place of a source."""
+    source._directory.parent = None
+    source._directory.place = 0
+    drop_hold(source, change)
+
+
+def _note(
+    change: TreeChange, lineage: "Sequence[Source]", source: "Source", stale: Sequence[Directory]
+) -> None:
+    # The directories that changed: this one, where a subdirectory came or went, and those above
+    # whose files did.
+    here = lineage[0]._directory
+    if not source.hidden:
+        here.changed = time.time_ns()
+        # A file may have the subdirectory's name, or claim it. Where the cached layout is not of
+        # this version, a reader that saw no such subdirectory may be making one.
+        layout = here.cached
+        if layout is None or layout[0] != here.version or source.name in layout[1].claimed:
+            here.version += 1
+        change.touch(find_registry(lineage), here.place, source.name)
+    note_files(change, lineage, stale)
+
+
+def note_files(change: TreeChange, lineage: "Sequence[Source]", stale: Sequence[Directory]) -> None:
+    """Note the directories of a lineage that do not show the files that they did."""
+    registry = find_registry(lineage) if stale else None
+    for directory in stale:
+        directory.changed = time.time_ns()
+        change.touch(registry, directory.place)
