@@ -38,14 +38,6 @@ DUMP = Path(__file__).parent.parent / "data" / "kvm_vm.stats.bin"
 SUM = Value("sum", aggregate=Aggregate.SUM)
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    path = tmp_path / "segments"
-    path.mkdir()
-    return path
-
-
 def segment(path: str = "app/w1", number: int = 1) -> bytes:
     """A whole file."""
     return file_format.encode(path, [SUM], numbers=[number])
