@@ -157,7 +157,7 @@ class PathSources:
                 above = above.parent
             self._take_out(leaving, above)
         except StatsfsError as error:
-            log.error("somebody else changed a collector's sources: %s", error)
+            log.error("other code changed the sources of a collector: %s", error)
         for one in leaving:
             del self._known[one]
             self._warned.discard(one)

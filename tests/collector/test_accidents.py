@@ -35,14 +35,6 @@ from tests.support.deadlines import wait_until
 from tests.support.forking import run_forking
 from tests.support.mounts import NOBODY, run
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    (tmp_path / "segments").mkdir(mode=0o755)
-    return tmp_path / "segments"
-
-
 # Errors of its own
 
 

@@ -32,12 +32,6 @@ from tests.support.collecting import (
 from tests.support.deadlines import wait_until
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments that is not there yet."""
-    return tmp_path / "segments"
-
-
 def is_gone(registry: Registry, path: str) -> bool:
     """Tell whether nothing is at a path."""
     return find(registry, path) is None
@@ -65,7 +59,6 @@ def test_what_is_published_is_shown(directory: Path) -> None:
 
 def test_what_was_published_before_is_there_when_start_returns(directory: Path) -> None:
     """Whether its producer lives or not."""
-    directory.mkdir()
     with publish("app/w1", values=WorkerStats, directory=directory) as segment:
         segment.stats.requests = 3
         HandMade.of(directory / "dead.stats", "app/w2", [4], alive=False)
@@ -236,19 +229,13 @@ def test_a_peak_of_what_cannot_be_written(directory: Path) -> None:
 
 def test_a_cleared_segment_that_counts_anew(directory: Path) -> None:
     """What is below its baseline was counted from 0 again."""
-    segment = HandMade.of(directory_made(directory) / "x.stats", "app/w1", [9])
+    segment = HandMade.of(directory / "x.stats", "app/w1", [9])
     with collecting(directory) as registry:
         wait_for(registry, "app/w1").clear_value("a")
         offset = file_format.decode(segment.file.read_bytes()).data_offset  # type: ignore[union-attr]  # it is one
         os.pwrite(segment.fd, (4).to_bytes(8, sys.byteorder), offset)
         assert total(registry, "a") == 4
         segment.die()
-
-
-def directory_made(directory: Path) -> Path:
-    """Make a directory."""
-    directory.mkdir()
-    return directory
 
 
 # Paths that are taken
@@ -408,7 +395,6 @@ def test_a_second_collector_is_refused(directory: Path) -> None:
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 def test_a_directory_that_others_may_write(directory: Path, mode: int) -> None:
     """Is refused: anybody could put segments there."""
-    directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(SegmentError, match="chmod go-w"):
         Collector(Registry(), directory).start()
@@ -427,7 +413,6 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
 
 def test_records_that_somebody_else_could_write(directory: Path) -> None:
     """Are not read."""
-    directory.mkdir()
     (directory / ".retained").mkdir(mode=0o755)
     with pytest.raises(SegmentError, match="with mode 755"):
         Collector(Registry(), directory).start()

@@ -30,14 +30,6 @@ PEAK = Value("peak", aggregate=Aggregate.MAX, kind=Kind.PEAK)
 SUM = Value("sum", aggregate=Aggregate.SUM)
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    path = tmp_path / "segments"
-    path.mkdir()
-    return path
-
-
 def leave(directory: Path, path: str, sum: int, peak: int = 0) -> None:
     """Leave what a producer did who died while nobody looked."""
     file = directory / f"{path.replace('/', '_')}-{os.urandom(8).hex()}.stats"
@@ -640,7 +632,7 @@ def test_sources_that_somebody_else_removed(
             segment.close()
         wait_until(lambda: files_in(directory) == [])
         wait_until(lambda: find(registry, "other/w1") is None)
-        assert "somebody else changed a collector's sources" in caplog.text
+        assert "other code changed the sources of a collector" in caplog.text
 
 
 def test_a_file_that_goes_as_its_producer_dies(

@@ -28,13 +28,6 @@ def counter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return program
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory that its owner alone may write."""
-    tmp_path.chmod(0o755)
-    return tmp_path
-
-
 @contextmanager
 def counting(counter: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The program, until the test has ended it."""

@@ -24,6 +24,7 @@ __all__ = [
     "HandMade",
     "Producer",
     "WorkerStats",
+    "become",
     "collecting",
     "files_in",
     "find",
@@ -124,11 +125,24 @@ class HandMade:
         os.close(self.fd)
 
 
+def become(user: int) -> None:
+    """Keep the rights of one user only, and no groups but the one with that number.
+
+    What the process still has to import must be imported before: this tree may be one that only
+    its owner may enter.
+    """
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
 _PROGRAM = """
 import sys
 from statsfs import publish
-from tests.support.collecting import WorkerStats
+from tests.support.collecting import WorkerStats, become
 
+if user := int(sys.argv[4]):
+    become(user)
 segment = publish(sys.argv[1], values=WorkerStats, directory=sys.argv[2], mode=int(sys.argv[3], 8))
 for line in sys.stdin:
     segment.stats.requests += int(line)
@@ -143,14 +157,12 @@ class Producer:
         directory: where it publishes.
         path: what.
         mode: the file's permission bits.
-        wrapper: a command that is put before its own.
+        user: whose it is, if not root's.
     """
 
-    def __init__(
-        self, directory: Path, path: str, mode: int = 0o644, wrapper: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, directory: Path, path: str, mode: int = 0o644, user: int = 0) -> None:
         self.process = subprocess.Popen(
-            [*wrapper, sys.executable, "-c", _PROGRAM, path, str(directory), f"{mode:o}"],
+            [sys.executable, "-c", _PROGRAM, path, str(directory), f"{mode:o}", str(user)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
