@@ -389,10 +389,12 @@ def wake_for_nothing(world: World, times: int) -> None:
         return bool(world.kept["restarts"] >= end)
 
     async def wait_readable(descriptor: Any) -> None:
-        await trio.lowlevel.checkpoint()
         # The program's own connection is none of the devices.
         if is_over() or descriptor not in devices or select.select([descriptor], [], [], 0)[0]:
             await original(descriptor)
+        else:
+            # Not before the other: the end of the session, if it came then, would go unnoticed.
+            await trio.lowlevel.checkpoint()
 
     # pyfuse3's own loop waits with the one, ours looks with the other.
     patched: Any = trio.lowlevel
