@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -486,26 +487,24 @@ def test_other_users(still: Server) -> None:
 
 
 def test_others_read_beside_a_large_view() -> None:
-    """While somebody opens a view of 47,000 values all the time, a file is read as always.
+    """While a client opens a view of 47,000 values all the time, reads of a file do not wait.
 
-    The figures are those of `python -m tests.bench viewing`; here only the worst is kept out, on
-    machines that do other things too.
+    A hundred reads take as long as a few views; were each to wait for one, there would be a hundred
+    views. The figures are those of `python -m tests.bench viewing`.
     """
-    with serving() as server:
+    with serving() as server, tempfile.TemporaryFile() as log:
         server.call(views.add_many, 1000)
-        loop = 'while cat "$1" >"$2"; do :; done'
-        command = ["sh", "-c", loop, "sh", str(server / "many/.stats.json"), os.devnull]
-        path, found = server / "many/vcpu0/value_0", []
-        with subprocess.Popen(command, process_group=0) as client:
+        command = ["sh", "-c", 'while cat "$1" >"$2"; do echo; done', "sh"]
+        command += [str(server / "many/.stats.json"), os.devnull]
+        with subprocess.Popen(command, process_group=0, stdout=log) as client:
             try:
+                wait_until(lambda: os.fstat(log.fileno()).st_size, "the first view")
+                before = os.fstat(log.fileno()).st_size
                 for _ in range(100):
-                    before = time.perf_counter()
-                    assert path.read_text() == "0\n"
-                    found.append(time.perf_counter() - before)
+                    assert (server / "many/vcpu0/value_0").read_text() == "0\n"
+                done = os.fstat(log.fileno()).st_size - before
                 assert client.poll() is None
             finally:
                 os.killpg(client.pid, signal.SIGKILL)
-        found.sort()
-        assert found[50] < 0.1
-        assert found[-1] < 1
+        assert done < 50
         wait_until(lambda: server.call(views.open_files) == 0, "the end of the open file")

@@ -2,9 +2,11 @@
 
 import logging
 import threading
+from typing import Any
 
 from statsfs.model.external import Numbers
 from statsfs.model.values import Aggregate, Value
+from statsfs.tree import refresh
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE
 from tests.support.mount_server import World
@@ -50,6 +52,12 @@ def count(world: World, name: str, exits: int) -> None:
     """Have a VM make some exits."""
     vm: Vm = world.kept[name]
     vm.exits += exits
+
+
+def set_deadline(world: World, seconds: float) -> None:
+    """Have refreshes take so long from now on."""
+    patched: Any = refresh
+    patched.DEADLINE = seconds
 
 
 def hang(world: World, name: str) -> None:
