@@ -1,8 +1,7 @@
 """What a value is: its name, type, kind and unit, and how it is aggregated.
 
-Owns the descriptions, which are immutable, hashable and compared by content. Where the integers
-are is the business of `bases`; what totals they make that of `aggregates`. `Aggregate` stands here
-and not beside the reductions because a `Value` carries one, and modules import upwards only.
+Owns the descriptions, which are immutable, hashable and compared by content. Where the integers are
+is found out in `bases`; `columns` reduces them to aggregates.
 
 Threading: everything here is immutable.
 """
@@ -173,7 +172,7 @@ class Value:
         histogram: whether the value is a list of buckets.
 
     Raises:
-        InvalidNameError: the name, or that of one of its aggregates, is none for a file.
+        InvalidNameError: a file cannot have the name, or that of one of its aggregates.
         ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
             value; an offset below 0; a base that is neither 10 nor 2; a size, a bucket size or
             bounds that the kind has not; a histogram of booleans, with a `show` or with another
@@ -204,14 +203,14 @@ class Value:
             found = getattr(self, attribute)
             if not isinstance(found, wanted) or (wanted is int and isinstance(found, bool)):
                 raise TypeError(
-                    f"value {self.name!r}: {attribute} is no {wanted.__name__}: {found!r}"
+                    f"value {self.name!r}: {attribute} is not of type {wanted.__name__}: {found!r}"
                 )
         if self.show is not None and not callable(self.show):
             raise TypeError(f"value {self.name!r}: show is not callable: {self.show!r}")
         if self.base not in (2, 10):
             raise ValueError(f"value {self.name!r}: base is {self.base}, not 10 or 2")
         if not -0x8000 <= self.exponent <= 0x7FFF:
-            raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
+            raise ValueError(f"value {self.name!r}: exponent {self.exponent} does not fit 16 bits")
         # A field, not a property: each read of a file asks for it.
         object.__setattr__(self, "histogram", self.kind in _HISTOGRAMS)
         self._resolve_mode()
@@ -227,7 +226,7 @@ class Value:
             mode = 0o444 if self.kind is Kind.INSTANT else 0o644
             object.__setattr__(self, "mode", mode)
         if not isinstance(mode, int) or isinstance(mode, bool):
-            raise TypeError(f"value {self.name!r}: mode is no int: {mode!r}")
+            raise TypeError(f"value {self.name!r}: mode is not of type int: {mode!r}")
         if mode & ~0o666:
             raise ValueError(f"value {self.name!r}: mode {mode:#o} is not of read and write bits")
         if self.kind is Kind.INSTANT and mode & 0o222:
@@ -238,7 +237,7 @@ class Value:
         if offset is None:
             return
         if not isinstance(offset, int) or isinstance(offset, bool):
-            raise TypeError(f"value {self.name!r}: offset is no int: {offset!r}")
+            raise TypeError(f"value {self.name!r}: offset is not of type int: {offset!r}")
         if offset < 0:
             raise ValueError(f"value {self.name!r}: offset {offset} is below 0")
 
@@ -288,7 +287,7 @@ class Value:
         return known
 
     def __getstate__(self) -> dict[str, object]:
-        # What is pickled has no hash: those of strings differ from process to process.
+        # Hashes are not pickled: those of strings differ from process to process.
         return {name: item for name, item in vars(self).items() if not name.startswith("_")}
 
     @property
