@@ -1,8 +1,8 @@
 """The lock of all trees, and the order of a change.
 
-A change is made under the lock, with garbage collection off. Then the lock is released. Then what
-the change dropped is freed, which may run a user's finalizers, and the listeners are told. Last,
-changes that were made from inside this one (by a signal handler, say) are made.
+A change is made under the lock, with garbage collection off; then those made from inside it (by a
+signal handler, say). Then the lock is released, what was dropped is freed, which may run a user's
+finalizers, and the listeners are told.
 
 Threading: any thread. The lock is reentrant only so that a thread which holds it is recognised; a
 change inside a change never runs at once.
@@ -52,7 +52,7 @@ class ChangeNotice:
 
 
 class Listening:
-    """What tells listeners of changes below it: the registry."""
+    """What is told of changes: the registry."""
 
     __slots__ = ()
 
@@ -74,18 +74,18 @@ class TreeChange:
         self.garbage: list[object] = []
         self._notices: dict[Listening, ChangeNotice] = {}
 
-    def touch(self, registry: Listening | None, place: int, name: str | None = None) -> None:
-        """Note that a directory changed; `name` is the subordinate that came or went."""
-        if registry is not None:
-            notice = self._notices.setdefault(registry, ChangeNotice())
+    def touch(self, top: object, place: int, name: str | None = None) -> None:
+        """Note that a directory below a registry changed; `name` is what came to it or went."""
+        if isinstance(top, Listening):
+            notice = self._notices.setdefault(top, ChangeNotice())
             names = notice.touched.setdefault(place, set())
             if name is not None:
                 names.add(name)
 
-    def leave(self, registry: Listening | None, place: int) -> None:
+    def leave(self, top: object, place: int) -> None:
         """Note that a source left its place."""
-        if registry is not None:
-            self._notices.setdefault(registry, ChangeNotice()).left.append(place)
+        if isinstance(top, Listening):
+            self._notices.setdefault(top, ChangeNotice()).left.append(place)
 
     def finish(self) -> None:
         """Drop the garbage and tell the listeners; to be called under no lock."""
@@ -195,7 +195,7 @@ def apply_change(make: Callable[[TreeChange], None]) -> None:
             log.error("a change made from inside another change failed", exc_info=failure)
     if _waiting:
         # A signal handler came between the last look at the queue and the end.
-        apply_change(_change_nothing)
+        apply_change(lambda change: None)
 
 
 def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None:
@@ -207,10 +207,6 @@ def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None
             make(change)
         except Exception as error:
             failures.append(error)
-
-
-def _change_nothing(change: TreeChange) -> None:
-    """Have the queued changes made."""
 
 
 def tree_change(

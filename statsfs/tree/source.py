@@ -27,14 +27,7 @@ from statsfs.tree.directory import Directory
 from statsfs.tree.index import ArrayIndex, Entry
 from statsfs.tree.lock import TreeChange, tree_change, tree_lock
 from statsfs.tree.refresh import Refresher, refresh_all
-from statsfs.tree.retention import (
-    Folding,
-    check_row,
-    fill_row,
-    find_retaining,
-    folding_change,
-    restore_row,
-)
+from statsfs.tree.retention import Folding, check_row, fill_row, folding_change, restore_row
 from statsfs.tree.rows import RetainedRow
 from statsfs.tree.snapshot import Snapshot, take_snapshot
 
@@ -77,7 +70,9 @@ class Source:
         "__weakref__",
         "_cleared",
         "_directory",
-        "_references",
+        "_holds",
+        "_released",
+        "_taken",
         "collapse",
         "hidden",
         "label",
@@ -113,7 +108,9 @@ class Source:
         self.collapse: Final = retain if collapse is None else collapse
         self.owner: Final = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
-        self._references: Final = references.References()
+        # What `references` counts: those of the creator and of `get`, and those of the tree and of
+        # open files.
+        self._taken, self._holds, self._released = 1, 0, False
         self._directory: Final = Directory(name)
         if refresh is not None:
             refresher = Refresher(self, refresh, blocking)
@@ -121,7 +118,7 @@ class Source:
             self._directory.refreshers = {refresher: None}
 
     def __repr__(self) -> str:
-        state = " released" if self._references.released else f" references={self.refcount}"
+        state = " released" if self._released else f" references={self.refcount}"
         return f"<Source {self.path!r}{state}>"
 
     def __enter__(self) -> Self:
@@ -174,7 +171,7 @@ class Source:
     @property
     def refcount(self) -> int:
         """How many references there are: the creator's, the tree's, those of open files."""
-        return self._references.count
+        return self._taken + self._holds
 
     def get(self) -> Self:
         """Take a reference; return the source.
@@ -286,8 +283,7 @@ class Source:
                 leaving.setdefault(entry.array, ArrayIndex(entry.array)).add(entry)
         # The source does not retain what it drops itself: the sources above do.
         lineage = placement.find_lineage(self)
-        above = find_retaining(lineage[1:])
-        if folding.take_out(above, leaving, lambda: self._drop_bases(change)):
+        if folding.take_out(lineage[1:], leaving, lambda: self._drop_bases(change)):
             placement.note_files(change, lineage, [self._directory])
 
     def _drop_bases(self, change: TreeChange) -> bool:
@@ -309,11 +305,11 @@ class Source:
             ReleasedError: it was released.
         """
         references.check(self)
-        return list(self._directory.files)
+        return list(self._directory.layout.files)
 
     def _find_file(self, name: str) -> tuple[File, Entry | None]:
         references.check(self)
-        file = self._directory.files.get(name)
+        file = self._directory.layout.files.get(name)
         if file is not None:
             return file, self._directory.entry_of(file)
         hidden = self._directory.find_hidden(name)
