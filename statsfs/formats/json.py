@@ -19,7 +19,7 @@ from statsfs.model.values import Aggregate, Type
 from statsfs.tree.access import Mask, find_masks
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.snapshot_directories import SnapshotDirectory
+from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 
 __all__ = ["nest", "quote", "render"]
 
@@ -50,7 +50,8 @@ class _Span:
         """The numbers for the template, or None if one is missing."""
         if self._count > 1:
             totals = directory.totals.get(self.array)
-            row = directory.own.get(self.array) if self.own else totals and totals.whole_sums
+            sums = totals.sums if totals is not None and not totals.retained else ()
+            row = directory.own.get(self.array) if self.own else sums
             if row:
                 items = self._pick(row)[: self._count]
                 if self.own or (min(items) >= 0 and max(items) <= _S64_MAX):
@@ -131,15 +132,14 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         snapshot: what to show; a histogram is a list of its buckets' counts.
         mask: permission bits, of which a shown value has one; or a reader.
     """
+    root = make_directories(snapshot)
     masks = find_masks(mask, snapshot)
     fill = _Templates(masks.common).fill
     if not masks.others:
-        return nest(snapshot.directories(), fill)
+        return nest(root, fill)
     fills = {bits: _Templates(bits).fill for bits in set(masks.others.values())}
     fills[masks.common] = fill
-    return nest(
-        snapshot.directories(), lambda directory: fills[masks.of(directory.source)](directory)
-    )
+    return nest(root, lambda directory: fills[masks.of(directory.source)](directory))
 
 
 def nest(root: SnapshotDirectory, head: Callable[[SnapshotDirectory], str]) -> bytes:

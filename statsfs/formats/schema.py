@@ -14,7 +14,7 @@ from statsfs.model.layout import Layout
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.snapshot_directories import SnapshotDirectory
+from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 
 __all__ = ["describe_value", "render"]
 
@@ -53,7 +53,7 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         snapshot: what to describe.
         mask: of no effect.
     """
-    root = snapshot.directories()
+    root = make_directories(snapshot)
     homes: dict[Any, Home | None] = {root.source: None}
     for source in snapshot.lineage:
         homes[root.source] = _go_down(homes[root.source], source)

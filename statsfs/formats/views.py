@@ -18,7 +18,8 @@ from statsfs.tree.lock import suspend_collection
 from statsfs.tree.pauses import pause, pausing
 from statsfs.tree.refresh import Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.snapshot import Snapshot, take_snapshot
+from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
@@ -45,7 +46,7 @@ class View:
 def _render_binary(snapshot: Snapshot, *, mask: Mask) -> bytes:
     path = "/".join(source.name for source in snapshot.lineage)
     bits = find_masks(mask, snapshot).common
-    files = (file for file in snapshot.directory().files() if file[0].value.mode & bits)
+    files = (file for file in make_directory(snapshot).files() if file[0].value.mode & bits)
     return binary.render(path, ((file.name, file.value, number) for file, number in files))
 
 
@@ -108,7 +109,7 @@ class Rendering:
             self._render()
 
     def _render(self) -> None:
-        snapshot = self._top._sample()
+        snapshot = take_snapshot(self._top)
         pause()
         self.moment = snapshot.moment
         self.text = self._view.render(snapshot, mask=self._mask)

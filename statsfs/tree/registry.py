@@ -98,11 +98,7 @@ class Registry(Listening):
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
         refresh_all(self.sources)
-        return self._sample()
-
-    def _sample(self) -> Snapshot:
-        # The same without refreshes.
-        return take_snapshot(self, lambda: ((), self.sources))
+        return take_snapshot(self)
 
     def add_listener(self, listener: Callable[[ChangeNotice], None]) -> None:
         """Have a function called after each change below this registry.

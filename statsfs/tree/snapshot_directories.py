@@ -1,6 +1,6 @@
 """What the directories of a snapshot show: their files, numbers and totals.
 
-Only what was sampled is used, as the tree may have changed since. The formats make text of it.
+Only what was sampled is used, as the tree may have changed since.
 
 Threading: pure, except that a layout that had to be worked out is kept for the next reader.
 """
@@ -12,7 +12,15 @@ from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.tree.index import Entry
 from statsfs.tree.pauses import take_slowly
-from statsfs.tree.rows import Addends, RetainedRow, Row, Totals, add_totals
+from statsfs.tree.rows import (
+    Addends,
+    RetainedRow,
+    Row,
+    Totals,
+    TotalsPlan,
+    add_totals,
+    find_plans,
+)
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
@@ -73,13 +81,14 @@ class SnapshotDirectory:
         if file.kind is None:
             row = self.own.get(file.array)
             return None if row is None else row[file.index]
-        layout = self.layout
-        covered = layout.covered.get(file) if layout is not None else None
+        covered = self.layout.covered.get(file) if self.layout is not None else None
         if covered is None:
             totals = self.totals.get(file.array)
             return file.value.zero if totals is None else totals.value(file, file.index)
-        found = [(self.totals.get(array), place) for array, place in covered]
-        return add_totals(file, [(totals, place) for totals, place in found if totals is not None])
+        totals_of = self.totals
+        return add_totals(
+            file, [(totals_of[array], place) for array, place in covered if array in totals_of]
+        )
 
     def files(self) -> Iterator[tuple[File, Any]]:
         """Return each file with its number, but for those that have none."""
@@ -137,7 +146,7 @@ class SnapshotDirectory:
             addends.parts.append(totals)
             addends.below = True
 
-    def complete(self, snapshot: "Snapshot") -> None:
+    def complete(self, snapshot: "Snapshot", plans: Mapping[Array, TotalsPlan]) -> None:
         """Work out the files, and the totals if it is not a leaf."""
         version, cached = snapshot.states[self.source]
         if cached is not None and cached[0] == version:
@@ -146,9 +155,8 @@ class SnapshotDirectory:
             directory = self.source._directory
             self.layout = directory.layout_at(version) or self._make_layout(snapshot)
         if not self._leaf:
-            kinds = snapshot.kinds
             self.totals = {
-                array: one.add_up(array, kinds[array]) for array, one in self._addends.items()
+                array: addends.add_up(plans[array]) for array, addends in self._addends.items()
             }
 
     def _make_layout(self, snapshot: "Snapshot") -> Layout:
@@ -166,6 +174,7 @@ class SnapshotDirectory:
 
 def make_directories(snapshot: "Snapshot") -> SnapshotDirectory:
     """Return what the root of a snapshot shows, with all in its subtree."""
+    plans = find_plans(samples.array for samples in snapshot.arrays.values())
     summed: set[Source | Registry] = {parent for parent, _ in snapshot.subordinates}
     summed.update(entry.source for entry in snapshot.declared)
     summed.update(record.source for record, _ in snapshot.retained)
@@ -190,11 +199,11 @@ def make_directories(snapshot: "Snapshot") -> SnapshotDirectory:
         adopt = directories[parent].adopt
         for source in take_slowly(subordinates):
             directory = directories[source]
-            directory.complete(snapshot)
+            directory.complete(snapshot, plans)
             if directory.totals:
                 adopt(directory)
     if snapshot.lineage:
-        root.complete(snapshot)
+        root.complete(snapshot, plans)
     for silent in snapshot.find_silent():
         directories.get(silent, nowhere).silence()
     return root
@@ -219,7 +228,7 @@ def make_directory(snapshot: "Snapshot") -> SnapshotDirectory:
             root.add_below(entries[0].array, below)
     for record, held in snapshot.retained:
         root.retain(record.array, held)
-    root.complete(snapshot)
+    root.complete(snapshot, find_plans(samples.array for samples in snapshot.arrays.values()))
     if snapshot.root in snapshot.find_silent():
         root.silence()
     return root

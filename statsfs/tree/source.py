@@ -413,15 +413,7 @@ class Source:
         """
         references.check(self)
         refresh_all([self])
-        return self._sample()
-
-    def _sample(self) -> Snapshot:
-        # The same without refreshes.
-        return take_snapshot(self, self._find_tops)
-
-    def _find_tops(self) -> tuple[tuple["Source", ...], list["Source"]]:
-        references.check(self)
-        return tuple(reversed(placement.find_lineage(self))), [self]
+        return take_snapshot(self)
 
 
 def directory_of(source: Source) -> Directory:
