@@ -5,8 +5,9 @@ Only what was sampled is used, as the tree may have changed since.
 Threading: pure, except that a layout that had to be worked out is kept for the next reader.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 __all__ = ["SnapshotDirectory", "make_directories", "make_directory"]
 
+# Thousands of directories are leaves, which share these: making an empty list for each would take
+# longer than all else. Nothing is ever added to them.
+_NONE: Final[list[Any]] = []
 _NO_TOTALS: Final[Mapping[Array, Totals]] = {}
 
 
@@ -40,7 +44,8 @@ class SnapshotDirectory:
         layout: which files it shows; None where it shows none.
         own: the rows that the source itself shows.
         declared: the arrays that it shows with base None.
-        totals: the aggregates of each array, of a source that shows some.
+        totals: the aggregates of each array; none for a leaf, whose rows go to the addends of the
+            parent.
         subordinates: the visible subdirectories.
     """
 
@@ -57,19 +62,17 @@ class SnapshotDirectory:
     )
 
     def __init__(
-        self, source: "Source | Registry", addends: dict[Array, Addends] | None = None
+        self, source: "Source | Registry", addends: defaultdict[Array, Addends] | None = None
     ) -> None:
         self.source: Any = source
         self.layout: Layout | None = None
         self.own: dict[Array, Row] = {}
         self._silent = False
-        # Thousands of directories are leaves, which have no totals: their rows go to the addends of
-        # the parent. They share empty containers: making these would take longer than all else.
         self._leaf = addends is not None
-        self._addends: dict[Array, Addends] = {} if addends is None else addends
-        self.declared: list[Array] | tuple[()] = () if self._leaf else []
+        self._addends = defaultdict(Addends) if addends is None else addends
+        self.declared: list[Array] = _NONE if self._leaf else []
         self.totals = _NO_TOTALS
-        self.subordinates: Sequence[SnapshotDirectory] = () if self._leaf else []
+        self.subordinates: list[SnapshotDirectory] = _NONE if self._leaf else []
 
     def number(self, file: File) -> Any:
         """Return the number of one file of `layout`, or a histogram's buckets.
@@ -91,7 +94,7 @@ class SnapshotDirectory:
         )
 
     def files(self) -> Iterator[tuple[File, Any]]:
-        """Return each file with its number, but for those that have none."""
+        """Return each file that has a number, and the number."""
         for file in self.layout.files.values() if self.layout is not None else ():
             number = self.number(file)
             if number is not None:
@@ -103,20 +106,14 @@ class SnapshotDirectory:
         """Add and return the directory of a subordinate; a hidden one is not shown."""
         child = SnapshotDirectory(source, self._addends if leaf else None)
         if not source.hidden:
-            cast(list[SnapshotDirectory], self.subordinates).append(child)
+            self.subordinates.append(child)
         return child
-
-    def _addends_of(self, array: Array) -> Addends:
-        addends = self._addends.get(array)
-        if addends is None:
-            addends = self._addends[array] = Addends()
-        return addends
 
     def add(self, entry: Entry, row: Row) -> None:
         """Add what was sampled of one base of the source."""
         if not entry.hidden:
             self.own[entry.array] = row
-        addends = self._addends_of(entry.array)
+        addends = self._addends[entry.array]
         addends.rows.append(row)
         if self._leaf:
             addends.below = True
@@ -124,25 +121,25 @@ class SnapshotDirectory:
     def declare(self, entry: Entry) -> None:
         """Add an array without a base; not to a leaf."""
         if not entry.hidden:
-            cast(list[Array], self.declared).append(entry.array)
-        self._addends_of(entry.array)
+            self.declared.append(entry.array)
+        self._addends.setdefault(entry.array, Addends())
 
     def add_below(self, array: Array, rows: Iterable[Row]) -> None:
         """Add what was sampled of an array in the subtree, in place of the subordinates."""
-        addends = self._addends_of(array)
+        addends = self._addends[array]
         addends.rows += rows
         addends.below = True
 
     def retain(self, array: Array, row: RetainedRow) -> None:
         """Add what the source retains; not to a leaf."""
-        addends = self._addends_of(array)
+        addends = self._addends[array]
         addends.retained.append(row)
         addends.below = True
 
     def adopt(self, child: "SnapshotDirectory") -> None:
         """Add the totals of a subordinate that is complete."""
         for array, totals in child.totals.items():
-            addends = self._addends_of(array)
+            addends = self._addends[array]
             addends.parts.append(totals)
             addends.below = True
 
