@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _NOTHING: Final[dict[Any, Any]] = {}  # what released sources have; nothing is ever added to it
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Directory:
     """What a source is to the rest of the package; programs use the methods of `Source`.
 
@@ -37,47 +39,27 @@ class Directory:
         place: the number of its stay under its parent, never used again; 0 without a parent.
         placed, changed: when it got there, and when its files last changed, in nanoseconds since
             the epoch.
-        entries: the source's arrays over their bases.
         index: by array, all entries in the subtree.
-        refresher: the source's own, if it has one.
         refreshers: all in the subtree, in the order in which they were added.
         version: changes when the files may not be as they were.
         cached: the layout of a version, if it was worked out.
     """
 
-    __slots__ = (
-        "_complaints",
-        "_revoked",
-        "cached",
-        "changed",
-        "entries",
-        "index",
-        "name",
-        "parent",
-        "place",
-        "placed",
-        "refresher",
-        "refreshers",
-        "subordinates",
-        "version",
-        "visible",
-    )
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.parent: Source | Registry | None = None
-        self.subordinates: dict[str, Source] = {}
-        self.visible = 0
-        self.place = 0
-        self.placed = self.changed = time.time_ns()
-        self.entries: dict[Key, Entry] = {}
-        self._revoked = 0
-        self.index: dict[Array, ArrayIndex] = {}
-        self.refresher: Refresher | None = None
-        self.refreshers: dict[Refresher, None] | None = None
-        self.version = 0
-        self.cached: tuple[int, Layout] | None = None
-        self._complaints: set[object] | None = None
+    name: str
+    parent: "Source | Registry | None" = None
+    subordinates: "dict[str, Source]" = field(default_factory=dict)
+    visible: int = 0
+    place: int = 0
+    placed: int = field(default_factory=time.time_ns)
+    changed: int = field(default_factory=time.time_ns)
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    index: dict[Array, ArrayIndex] = field(default_factory=dict)
+    refresher: Refresher | None = None
+    refreshers: dict[Refresher, None] | None = None
+    version: int = 0
+    cached: tuple[int, Layout] | None = None
+    _revoked: int = 0
+    _complaints: set[object] | None = None
 
     def lineage(self) -> "list[Directory]":
         """Return this directory, the one that it is in, and so on to the top."""
@@ -122,7 +104,7 @@ class Directory:
         return layout
 
     def layout_at(self, version: int) -> Layout | None:
-        """Return the layout of a version, or None if the directory has changed since."""
+        """Return the layout of a version, or None if the version is another by now."""
         layout = lock_tree(lambda: self._make_layout(version) if self.version == version else None)
         if layout is not None:
             self._complain_of_losses(layout)
@@ -176,11 +158,7 @@ class Directory:
         return None
 
     def read(self, file: File, entry: Entry | None) -> Any:
-        """Read a file, even one that is shown no longer: an integer or buckets.
-
-        Args:
-            file: one of `files`.
-            entry: `entry_of(file)` at the time it was found.
+        """Read a file, even one that is shown no longer; `entry` is what `entry_of` returned.
 
         Raises:
             UnavailableError: a refresh of this source or one above it failed.
@@ -260,10 +238,7 @@ class Directory:
         return [*(self.refreshers or ()), *(one for one in above if one is not None)]
 
     def weigh(self) -> int:
-        """Return how many numbers the subtree has; `sys.maxsize` if reading some runs foreign code.
-
-        Histograms count as often as they have buckets.
-        """
+        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code."""
         weight = 0
         for array, index in self.index.copy().items():
             if not all(reader.plain for reader in index.groups.copy()):
@@ -355,7 +330,7 @@ class Directory:
         return stale
 
     def drop(self, garbage: list[object]) -> None:
-        """Drop all, as the source is released, into a list that is freed outside the lock."""
+        """Drop all as the source is released."""
         garbage += (self.subordinates, self.entries, self.index, self.refreshers)
         for entry in self.entries.values():
             garbage.append((entry.base, entry.origin))

@@ -34,7 +34,7 @@ _WIDE = (Type.U64, Type.S64)
 Key = tuple[Array, str | int]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """An array of one source over one base.
 
@@ -91,7 +91,7 @@ _fold: Fold | None = None  # the one being made
 
 
 def set_fold(fold: Fold | None) -> None:
-    """Note that a fold is being made, or that it is over; under the tree's lock."""
+    """Note that a fold is being made, or that it is over."""
     global _fold
     _fold = fold
 
@@ -100,7 +100,7 @@ _Found = tuple[Reader, Entry, Any, int]  # the last is the place of a value in i
 _Held = tuple[Entry, Any]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class ArrayIndex:
     """All entries of one array in a subtree.
 
@@ -136,7 +136,7 @@ class ArrayIndex:
         self.declared[entry] = None
 
     def discard(self, entry: Entry) -> None:
-        """Remove one entry that is there."""
+        """Remove one entry."""
         if entry.reader is None:
             assert self.declared is not None
             del self.declared[entry]
@@ -236,11 +236,10 @@ def _is_retained(file: File, parts: Sequence[Part]) -> bool:
 
 
 def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
-    # Without what is retained. Of nothing it is None.
+    # Without what is retained. Of nothing it is 0 or None.
     try:
         if file.kind is Aggregate.SUM and _is_wide(file.value):
-            # Modulo 2^64 the addends need no conversion before the sum.
-            total = sum(reader.total(bases, place) for reader, bases, place in _bases(parts))
+            total = sum([reader.total(bases, place) for reader, bases, place in _bases(parts)])
             if total.__class__ is int:
                 return wrap_sum(total, file.value.type), None
         else:
@@ -272,7 +271,9 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
     # be read outside of the lock, or one by one, or a fold was interrupted by this.
     column: list[Any] = []
     retained: list[Any] = []
-    for index, place in parts if _fold is None else ():
+    if _fold is not None:
+        return None
+    for index, place in parts:
         for reader, members in index.groups.items():
             if not reader.plain:
                 return None
@@ -281,7 +282,7 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
             except Exception:
                 return None
         retained += [record.row[place] for record in index.records or ()]
-    return (column, retained) if _fold is None else None
+    return column, retained
 
 
 def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[Any]]:
@@ -327,6 +328,7 @@ def _tell(source: "Source", told: dict[Callable[[], object], None]) -> None:
 
 
 def _is_wide(value: Value) -> bool:
+    # Modulo 2^64 the addends need no conversion before the sum.
     return value.type in _WIDE and not value.histogram
 
 
@@ -352,7 +354,7 @@ def _reduce_each(held: Iterable[_Held], file: File) -> tuple[Any, Entry | None]:
 
 
 def _reduce_column(column: Sequence[Any], file: File) -> Any:
-    # At C speed; of nothing it is 0 or None. It raises where something is not an integer.
+    # At C speed. It raises where something is not an integer.
     if file.kind is Aggregate.SUM and _is_wide(file.value):
         total = sum(column)
         if total.__class__ is int:

@@ -44,7 +44,7 @@ class ChangeNotice:
     Attributes:
         touched: the names of subordinates that came or went, by the place of their directory (0 is
             the registry). A directory of which only files came or went has an empty set.
-        left: the places of the sources that were removed. Their subtrees went with them.
+        left: the places of the sources that were removed with their subtrees.
     """
 
     touched: dict[int, set[str]] = field(default_factory=dict)
@@ -95,7 +95,7 @@ class TreeChange:
 
 
 tree_lock: Final = threading.RLock()
-"""The lock. `with tree_lock:` is for a step that changes only a number; changes are queued."""
+"""The lock. `with tree_lock:` is for a step that changes only a number."""
 _changing = False
 _waiting: Final[deque[Callable[[TreeChange], None]]] = deque()
 _suspended = False  # `suspend_collection` switched collection off
@@ -107,12 +107,10 @@ os.register_at_fork(
 
 
 def lock_tree(sample: Callable[[], _T]) -> _T:
-    """Call a function while the tree stands still, with garbage collection off.
-
-    Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads in
-    and may want the tree itself. Collection is switched on again only if it was on.
-    """
-    # Not a context manager: an interrupt (Ctrl-C) in its `__enter__` would leave the tree locked.
+    """Call a function while the tree stands still, with garbage collection off."""
+    # Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads
+    # in and may want the tree itself. Not a context manager: an interrupt (Ctrl-C) in its
+    # `__enter__` would leave the tree locked.
     with tree_lock:
         collecting = gc.isenabled()
         try:
@@ -125,7 +123,7 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def suspend_collection() -> Iterator[None]:
-    """Keep garbage collection off for a while in which the tree may change; if it was on.
+    """Keep garbage collection off for a while in which the tree may change, if it was on.
 
     A large snapshot leaves so much behind that a collection looks at everything in the process: 13
     ms at once for the rows of 7,000 sources, 40 ms for their tree, and no thread runs meanwhile.

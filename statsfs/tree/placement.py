@@ -1,8 +1,5 @@
 """Placement: sources are put into others, and taken out of them.
 
-Owns the changes of the tree that concern several sources, and the notes of which directories they
-change.
-
 Threading: all of it happens inside changes, under the tree's lock.
 """
 

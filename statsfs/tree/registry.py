@@ -1,7 +1,5 @@
 """The registry: the top-level sources, and the listeners to changes below them.
 
-A mount shows a registry as its root. There is no global registry: a program makes its own.
-
 Threading: as the tree's. Listeners run in the thread that made the change, after the lock is
 released and before the change returns.
 """

@@ -148,8 +148,8 @@ def folding_change(
 ) -> Callable[Concatenate[_S, _P], None]:
     """Make a method a change of the tree in which entries may leave a source that retains.
 
-    It is called with the change and with a `Folding`. Where that finds bases that have to be read
-    outside of the lock, the method must return before it changes anything, and is called again.
+    Where its `Folding` finds bases that have to be read outside of the lock, the method must return
+    before it changes anything, and is called again.
     """
 
     @wraps(method)
@@ -200,21 +200,20 @@ class Folding:
         part: Callable[[], _T],
         source: "Source | None" = None,
     ) -> _T | None:
-        """Take something out of the tree, and keep what it counted.
+        """Take entries out of the first source of a lineage by `part`, and keep what they counted.
 
         Args:
-            lineage: the source that it is in, and all above that.
-            leaving: the entries that leave, and what they retain.
-            part: takes them out.
             source: what leaves, if it may come back.
 
         Returns:
             What `part` returns; None where nothing was done, as a base is unread.
         """
         above = _find_retaining(lineage)
+        if not above:
+            return part()
         kept = {
             array: index
-            for array, index in (leaving.items() if above else ())
+            for array, index in leaving.items()
             if (index.groups or index.records) and array.retained
         }
 
@@ -233,20 +232,20 @@ class Folding:
         return self._fold(leaving, kept, retain, part)
 
     def take_in(self, lineage: "Sequence[Source]", source: "Source") -> list[Directory] | None:
-        """Put a source into the tree, and take back what is retained of it since it left.
-
-        Where it has less than it had, it counts anew, and what it had is retained.
-
-        Args:
-            lineage: the source that it comes into, and all above that.
-            source: what comes.
+        """Put a source into the first of a lineage, and take back what is retained since it left.
 
         Returns:
-            The directories of which the files change; None where nothing was done, as for
-            `take_out`.
+            The directories of which the files change; None as for `take_out`.
         """
         directory, above = source._directory, _find_retaining(lineage)
-        lenders = [one for array in directory.index for one in _find_lenders(above, array, source)]
+
+        def join() -> list[Directory]:
+            return [one._directory for one in lineage if one._directory.join(directory)]
+
+        if not above:
+            return join()
+        found = [_find_lender(above, array, source) for array in directory.index]
+        lenders = [one for one in found if one is not None]
 
         def take_back(fold: Fold, counted: dict[Array, RetainedRow]) -> None:
             # Until all is done, totals are what they were.
@@ -258,7 +257,7 @@ class Folding:
             directory.index,
             {record.array: directory.index[record.array] for record in lenders},
             take_back,
-            lambda: [one._directory for one in lineage if one._directory.join(directory)],
+            join,
         )
 
     def _fold(
@@ -268,8 +267,8 @@ class Folding:
         move: Callable[[Fold, dict[Array, RetainedRow]], None],
         change: Callable[[], _T],
     ) -> _T | None:
-        # Adds up what the indexes that matter have counted, moves that from or to what is retained,
-        # and changes the tree.
+        # Adds up what some indexes counted, moves that from or to what is retained, and changes the
+        # tree.
         if not counting:
             return change()
         fold = Fold(moving)
@@ -356,7 +355,7 @@ def restore_row(lineage: "Sequence[Source]", array: Array, row: RetainedRow) -> 
     if not array.retained:
         return []
     stale = []
-    for directory in [source._directory for source in lineage]:
+    for directory in lineage[0]._directory.lineage():
         if not directory.index.setdefault(array, ArrayIndex(array)).below:
             directory.version += 1
             stale.append(directory)
@@ -374,13 +373,13 @@ def _find_retaining(lineage: "Sequence[Source]") -> "Sequence[Source]":
     return ()
 
 
-def _find_lenders(above: "Iterable[Source]", array: Array, source: "Source") -> Iterator[Retained]:
-    # The nearest record of which a part is the source's, if there is one.
+def _find_lender(above: "Iterable[Source]", array: Array, source: "Source") -> Retained | None:
+    # The nearest record of which a part is the source's.
     for retaining in above:
         index = retaining._directory.index.get(array)
         if index is not None and index.own is not None and source in index.own.lent:
-            yield index.own
-            return
+            return index.own
+    return None
 
 
 def _find_record(source: "Source", array: Array) -> Retained:

@@ -9,7 +9,7 @@ Threading: pure, but for pauses between a few hundred rows.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Final, TypeVar
 
@@ -54,11 +54,7 @@ _WIDE: Final = 12_000  # numbers that are added between two pauses
 
 
 def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
-    """Convert what many bases hold for one value to its type, at C speed.
-
-    Returns:
-        Integers, or lists for a histogram; None where something is not an integer, or foreign.
-    """
+    """Convert a raw column to a value's type, at C speed; None if it may not be of integers."""
     if value.histogram:
         return convert_histograms(column, value)
     if not clean_integers(column):
@@ -70,7 +66,7 @@ def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
 
 
 def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
-    """Convert raw rows to the types of their values; None where `convert_items` returns it."""
+    """Convert raw rows as `convert_items` does columns."""
     columns = list(zip(*rows, strict=True))
     converted = list(map(convert_items, values, columns))
     if None in converted:
@@ -91,7 +87,7 @@ def add_numbers(value: Value, numbers: Sequence[Any]) -> Any:
 
 
 def add_rows(array: Array, rows: Sequence[Row]) -> Row:
-    """Return what several rows are together, as `add_numbers` does; one or more rows."""
+    """Return what one or more rows are together, by `add_numbers`."""
     # A few hundred at a time: sums that wrap may be made in any steps.
     step = max(2, _WIDE // array.size)
     total = rows[0]
@@ -215,7 +211,7 @@ class Totals:
 
     Attributes:
         count: how many rows.
-        sums: the exact sum of each value; for a histogram the sums of its buckets.
+        sums: the exact sum of each value; for a histogram the wrapped sums of its buckets.
         mins, maxs, zeros: of each value; nothing where the array has no such aggregate.
         retained: what sources retain, which is in none of the above; nothing where none does.
     """
@@ -267,6 +263,7 @@ def add_totals(file: File, parts: Sequence[tuple[Totals, int]]) -> Any:
     ).value(file, 0)
 
 
+@dataclass(slots=True, eq=False)
 class Addends:
     """What the totals of one array in a directory are made of.
 
@@ -277,13 +274,10 @@ class Addends:
         below: whether the array is anywhere in the subtree besides the source itself.
     """
 
-    __slots__ = ("below", "parts", "retained", "rows")
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.parts: list[Totals] = []
-        self.retained: list[RetainedRow] = []
-        self.below = False
+    rows: list[Row] = field(default_factory=list)
+    parts: list[Totals] = field(default_factory=list)
+    retained: list[RetainedRow] = field(default_factory=list)
+    below: bool = False
 
     def add_up(self, plan: TotalsPlan) -> Totals:
         """Return the totals."""

@@ -1,14 +1,10 @@
 """Sources: what a program counts in, and the tree that they make.
 
-A source has a `Directory` (its place, arrays and files) and `References`. `placement` puts one into
-another.
-
 Threading: the tree changes under its lock, from any thread. Reading one value or one aggregate
 takes no lock, unless a total counts what left; a snapshot takes it for its pass.
 """
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.exceptions import (
@@ -108,8 +104,7 @@ class Source:
         self.collapse: Final = retain if collapse is None else collapse
         self.owner: Final = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
-        # What `references` counts: those of the creator and of `get`, and those of the tree and of
-        # open files.
+        # References: the creator's and those of `get`; those of the tree and of open files.
         self._taken, self._holds, self._released = 1, 0, False
         self._directory: Final = Directory(name)
         if refresh is not None:
@@ -125,12 +120,7 @@ class Source:
         references.check(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.put()
 
     # Where it is
@@ -223,11 +213,7 @@ class Source:
     # Values
 
     def add_values(
-        self,
-        values: type[Stats] | Sequence[Value],
-        base: object,
-        *,
-        hidden: bool = False,
+        self, values: type[Stats] | Sequence[Value], base: object, *, hidden: bool = False
     ) -> None:
         """Show an array of values that are held by a base.
 
@@ -417,7 +403,7 @@ class Source:
 
 
 def directory_of(source: Source) -> Directory:
-    """Return the directory of a source, on which the rest of the package works."""
+    """Return the directory of a source; the rest of the package works on it."""
     return source._directory
 
 
