@@ -64,9 +64,9 @@ class _Span:
         return items
 
 
-def _make_key(layout: Layout | None) -> Callable[[File], object]:
+def _make_key(layout: Layout) -> Callable[[File], object]:
     # Equal for files of one span.
-    covered = {} if layout is None else layout.covered
+    covered = layout.covered
 
     def key(file: File) -> object:
         alone = file.value.histogram or file.kind not in (None, Aggregate.SUM) or file in covered
@@ -78,7 +78,7 @@ def _make_key(layout: Layout | None) -> Callable[[File], object]:
 class _Template:
     # The values of all directories that have one layout.
 
-    def __init__(self, files: Sequence[File], layout: Layout | None) -> None:
+    def __init__(self, files: Sequence[File], layout: Layout) -> None:
         self._text = _format(files)
         self._files = files
         self._layout = layout
@@ -110,16 +110,16 @@ def _format(files: Sequence[File]) -> str:
 
 
 class _Templates:
-    # One for each layout; a directory that shows none, the root of a mount, has no values.
+    # One for each layout.
 
     def __init__(self, mask: int) -> None:
         self._mask = mask
-        self._known: dict[Layout | None, _Template] = {}
+        self._known: dict[Layout, _Template] = {}
 
     def fill(self, directory: SnapshotDirectory) -> str:
         template = self._known.get(directory.layout)
         if template is None:
-            files = directory.layout.files.values() if directory.layout is not None else ()
+            files = directory.layout.files.values()
             shown = [file for file in files if file.value.mode & self._mask]
             template = self._known[directory.layout] = _Template(shown, directory.layout)
         return template.fill(directory)

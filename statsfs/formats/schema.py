@@ -57,7 +57,7 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     homes: dict[Any, Home | None] = {root.source: None}
     for source in snapshot.lineage:
         homes[root.source] = _go_down(homes[root.source], source)
-    described: dict[Layout | None, str] = {}
+    described: dict[Layout, str] = {}
 
     def head(directory: SnapshotDirectory) -> str:
         home = homes.pop(directory.source)
@@ -77,9 +77,9 @@ def _go_down(home: Home | None, source: Any) -> Home:
     return Home(source, source.name, {}) if home is None else home.below(source)
 
 
-def _describe_files(layout: Layout | None) -> str:
-    files = layout.files.values() if layout is not None else ()
+def _describe_files(layout: Layout) -> str:
     values = [
-        {"name": file.name, **describe_value(file.value), "mode": file.value.mode} for file in files
+        {"name": file.name, **describe_value(file.value), "mode": file.value.mode}
+        for file in layout.files.values()
     ]
     return f'"values": {json.dumps(values)}'

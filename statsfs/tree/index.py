@@ -217,12 +217,7 @@ Part = tuple[ArrayIndex, int]
 
 
 def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
-    """Compute one aggregate of the indexes that it covers.
-
-    Returns:
-        The aggregate, a list for a histogram, and None or an entry that it leaves out, whose base
-        holds no integer.
-    """
+    """Compute one aggregate; return it, and an entry that it leaves out as its base is broken."""
     if not _is_retained(file, parts):
         number, broken = _reduce_living(file, parts)
         # Something may have left for the first time meanwhile.

@@ -190,7 +190,12 @@ class Folding:
                 try:
                     row[file.index] = convert_number(file.value, reader.read(base, file.index))
                 except Exception as error:
-                    _complain(entry, file.value, error)
+                    name = file.value.name
+                    entry.source._directory.complain(
+                        ("left out", entry, name),
+                        f"left out of what is retained: {name!r} holds no "
+                        f"{describe_number(file.value)}: {error}",
+                    )
             self._known[entry] = tuple(row)
 
     def take_out(
@@ -200,7 +205,7 @@ class Folding:
         part: Callable[[], _T],
         source: "Source | None" = None,
     ) -> _T | None:
-        """Take entries out of the first source of a lineage by `part`, and keep what they counted.
+        """Take entries out of the first source of a lineage, and keep what they counted.
 
         Args:
             source: what leaves, if it may come back.
@@ -311,13 +316,6 @@ class Folding:
                 unread.append((reader, entry, base))
             else:
                 yield row
-
-
-def _complain(entry: Entry, value: Value, error: Exception) -> None:
-    entry.source._directory.complain(
-        ("left out", entry, value.name),
-        f"left out of what is retained: {value.name!r} holds no {describe_number(value)}: {error}",
-    )
 
 
 def _sample(array: Array, reader: Reader, bases: list[Any]) -> RetainedRow | None:

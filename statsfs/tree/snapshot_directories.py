@@ -34,6 +34,7 @@ __all__ = ["SnapshotDirectory", "make_directories", "make_directory"]
 # longer than all else. Nothing is ever added to them.
 _NONE: Final[list[Any]] = []
 _NO_TOTALS: Final[Mapping[Array, Totals]] = {}
+_NO_FILES: Final = make_layout((), (), (), bool)
 
 
 class SnapshotDirectory:
@@ -41,11 +42,10 @@ class SnapshotDirectory:
 
     Attributes:
         source: the source; the `Registry` for the root of a mount.
-        layout: which files it shows; None where it shows none.
+        layout: which files it shows.
         own: the rows that the source itself shows.
         declared: the arrays that it shows with base None.
-        totals: the aggregates of each array; none for a leaf, whose rows go to the addends of the
-            parent.
+        totals: the aggregates of each array; a leaf has none, its rows go to the parent's addends.
         subordinates: the visible subdirectories.
     """
 
@@ -65,7 +65,7 @@ class SnapshotDirectory:
         self, source: "Source | Registry", addends: defaultdict[Array, Addends] | None = None
     ) -> None:
         self.source: Any = source
-        self.layout: Layout | None = None
+        self.layout = _NO_FILES
         self.own: dict[Array, Row] = {}
         self._silent = False
         self._leaf = addends is not None
@@ -75,27 +75,22 @@ class SnapshotDirectory:
         self.subordinates: list[SnapshotDirectory] = _NONE if self._leaf else []
 
     def number(self, file: File) -> Any:
-        """Return the number of one file of `layout`, or a histogram's buckets.
-
-        It is None for an own value whose base was broken, and where a refresh failed.
-        """
+        """Return the number of a file; None if its base was broken, or a refresh failed."""
         if self._silent:
             return None
         if file.kind is None:
             row = self.own.get(file.array)
             return None if row is None else row[file.index]
-        covered = self.layout.covered.get(file) if self.layout is not None else None
+        covered = self.layout.covered.get(file)
         if covered is None:
             totals = self.totals.get(file.array)
             return file.value.zero if totals is None else totals.value(file, file.index)
-        totals_of = self.totals
-        return add_totals(
-            file, [(totals_of[array], place) for array, place in covered if array in totals_of]
-        )
+        found = [(self.totals.get(array), place) for array, place in covered]
+        return add_totals(file, [(totals, place) for totals, place in found if totals is not None])
 
     def files(self) -> Iterator[tuple[File, Any]]:
         """Return each file that has a number, and the number."""
-        for file in self.layout.files.values() if self.layout is not None else ():
+        for file in self.layout.files.values():
             number = self.number(file)
             if number is not None:
                 yield file, number
@@ -103,7 +98,7 @@ class SnapshotDirectory:
     # Making it: first subordinates are placed, then rows are added, then totals from the bottom up
 
     def place(self, source: "Source", leaf: bool) -> "SnapshotDirectory":
-        """Add and return the directory of a subordinate; a hidden one is not shown."""
+        """Add and return the directory of a subordinate."""
         child = SnapshotDirectory(source, self._addends if leaf else None)
         if not source.hidden:
             self.subordinates.append(child)
