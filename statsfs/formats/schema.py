@@ -1,11 +1,10 @@
 """`.schema.json`: what every file of a subtree is, as nested objects.
 
-Owns the text and the description of a value, which the extended attributes of its file give too.
-
 Threading: pure.
 """
 
 import json
+from functools import cache
 from typing import Any
 
 from statsfs.formats.json import nest, quote
@@ -43,32 +42,24 @@ def describe_value(value: Value) -> dict[str, Any]:
 def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return the schema of a snapshot as JSON.
 
-    Returns:
-        `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
-        labels are those that the samples of a directory have in the Prometheus views; an aggregate
-        is described as its value, under the name of its file. Values that a reader may not read are
-        described too: their names are not secret either.
-
-    Args:
-        snapshot: what to describe.
-        mask: of no effect.
+    It is `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
+    labels are those that the samples of a directory have in the Prometheus views; an aggregate is
+    described as its value, under the name of its file. `mask` has no effect: the names of values
+    that a reader may not read are not secret either.
     """
     root = make_directories(snapshot)
     homes: dict[Any, Home | None] = {root.source: None}
     for source in snapshot.lineage:
         homes[root.source] = _go_down(homes[root.source], source)
-    described: dict[Layout, str] = {}
+    describe = cache(_describe_files)
 
     def head(directory: SnapshotDirectory) -> str:
         home = homes.pop(directory.source)
         for child in directory.subordinates:
             homes[child.source] = _go_down(home, child.source)
-        values = described.get(directory.layout)
-        if values is None:
-            values = described[directory.layout] = _describe_files(directory.layout)
         labels = {} if home is None else home.labels
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
-        return f'{{"labels": {{{pairs}}}, {values}, "subordinates": {{'
+        return f'{{"labels": {{{pairs}}}, {describe(directory.layout)}, "subordinates": {{'
 
     return nest(root, head)
 

@@ -1,7 +1,4 @@
-"""Views: files that show a whole subtree in one read.
-
-Owns which views there are, and sampling and rendering one of them; which directories have them, and
-what is open, is the business of `vfs`, and their texts that of `formats`.
+"""Views: files that show a whole subtree in one read; which there are, and rendering one of them.
 
 Threading: a rendering is made and used on the serving thread, and runs in any.
 """
@@ -30,16 +27,10 @@ _QUICK: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A file in every directory that shows the whole subtree.
-
-    Attributes:
-        name: its name, which no listing has.
-        number: as that of a `File`.
-        render: returns its text, of what was sampled.
-    """
+    """A file in every directory that shows the whole subtree; no listing has its name."""
 
     name: str
-    number: int
+    number: int  # as that of a `File`
     render: Callable[..., bytes]
 
 
@@ -67,11 +58,6 @@ VIEWS: Final = {
 class Rendering:
     """A view in the making; `run` may be called in any thread.
 
-    Args:
-        view: which.
-        top: of what.
-        mask: what it shows, or to whom; then `owner` is that of `top`.
-
     Attributes:
         quick: whether `run` takes no longer than reading a few files.
         text: what the view shows, once it ran.
@@ -91,15 +77,11 @@ class Rendering:
         self.moment = 0
 
     def refreshing(self) -> Refreshing | None:
-        """Return who must be asked before `run`, if anybody."""
+        """Return the refreshes that are to be made before `run`; None for none."""
         return find_refreshing(_sources(self._top))
 
     def run(self) -> None:
-        """Sample, and make the text; to be called once.
-
-        Raises:
-            ReleasedError: the source was released.
-        """
+        """Sample and make the text, once; raise ReleasedError if the source was released."""
         # What was sampled goes before garbage is collected again. Foreign code may take for ever.
         with contextlib.ExitStack() as stack:
             if not self.quick:
