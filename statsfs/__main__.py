@@ -1,6 +1,8 @@
 """`python -m statsfs`: the command `statsfs`."""
 
+import sys
+
 from statsfs.cli import main
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,7 +1,6 @@
-"""The errors of statsfs.
+"""The family of errors; each also derives from a builtin, so that a program may catch either.
 
-Owns the family of errors; every other module may import it. Each error also derives from a builtin,
-so that a program may catch either. Threading: errors are plain objects. The family::
+Threading: errors are plain objects. The family::
 
     StatsfsError
     ├── TreeError            (ValueError)        a second parent, a cycle, not a subordinate
@@ -56,25 +55,17 @@ class StatsfsError(Exception):
 
 
 class _ErrnoError(StatsfsError, OSError):
-    # `errno` is the system's number, or None.
-
     def __init__(self, message: str, offender: object = None, errno: int | None = None) -> None:
         super().__init__(message, offender)
         self.errno = errno
 
 
 class TreeError(StatsfsError, ValueError):
-    """The source has a parent already, would be its own ancestor, or is not a subordinate there.
-
-    `offender` is the source.
-    """
+    """A second parent, a cycle, or not a subordinate; `offender` is the source."""
 
 
 class DuplicateNameError(StatsfsError, ValueError):
-    """A sibling has the name already, or an array or a value is declared twice.
-
-    `offender` is the name, or the array.
-    """
+    """A sibling's name, or an array or value declared twice; `offender` is that name or array."""
 
 
 class InvalidNameError(StatsfsError, ValueError):
@@ -113,14 +104,14 @@ class ExhaustedError(StatsfsError, OverflowError):
 
 
 class MountError(_ErrnoError):
-    """The mount was refused; the message is one line that says what to do.
+    """The mount was refused; the message says what to do.
 
     `offender` is the mount point; `errno` is the system's number, or None.
     """
 
 
 class SegmentError(_ErrnoError):
-    """The segment, or the directory of segments, was refused; the message is one line.
+    """The segment, or the directory of segments, was refused.
 
     `offender` is the path; `errno` is the system's number, or None.
     """

@@ -1,32 +1,19 @@
 """The command line, `statsfs`: arguments, output, exit codes.
 
-Owns the entry point: without click or rich it prints one line that names what is missing. The
-commands are in `commands`, `demo`, `daemon` and `install_mount_helper`.
-
-Exit codes: 0 done, also when stopped by a signal; 1 failed; 2 wrong usage.
+Owns the entry point: without click or rich it prints one line that names what is missing. Exit
+codes: 0 done, also when stopped by a signal; 1 failed; 2 wrong usage.
 
 Threading: everything here runs in the main thread; mounts are served by threads of their own.
 """
 
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-__all__ = ["main", "run_command"]
-
-
-def main() -> NoReturn:
-    """Run the command that the arguments name, and exit."""
-    sys.exit(run_command())
+__all__ = ["main"]
 
 
-def run_command(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
-    """Run a command; return the exit code.
-
-    Args:
-        arguments: its name and what follows; the process's by default.
-        program: begins the line of an error.
-    """
+def main(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
+    """Run a command, return the exit code; `program` begins the line of an error."""
     try:
         from statsfs.cli.commands import run
 

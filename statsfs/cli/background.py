@@ -16,58 +16,25 @@ import socket
 import sys
 import syslog
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import click
 
-__all__ = ["Background", "detach"]
+__all__ = ["detach"]
 
 _SYSTEM_LOG: Final = "/dev/log"
 _PATIENCE: Final = 1.0  # seconds for the last lines
 _READY: Final = b"!"
 
 
-class Background:
-    """The server, in the child.
+def detach(log: str | None) -> Callable[[], None]:
+    """Fork, and return in the child a function for it to call when it is ready.
 
-    Args:
-        pipe: where the parent waits for a byte.
-        file: a descriptor for the later output; None for the system log.
-    """
-
-    def __init__(self, pipe: int, file: int | None) -> None:
-        self._pipe = pipe
-        self._file = file
-
-    def ready(self) -> None:
-        """Let the parent end with status 0, and leave its terminal and its directory.
-
-        Raises:
-            BrokenPipeError: the parent has ended already; then the server is not wanted.
-        """
-        if self._file is None and not _is_logged():
-            click.echo(
-                f"statsfs: no system log ({_SYSTEM_LOG}): later messages go to the console, or "
-                "are lost; see --log",
-                err=True,
-            )
-        os.setsid()
-        os.chdir("/")
-        if self._file is None:
-            _log_to_system()
-        else:
-            # This has no effect if a loaded program has set up logging.
-            logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
-            _redirect(self._file, 1, 2)
-        os.write(self._pipe, _READY)
-        os.close(self._pipe)
-
-
-def detach(log: str | None) -> Background:
-    """Fork, and return in the child.
-
-    Args:
-        log: a file for the child's output once it is ready; None for the system log.
+    The function lets the parent end, leaves its terminal and directory, and sends later output to
+    the file `log`, or to the system log. BrokenPipeError: the parent has ended already, so that the
+    server is not wanted.
 
     Raises:
         SystemExit: in the parent: with 0 when the child is ready, else with its status.
@@ -88,7 +55,7 @@ def detach(log: str | None) -> Background:
     os.close(reading)
     os.umask(0o022)
     _redirect(os.open(os.devnull, os.O_RDONLY), 0)
-    return Background(writing, file)
+    return partial(_leave, writing, file)
 
 
 def _wait(child: int, pipe: int) -> int:
@@ -104,13 +71,29 @@ def _wait(child: int, pipe: int) -> int:
     return status
 
 
+def _leave(pipe: int, file: int | None) -> None:
+    if file is None and not _has_system_log():
+        text = f"no system log ({_SYSTEM_LOG}): later messages go to the console, or are lost"
+        click.echo(f"statsfs: {text}; see --log", err=True)
+    os.setsid()
+    os.chdir("/")
+    if file is None:
+        _log_to_system()
+    else:
+        # This has no effect if a loaded program has set up logging.
+        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+        _redirect(file, 1, 2)
+    os.write(pipe, _READY)
+    os.close(pipe)
+
+
 def _redirect(source: int, *descriptors: int) -> None:
     for descriptor in descriptors:
         os.dup2(source, descriptor)
     os.close(source)
 
 
-def _is_logged() -> bool:
+def _has_system_log() -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         # Other errors: a socket of another type, which glibc may know.
         return log.connect_ex(_SYSTEM_LOG) not in (errno.ENOENT, errno.ECONNREFUSED)

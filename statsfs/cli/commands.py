@@ -1,9 +1,7 @@
 """The commands of `statsfs`, and the exit codes of their errors.
 
 Owns the group of commands, `umount`, and how errors end: a user's mistake is one line on stderr,
-never a traceback.
-
-Threading: main thread only, see `signals`.
+never a traceback. Threading: main thread only.
 """
 
 import os
@@ -22,10 +20,14 @@ from statsfs.filesystem.mountpoints import find_mount, unmount
 
 __all__ = ["cli", "run"]
 
-_DONE, _FAILED, _USAGE = 0, 1, 2  # the exit codes
+_FAILED, _USAGE = 1, 2  # exit codes
 
 
-@click.group(epilog=EPILOG, context_settings={"max_content_width": 100})
+@click.group(
+    commands=[demo, install_mount_helper, mount_command],
+    epilog=EPILOG,
+    context_settings={"max_content_width": 100},
+)
 @click.version_option(statsfs.__version__, prog_name="statsfs", message="%(prog)s %(version)s")
 def cli() -> None:
     """Show a program's counters as files: live, with totals in every directory above.
@@ -36,7 +38,7 @@ def cli() -> None:
     """
 
 
-@click.command(epilog=EPILOG)
+@cli.command(epilog=EPILOG)
 @click.argument("mountpoint")
 def umount(mountpoint: str) -> None:
     """Unmount the statsfs at MOUNTPOINT.
@@ -59,17 +61,8 @@ def umount(mountpoint: str) -> None:
         raise click.ClickException(f"{mountpoint} is busy: {hint}") from error
 
 
-for command in (demo, install_mount_helper, mount_command, umount):
-    cli.add_command(command)
-
-
-def run(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int:
-    """Run a command; return the exit code.
-
-    Args:
-        arguments: its name and what follows; the process's by default.
-        program: begins the line of an error.
-    """
+def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
+    """Run a command, as `statsfs.cli.main`; return the exit code."""
     try:
         cli.main(arguments, prog_name="statsfs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -78,13 +71,11 @@ def run(arguments: Sequence[str] | None = None, program: str = "statsfs") -> int
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "statsfs"
         return _fail(program, f"{error.format_message()} (see {command} --help)", _USAGE)
-    except click.ClickException as error:
-        return _fail(program, error.format_message())
-    except StatsfsError as error:
-        return _fail(program, str(error))
+    except (click.ClickException, StatsfsError) as error:
+        return _fail(program, error.message)
     except (Stopped, click.Abort, BrokenPipeError):
         silence()
-    return _DONE
+    return 0
 
 
 def _fail(program: str, message: str, code: int = _FAILED) -> int:

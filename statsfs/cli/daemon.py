@@ -1,9 +1,7 @@
 """`statsfs mount`: what programs publish, and other sources, in a mount; the host's daemon.
 
 Owns the command, its options, and its life once it is mounted, of which systemd is told.
-
-Threading: main thread only; a thread of ours waits for an unmount by others, so that an idle daemon
-does not wake up.
+Threading: main thread only.
 """
 
 import contextlib
@@ -11,14 +9,14 @@ import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
 import click
 
 from statsfs.cli import loading, serving
-from statsfs.cli.background import Background, detach
+from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop
 from statsfs.cli.systemd import notify
 from statsfs.collector.collector import Collector
@@ -46,10 +44,9 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @click.argument("mountpoint")
 @click.option(
     "--load",
-    "loads",
     metavar="MODULE:FUNCTION",
     multiple=True,
-    callback=loading.parse,
+    callback=loading.check,
     help="A function to call with the registry; its module is in the current directory, or "
     "installed.",
 )
@@ -70,7 +67,6 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 )
 @click.option(
     "--qmp",
-    "sockets",
     metavar="SOCKET",
     multiple=True,
     help="Show a running QEMU in `kvm`: its QMP socket, which no other client uses; or a quoted "
@@ -92,7 +88,6 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @click.option(
     "-b",
     "--background",
-    "in_background",
     is_flag=True,
     help="Return when it is mounted, and serve in a process of its own until it is unmounted.",
 )
@@ -104,8 +99,8 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @serving.listen_option
 def mount_command(
     mountpoint: str,
-    loads: list[tuple[str, str]],
-    sockets: tuple[str, ...],
+    load: tuple[str, ...],
+    qmp: tuple[str, ...],
     segments: tuple[str, ...],
     create: bool,
     allow_other: bool | None,
@@ -114,7 +109,7 @@ def mount_command(
     switch_interval: float | None,
     root: str | None,
     read_only: bool,
-    in_background: bool,
+    background: bool,
     log: str | None,
     listen: tuple[str, int] | None,
 ) -> None:
@@ -133,16 +128,15 @@ def mount_command(
     Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
       statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
-    if in_background:
-        sockets = tuple(map(os.path.abspath, sockets))  # the server's directory is another
-    background = _start(mountpoint, in_background, log)
+    if background:
+        qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
+    ready = _start(mountpoint, background, log)
     stop = Stop()
     registry = Registry()
     with stop.interrupting():
-        loading.load(registry, loads)
+        loading.load(registry, load)
     with (
-        _watching_vms(registry, sockets),
-        _collecting(registry, segments or ([] if loads or sockets else [None])),
+        _filling(registry, qmp, segments or ([] if load or qmp else [None])),
         serving.listening(registry, listen) as server,
         mount(
             registry,
@@ -158,7 +152,14 @@ def mount_command(
         if read_only:
             _protect(mounted)
         serving.announce(mounted, server)
-        _serve(stop, mounted, background)
+        if ready is None:
+            notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
+        else:
+            ready()
+        serving.stop_when_unmounted(stop, mounted)
+        stop.wait()
+        if ready is None:
+            notify("STOPPING=1")
     serving.say(f"unmounted {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
     if left:
@@ -166,14 +167,14 @@ def mount_command(
         stop.release()
 
 
-def _start(mountpoint: str, in_background: bool, log: str | None) -> Background | None:
-    # Goes to the background, if that is wanted; before any thread is started.
+def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], None] | None:
+    # Goes to the background, if that is wanted, before any thread is started; see `detach`.
     path = resolve_mountpoint(mountpoint)
     if find_mount(path) is not None:
         # Before a directory of segments is refused: its collector may be the server of this mount.
         with lock_mountpoint(path):
             prepare_mountpoint(path, allow_other=False)
-    if in_background:
+    if background:
         return detach(log)
     if log is not None:
         raise click.UsageError("--log needs --background")
@@ -181,28 +182,22 @@ def _start(mountpoint: str, in_background: bool, log: str | None) -> Background 
 
 
 @contextlib.contextmanager
-def _watching_vms(registry: Registry, sockets: Sequence[str]) -> Iterator[None]:
-    # Shows the VMs behind some QMP sockets in `kvm`, within the context; without sockets, nothing.
-    if not sockets:
-        yield
-        return
-    with Source("kvm") as kvm:
-        registry.register(kvm)
-        try:
-            with QemuMonitor(kvm, sockets):
-                yield
-        except ModuleNotFoundError as error:
-            if error.name != "qemu.qmp":
-                raise
-            raise click.ClickException(f"--qmp: {error}") from error
-        finally:
-            registry.unregister(kvm)
-
-
-@contextlib.contextmanager
-def _collecting(registry: Registry, directories: Sequence[str | None]) -> Iterator[None]:
-    # Shows the segments of some directories, within the context; None is the host's or the user's.
+def _filling(
+    registry: Registry, sockets: Sequence[str], directories: Sequence[str | None]
+) -> Iterator[None]:
+    # Shows, within the context, the VMs behind QMP sockets in `kvm`, and the segments of
+    # directories, of which None is the host's or the user's.
     with contextlib.ExitStack() as stack:
+        if sockets:
+            kvm = stack.enter_context(Source("kvm"))
+            registry.register(kvm)
+            stack.callback(registry.unregister, kvm)
+            try:
+                stack.enter_context(QemuMonitor(kvm, sockets))
+            except ModuleNotFoundError as error:
+                if error.name != "qemu.qmp":
+                    raise
+                raise click.ClickException(f"--qmp: {error}") from error
         if directories:
             serving.raise_descriptor_limit()  # a segment is a descriptor
         for directory in directories:
@@ -231,20 +226,3 @@ def _protect(mounted: Mount) -> None:
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         raise click.ClickException(f"--read-only: {done.stderr}")
-
-
-def _serve(stop: Stop, mounted: Mount, background: Background | None) -> None:
-    # Says that it is mounted, to the parent or to systemd; returns when told to stop, or unmounted.
-    if background is None:
-        notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
-    else:
-        background.ready()
-
-    def stop_when_unmounted() -> None:
-        mounted.wait()
-        stop.tell()
-
-    threading.Thread(target=stop_when_unmounted, name="statsfs-unmounted", daemon=True).start()
-    stop.wait()
-    if background is None:
-        notify("STOPPING=1")

@@ -1,9 +1,7 @@
 """`statsfs demo`: VMs that work, come and go in a mount, until the end.
 
 Owns the command, its options, and the course of time. The VMs are mock ones or real ones, which are
-used alike.
-
-Threading: main thread only; the vCPUs, mock or real, have threads of their own.
+used alike. Threading: main thread only; the vCPUs, mock or real, have threads of their own.
 """
 
 import math
@@ -16,18 +14,17 @@ from typing import Final
 import click
 
 from statsfs.cli import serving
-from statsfs.cli.demo_screen import open_screen
+from statsfs.cli.demo_screen import Screen
 from statsfs.cli.signals import Stop
 from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import MockKvm
 from statsfs.demo.real_kvm import RealKvm
-from statsfs.filesystem.mounting import Mount, mount
+from statsfs.filesystem.mounting import mount
 from statsfs.tree.registry import Registry
 
 __all__ = ["demo"]
 
 _REFRESH: Final = 1.0  # seconds
-_POLL: Final = 0.2  # seconds between two looks for an unmount by others
 
 
 @click.command(epilog=serving.EPILOG, context_settings={"show_default": True})
@@ -98,8 +95,13 @@ def demo(
             mount(registry, mountpoint, create=True, root=root) as mounted,
         ):
             serving.announce(mounted, server)
+            serving.stop_when_unmounted(stop, mounted)
             churning = _churn(kvm, vcpus, churn) if churn else repeat(math.inf)
-            _run(stop, mounted, kvm, churning, duration)
+            try:
+                with closing(Screen(kvm, mounted)) as screen:
+                    _run(stop, screen, churning, math.inf if duration is None else duration)
+            except OSError:
+                serving.silence()
     serving.say(f"unmounted {mounted.mountpoint}")
 
 
@@ -135,22 +137,15 @@ def _churn(kvm: Kvm[Vm], vcpus: int, period: float) -> Iterator[float]:
         yield (due := max(due + period / 2, time.monotonic()))
 
 
-def _run(
-    stop: Stop, mounted: Mount, kvm: Kvm[Vm], churning: Iterator[float], duration: float | None
-) -> None:
-    # Returns when told to stop, unmounted by others, or after `duration` seconds.
+def _run(stop: Stop, screen: Screen, churning: Iterator[float], duration: float) -> None:
+    # Returns when told to stop, or after `duration` seconds; OSError: the output has no reader.
     begun = time.monotonic()
-    end = math.inf if duration is None else begun + duration
-    refresh_due, churn_due = begun + _REFRESH, begun
-    try:
-        with closing(open_screen(kvm, mounted)) as screen:
-            while (now := time.monotonic()) < end and not mounted.wait(0):
-                if now >= churn_due:
-                    churn_due = next(churning)
-                if now >= refresh_due:
-                    screen.show()
-                    refresh_due = max(refresh_due + _REFRESH, now)
-                if stop.wait(min(_POLL, refresh_due - now, churn_due - now, end - now)):
-                    return
-    except OSError:
-        serving.silence()
+    end, refresh_due, churn_due = begun + duration, begun + _REFRESH, begun
+    while (now := time.monotonic()) < end:
+        if now >= churn_due:
+            churn_due = next(churning)
+        if now >= refresh_due:
+            screen.show()
+            refresh_due = max(refresh_due + _REFRESH, now)
+        if stop.wait(min(refresh_due, churn_due, end) - now):
+            return

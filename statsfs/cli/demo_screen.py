@@ -1,22 +1,19 @@
 """The demo's screen: a live table on a terminal, elsewhere one line a second.
 
-Owns the totals and rates that it shows of a KVM, mock or real.
-
-Threading: main thread only.
+Owns the totals and rates that it shows of a KVM, mock or real. Threading: main thread only.
 """
 
 import shlex
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable
 from itertools import pairwise
 from typing import Final
 
 import click
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 
 from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import VcpuStats, VmStats
@@ -25,7 +22,7 @@ from statsfs.filesystem.mounting import Mount
 from statsfs.model.stats import values_of
 from statsfs.model.values import Kind
 
-__all__ = ["Screen", "open_screen"]
+__all__ = ["Screen"]
 
 _TOTALS: Final = (
     "exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "irq_injections", "hypercalls",
@@ -50,25 +47,41 @@ _SMOOTH: Final = 4
 
 
 class Screen:
-    """Shows some totals of a KVM, and the exits of its VMs.
+    """Some totals of a KVM and the exits of its VMs; OSError: the output has no reader any more."""
 
-    Args:
-        kvm: the KVM.
-        names: the totals; those that the kernel lacks are left out.
-    """
-
-    def __init__(self, kvm: Kvm[Vm], names: Iterable[str]) -> None:
+    def __init__(self, kvm: Kvm[Vm], mounted: Mount) -> None:
+        real = isinstance(kvm, RealKvm)
+        names: tuple[str, ...] = _REAL_LINE if real else _LINE
+        self._live: Live | None = None
+        if sys.stdout.isatty() and not Console().is_dumb_terminal:
+            names = _REAL_TOTALS if real else _TOTALS
+            self._live = Live(console=Console(highlight=False), auto_refresh=False)
+        shown = kvm.source.names()  # kernels differ
         self._kvm = kvm
-        shown = kvm.source.names()
         self._names = [name for name in names if name in shown]
         self._samples: deque[tuple[float, dict[str, int]]] = deque(maxlen=_SMOOTH)
+        if self._live is None:
+            self._take()  # so that the first line has a rate
+        else:
+            _suggest(mounted.mountpoint if mounted.root else f"{mounted.mountpoint}/kvm")
+            self._live.start()
+            self.show()
 
     def show(self) -> None:
-        """Show the numbers of now; OSError if the output has no reader any more."""
-        raise NotImplementedError
+        """Show the numbers of now."""
+        totals, exits = self._take()
+        if self._live is not None:
+            grid = Table.grid(padding=(0, 3))
+            grid.add_row(self._list_totals(totals), self._list_vms(exits))
+            self._live.update(grid, refresh=True)
+            return
+        numbers = (f"{name} {total} (+{self._rate(name):.0f}/s)" for name, total in totals.items())
+        click.echo(f"{len(exits)} VM{' ' if len(exits) == 1 else 's'}  {'  '.join(numbers)}")
 
     def close(self) -> None:
         """Give the terminal back as it was."""
+        if self._live is not None:
+            self._live.stop()
 
     def _take(self) -> tuple[dict[str, int], dict[str, int]]:
         # Samples the totals, and the exits of each VM.
@@ -84,39 +97,6 @@ class Screen:
         # A step back means that it was cleared, or that a VM went.
         grown = sum(max(0, after - before) for (_, before), (_, after) in pairwise(points))
         return grown / elapsed if elapsed else 0.0
-
-
-class _LineScreen(Screen):
-    # One plain line for each moment.
-
-    def __init__(self, kvm: Kvm[Vm], names: Iterable[str]) -> None:
-        super().__init__(kvm, names)
-        self._take()  # so that the first line has a rate
-
-    def show(self) -> None:
-        totals, exits = self._take()
-        numbers = (f"{name} {total} (+{self._rate(name):.0f}/s)" for name, total in totals.items())
-        click.echo(f"{len(exits)} VM{' ' if len(exits) == 1 else 's'}  {'  '.join(numbers)}")
-
-
-class _LiveScreen(Screen):
-    # A table on a terminal that is drawn anew in place.
-
-    def __init__(self, kvm: Kvm[Vm], names: Iterable[str]) -> None:
-        super().__init__(kvm, names)
-        self._live = Live(console=Console(highlight=False), auto_refresh=False)
-        self._live.start()
-        self.show()
-
-    def show(self) -> None:
-        totals, exits = self._take()
-        grid = Table.grid(padding=(0, 3))
-        grid.add_row(self._list_totals(totals), self._list_vms(exits))
-        self._live.update(grid, refresh=True)
-
-    def close(self) -> None:
-        """Leave the last table where it is, and give the cursor back."""
-        self._live.stop()
 
     def _list_totals(self, totals: dict[str, int]) -> Table:
         table = _make_table("kvm", "total", "per second")
@@ -139,20 +119,12 @@ class _LiveScreen(Screen):
 
 
 def _make_table(first: str, *others: str) -> Table:
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column(first, no_wrap=True, style="bold")
-    for title in others:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
+    numbers = (Column(title, justify="right", no_wrap=True) for title in others)
+    name = Column(first, no_wrap=True, style="bold")
+    return Table(name, *numbers, box=None, padding=(0, 1), pad_edge=False)
 
 
-def open_screen(kvm: Kvm[Vm], mounted: Mount) -> Screen:
-    """Return a live table on a terminal that can move its cursor, plain lines elsewhere."""
-    real = isinstance(kvm, RealKvm)
-    if not sys.stdout.isatty() or Console().is_dumb_terminal:
-        return _LineScreen(kvm, _REAL_LINE if real else _LINE)
-    path = mounted.mountpoint if mounted.root else f"{mounted.mountpoint}/{kvm.source.name}"
+def _suggest(path: str) -> None:
     exits, grep = shlex.quote(f"{path}/exits"), f"grep -r --include=exits . {shlex.quote(path)}"
     click.echo("In another shell, try:")
     click.echo(f"  cat {exits}\n  watch -n1 {shlex.quote(grep)}\n  echo 0 > {exits}\n")
-    return _LiveScreen(kvm, _REAL_TOTALS if real else _TOTALS)

@@ -1,9 +1,7 @@
 """`statsfs install-mount-helper`: a link where mount(8) looks for its helpers.
 
 Owns the link in /sbin to the program `mount.statsfs` of this installation. A link, unlike a copy,
-shows in `ls -l` what root will run, and differs from another program.
-
-Threading: main thread only.
+shows in `ls -l` what root will run, and differs from another program. Threading: main thread only.
 """
 
 import os
@@ -58,7 +56,7 @@ def install_mount_helper(remove: bool, directory: Path) -> None:
 
 
 def _install(link: Path, program: Path) -> None:
-    if os.path.lexists(link) and _target(link) == program:
+    if _target(link) == program:
         click.echo(f"statsfs: {link} is already a link to {program}")
         return
     _check_ours(link)

@@ -1,8 +1,6 @@
 """`--load module:function`: programs that fill the registry of `statsfs mount`.
 
-Owns how such a function is found and called, and the one line of its errors.
-
-Threading: main thread only.
+Owns how such functions are found and called, and the one line of their errors; main thread only.
 """
 
 import importlib
@@ -19,53 +17,40 @@ import click
 
 from statsfs.tree.registry import Registry
 
-__all__ = ["load", "parse"]
+__all__ = ["check", "load"]
 
 _OURS: Final = str(Path(__file__).parent.parent)
 
 
-def parse(
-    ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]
-) -> list[tuple[str, str]]:
-    """Split each `module:function`, both dotted names; the option's callback.
-
-    Raises:
-        click.BadParameter: a text has another form.
-    """
-    names = []
-    for text in texts:
-        module, _, function = text.partition(":")
+def check(ctx: click.Context, param: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that each name is `module:function`, both dotted names; the option's callback."""
+    for name in names:
+        module, _, function = name.partition(":")
         if not all(part.isidentifier() for part in (*module.split("."), *function.split("."))):
-            raise click.BadParameter(f"{text!r} is not module:function", ctx, param)
-        names.append((module, function))
+            raise click.BadParameter(f"{name!r} is not module:function", ctx, param)
     return names
 
 
-def load(registry: Registry, names: Iterable[tuple[str, str]]) -> None:
-    """Find all functions, in the current directory too; then call each, in order.
-
-    Raises:
-        click.BadParameter: a module or a function does not exist.
-        click.ClickException: a module or a function raised an exception.
-    """
+def load(registry: Registry, names: Iterable[str]) -> None:
+    """Find all functions, in the current directory too; then call each, in order."""
     sys.path.insert(0, os.getcwd())
-    found = [(module, function, _find(module, function)) for module, function in names]
-    for module, function, callback in found:
+    found = [(name, _find(name)) for name in names]
+    for name, callback in found:
         try:
             callback(registry)
         except (Exception, SystemExit) as error:  # any exception of the user's program
-            raise _failure(module, function, error) from error
+            raise _failure(name, error) from error
 
 
-def _find(module: str, function: str) -> Callable[[Registry], object]:
+def _find(name: str) -> Callable[[Registry], object]:
+    module, _, function = name.partition(":")
     try:
         imported = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise _failure(module, function, error) from error
-        raise click.BadParameter(f"no module {error.name!r}", param_hint="--load") from None
     except (Exception, SystemExit) as error:  # any exception of the user's program
-        raise _failure(module, function, error) from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None or not f"{module}.".startswith(f"{missing}."):
+            raise _failure(name, error) from error
+        raise click.BadParameter(f"no module {missing!r}", param_hint="--load") from None
     try:
         found: Any = reduce(getattr, function.split("."), imported)
     except AttributeError:
@@ -73,13 +58,13 @@ def _find(module: str, function: str) -> Callable[[Registry], object]:
     if not callable(found):
         message = f"module {module!r} has no function {function!r}"
     elif inspect.iscoroutinefunction(found):
-        message = f"{module}:{function} is a coroutine function; it must be a plain one"
+        message = f"{name} is a coroutine function; it must be a plain one"
     else:
         return found  # type: ignore[no-any-return]  # of a user's function nothing else is known
     raise click.BadParameter(message, param_hint="--load")
 
 
-def _failure(module: str, function: str, error: BaseException) -> click.ClickException:
+def _failure(name: str, error: BaseException) -> click.ClickException:
     # Names the innermost line of the user's program: not ours, not the import system's.
     frames = [
         frame
@@ -88,6 +73,4 @@ def _failure(module: str, function: str, error: BaseException) -> click.ClickExc
         and Path(frame.filename).parent.name != "importlib"
     ]
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    return click.ClickException(
-        f"--load {module}:{function} failed: {type(error).__name__}: {error}{where}"
-    )
+    return click.ClickException(f"--load {name} failed: {type(error).__name__}: {error}{where}")

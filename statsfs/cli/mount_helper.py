@@ -2,9 +2,7 @@
 
 Owns how mount(8) calls its helpers (there: "External helpers"), and the translation of the options
 after `-o` to those of `statsfs mount --background`. The exit codes are mount(8)'s too: 0 mounted, 1
-wrong usage, 32 the mount failed.
-
-Threading: main thread only.
+wrong usage, 32 the mount failed. Threading: main thread only.
 """
 
 import getopt
@@ -19,8 +17,8 @@ from typing import Final, NoReturn
 __all__ = ["main", "translate"]
 
 _SOURCE: Final = "statsfs"
-_WRONG, _FAILED = 1, 32
-_CODES: Final = {0: 0, 1: _FAILED, 2: _WRONG}
+_WRONG: Final = 1
+_CODES: Final = {0: 0, 1: 32, 2: _WRONG}  # by those of `statsfs`
 
 _USAGE: Final = """\
 Usage: mount.statsfs statsfs DIRECTORY [-fnsv] [-N NAMESPACE] [-o OPTION,...]
@@ -69,12 +67,12 @@ def main() -> NoReturn:
         _enter(given["-N"], [sys.argv[0], f"-o{','.join(texts)}", *sorted(flags), *positional])
     if "-f" in given:
         sys.exit(0)
-    from statsfs.cli import run_command
+    from statsfs import cli
 
     if "-v" not in given:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    # The parent ends in there, with the status of the child, which comes from here.
-    sys.exit(_CODES[run_command(command, "mount.statsfs")])
+    # The parent ends in there, with the child's status, which comes from here.
+    sys.exit(_CODES[cli.main(command, "mount.statsfs")])
 
 
 def _make_command(positional: Sequence[str], options: str, *, sloppy: bool) -> list[str]:
@@ -92,12 +90,7 @@ def _make_command(positional: Sequence[str], options: str, *, sloppy: bool) -> l
 
 
 def translate(options: str, *, sloppy: bool = False) -> list[str]:
-    """Return the options of `statsfs mount` for those of mount(8).
-
-    Args:
-        options: the text after `-o`, or in the fourth field of fstab.
-        sloppy: ignore unknown options, as `mount -s` asks.
-    """
+    """Translate the options of mount(8); with `sloppy`, as of `mount -s`, ignore unknown ones."""
     translated = []
     for option in filter(None, options.split(",")):
         name, equals, value = option.partition("=")
@@ -127,9 +120,8 @@ def _find_id(name: str, value: str) -> str:
     try:
         return str(pwd.getpwnam(value).pw_uid if name == "uid" else grp.getgrnam(value).gr_gid)
     except KeyError:
-        raise _WrongUsage(
-            f"option {name}={value}: no such {'user' if name == 'uid' else 'group'}"
-        ) from None
+        what = "user" if name == "uid" else "group"
+        raise _WrongUsage(f"option {name}={value}: no such {what}") from None
 
 
 def _enter(namespace: str, command: list[str]) -> NoReturn:

@@ -1,6 +1,7 @@
-"""What `statsfs demo` and `statsfs mount` share: options, exit codes, and lines on stdout.
+"""What `statsfs demo` and `statsfs mount` share: options, lines on stdout, the end of a mount.
 
-Threading: main thread only.
+Threading: main thread only. A thread of its own waits for an unmount by others, so that an idle
+server does not wake up.
 """
 
 import contextlib
@@ -8,10 +9,12 @@ import math
 import os
 import resource
 import sys
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from statsfs.cli.signals import Stop
 from statsfs.filesystem.mounting import Mount
 from statsfs.monitoring.exposition import serve_metrics
 from statsfs.tree.registry import Registry
@@ -29,6 +32,7 @@ __all__ = [
     "root_option",
     "say",
     "silence",
+    "stop_when_unmounted",
 ]
 
 EPILOG: Final = """\b
@@ -73,20 +77,14 @@ listen_option: Final = click.option(
     "address; port 0 is a free one.",
 )
 root_option: Final = click.option(
-    "--root",
-    metavar="SOURCE",
-    help="Mount this one top-level source as the root, not all of them.",
+    "--root", metavar="SOURCE", help="Mount this one top-level source as the root, not all of them."
 )
 
 
 def listening(
     registry: Registry, address: tuple[str, int] | None
 ) -> "contextlib.AbstractContextManager[MetricsServer | None]":
-    """Answer scrapes at an address, within the context; at None, do not.
-
-    Raises:
-        click.ClickException: the address is refused.
-    """
+    """Answer scrapes at an address, within the context; at None, do not."""
     if address is None:
         return contextlib.nullcontext()
     try:
@@ -100,6 +98,16 @@ def announce(mounted: Mount, server: "MetricsServer | None") -> None:
     say(f"mounted at {mounted.mountpoint}")
     if server is not None:
         say(f"metrics at {server.url}")
+
+
+def stop_when_unmounted(stop: Stop, mounted: Mount) -> None:
+    """Tell a command to stop once others have unmounted."""
+
+    def wait() -> None:
+        mounted.wait()
+        stop.tell()
+
+    threading.Thread(target=wait, name="statsfs-unmounted", daemon=True).start()
 
 
 def raise_descriptor_limit() -> None:
@@ -117,8 +125,6 @@ def say(text: str) -> None:
 
 
 def silence() -> None:
-    """Send stdout nowhere from now on: its reader is gone.
-
-    Else Python tries to write the rest at its end, and exits with status 120.
-    """
+    """Send stdout nowhere from now on: its reader is gone."""
+    # Else Python tries to write the rest at its end, and exits with status 120.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

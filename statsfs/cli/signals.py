@@ -2,8 +2,7 @@
 
 Owns the signal handlers. A handler that raises could hit the middle of an unmount, and one that
 sets an Event could deadlock with a wait for it; so ours writes into a pipe, which commands read.
-
-Threading: main thread only, as Python's signal handlers are.
+Threading: main thread only, as Python's signal handlers are; `Stop.tell` from any thread.
 """
 
 import os
@@ -20,7 +19,7 @@ _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopped(BaseException):
-    """A signal told the command to stop while foreign code ran; see `Stop.interrupting`."""
+    """A signal told the command to stop, see `Stop.interrupting`."""
 
 
 class Stop:
@@ -38,7 +37,7 @@ class Stop:
                 signal.signal(number, self._told)
 
     def tell(self) -> None:
-        """Tell it to stop, from any thread."""
+        """Tell it to stop."""
         try:
             os.write(self._write, b"!")
         except BlockingIOError:

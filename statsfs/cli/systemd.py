@@ -1,9 +1,7 @@
 """Notifications to systemd: the service is ready, or about to end.
 
 Owns sd_notify(3)'s protocol: a datagram of `NAME=value` lines to the socket that the environment
-names. It takes fewer lines than the use of libsystemd.
-
-Threading: as the caller's.
+names. It takes fewer lines than the use of libsystemd. Threading: that of the caller.
 """
 
 import logging
@@ -16,11 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def notify(*states: str) -> None:
-    """Notify systemd, if this is a service of it; a failure is logged.
-
-    Args:
-        states: lines of sd_notify(3), as "READY=1".
-    """
+    """Send states such as "READY=1" to systemd, if this is a service of it; log a failure."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

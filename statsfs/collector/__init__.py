@@ -1,7 +1,4 @@
-"""The daemon's half of many processes: the segments of a directory as one tree.
-
-It wants `inotify_simple` when it starts.
-"""
+"""The daemon's half of many processes; it needs `inotify_simple` when it starts."""
 
 from statsfs.collector.collector import Collector
 

@@ -1,15 +1,12 @@
 """The collector: keeps a registry in step with a directory of segments.
 
-Owns the thread in which everything happens that is not a reader's doing, and the order of a start:
-records, removing what they name, letting in what is there, folding the dead; only then is `start`
-done, so that whoever mounts after it shows a whole tree. The parts are `watching` (what happened),
-`home` (the directories), `members` (who is let in), `branches` (where in the tree) and `ledger`
-(what outlives it).
+Owns the thread, and the order of a start: records, the files that they name, living segments, dead
+ones. All of that is done when `start` returns, so that a mount after it shows a whole tree.
 
 Threading: the tree is changed by `start`, then by the collector's own thread, then by `close`, one
-after the other. Readers' threads call two things: `refresh` of the leaves, under the lock of their
-numbers, and `cleared`, under that of the branches. Under neither is the tree ever changed, since
-the listeners of a change may wait for a reader. The order of locks is: branches, tree, numbers.
+after the other. Readers' threads call `refresh` of segments, under the lock of their numbers, and
+`note_clear`, under that of the journal. The tree is changed under neither, as the listeners of a
+change may wait for a reader. The order of locks is: journal, tree, numbers.
 """
 
 import logging
@@ -21,12 +18,14 @@ import weakref
 from pathlib import Path
 from typing import Final, Self
 
-from statsfs.closings import Closing
-from statsfs.collector.directories import Home, find_home
-from statsfs.collector.journal import Ledger
-from statsfs.collector.known_values import Vocabulary
-from statsfs.collector.members import Members
+from statsfs.collector.admission import Admission
+from statsfs.collector.directories import Directories, default_directory
+from statsfs.collector.folding import SegmentFolding
+from statsfs.collector.journal import Journal
+from statsfs.collector.known_values import KnownValues
+from statsfs.collector.liveness import Liveness
 from statsfs.collector.timers import Timers
+from statsfs.collector.trusted_directory import Location, TrustedDirectory
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
@@ -37,13 +36,13 @@ __all__ = ["Collector"]
 
 log = logging.getLogger(__name__)
 
-_RESCAN: Final = 60.0  # seconds; for what inotify may have missed
-_PATIENCE: Final = 1.0  # seconds between two tries of what failed
-_SETTLED: Final = 256  # files that are looked at before the dead among them are folded
+_RESCAN: Final = 60.0  # seconds; inotify may miss something
+_PAUSE: Final = 1.0  # seconds between two tries
+_BATCH: Final = 256  # files that are looked at before the dead ones are folded
 
 
-class Collector(Closing):
-    """What shows the segments of a directory in a registry, and keeps what the dead counted.
+class Collector:
+    """Shows the segments of a directory in a registry, and keeps what dead ones counted.
 
     From `start` to `close`, or as a context manager. Several may have one registry: each top-level
     name is shown by the one that has it first.
@@ -54,30 +53,26 @@ class Collector(Closing):
             `$XDG_RUNTIME_DIR/statsfs` for others.
 
     Attributes:
-        directory: where it looks.
+        directory: of the segments.
 
     Raises:
         SegmentError: there is no default directory.
     """
 
     def __init__(self, registry: Registry, directory: str | os.PathLike[str] | None = None) -> None:
-        self.directory: Final = Path(directory) if directory is not None else find_home()
+        self.directory: Final = Path(default_directory() if directory is None else directory)
         self._path = os.path.abspath(self.directory)
         self._registry = registry
         self._thread: threading.Thread | None = None
-        self._stopping = False
-        self._timers = Timers()
-        self._ledger: Ledger
-        self._members: Members
-        self._watch: Watch
-        self._home: Home | None = None
-        self._owner = (os.geteuid(), os.getegid())
-        self._retrying = False
-        self._said = ""
+        self._directories: Directories | None = None
+        self._last_error = ""
 
     def __enter__(self) -> Self:
         self.start()
         return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __repr__(self) -> str:
         state = "collecting" if self._thread is not None else "closed"
@@ -87,18 +82,14 @@ class Collector(Closing):
         """Show what is there, and begin to keep it up to date; nothing happens if it has begun.
 
         Raises:
-            SegmentError: the directory is refused, another collector has it, or inotify is not to
-                be had; the message is one line that says what to do.
+            SegmentError: the directory is refused, it has another collector, or there is no
+                inotify; the message is one line that says what to do.
         """
         if self._thread is not None:
             return
-        self._stopping = self._retrying = False
-        self._timers = Timers()
+        self._stopping = False
         self._watch = Watch()
-        vocabulary = Vocabulary()
-        wake = self._watch.wake
-        self._ledger = Ledger(self._registry, vocabulary, self._find_owner, wake)
-        self._members = Members(self._ledger, vocabulary, self._timers.add)
+        self._make_parts()
         try:
             self._open()
         except BaseException as error:
@@ -108,13 +99,22 @@ class Collector(Closing):
                 raise SegmentError(why, self._path, error.errno) from error
             raise
         self._registry.add_listener(self._hear)
-        self._timers.add(_RESCAN, self._rescan)
+        self._timers.add(_RESCAN, self._rescan_again)
         self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
         _live.add(self)
         self._thread.start()
 
+    def _make_parts(self) -> None:
+        known_values, timers = KnownValues(), Timers()
+        journal = Journal(self._registry, known_values, self._watch.wake)
+        liveness = Liveness(timers)
+        admission = Admission(journal, known_values, liveness, timers)
+        self._folding = SegmentFolding(journal, liveness, admission, timers)
+        self._timers, self._journal = timers, journal
+        self._liveness, self._admission = liveness, admission
+
     def close(self) -> None:
-        """Take all of it out of the registry, and leave the segments to the next collector."""
+        """Take everything out of the registry, and leave the segments to the next collector."""
         if self._thread is None:
             return
         self._stopping = True
@@ -126,172 +126,154 @@ class Collector(Closing):
         self._end()
 
     def _end(self) -> None:
-        # First: who clears what is open still must not write down that nothing is left.
-        self._ledger.lose()
-        self._ledger.branches.clear()
-        self._members.close()
-        self._leave_home()
+        # First the records: a clear through an open file must not write that nothing is left.
+        self._journal.close_files()
+        self._journal.path_sources.clear()
+        self._liveness.close()
+        self._close_directories()
         self._watch.close()
 
     def _disown(self) -> None:
-        # In a forked child, where nobody collects: the parent's lock, watches and records are not
-        # to be kept, nor touched.
+        # In a forked child: the lock, the watches and the records are the parent's.
         self._thread = None
         self._watch.close()
-        self._ledger.leave_to_parent()
-        if self._home is not None:
-            self._home.disown()
-
-    def _find_owner(self, name: str) -> tuple[int, int]:
-        return self._owner if self._home is None else self._home.find_owner(name)
-
-    # The directory
+        self._journal.leave_to_parent()
+        if self._directories is not None:
+            self._directories.drop_lock()
 
     def _open(self) -> None:
-        home = self._home = Home(self._path, self._watch)
+        directories = self._directories = Directories(self._path, self._watch)
         try:
-            home.look_around()
-            self._ledger.load(home.records)
-            self._members.remove_folded(home.directories)
-            self._scan()
-            self._ledger.branches.prune()
+            directories.look_around()
+            self._journal.load(directories)
+            self._folding.remove_folded(directories.by_prefix)
+            self._scan(directories)
+            self._journal.path_sources.prune()
         except BaseException:
             # Records that were not read must not be written.
-            self._leave_home()
+            self._close_directories()
             raise
 
-    def _leave_home(self) -> None:
-        if self._home is not None:
-            self._ledger.lose()
-            self._home.close()
-            self._home = None
+    def _close_directories(self) -> None:
+        self._journal.close_files()
+        if self._directories is not None:
+            self._directories.close()
+            self._directories = None
 
     def _lose(self) -> None:
         log.warning("%s is gone: waiting for it; what was counted stays", self._path)
-        self._leave_home()
-        for leaf in list(self._members.leaves.values()):
-            self._members.leave_orphan(leaf)
-        # Not at once: whoever removes the directory would find a new lock in it meanwhile.
-        self._timers.add(_PATIENCE, self._reopen)
+        self._close_directories()
+        self._liveness.keep_in({})
+        # Not at once: a new lock in it would hinder whoever is removing the directory.
+        self._timers.add(_PAUSE, self._reopen)
 
     def _reopen(self) -> None:
-        if self._home is not None:
+        if self._directories is not None:
             return
         try:
             if not os.path.isdir(self._path):
                 raise FileNotFoundError
             self._open()
         except (OSError, StatsfsError) as error:
-            if isinstance(error, StatsfsError) and str(error) != self._said:
-                self._said = str(error)
+            if isinstance(error, StatsfsError) and str(error) != self._last_error:
+                self._last_error = str(error)
                 log.error("%s", error)
-            self._timers.add(_PATIENCE, self._reopen)
+            self._timers.add(_PAUSE, self._reopen)
         else:
-            self._said = ""
+            self._last_error = ""
             log.warning("%s is there again", self._path)
 
-    def _scan(self) -> None:
-        assert self._home is not None
-        self._home.look_around()
-        for leaf in list(self._members.leaves.values()):
-            if leaf.directory is not self._home.directories.get(leaf.directory.prefix):
-                self._members.leave_orphan(leaf)
-        for directory, files in self._home.scan():
-            known = dict.fromkeys(self._members.files_in(directory.prefix))
-            new = [file for file in files if file not in known]
-            looked = [*known, *directory.in_order(new)]
-            for number, file in enumerate(looked):
-                self._members.look(directory, file)
-                if number % _SETTLED == _SETTLED - 1:
-                    self._members.settle()
-            self._members.forget_all_but(directory.prefix, looked)
-        self._members.settle()
+    def _scan(self, directories: Directories) -> None:
+        directories.look_around()
+        self._liveness.keep_in(directories.by_prefix)
+        for directory in list(directories.by_prefix.values()):
+            self._look_at_files(directories, directory)
+            directory.remove_unfinished()
+        self._folding.fold_dead()
+
+    def _look_at_files(self, directories: Directories, directory: TrustedDirectory) -> None:
+        files = directories.list_files(directory)
+        if files is None:
+            return
+        known = dict.fromkeys(self._liveness.files_in(directory))
+        looked = [*known, *directory.in_order(file for file in files if file not in known)]
+        for number, file in enumerate(looked, 1):
+            self._admission.look(Location(directory, file))
+            if not number % _BATCH:
+                self._folding.fold_dead()
+        self._admission.forget_all_but(directory.prefix, looked)
+
+    def _rescan_again(self) -> None:
+        self._timers.add(_RESCAN, self._rescan_again)
+        self._rescan()
 
     def _rescan(self) -> None:
-        self._timers.add(_RESCAN, self._rescan)
-        self._rescan_now()
-
-    def _rescan_now(self) -> None:
-        if self._home is None:
-            return
-        if self._home.is_there:
-            self._members.remove_folded(self._home.directories)
-            self._scan()
-        else:
+        directories = self._directories
+        if directories is not None and not directories.is_there():
             self._lose()
-
-    # The thread
+        elif directories is not None:
+            self._folding.remove_folded(directories.by_prefix)
+            self._scan(directories)
 
     def _run(self) -> None:
         while not self._stopping:
             try:
                 self._step()
             except Exception:
-                # A mistake of ours, perhaps, or no memory: a daemon that shows old numbers and
-                # says nothing is worse than one that says so, and looks at everything anew.
+                # A daemon must not go on with old numbers and say nothing.
                 log.exception("%s: collecting failed; looking at everything anew", self._path)
-                time.sleep(_PATIENCE)
-                self._timers.add(0, self._reopen if self._home is None else self._rescan_now)
+                time.sleep(_PAUSE)
+                self._timers.add(0, self._reopen if self._directories is None else self._rescan)
 
     def _step(self) -> None:
-        events = self._watch.wait(self._timers.seconds_left)
-        if self._home is not None:
-            self._handle(events)
+        left = self._timers.seconds_left
+        self._handle(self._watch.wait(min(left, _PAUSE) if self._journal.failed else left))
         self._timers.run()
-        self._members.settle()
-        if self._ledger.failed and not self._retrying:
-            self._retrying = True
-            self._timers.add(_PATIENCE, self._retry)
-
-    def _retry(self) -> None:
-        self._retrying = False
-        self._ledger.retry()
+        self._folding.fold_dead()
+        if self._journal.failed:
+            self._journal.write_all()
 
     def _hear(self, change: ChangeNotice) -> None:
-        # In any thread: somebody may have given a top-level name up.
-        if 0 in change.touched and self._members.waiting:
-            self._members.note_vacancy()
+        # In any thread: a top-level name may have become free.
+        if 0 in change.touched and self._admission.waiting:
+            self._admission.vacant = True
             self._watch.wake()
 
     def _handle(self, events: Events) -> None:
-        if "" in events.gone:
+        if "" in events.gone and self._directories is not None:
             self._lose()
-            return
         for prefix in events.gone:
             self._look_at_directory(prefix[:-1])
         for prefix, names in events.names.items():
             for name in names:
                 self._look(prefix, name)
         if events.lost:
-            self._rescan_now()
+            self._rescan()
 
     def _look(self, prefix: str, name: str) -> None:
-        # It may be given up by what was told before.
-        home = self._home
-        directory = None if home is None else home.directories.get(prefix)
-        if home is None or directory is None:
+        # An earlier event may have closed the directory.
+        directories = self._directories
+        if directories is None or (directory := directories.by_prefix.get(prefix)) is None:
             return
         if name.startswith("."):
-            if name == COLLECTOR and not prefix and not home.is_there:
+            if name == COLLECTOR and not prefix and not directories.is_there():
                 self._lose()
             return
-        status = directory.find(name)
-        known = f"{name}/" in home.directories
+        status = Location(directory, name).find()
+        known = f"{name}/" in directories.by_prefix
         if not prefix and (known or (status and stat.S_ISDIR(status.st_mode))):
             self._look_at_directory(name)
         elif name.endswith(SUFFIX):
-            self._members.look(directory, name)
+            self._admission.look(Location(directory, name))
 
     def _look_at_directory(self, name: str) -> None:
-        assert self._home is not None
-        found = self._home.look(name)
-        prefix = f"{name}/"
-        for leaf in self._members.leaves_in(prefix):
-            if leaf.directory is not self._home.directories.get(prefix):
-                self._members.leave_orphan(leaf)
+        directories = self._directories
+        if directories is None:
+            return
+        found = directories.look(name)
+        self._liveness.keep_in(directories.by_prefix)
         if found is not None:
-            for file in found.in_order(self._home.list_files(found) or ()):
-                self._members.look(found, file)
+            self._look_at_files(directories, found)
 
 
 # Those whose thread runs.

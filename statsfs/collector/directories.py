@@ -1,7 +1,7 @@
-"""The home of a collector: its directory, those in it, and the lock that makes them its own.
+"""Directories: those that a collector reads, and the lock that makes them its own.
 
-Owns which directories are read: the collector's, and one level of others in it, each of which is
-left to its owner. What is in them is the business of others.
+Owns which directories are open: the collector's, and one level of directories in it, each of which
+is left to its owner.
 
 Threading: for the collector's thread alone.
 """
@@ -10,129 +10,98 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from statsfs.collector.journal_file import Records
-from statsfs.collector.trusted_directory import SegmentDirectory, open_directory
+from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify, open_directory
 from statsfs.collector.watching import Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.values import check_name
 from statsfs.segments.locks import hold
 from statsfs.segments.places import COLLECTOR, HOST_DIRECTORY
 
-__all__ = ["Home", "find_home"]
+__all__ = ["Directories", "default_directory"]
 
 log = logging.getLogger(__name__)
 
-_TOLD_MAX: Final = 1000
+_LOGGED_MAX: Final = 1000
 
 
-def find_home() -> Path:
-    """Return where a collector looks if nobody says where; it is made if need be.
-
-    That is `/run/statsfs` for root, and `$XDG_RUNTIME_DIR/statsfs` for others.
-
-    Raises:
-        SegmentError: there is none.
-    """
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
+def default_directory() -> Path:
+    """Return `/run/statsfs` for root and `$XDG_RUNTIME_DIR/statsfs` for others, if it is set."""
     if not os.geteuid():
-        path = HOST_DIRECTORY
-    elif runtime:
-        path = Path(runtime, "statsfs")
-    else:
-        raise SegmentError("no directory for segments: name one, or set XDG_RUNTIME_DIR", None)
-    return path
+        return HOST_DIRECTORY
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime, "statsfs")
+    raise SegmentError("no directory for segments: name one, or set XDG_RUNTIME_DIR", None)
 
 
-class Home:
-    """The directories of a collector.
-
-    Args:
-        path: the collector's directory, which is made if there is none.
-        watch: tells what happens in them, by their prefixes.
-
-    Attributes:
-        directories: by prefix, "" for the collector's own.
-        records: what outlives a collector here.
+class Directories:
+    """The directories of a collector, the first of which is made if it is missing.
 
     Raises:
-        SegmentError: it is refused, or another collector has it; the message is one line.
+        SegmentError: it is refused, or has another collector; the message is one line.
         OSError: it cannot be opened.
     """
 
     def __init__(self, path: str, watch: Watch) -> None:
         self.path: Final = path
         self._watch = watch
-        self._told: Final[set[str]] = set()
+        self._logged: Final[set[str]] = set()
         with contextlib.suppress(FileExistsError):
             _make(path)
         self.top: Final = open_directory(path)
-        self.directories: Final = {"": self.top}
+        self.by_prefix: Final = {"": self.top}
         self._lock = -1
         try:
             self._lock = _lock(self.top)
-            self.records: Final = Records(self.top)
             watch.add("", self.top.fd)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Close all, and give the lock back."""
-        for prefix, directory in self.directories.items():
-            self._watch.remove(prefix)
-            directory.close()
-        if hasattr(self, "records"):
-            self.records.close()
-        self.disown()
+        """Close all, and drop the lock."""
+        for prefix in list(self.by_prefix):
+            self._leave(prefix)
+        self.drop_lock()
 
-    def disown(self) -> None:
-        """Let go of the lock in a forked child, which would keep it beyond the collector's end."""
+    def drop_lock(self) -> None:
+        """Close the file of the lock, which a forked child would keep."""
         fd, self._lock = self._lock, -1
         if fd >= 0:
             os.close(fd)
 
-    @property
     def is_there(self) -> bool:
-        """Whether the directory is where it was, and the lock in it ours."""
-        ours, found = os.fstat(self._lock), self.top.find(COLLECTOR)
-        return (
-            found is not None
-            and (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
-            and self.top.is_at(self.path)
-        )
+        """Tell whether the directory is where it was, with the collector's own lock in it."""
+        try:
+            here, lock = os.stat(self.path), os.stat(COLLECTOR, dir_fd=self.top.fd)
+        except OSError:
+            return False
+        ours = identify(lock) == identify(os.fstat(self._lock))
+        return ours and identify(here) == self.top.identity
 
     def find_owner(self, name: str) -> tuple[int, int]:
-        """Return the user and the group whose a top-level name is.
+        """Return the user and the group of a top-level name: those of its directory, if any."""
+        return self.by_prefix.get(f"{name}/", self.top).owner
 
-        A name that was left to somebody by a directory of that name is his, whoever uses it first.
-        """
-        return self.directories.get(f"{name}/", self.top).owner
-
-    def look(self, name: str) -> SegmentDirectory | None:
-        """Find out what is to be done about what may be a directory in the collector's.
-
-        Returns:
-            One that must be read, for it is new, or trusted again.
-        """
+    def look(self, name: str) -> TrustedDirectory | None:
+        """Open, check or close a directory in the collector's; return one that is to be read."""
         prefix = f"{name}/"
-        known = self.directories.get(prefix)
-        status = self.top.find(name)
+        known = self.by_prefix.get(prefix)
+        status = Location(self.top, name).find()
         if status is None or not stat.S_ISDIR(status.st_mode):
-            self._told.discard(name)
+            self._logged.discard(name)
             self._leave(prefix)
             return None
         try:
             check_name(name, "a directory's name")
             found = open_directory(name, self.top)
         except (StatsfsError, OSError) as error:
-            # What is in it already is looked after, but nothing new is let in.
+            # Its segments go on, but no file is admitted.
             if known is not None:
                 known.users = frozenset()
-            self._tell(name, error)
+            self._log_error(name, error)
             return None
         if known is not None and known.identity == found.identity and known.owner == found.owner:
             trusted = bool(known.users)
@@ -144,54 +113,46 @@ class Home:
             self._watch.add(prefix, found.fd)
         except OSError as error:
             found.close()
-            self._tell(name, error)
+            self._log_error(name, error)
             return None
-        self._told.discard(name)
-        self.directories[prefix] = found
+        self._logged.discard(name)
+        self.by_prefix[prefix] = found
         return found
 
-    def _tell(self, name: str, error: Exception) -> None:
-        if name not in self._told and len(self._told) < _TOLD_MAX:
-            self._told.add(name)
+    def _log_error(self, name: str, error: Exception) -> None:
+        if name not in self._logged and len(self._logged) < _LOGGED_MAX:
+            self._logged.add(name)
             why = error.strerror if isinstance(error, OSError) and error.errno else error
             log.warning("%s/%s is not read: %s", self.path, ascii(name)[1:-1], why)
 
     def _leave(self, prefix: str) -> None:
-        directory = self.directories.pop(prefix, None)
+        directory = self.by_prefix.pop(prefix, None)
         if directory is not None:
             self._watch.remove(prefix)
             directory.close()
 
     def look_around(self) -> None:
-        """Find out which directories there are."""
+        """Look at all directories in the collector's."""
         try:
             names = self.top.names()[1]
         except OSError as error:
-            self._tell(".", error)
+            self._log_error(".", error)
         else:
-            for name in {*names, *(prefix[:-1] for prefix in self.directories if prefix)}:
+            for name in {*names, *(prefix[:-1] for prefix in self.by_prefix if prefix)}:
                 self.look(name)
 
-    def scan(self) -> Iterator[tuple[SegmentDirectory, list[str]]]:
-        """Yield each directory with what may be segments in it; those that can be read."""
-        for directory in list(self.directories.values()):
-            files = self.list_files(directory)
-            if files is not None:
-                yield directory, files
-                directory.remove_unfinished()
-
-    def list_files(self, directory: SegmentDirectory) -> list[str] | None:
-        """Return the names of what may be segments; None if the directory cannot be read."""
+    def list_files(self, directory: TrustedDirectory) -> list[str] | None:
+        """Return the names of possible segments; None if the directory cannot be read."""
         try:
             return directory.names()[0]
         except OSError as error:
-            self._tell(directory.prefix, error)
+            self._log_error(directory.prefix, error)
             return None
 
 
 def _make(path: str) -> None:
     os.mkdir(path, 0o755)
-    # Whatever the umask; and whatever has its name by now, if others may write what it is in.
+    # The umask may have taken bits. By now the name may be a link, if others may write beside it.
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(fd, 0o755)
@@ -199,9 +160,9 @@ def _make(path: str) -> None:
         os.close(fd)
 
 
-def _lock(directory: SegmentDirectory) -> int:
+def _lock(directory: TrustedDirectory) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    # Whoever may read it could take a lock that keeps every collector out.
+    # Its mode keeps others from opening it: a reader could lock it too, and so every collector out.
     fd = os.open(COLLECTOR, flags, 0o600, dir_fd=directory.fd)
     try:
         if not hold(fd):

@@ -1,297 +1,248 @@
-"""The ledger: what must outlive the collector, and is written down before it may be forgotten.
+"""The journal: what must outlive the collector, written before it may be forgotten.
 
-Owns the order of a fold, and what a record has at any moment: what the branches retain, what the
-dead that are just being folded add to it, what was cleared of the living. A collector may be killed
-between any two steps and counts nothing twice and loses nothing. A fold is made in this order::
+Owns the order of a fold, and what the record of a top-level name has at any moment: what its path
+sources retain, what segments that are being folded add to it, and what was cleared of others. A
+collector may be killed between any two steps, and counts nothing twice and loses nothing. The steps
+of a fold::
 
     1   nobody holds the segment's lock
     2   its numbers are read for the last time, from the open descriptor
-    3   the record is renamed over the old one: with what it counted, and with its name
+    3   a record with its numbers and its file's name is renamed over the old one
     4   its file is removed
-        in the tree, its source leaves and is folded into the branch, in one change
+        in the tree its source leaves, and its parent retains what it counted, in one change
 
-and what a record names is removed before anything else at the next start. Clearing only writes the
-records: what was cleared of the living is a baseline, for thousands of them one rename.
+The next start removes the files that a record names before anything else. A clear only writes the
+records: what was cleared of living segments is a baseline, for thousands of them one rename.
 
-Threading: `note_clear` comes from any thread, all else from the collector's. The lock is that of
-the branches, held while a record is made and written, so that the last one written is that of the
-last moment. Under it the tree is looked at, and never changed.
+Threading: `note_clear` comes from any thread, all else from the collector's. The lock of the
+journal guards the state here, and is held while a record is made and written, so that the last one
+written is that of the last moment. The tree's lock is taken under it, to look, and never the other
+way round: the tree is not changed under the journal's lock.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
-from statsfs.collector.journal_file import Part, Record, Records
-from statsfs.collector.known_values import Vocabulary
-from statsfs.collector.live_segment import Leaf
-from statsfs.collector.path_sources import Branch, Branches, Node
+from statsfs.collector.directories import Directories
+from statsfs.collector.journal_file import (
+    Baselines,
+    JournalFiles,
+    JournalRecord,
+    RetainedRows,
+    RetainedSource,
+)
+from statsfs.collector.known_values import KnownValues
+from statsfs.collector.live_segment import LiveSegment
+from statsfs.collector.path_sources import PathSources
+from statsfs.formats.binary import Number
 from statsfs.model.values import Kind, Value
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.registry import Registry
 from statsfs.tree.rows import add_numbers
 
-__all__ = ["Ledger"]
+__all__ = ["Journal"]
 
 log = logging.getLogger(__name__)
 
 
-class Ledger:
-    """The records of a collector's branches, and those branches.
+class Journal:
+    """The records of a collector, and the path sources that they are of.
 
     Args:
-        registry: where the branches are registered.
-        vocabulary: what stands for the values of earlier lives.
-        find_owner: returns the user and the group whose a top-level name is.
-        wake: called, in any thread, when a record could not be written and `retry` is wanted.
+        registry: for the path sources.
+        known_values: the tree's values for those of records.
+        wake: called, in any thread, when a record could not be written and `write_all` is wanted.
 
     Attributes:
-        branches: what the records are of.
-        records: where they are; None while there is no directory, and nothing outlives.
-        folded: by top-level name the keys of the files that are counted in its record and may still
-            be there.
-        failed: whether a record is not as it should be.
+        folded: by top-level name the keys of files that its record counts and that may exist still.
+        baselines: what an earlier collector cleared of segments that are not in the tree yet, by
+            key, with the top-level name.
+        failed: whether a record could not be written.
     """
 
     def __init__(
-        self,
-        registry: Registry,
-        vocabulary: Vocabulary,
-        find_owner: Callable[[str], tuple[int, int]],
-        wake: Callable[[], object],
+        self, registry: Registry, known_values: KnownValues, wake: Callable[[], object]
     ) -> None:
-        self.branches: Final = Branches(registry, self.note_clear, find_owner)
-        self.records: Records | None = None
+        self.path_sources: Final = PathSources(registry, self.note_clear)
         self.folded: Final[dict[str, set[str]]] = {}
+        self.baselines: Final[dict[str, tuple[str, Baselines]]] = {}
         self.failed = False
-        self._complained: Final[set[str]] = set()
-        self._vocabulary = vocabulary
+        self._known_values = known_values
         self._wake = wake
-        self._written: Final[dict[str, Record]] = {}
-        self._folding: Final[set[Leaf]] = set()
-        self._waiting: Final[dict[str, Record]] = {}
-        self._baselines: Final[dict[str, tuple[str, dict[str, Any]]]] = {}
+        # Reentrant: a signal handler may clear in the middle of a clear.
+        self._lock = threading.RLock()
+        self._files: JournalFiles | None = None  # without a directory nothing outlives
+        self._written: Final[dict[str, JournalRecord]] = {}
+        self._unrestored: Final[dict[str, JournalRecord]] = {}
+        self._folding: Final[set[LiveSegment]] = set()
+        self._logged: Final[set[str]] = set()
 
-    # Earlier lives
-
-    def load(self, records: Records) -> None:
-        """Take what earlier collectors wrote down; what is in the tree already stays as it is."""
-        self.records = records
-        for name, record in records.load().items():
-            if name in self.branches.tops:
-                continue
-            self.folded[name] = set(record.folded)
-            self._written[name] = record
-            self._baselines.update((key, (name, one)) for key, one in record.baselines.items())
-            if record.parts:
-                self._waiting[name] = record
-                self.restore(name)
-        self.retry()
+    def load(self, directories: Directories) -> None:
+        """Take over the records of earlier collectors, but of names that are in the tree."""
+        self.path_sources.find_owner = directories.find_owner
+        files = self._files = JournalFiles(directories.top)
+        found = files.load()
+        with self._lock:
+            for name, record in found.items():
+                if self.path_sources.find_top(name) is not None:
+                    continue
+                self.folded[name] = set(record.folded)
+                self._written[name] = record
+                self.baselines.update((key, (name, one)) for key, one in record.baselines.items())
+                if record.sources:
+                    self._unrestored[name] = record
+        for name in list(self._unrestored):
+            self.restore(name)
+        self.write_all()
 
     def restore(self, name: str) -> None:
-        """Put what a record retains into the tree, if it is not; where nobody else has the name."""
-        record = self._waiting.get(name)
-        if record is None or self.branches.find_holder((name,)) is not None:
+        """Put what a record retains into the tree, if that is not done and the name is free."""
+        record = self._unrestored.get(name)
+        if record is None or self.path_sources.find_holder((name,)) is not None:
             return
-        labels: dict[tuple[str, ...], str | None] = {}
-        for part in record.parts:
-            labels[part.path] = part.label
-            above = tuple(labels[part.path[:depth]] for depth in range(1, len(part.path) + 1))
-            branch = self.branches.grow(part.path, above)
-            for value, held in part.rows.items():
-                array = self._vocabulary.array(self._vocabulary.restore(value))
-                branch.source.restore(array, (held,))
-            self.branches.settle(branch)
-        del self._waiting[name]
-
-    def find_baselines(self, key: str) -> dict[str, Any]:
-        """Return what was cleared of a segment, in an earlier life."""
-        return self._baselines.get(key, ("", {}))[1]
+        for one in record.sources:
+            source = self.path_sources.make(one.path[-1], one.label, name)
+            for array, row in one.rows.items():
+                source.restore([self._known_values.restore(value) for value in array], row)
+            self.path_sources.place(source, one.path, (None,) * len(one.path))
+        del self._unrestored[name]
 
     def forget_baselines(self, key: str) -> None:
-        """Forget that, for the segment is in the tree, or no more."""
-        with self.branches.lock:
-            self._baselines.pop(key, None)
+        """Forget what was cleared of a segment: it is in the tree, or gone."""
+        with self._lock:
+            self.baselines.pop(key, None)
 
-    @property
-    def known_baselines(self) -> list[str]:
-        """The keys of segments of which something was cleared in an earlier life."""
-        return list(self._baselines)
-
-    def lose(self) -> None:
-        """Note that the directory is gone; nothing outlives until there is another."""
-        with self.branches.lock:
-            if self.records is not None:
-                self.records.close()
-            self.records = None
+    def close_files(self) -> None:
+        """Write nothing until `load` is called again: the directory is gone."""
+        with self._lock:
+            if self._files is not None:
+                self._files.close()
+            self._files = None
             self._written.clear()
 
     def leave_to_parent(self) -> None:
-        """Write nothing any more: what is written is another process's, which forked this one."""
-        self.branches.renew_lock()
-        self.records = None
+        """Write nothing any more, in a forked child: the records are its parent's."""
+        # A thread that is not in this process may have held the lock.
+        self._lock = threading.RLock()
+        self.close_files()
 
-    # Writing
-
-    def write(self, name: str) -> None:
-        """Bring the record of a top-level name up to date.
-
-        Raises:
-            OSError: there is no room, say; the old one is as it was.
-        """
-        with self.branches.lock:
-            if self.records is None or name in self._waiting:
-                return
-            record = self._make(name)
+    def write(self, name: str) -> bool:
+        """Bring a record up to date; return whether it is; log an error, once until it is."""
+        with self._lock:
+            # A record that is not in the tree yet must not be replaced.
+            if self._files is None or name in self._unrestored:
+                return True
+            record = self._make_record(name)
             if record == self._written.get(name):
-                return
+                return True
+            try:
+                self._files.write(name, record)
+            except OSError as error:
+                if name not in self._logged:
+                    self._logged.add(name)
+                    why = error.strerror
+                    log.error("the record of %r cannot be written: %s; trying again", name, why)
+                return False
+            self._logged.discard(name)
+            self._written[name] = record
             if record.empty:
-                self.records.remove(name)
-                self._written.pop(name, None)
+                del self._written[name]
                 self.folded.pop(name, None)
-            else:
-                self.records.write(name, record)
-                self._written[name] = record
-            self._complained.discard(name)
+            return True
 
     def note_clear(self) -> None:
-        """Write down what was cleared; called by whoever clears, when it is done."""
-        self.retry()
+        """Write what was cleared; called in the thread that cleared, after that."""
+        self.write_all()
         if self.failed:
             self._wake()
 
-    def retry(self) -> None:
-        """Bring all records up to date; where that fails, say so once."""
-        failed = False
-        with self.branches.lock:
-            for name in {*self.branches.tops, *self._written}:
-                try:
-                    self.write(name)
-                except OSError as error:
-                    failed = True
-                    self.complain(name, error)
-            self.failed = failed
+    def write_all(self) -> None:
+        """Bring all records up to date."""
+        with self._lock:
+            names = {*(top.name for top in self.path_sources.tops), *self._written}
+            self.failed = bool([name for name in names if not self.write(name)])
 
-    def complain(self, name: str, error: OSError) -> None:
-        """Say, once until it works again, that a record cannot be written."""
-        if name not in self._complained:
-            self._complained.add(name)
-            log.error("the record of %r cannot be written: %s; trying again", name, error.strerror)
-
-    def _make(self, name: str) -> Record:
-        top = self.branches.tops.get(name)
+    def _make_record(self, name: str) -> JournalRecord:
+        # Under the tree's lock: a fold of this moment is seen done, or not begun.
+        sources, segments = lock_tree(partial(self.path_sources.look, name, self._matters))
         folded = set(self.folded.get(name, ()))
-        baselines = {key: one for key, (owner, one) in self._baselines.items() if owner == name}
-        parts: list[Part] = []
-        if top is not None:
-            # A fold in the tree, which may be made at this moment, is seen done or not begun.
-            found = lock_tree(partial(self._look, top))
-            parts = _thin(_add_up(found))
-            for leaf in (node for _, node, _ in found if isinstance(node, Leaf)):
-                if leaf.removed:
-                    continue  # nobody will find it again, but perhaps another of that name
-                baselines.pop(leaf.key, None)
-                if leaf in self._folding:
-                    folded.add(leaf.key)
-                elif leaf.numbers.baselines:
-                    baselines[leaf.key] = dict(leaf.numbers.baselines)
-        return Record(parts, baselines, sorted(folded))
+        baselines = {key: one for key, (top, one) in self.baselines.items() if top == name}
+        rows = {one.path: one.rows for one in sources}
+        for segment in segments:
+            above = rows.get(segment.metadata.components[:-1])
+            if segment in self._folding and above is not None:
+                _add_rows(above, segment.numbers.retained_rows())
+            if segment.removed:
+                continue  # another file may have its name
+            key = segment.location.key
+            baselines.pop(key, None)
+            if segment in self._folding:
+                folded.add(key)
+            elif segment.numbers.baselines:
+                baselines[key] = dict(segment.numbers.baselines)
+        return JournalRecord(_leave_out_empty(sources), baselines, sorted(folded))
 
-    def _look(self, top: Node) -> "list[_Seen]":
-        found = Branches.walk(top, self._matters)
-        return [(path, node, self._find_rows(node)) for path, node in found]
+    def _matters(self, segment: LiveSegment) -> bool:
+        # Few of thousands do; to write all of 8,000 made a death take 30 ms.
+        if segment.numbers.baselines or segment in self._folding:
+            return True
+        return bool(self.baselines) and segment.location.key in self.baselines
 
-    def _matters(self, leaf: Leaf) -> bool:
-        # Of thousands that live, few have anything to be written down; to look at each of 8,000
-        # made a death 30 ms long.
-        return bool(leaf.numbers.baselines or leaf in self._folding or leaf.key in self._baselines)
-
-    def _find_rows(self, node: Node) -> dict[Value, Any]:
-        if isinstance(node, Branch):
-            return {array[0]: row[0] for array, row in node.source.retained.items()}
-        return node.retains() if node in self._folding else {}
-
-    # Folding
-
-    def begin_fold(self, name: str, leaves: Collection[Leaf]) -> None:
-        """Write down what the dead counted, step 3; their files may then be removed.
-
-        Args:
-            name: the top-level name.
-            leaves: what is dead, and read for the last time.
-
-        Raises:
-            OSError: the record cannot be written; nothing changed.
-        """
-        with self.branches.lock:
-            self._folding.update(leaves)
+    def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool:
+        """Write what dead segments counted, step 3; return whether their files may be removed."""
+        with self._lock:
+            self._folding.update(segments)
             # What a segment at the top counted goes with it.
-            if isinstance(self.branches.tops.get(name), Leaf) and name not in self._written:
-                return
-            try:
-                self.write(name)
-            except OSError:
-                self._folding.difference_update(leaves)
-                raise
-            self.folded.setdefault(name, set()).update(
-                leaf.key for leaf in leaves if not leaf.removed
-            )
+            if name not in self._written and any(one.metadata.path == name for one in segments):
+                return True
+            if not self.write(name):
+                self._folding.difference_update(segments)
+                return False
+            keys = {segment.location.key for segment in segments if not segment.removed}
+            self.folded.setdefault(name, set()).update(keys)
+            return True
 
     def note_removed(self, name: str, key: str) -> None:
-        """Note that a folded file is there no more."""
-        with self.branches.lock:
+        """Note that a folded file does not exist any more."""
+        with self._lock:
             self.folded.get(name, set()).discard(key)
 
-    def is_folded(self, key: str) -> bool:
-        """Tell whether a file is one that was folded and could not be removed."""
-        return any(key in keys for keys in self.folded.values())
+    def disown(self, key: str) -> bool:
+        """Have no record name a file as folded, for a new one has its name; return whether so."""
+        names = [name for name, record in self._written.items() if key in record.folded]
+        for name in names:
+            self.note_removed(name, key)
+        return not [name for name in names if not self.write(name)]
 
-    def disown(self, key: str) -> None:
-        """Make sure that no record names a file as folded, for a new one has its name.
-
-        Raises:
-            OSError: a record cannot be written.
-        """
-        for name, record in list(self._written.items()):
-            if key in record.folded:
-                self.note_removed(name, key)
-                self.write(name)
-
-    def end_fold(self, name: str, leaves: Collection[Leaf]) -> None:
-        """Note that the dead have left the tree."""
-        with self.branches.lock:
-            self._folding.difference_update(leaves)
-            gone = name not in self.branches.tops
-        if gone:
-            self.retry()
+    def end_fold(self, name: str, segments: Collection[LiveSegment]) -> None:
+        """Note that the sources of dead segments have left the tree."""
+        with self._lock:
+            self._folding.difference_update(segments)
+        if self.path_sources.find_top(name) is None:
+            self.write_all()
 
 
-_Seen = tuple[tuple[str, ...], Node, dict[Value, Any]]
+def _add_rows(kept: RetainedRows, rows: RetainedRows) -> None:
+    for array, row in rows.items():
+        before = kept.get(array, (None,) * len(array))
+        kept[array] = tuple(map(_add_number, array, before, row))
 
 
-def _add_up(found: list[_Seen]) -> list[Part]:
-    # What the branches retain, and what the leaves that are being folded add to it.
-    parts = {
-        path: Part(path, node.source.label, rows)
-        for path, node, rows in found
-        if isinstance(node, Branch)
-    }
-    for path, node, rows in found:
-        if isinstance(node, Leaf) and path[:-1] in parts:
-            kept = parts[path[:-1]].rows
-            for value, number in rows.items():
-                before = kept.get(value)
-                # Of a peak, 0 is what is shown where none is retained.
-                bare = before is None or (value.kind is Kind.PEAK and not before)
-                kept[value] = number if bare else add_numbers(value, [before, number])
-    return list(parts.values())
+def _add_number(value: Value, before: Number | None, number: Number) -> Number:
+    # A peak of 0 may stand for none, and another one may be negative.
+    if before is None or (value.kind is Kind.PEAK and not before):
+        return number
+    added: Number = add_numbers(value, [before, number])
+    return added
 
 
-def _thin(parts: list[Part]) -> list[Part]:
-    # Without branches that retain nothing, nor does anything on them.
+def _leave_out_empty(sources: list[RetainedSource]) -> list[RetainedSource]:
+    # Those that retain nothing, nor does a source below them.
     needed: set[tuple[str, ...]] = set()
-    for part in reversed(parts):
-        if part.rows or part.path in needed:
-            needed.update((part.path, part.path[:-1]))
-    return [part for part in parts if part.path in needed]
+    for one in reversed(sources):
+        if one.rows or one.path in needed:
+            needed.update((one.path, one.path[:-1]))
+    return [one for one in sources if one.path in needed]

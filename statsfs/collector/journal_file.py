@@ -1,219 +1,204 @@
-"""Records: what outlives a collector.
+"""Journal files: what outlives a collector, on disk.
 
-Owns the files in `.retained/` of its directory, one for each top-level name, and what is in them:
-what each branch retains, what was cleared of living segments, and which files are folded into it
-already. What goes into a record, and when, is the business of `ledger`.
+Owns the files in `.retained/`, one for each top-level name, and their format. What a record has,
+and when it is written, is decided in `journal`. A file is JSON in ASCII::
 
-A record is an object of the format of segments (`blocks`), with the top-level name as its path. Its
-data are all integers in the order in which `retained` in the JSON lists them; that is what a plain
-decoder sees of it, as histograms named `numbers`, since one name may stand for many values.
+    {"version": 2, "name": "app",
+     "values": [{"name": "requests", "type": "u64", ...}],      all fields of each value
+     "sources": [{"path": ["app"], "label": null,
+                  "retained": [[[0, 17]]]}],    arrays, each of values by index with their numbers
+     "baselines": {"a-01.stats": {"requests": 5}},
+     "folded": ["b-02.stats"]}
 
-A record is written whole, under a temporary name, and renamed over the old one: it is there as it
-was or as it is to be. It is not synchronised to the disk: what the death of a collector leaves is
-in the kernel's hands, and in /run, where segments belong, nothing outlives the kernel.
+A number is an integer, or the list of a histogram's buckets. A file is written whole under a
+temporary name and renamed over the old one, so that it is never there in part. It is not
+synchronised to the disk: a collector's death loses nothing that the kernel has, and /run, where
+segments belong, ends with the kernel.
 
-Threading: none of its own; whoever writes holds the lock of `ledger`.
+Version 1 was a file of the segments' format. Such a file is read, and replaced by the next write.
+
+Threading: no lock; the caller has that of `journal`.
 """
 
 import contextlib
 import errno
+import json
 import logging
 import os
+import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, Final
 
-from statsfs.collector.trusted_directory import SegmentDirectory
-from statsfs.exceptions import FormatError, SegmentError, StatsfsError
+from statsfs.collector.known_values import is_number_of
+from statsfs.collector.trusted_directory import TrustedDirectory
+from statsfs.exceptions import FormatError, SegmentError
+from statsfs.formats import binary
+from statsfs.formats.binary import Number
 from statsfs.formats.schema import describe_value
-from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
-from statsfs.segments.file_format import decode, decode_extra, encode
+from statsfs.model.arrays import split_array
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
+from statsfs.segments.file_format import MAGIC
 
-__all__ = ["RECORD_MAX", "RETAINED", "Part", "Record", "Records", "decode_record", "encode_record"]
+__all__ = [
+    "Baselines",
+    "JournalFiles",
+    "JournalRecord",
+    "RetainedRows",
+    "RetainedSource",
+    "decode_record",
+    "encode_record",
+]
 
 log = logging.getLogger(__name__)
 
-RETAINED: Final = ".retained"
-RECORD_MAX: Final = 1 << 28
-"""Bytes of a record; 10,000 segments of which 47 values were cleared take 14 million."""
+# Bytes; 10,000 segments of which 47 values were cleared take 14 million.
+_RECORD_MAX: Final = 1 << 28
+_RETAINED: Final = ".retained"
+_VERSION: Final = 2
+_TEMPORARY: Final = ".new"  # the names of sources do not start with "."
 
-_CHUNK: Final = 0xFFFF  # integers of one histogram
-_TEMPORARY: Final = ".new"  # no name of a source begins so
+Baselines = dict[str, Number]
 
-Baselines = dict[str, Any]
+RetainedRows = dict[tuple[Value, ...], tuple[Number, ...]]
+"""By array, for each value a sum, a peak or buckets; the arrays are those of `split_array`."""
 
 
 @dataclass(slots=True)
-class Part:
-    """What one branch retains.
-
-    Attributes:
-        path: its components.
-        label: its label, or None.
-        rows: for each value a sum, a peak or buckets.
-    """
+class RetainedSource:
+    """What one path source retains."""
 
     path: tuple[str, ...]
     label: str | None
-    rows: dict[Value, Any]
+    rows: RetainedRows
 
 
 @dataclass(slots=True)
-class Record:
+class JournalRecord:
     """What outlives a collector of one top-level name.
 
     Attributes:
-        parts: one for each branch, each before what is on it; none where the name is a segment's.
-        baselines: by the key of a living segment, what was cleared of its values, by name.
-        folded: the keys of files that are counted in the parts, whether they are there or not.
+        sources: the path sources, each before those below it.
+        baselines: what was cleared of living segments, by the keys of their files.
+        folded: the keys of files that `sources` count already, whether the files exist or not.
     """
 
-    parts: list[Part] = field(default_factory=list)
+    sources: list[RetainedSource] = field(default_factory=list)
     baselines: dict[str, Baselines] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
         """Whether nothing would be lost without it."""
-        return not (self.baselines or self.folded or any(part.rows for part in self.parts))
+        return not (self.baselines or self.folded or any(one.rows for one in self.sources))
 
 
-# The format
-
-
-def encode_record(name: str, record: Record) -> bytes:
-    """Return the file of a record."""
-    described: dict[Value, int] = {}
-    numbers: list[int] = []
-
-    def index(value: Value, held: Any) -> int:
-        numbers.extend(held if isinstance(held, list) else (held,))
-        return described.setdefault(value, len(described))
-
-    parts = [
-        [list(part.path), part.label, [index(value, held) for value, held in part.rows.items()]]
-        for part in record.parts
-    ]
-    said = {
-        "values": [_describe(value) for value in described],
-        "parts": parts,
+def encode_record(name: str, record: JournalRecord) -> bytes:
+    """Return the contents of a record's file."""
+    indices: dict[Value, int] = {}
+    sources = []
+    for one in record.sources:
+        retained = []
+        for array, row in one.rows.items():
+            places = [indices.setdefault(value, len(indices)) for value in array]
+            retained.append(list(zip(places, row, strict=True)))
+        sources.append({"path": one.path, "label": one.label, "retained": retained})
+    described = {
+        "version": _VERSION,
+        "name": name,
+        "values": [_describe(value) for value in indices],
+        "sources": sources,
         "baselines": record.baselines,
         "folded": record.folded,
     }
-    chunks = [numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)] or [[0]]
-    values = [
-        Value(f"numbers.{place}", kind=Kind.LINEAR_HIST, size=len(chunk), bucket_size=1)
-        for place, chunk in enumerate(chunks)
-    ]
-    extra = {"retained": said}
-    return encode(name, values, numbers=chunks, extra=extra, most=RECORD_MAX)
+    return json.dumps(described, separators=(",", ":")).encode()
 
 
 def _describe(value: Value) -> dict[str, Any]:
-    return {
-        "name": value.name,
-        "mode": value.mode,
-        "hidden": value.hidden,
-        "size": value.size,
-        "bucket_size": value.bucket_size,
-        **describe_value(value),
-    }
+    rest = {"name": value.name, "mode": value.mode, "hidden": value.hidden}
+    return {**rest, "size": value.size, "bucket_size": value.bucket_size, **describe_value(value)}
 
 
-def decode_record(name: str, encoded: bytes) -> Record:
-    """Return the record in a file.
-
-    Raises:
-        FormatError: it is none, or another name's.
-    """
-    head = decode(encoded, RECORD_MAX)
-    said = decode_extra(encoded).get("retained") if head is not None else None
-    if head is None or head.path != name or not isinstance(said, dict):
-        raise FormatError("no record of that name", name)
-    numbers: list[int] = []
-    for chunk in head.layout.numbers(encoded[head.data_offset :]):
-        numbers.extend(chunk if isinstance(chunk, list) else (chunk,))
+def decode_record(name: str, encoded: bytes) -> JournalRecord:
+    """Return the record in a file; or raise FormatError, with a message of one line."""
     try:
-        values = [_make_value(described) for described in said["values"]]
-        record = Record(
-            list(_make_parts(said["parts"], values, iter(numbers))),
-            {str(key): dict(found) for key, found in said["baselines"].items()},
-            [str(key) for key in said["folded"]],
-        )
-        _check(name, record)
-    except (ValueError, TypeError, LookupError, AttributeError, StatsfsError) as error:
+        described = json.loads(encoded) if encoded[:1] == b"{" else _convert_version_1(encoded)
+        if (described["version"], described["name"]) != (_VERSION, name):
+            raise ValueError(f"not version {_VERSION}, or not a record of that name")
+        values = [_make_value(one) for one in described["values"]]
+        sources = _make_sources(name, described["sources"], values)
+        baselines = {str(key): dict(found) for key, found in described["baselines"].items()}
+        return JournalRecord(sources, baselines, [str(key) for key in described["folded"]])
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise FormatError(f"a broken record: {ascii(str(error))[1:-1][:200]}", name) from None
-    return record
 
 
 def _make_value(described: dict[str, Any]) -> Value:
     aggregate = Aggregate.NONE
     for kind in described["aggregate"]:
         aggregate |= Aggregate[kind.upper()]
-    return Value(
-        described["name"],
-        Type[described["type"].upper()],
-        aggregate,
-        described["mode"],
-        kind=Kind[described["kind"].upper()],
-        unit=Unit[described["unit"].upper()],
-        base=described["base"],
-        exponent=described["exponent"],
-        description=described["description"],
-        hidden=described["hidden"],
-        size=described["size"],
-        bucket_size=described["bucket_size"],
-    )
+    enums = {"type": Type, "kind": Kind, "unit": Unit}
+    members: dict[str, Any] = {key: enum[described[key].upper()] for key, enum in enums.items()}
+    return Value(**{**described, **members, "aggregate": aggregate})
 
 
-def _make_parts(
-    parts: list[Any], values: Sequence[Value], numbers: Iterator[int]
-) -> Iterator[Part]:
-    for path, label, indices in parts:
-        rows = {values[index]: _take(values[index], numbers) for index in indices}
-        yield Part(tuple(path), label, rows)
+def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[RetainedSource]:
+    sources: dict[tuple[str, ...], RetainedSource] = {}
+    for one in described:
+        path = tuple(check_name(component, "a component") for component in one["path"])
+        label = None if one["label"] is None else check_name(one["label"], "a label")
+        if path in sources or not (path == (name,) or path[:-1] in sources):
+            raise ValueError(f"misplaced source {path}")
+        rows: RetainedRows = {}
+        for row in one["retained"]:
+            array = tuple(values[index] for index, _ in row)
+            numbers = tuple(number for _, number in row)
+            if split_array(array) != [array] or not all(map(is_number_of, array, numbers)):
+                raise ValueError(f"{path} retains what is not a number of its value")
+            rows[array] = numbers
+        sources[path] = RetainedSource(path, label, rows)
+    return list(sources.values())
 
 
-def _take(value: Value, numbers: Iterator[int]) -> Any:
-    taken = [next(numbers, None) for _ in range(value.size)]
-    if None in taken:
-        raise ValueError("there are not as many numbers")
-    if value.histogram:
-        return taken
-    # A sum is as wide as 64 bits, whatever its value's type.
-    return (Type.S64 if value.type.signed else Type.U64).convert(taken[0] or 0)
+def _convert_version_1(encoded: bytes) -> dict[str, Any]:
+    # All numbers were the data, in chunks, in the order of the indices in `parts`.
+    found = binary.decode(encoded)
+    start = found.layout.desc_end + len(MAGIC)
+    size = int.from_bytes(encoded[start : start + 4], sys.byteorder)
+    start += 8
+    described = json.loads(encoded[start : start + size])["retained"]
+    values = [_make_value(one) for one in described["values"]]
+    numbers = chain.from_iterable(n if isinstance(n, list) else (n,) for n in found.numbers)
+
+    def take(value: Value) -> Number:
+        taken = list(islice(numbers, value.size))
+        if value.histogram:
+            return taken
+        # Negative ones as two's complement. A sum has 64 bits, whatever its value's type.
+        return Type.S64.convert(taken[0]) if value.type.signed else taken[0]
+
+    described["sources"] = [
+        {"path": path, "label": label, "retained": [[(i, take(values[i]))] for i in some]}
+        for path, label, some in described["parts"]
+    ]
+    return {**described, "version": _VERSION, "name": found.id}
 
 
-def _check(name: str, record: Record) -> None:
-    known: set[tuple[str, ...]] = set()
-    for part in record.parts:
-        top = part.path == (name,)
-        if not top and (part.path[:1] != (name,) or part.path[:-1] not in known):
-            raise ValueError(f"a part for {part.path}")
-        known.add(part.path)
-
-
-# The files
-
-
-class Records:
-    """The files of the records in a directory.
-
-    Args:
-        directory: the collector's.
+class JournalFiles:
+    """The files in `.retained/` of a collector's directory.
 
     Raises:
-        SegmentError: somebody else could put records there.
-        OSError: the place for them cannot be made.
+        SegmentError: another user could write records there.
+        OSError: the directory cannot be made.
     """
 
-    def __init__(self, directory: SegmentDirectory) -> None:
-        self._path: Final = f"{directory.path}/{RETAINED}"
+    def __init__(self, directory: TrustedDirectory) -> None:
+        self._path: Final = f"{directory.path}/{_RETAINED}"
         with contextlib.suppress(FileExistsError):
-            os.mkdir(RETAINED, 0o700, dir_fd=directory.fd)
+            os.mkdir(_RETAINED, 0o700, dir_fd=directory.fd)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(RETAINED, flags, dir_fd=directory.fd)
+        self._fd = os.open(_RETAINED, flags, dir_fd=directory.fd)
         status = os.fstat(self._fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             self.close()
@@ -224,53 +209,42 @@ class Records:
             )
 
     def close(self) -> None:
-        """Close the directory; twice does no harm."""
+        """Close the directory, if it is open."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
-    def load(self) -> dict[str, Record]:
-        """Return all records by their names; a broken one is put aside, and logged."""
+    def load(self) -> dict[str, JournalRecord]:
+        """Return all records by their names; a broken one is renamed, and logged."""
         found = {}
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for name in sorted(os.listdir(self._fd)):
             if name.startswith("."):
                 continue
             try:
-                found[name] = decode_record(name, self._read(name))
+                with open(os.open(name, flags, dir_fd=self._fd), "rb") as file:
+                    found[name] = decode_record(name, file.read(_RECORD_MAX))
             except (FormatError, OSError) as error:
                 aside = f".broken-{time.time_ns()}"
                 log.error("%s/%s: %s; it is kept as %s", self._path, name, error, aside)
                 os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         return found
 
-    def _read(self, name: str) -> bytes:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        with open(os.open(name, flags, dir_fd=self._fd), "rb") as file:
-            return file.read(RECORD_MAX + 1)
-
-    def write(self, name: str, record: Record) -> None:
-        """Put a record in the place of the old one, whole or not at all.
-
-        Raises:
-            OSError: there is no room, say; the old one is as it was.
-        """
+    def write(self, name: str, record: JournalRecord) -> None:
+        """Replace the record of a name, or raise OSError; an empty one has no file."""
+        if record.empty:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self._fd)
+            return
+        encoded = encode_record(name, record)
+        if len(encoded) > _RECORD_MAX:
+            raise OSError(errno.EFBIG, f"{len(encoded)} bytes, not at most {_RECORD_MAX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            encoded = encode_record(name, record)
-        except FormatError as error:
-            raise OSError(errno.EFBIG, str(error)) from error
-        try:
-            with open(os.open(_TEMPORARY, flags, 0o600, dir_fd=self._fd), "wb", 0) as file:
-                left = memoryview(encoded)
-                while left:
-                    left = left[file.write(left) :]
+            with open(os.open(_TEMPORARY, flags, 0o600, dir_fd=self._fd), "wb") as file:
+                file.write(encoded)
             os.replace(_TEMPORARY, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
         except OSError:
             with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self._fd)
             raise
-
-    def remove(self, name: str) -> None:
-        """Remove a record that nobody needs any more, if it is there."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=self._fd)

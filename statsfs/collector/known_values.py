@@ -1,8 +1,9 @@
 """The values that segments bring, each of which stays for the life of the process.
 
-Owns which array a value of a segment belongs to, and how many one user may bring. Each value is an
-array of its own, so that a release with one more value shares the totals of the others; and that
-which was seen first stands for all that differ in nothing but their description.
+Owns which value of the tree stands for a value of a segment, and how many one user may bring. Each
+value is an array of its own, but for the sum of a histogram, so that a release with one more value
+shares the totals of the others.
+Values that differ in nothing but their description are one: the first that was seen.
 
 Threading: for the collector's thread alone.
 """
@@ -13,47 +14,49 @@ from types import MappingProxyType
 from typing import Final
 
 from statsfs.exceptions import SegmentError
-from statsfs.model.arrays import intern_array
 from statsfs.model.values import Value
 
-__all__ = ["BROUGHT_MAX", "Vocabulary"]
+__all__ = ["BROUGHT_MAX", "KnownValues", "is_number_of"]
 
-BROUGHT_MAX: Final = 8192
-"""How many different values the segments of one user may bring, while a collector lives."""
-
-_READ: Final = 0o444
-_OWNERS_WRITE: Final = 0o200
-_CACHED: Final = 256
+BROUGHT_MAX: Final = 8192  # different values of one user, while a collector lives
+_CACHED_MAX: Final = 256
 
 
-class Vocabulary:
+def is_number_of(value: Value, number: object) -> bool:
+    """Tell whether something is an integer, or of a histogram the list of its buckets."""
+    buckets = number if isinstance(number, list) else [number]
+    return (
+        isinstance(number, list) is value.histogram
+        and len(buckets) == value.size
+        and all(isinstance(bucket, int) for bucket in buckets)
+    )
+
+
+class KnownValues:
     """The values that were seen."""
 
     def __init__(self) -> None:
         self._first: Final[dict[Value, Value]] = {}
         self._brought: Final[dict[int, set[Value]]] = {}
-        self._known: Final[dict[tuple[object, ...], Mapping[str, Value]]] = {}
+        self._adopted: Final[dict[tuple[object, ...], Mapping[str, Value]]] = {}
 
     def adopt(self, values: Sequence[Value], mode: int, user: int) -> Mapping[str, Value]:
-        """Return what stands for the values of a segment, by name; equal ones share one mapping.
+        """Return the tree's values for those of a user's file, by name; equal ones are one mapping.
 
-        Args:
-            values: its values, their names all different.
-            mode: the permission bits of its file: whoever may not read that does not read values.
-            user: whose it is.
+        The permission bits of the file limit those of the values.
 
         Raises:
-            SegmentError: the user brought more values than are kept for one.
+            SegmentError: the user brought too many values.
         """
-        mask = mode & _READ | _OWNERS_WRITE
+        mask = mode & 0o444 | 0o200  # the owner may clear
         key = (tuple(values), mask, user)
-        known = self._known.get(key)
-        if known is None:
-            known = self._adopt([_mask(value, mask) for value in values], user)
-            if len(self._known) >= _CACHED:
-                self._known.clear()
-            self._known[key] = known
-        return known
+        adopted = self._adopted.get(key)
+        if adopted is None:
+            adopted = self._adopt([replace(one, mode=one.mode & mask) for one in values], user)
+            if len(self._adopted) >= _CACHED_MAX:
+                self._adopted.clear()
+            self._adopted[key] = adopted
+        return adopted
 
     def _adopt(self, values: Sequence[Value], user: int) -> Mapping[str, Value]:
         bare = [replace(value, description="") for value in values]
@@ -64,19 +67,8 @@ class Vocabulary:
                 user,
             )
         brought.update(bare)
-        firsts = map(self._first.setdefault, bare, values)
-        return MappingProxyType({value.name: value for value in firsts})
+        return MappingProxyType({value.name: self.restore(value) for value in values})
 
     def restore(self, value: Value) -> Value:
-        """Return what stands for a value that was seen in an earlier life of the collector."""
+        """Return the tree's value for one of a segment, or of a record."""
         return self._first.setdefault(replace(value, description=""), value)
-
-    @staticmethod
-    def array(value: Value) -> tuple[Value, ...]:
-        """Return the array of one value."""
-        return intern_array((value,)).values
-
-
-def _mask(value: Value, mask: int) -> Value:
-    mode = value.mode & mask
-    return value if mode == value.mode else replace(value, mode=mode)

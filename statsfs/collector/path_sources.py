@@ -1,268 +1,185 @@
-"""Branches: the part of the tree that a collector keeps.
+"""Path sources: the sources that a collector makes for the components of segments' paths.
 
-Owns the sources for the components of the segments' paths, which share the totals and retain what
-leaves. A path is a segment or a directory of segments, never both. A branch without anything on it
-leaves and folds into the one it is on; a top-level branch that retains something stays.
+Owns which sources of the tree are a collector's: those of segments, and path sources above them,
+which share the totals and retain what leaves. A path is a segment or a directory of segments, never
+both. A path source without subordinates leaves, and its parent retains what it had; one at the top
+stays as long as it retains something.
 
-Threading: changes come from the collector's thread alone. Whoever clears a value, in any thread,
-walks the branches under `lock`; so each change of theirs is made under it, but none of the tree: a
-listener of the tree may wait for a reader who is waiting for the lock. A leaf is on its branch here
-before it is in the tree, and leaves the tree before it leaves here: none is ever missed.
+Threading: the tree says where each source is. It is changed by the collector's thread alone, under
+the tree's own lock and no other, as the listeners of a change may wait for a reader. Any thread may
+`find_top`, or `look` under the tree's lock: a source is noted here before it is in the tree, and
+forgotten after it left, so that one is never missed.
 """
 
+import contextlib
 import logging
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Final
 
-from statsfs.collector.live_segment import Leaf
-from statsfs.exceptions import ReleasedError, StatsfsError
+from statsfs.collector.journal_file import RetainedSource
+from statsfs.collector.live_segment import LiveSegment
+from statsfs.exceptions import StatsfsError
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
-__all__ = ["Branch", "Branches", "Node"]
+__all__ = ["PathSources"]
 
 log = logging.getLogger(__name__)
 
 
-class Branch:
-    """One component of a path, and what is below.
+class PathSources:
+    """All sources of a collector; of path sources, `cleared` is called after clears.
 
     Attributes:
-        source: the directory, which retains.
-        parent: the branch it is on; None for a top-level one.
-        children: branches and leaves, by name.
+        find_owner: returns the user and the group of a top-level name; set before the first.
     """
 
-    __slots__ = ("children", "parent", "source", "warned")
-
-    def __init__(self, source: Source, parent: "Branch | None") -> None:
-        self.source = source
-        self.parent = parent
-        self.children: dict[str, Node] = {}
-        self.warned = False
-
-    @property
-    def name(self) -> str:
-        """Its component."""
-        return self.source.name
-
-    @property
-    def path(self) -> str:
-        """Where it is in the tree."""
-        return self.source.path
-
-
-Node = Branch | Leaf
-
-
-class Branches:
-    """All branches of a collector.
-
-    Args:
-        registry: where they are registered.
-        cleared: told of what was cleared.
-        find_owner: returns the user and the group whose a top-level name is.
-
-    Attributes:
-        lock: held while they change, and by whoever walks them in another thread.
-        tops: by name.
-    """
-
-    def __init__(
-        self,
-        registry: Registry,
-        cleared: Callable[[], object],
-        find_owner: Callable[[str], tuple[int, int]],
-    ) -> None:
-        self.lock = threading.RLock()
-        self.tops: Final[dict[str, Node]] = {}
+    def __init__(self, registry: Registry, cleared: Callable[[], object]) -> None:
+        self.find_owner: Callable[[str], tuple[int, int]]
         self._registry = registry
         self._cleared = cleared
-        self._find_owner = find_owner
+        self._known: Final[dict[Source, LiveSegment | None]] = {}  # None: a path source
+        self._warned: Final[set[Source]] = set()
 
-    def renew_lock(self) -> None:
-        """Make the lock free, in a forked child: who held it may not be in that process."""
-        self.lock = threading.RLock()
+    def find_top(self, name: str) -> Source | None:
+        """Return the top-level source of that name, if it is the collector's."""
+        top = self._registry.by_name.get(name)
+        return top if top in self._known else None
 
-    # Looking
+    @property
+    def tops(self) -> list[Source]:
+        """The top-level sources that are the collector's."""
+        return [source for source in self._registry.sources if source in self._known]
 
-    def find_holder(self, components: tuple[str, ...]) -> "Node | str | None":
-        """Return what has a path, so that no segment can; a text for what is not ours."""
-        node = self.tops.get(components[0])
-        if node is None:
-            return components[0] if components[0] in self._registry.by_name else None
-        for name in components[1:]:
-            if isinstance(node, Leaf):
-                return node
-            if (below := node.children.get(name)) is None:
-                return None
-            node = below
-        return node
+    def find_segment(self, source: Source) -> LiveSegment | None:
+        """Return the segment that a source shows; None for all others."""
+        return self._known.get(source)
 
-    def find_branch(self, components: tuple[str, ...]) -> "tuple[Branch | None, int]":
-        """Return the branch that has most of a path, and how much of it."""
-        branch: Branch | None = None
-        node = self.tops.get(components[0])
-        depth = 0
-        while isinstance(node, Branch) and depth < len(components) - 1:
-            branch, depth = node, depth + 1
-            node = node.children.get(components[depth])
-        return branch, depth
+    def find_holder(self, components: Sequence[str]) -> Source | None:
+        """Return the source that keeps a segment from a path; it may be another's at the top."""
+        lineage = self._find_lineage(components)
+        if not lineage:
+            return self._registry.by_name.get(components[0])
+        last = lineage[-1]
+        whole = len(lineage) == len(components)
+        return last if whole or self._known[last] is not None else None
 
-    @staticmethod
-    def walk(
-        top: Node, wanted: Callable[[Leaf], object] | None = None
-    ) -> "Iterator[tuple[tuple[str, ...], Node]]":
-        """Yield a node and all below it, each before what is on it, with their paths.
+    def _find_lineage(self, components: Sequence[str]) -> list[Source]:
+        # The sources of a path that are there, from the top; a segment is the last.
+        found: list[Source] = []
+        source = self.find_top(components[0]) if components else None
+        while source is not None and source in self._known:
+            found.append(source)
+            if len(found) == len(components) or self._known[source] is not None:
+                break
+            source = source.find(components[len(found)])
+        return found
 
-        What has left the tree is left out, with all that is below: it is folded already.
+    def look(
+        self, name: str, wanted: Callable[[LiveSegment], object]
+    ) -> tuple[list[RetainedSource], list[LiveSegment]]:
+        """Return the path sources of a top-level name, each before those below it, and segments.
 
-        Args:
-            top: the node.
-            wanted: tells which leaves are; by default all.
+        To be called under the tree's lock; `wanted` tells which segments are returned.
         """
-        found: list[tuple[tuple[str, ...], Node]] = [((top.name,), top)]
-        for path, node in found:
-            if node.source.parent is None:
-                continue
-            yield path, node
-            if isinstance(node, Branch):
-                below = node.children.items()
-                found += (
-                    ((*path, name), child)
-                    for name, child in below
-                    if wanted is None or isinstance(child, Branch) or wanted(child)
-                )
+        top = self.find_top(name)
+        found = [] if top is None else [top]
+        segments, retained = [], []
+        known = self._known
+        for source in found:
+            if (segment := known.get(source)) is not None:
+                if wanted(segment):
+                    segments.append(segment)
+            elif source in known:
+                path = tuple(source.path.split("/"))
+                retained.append(RetainedSource(path, source.label, source.retained))
+                found += source.subordinates
+        return retained, segments
 
-    # Growing
+    def make(self, name: str, label: str | None, top: str) -> Source:
+        """Return a path source, to be placed, for a component of a path of a top-level name."""
+        owner = self.find_owner(top)
+        source = Source(name, label=label, retain=True, cleared=self._cleared, owner=owner)
+        self._known[source] = None
+        return source
 
-    def make_source(self, name: str, label: str | None, top: str) -> Source:
-        """Return a source for a component of a path that begins with `top`."""
-        owner = self._find_owner(top)
-        return Source(name, label=label, retain=True, cleared=self._cleared, owner=owner)
-
-    def grow(self, components: tuple[str, ...], labels: tuple[str | None, ...]) -> Branch:
-        """Return the branch of a path, made if need be, in the tree or not yet.
-
-        What is made is in the tree when `settle` is called with it, or with a leaf on it.
-        """
-        branch, depth = self.find_branch((*components, ""))
-        self._compare_labels(branch, labels)
-        for name, label in zip(components[depth:], labels[depth:], strict=True):
-            below = Branch(self.make_source(name, label, components[0]), branch)
-            if branch is not None:
-                with self.lock:
-                    branch.children[name] = below
-            branch = below
-            depth += 1
-        assert branch is not None
-        return branch
-
-    def _compare_labels(self, branch: Branch | None, labels: tuple[str | None, ...]) -> None:
-        found = []
-        while branch is not None:
-            found.append(branch)
-            branch = branch.parent
-        for known, label in zip(reversed(found), labels, strict=False):
-            if known.source.label != label and not known.warned:
-                known.warned = True
-                log.warning(
-                    "%s: the label stays %r: the first segment there says so, another one says %r",
-                    known.path, known.source.label, label,
-                )  # fmt: skip
-
-    def add(self, leaf: Leaf) -> None:
-        """Put a leaf where its path says, with the branches that it needs, in one change.
+    def add(self, segment: LiveSegment) -> None:
+        """Put a segment where its path says, with the path sources that are missing.
 
         Raises:
-            StatsfsError: somebody else took the top-level name; nothing changed.
+            StatsfsError: another source has a name; nothing changed.
         """
-        if len(leaf.components) > 1:
-            leaf.parent = self.grow(leaf.components[:-1], leaf.head.labels[:-1])
-            with self.lock:
-                leaf.parent.children[leaf.name] = leaf
+        components, labels = segment.metadata.components, segment.metadata.labels
+        for source, label in zip(self._find_lineage(components), labels, strict=False):
+            if source.label != label and source not in self._warned:
+                self._warned.add(source)
+                log.warning(
+                    "%s: the label stays %r, of its first segment; another segment has %r",
+                    source.path, source.label, label,
+                )  # fmt: skip
+        self._known[segment.source] = segment
+        self.place(segment.source, components, labels)
+
+    def place(
+        self, source: Source, components: Sequence[str], labels: Sequence[str | None]
+    ) -> None:
+        """Put a source of ours where its path says, as `add` does; the tree alone refers to it."""
+        lineage = self._find_lineage(components[:-1])
+        placed = [source]
+        for name, label in reversed([*zip(components, labels, strict=True)][len(lineage) : -1]):
+            above = self.make(name, label, components[0])
+            above.add_subordinate(source)
+            source.put()
+            placed.append(source := above)
         try:
-            self.settle(leaf)
-        except StatsfsError:
-            self._cut(leaf)
+            if lineage:
+                lineage[-1].add_subordinate(source)
+            else:
+                self._registry.register(source)
+        except BaseException:
+            for one in placed:
+                del self._known[one]
             raise
+        finally:
+            source.put()
 
-    def settle(self, node: Node) -> None:
-        """Put a node into the tree, with the branches that it is on."""
-        while node.parent is not None:
-            placed = node.parent.source.parent is not None
-            node.parent.source.add_subordinate(node.source)
-            node.source.put()
-            if placed:
-                return
-            node = node.parent
-        with self.lock:
-            self.tops[node.name] = node
-        try:
-            self._registry.register(node.source)
-        except StatsfsError:
-            with self.lock:
-                del self.tops[node.name]
-            raise
-        node.source.put()
+    def remove(self, source: Source) -> None:
+        """Take a source out of the tree, with path sources that are then without subordinates.
 
-    def _cut(self, node: Node) -> None:
-        # What is not in the tree.
-        while node.parent is not None:
-            with self.lock:
-                node.parent.children.pop(node.name, None)
-            if node.parent.children or node.parent.source.parent is not None:
-                return
-            node = node.parent
-
-    # Falling
-
-    def remove(self, node: Node) -> None:
-        """Take a node out of the tree, with branches that then have nothing on them.
-
-        What it counted is folded into the branch that stays, in one change.
+        What it counted is retained by its nearest parent that stays, in one change.
         """
-        last: Node = node
-        parent: Branch | None = node.parent
-        while parent is not None and parent.parent is not None and len(parent.children) == 1:
-            last, parent = parent, parent.parent
-        if parent is None:
-            self._unregister(last)
-            return
+        leaving, above = [source], source.parent
         try:
-            parent.source.remove_subordinate(last.source)
+            while isinstance(above, Source) and isinstance(above.parent, Source):
+                if len(above.subordinates) > 1:
+                    break
+                leaving.append(above)
+                above = above.parent
+            self._take_out(leaving, above)
         except StatsfsError as error:
-            log.error("somebody else changed what is a collector's: %s", error)
-        with self.lock:
-            del parent.children[last.name]
-        if not parent.children and parent.parent is None and not _retains(parent):
-            self._unregister(parent)
+            log.error("other code changed the sources of a collector: %s", error)
+        for one in leaving:
+            del self._known[one]
+            self._warned.discard(one)
 
-    def _unregister(self, top: Node) -> None:
-        try:
-            self._registry.unregister(top.source)
-        except StatsfsError as error:
-            log.error("somebody else changed what is a collector's: %s", error)
-        with self.lock:
-            del self.tops[top.name]
+    def _take_out(self, leaving: list[Source], above: object) -> None:
+        if isinstance(above, Source):
+            above.remove_subordinate(leaving[-1])
+            if above.parent is not self._registry or above.subordinates or above.retained:
+                return
+            leaving.append(above)
+        self._registry.unregister(leaving[-1])
 
     def prune(self) -> None:
-        """Take branches away that have nothing on them, but those at the top, which retain."""
-        for top in list(self.tops.values()):
-            bare = [n for _, n in self.walk(top) if isinstance(n, Branch) and not n.children]
-            for branch in bare:
-                if branch.parent is not None:
-                    self.remove(branch)
+        """Take out all path sources without subordinates but those at the top, which retain."""
+        for source in [source for source, segment in self._known.items() if segment is None]:
+            if isinstance(source.parent, Source) and not source.subordinates:
+                self.remove(source)
 
     def clear(self) -> None:
-        """Take all of it out of the tree."""
-        for top in list(self.tops.values()):
-            self._unregister(top)
-
-
-def _retains(branch: Branch) -> bool:
-    try:
-        return bool(branch.source.retained)
-    except ReleasedError:
-        return False
+        """Take all out of the tree."""
+        for top in self.tops:
+            with contextlib.suppress(StatsfsError):  # another thread did
+                self._registry.unregister(top)
+        self._known.clear()
+        self._warned.clear()

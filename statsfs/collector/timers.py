@@ -1,6 +1,6 @@
-"""Timers: what the collector's thread will do later.
+"""Timers: functions that the collector's thread calls later.
 
-Owns when. Nothing here waits: the thread asks how long it may sleep, and then runs what is due.
+Owns when. Nothing here waits: the thread asks how long it may sleep, and then calls what is due.
 
 Threading: for one thread alone.
 """
@@ -15,7 +15,7 @@ __all__ = ["Timers"]
 
 
 class Timers:
-    """Functions to be called at some time."""
+    """Functions with the moments at which they are to be called."""
 
     def __init__(self) -> None:
         self._due: Final[list[tuple[float, int, Callable[[], object]]]] = []
@@ -27,20 +27,12 @@ class Timers:
 
     @property
     def seconds_left(self) -> float:
-        """Until the next one is due; a year if there is none."""
+        """The seconds until the next one is due; a year if there is none."""
         return max(0.0, self._due[0][0] - time.monotonic()) if self._due else 365 * 86400.0
 
     def run(self) -> None:
-        """Call what is due now; what that adds has its turn another time."""
-        now = time.monotonic()
-        due = []
-        while self._due and self._due[0][0] <= now:
-            due.append(heapq.heappop(self._due))
-        due.reverse()
-        try:
-            while due:
-                due.pop()[2]()
-        finally:
-            # What was due behind one that raises.
-            for one in due:
-                heapq.heappush(self._due, one)
+        """Call all that are due now, but not those that they add; after an error the rest stays."""
+        # Those that they add have later moments, or larger numbers.
+        end = (time.monotonic(), next(self._numbers))
+        while self._due and self._due[0] < end:
+            heapq.heappop(self._due)[2]()

@@ -1,10 +1,8 @@
-"""The directories of a collector: which files in them may be trusted that far.
+"""Trusted directories: which files of which users are opened, and how.
 
-Owns one opened directory, whose files are let in, and how a file of a stranger is opened without
-harm. What is in the file is the business of others.
+Owns one open directory, and how a file that anybody may have written is opened without harm.
 
-Threading: no state that changes but being closed, by the collector; `open_for_writing` may come
-from any thread before that.
+Threading: for the collector's thread, but for `open_for_writing`, which changes nothing.
 """
 
 import contextlib
@@ -13,38 +11,60 @@ import re
 import stat
 import time
 from collections.abc import Collection, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from statsfs.exceptions import SegmentError
 from statsfs.segments.file_format import FILE_MAX
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import SUFFIX, check_directory
 
-__all__ = ["SegmentDirectory", "open_directory"]
+__all__ = ["Location", "TrustedDirectory", "identify", "open_directory"]
 
-# Links are not followed, pipes not waited for, terminals not taken over.
+# Does not follow links, wait for pipes or take a terminal over.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
-# What `publishing` calls a file that it has not finished; that takes far less than a millisecond.
+# The name in `publishing` of an unfinished file; to finish it takes far less than a millisecond.
 _UNFINISHED: Final = re.compile(r"\..*-[0-9a-f]{16}")
 _UNFINISHED_AGE: Final = 60.0  # seconds
 
 
-class SegmentDirectory:
-    """One opened directory, and whose files it may have.
+def identify(status: os.stat_result) -> tuple[int, int]:
+    """Return the device and the inode, which no other file has while this one is open."""
+    return status.st_dev, status.st_ino
+
+
+class Location(NamedTuple):
+    """Where a file is, or was."""
+
+    directory: "TrustedDirectory"
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.directory.path}/{ascii(self.name)[1:-1]}"
+
+    @property
+    def key(self) -> str:
+        """The name, after "NAME/" if it is in a directory in the collector's."""
+        return self.directory.prefix + self.name
+
+    def find(self) -> os.stat_result | None:
+        """Return the status of what is there, which may be a link; None if there is nothing."""
+        try:
+            return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
+        except OSError:
+            return None
+
+
+class TrustedDirectory:
+    """One open directory.
 
     Args:
         fd: its descriptor, which is closed with it.
-        path: where it is, for messages.
-        prefix: "" for the collector's own directory, "NAME/" for one of those in it, in which all
-            paths begin so.
-        users: whose files are let in, by number.
-
-    Attributes:
-        owner: the user and the group whose the directory is.
+        path: for messages.
+        prefix: "" for the collector's own directory; "NAME/" for a directory in it, where all paths
+            of segments begin so.
+        users: whose files are opened.
     """
-
-    __slots__ = ("fd", "identity", "owner", "path", "prefix", "users")
 
     def __init__(self, fd: int, path: str, prefix: str, users: Collection[int]) -> None:
         status = os.fstat(fd)
@@ -53,28 +73,16 @@ class SegmentDirectory:
         self.prefix = prefix
         self.users = frozenset(users)
         self.owner = (status.st_uid, status.st_gid)
-        self.identity = (status.st_dev, status.st_ino)
+        self.identity = identify(status)
 
     def close(self) -> None:
-        """Close its descriptor; twice does no harm."""
+        """Close its descriptor, if it is open."""
         fd, self.fd = self.fd, -1
         if fd >= 0:
             os.close(fd)
 
-    def is_at(self, path: str) -> bool:
-        """Tell whether a path still leads to this directory."""
-        try:
-            status = os.stat(path)
-        except OSError:
-            return False
-        return (status.st_dev, status.st_ino) == self.identity
-
     def names(self) -> tuple[list[str], list[str]]:
-        """Return the names of what may be segments, and those of what may be directories.
-
-        Raises:
-            OSError: it cannot be read.
-        """
+        """Return the names of possible segments, and those of directories; or raise OSError."""
         files, directories = [], []
         with os.scandir(self.fd) as entries:
             for entry in entries:
@@ -87,83 +95,60 @@ class SegmentDirectory:
         return files, directories
 
     def remove_unfinished(self) -> None:
-        """Remove what was begun by producers who died before it had a name."""
+        """Remove the files of producers that died while they published."""
         names: list[str] = []
         with contextlib.suppress(OSError):
-            names = os.listdir(self.fd)
+            names = [name for name in os.listdir(self.fd) if _UNFINISHED.fullmatch(name)]
         for name in names:
-            status = self.find(name) if _UNFINISHED.fullmatch(name) else None
-            if status is None or time.time() - status.st_ctime < _UNFINISHED_AGE:
-                continue
             with contextlib.suppress(OSError):
-                fd, _ = self.open(name)
-                try:
-                    if not is_alive(fd):
-                        os.unlink(name, dir_fd=self.fd)
-                finally:
-                    os.close(fd)
-
-    def find(self, name: str) -> os.stat_result | None:
-        """Return what a file is, itself and not what it links to; None if there is none."""
-        try:
-            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-        except OSError:
-            return None
+                alive, changed = self._probe(name)
+                if not alive and time.time() - changed / 1e9 > _UNFINISHED_AGE:
+                    os.unlink(name, dir_fd=self.fd)
 
     def in_order(self, files: Iterable[str]) -> list[str]:
-        """Return the names of segments in the order in which they are to be let in.
+        """Return the names of segments in the order in which they are to be admitted.
 
-        The dead come first: at the path of one who lives they would wait for his death, and what
-        they counted with them. Of the living the one with the oldest file has the path, as it had
-        it before; that is the one who was first, at least where files are in memory.
+        First the dead: at the path of a living segment they would wait for its end. Of the living
+        the oldest file was the first at its path, at least in memory, and shown before.
         """
         return sorted(files, key=self._rank)
 
     def _rank(self, name: str) -> tuple[bool, int, str]:
-        alive, changed = True, 0
-        # What cannot be opened is refused later, with a reason.
-        with contextlib.suppress(SegmentError, OSError):
-            fd, status = self._open(name, os.O_RDONLY)
-            try:
-                alive, changed = is_alive(fd), status.st_ctime_ns
-            finally:
-                os.close(fd)
-        return alive, changed, name
+        try:
+            return *self._probe(name), name
+        except OSError:  # logged later, when the file is refused
+            return True, 0, name
 
-    def open(self, name: str) -> tuple[int, os.stat_result]:
-        """Open a file for reading that anybody may have put there.
+    def _probe(self, name: str) -> tuple[bool, int]:
+        # Whether its producer lives, and when the file last changed, in nanoseconds.
+        fd, status = self.open(name)
+        try:
+            return is_alive(fd), status.st_ctime_ns
+        finally:
+            os.close(fd)
 
-        Returns:
-            Its descriptor, and what it is.
+    def open_for_writing(self, name: str, identity: tuple[int, int]) -> int:
+        """Open the file of this name and identity for writing, as `open` does."""
+        fd, status = self.open(name, os.O_WRONLY)
+        if identify(status) != identity:
+            os.close(fd)
+            raise SegmentError(f"{self.path}/{name} is another file now", name)
+        return fd
+
+    def open(self, name: str, how: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
+        """Open a file that anybody may have put there; return its descriptor and its status.
 
         Raises:
             SegmentError: it is refused; the message is one line.
             OSError: it cannot be opened.
         """
-        return self._open(name, os.O_RDONLY)
-
-    def open_for_writing(self, name: str, identity: tuple[int, int]) -> int:
-        """Open a file for writing, if it is the one that is meant; return its descriptor.
-
-        Raises:
-            SegmentError: it is another one by now, or refused.
-            OSError: it cannot be opened.
-        """
-        fd, status = self._open(name, os.O_WRONLY)
-        if (status.st_dev, status.st_ino) != identity:
-            os.close(fd)
-            raise SegmentError(f"{self.path}/{name} is another file by now", name)
-        return fd
-
-    def _open(self, name: str, how: int) -> tuple[int, os.stat_result]:
         seen = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         self._check(name, seen)
         fd = os.open(name, how | _FLAGS, dir_fd=self.fd)
         try:
             status = os.fstat(fd)
-            # It may have been replaced in between.
-            if (status.st_dev, status.st_ino) != (seen.st_dev, seen.st_ino):
-                raise self._refuse(name, "another file took its place")
+            if identify(status) != identify(seen):
+                raise SegmentError("another file took its place", f"{self.path}/{name}")
             self._check(name, status)
         except BaseException:
             os.close(fd)
@@ -171,28 +156,23 @@ class SegmentDirectory:
         return fd, status
 
     def _check(self, name: str, status: os.stat_result) -> None:
-        if not stat.S_ISREG(status.st_mode):
-            raise self._refuse(name, "it is no regular file")
-        if status.st_uid not in self.users:
-            raise self._refuse(name, f"user {status.st_uid} may not publish here")
-        if status.st_nlink > 1:
-            raise self._refuse(name, f"it has {status.st_nlink} links")
-        if status.st_dev != self.identity[0]:
-            raise self._refuse(name, "it is on another device")
-        if status.st_size > FILE_MAX:
-            raise self._refuse(name, f"{status.st_size} bytes, not at most {FILE_MAX}")
-
-    def _refuse(self, name: str, why: str) -> SegmentError:
-        return SegmentError(why, f"{self.path}/{name}")
+        reasons = {
+            "not a regular file": not stat.S_ISREG(status.st_mode),
+            f"user {status.st_uid} may not publish here": status.st_uid not in self.users,
+            f"it has {status.st_nlink} links": status.st_nlink > 1,
+            "it is on another device": status.st_dev != self.identity[0],
+            f"{status.st_size} bytes, not at most {FILE_MAX}": status.st_size > FILE_MAX,
+        }
+        for why, refused in reasons.items():
+            if refused:
+                raise SegmentError(why, f"{self.path}/{name}")
 
 
-def open_directory(path: str, inside: SegmentDirectory | None = None) -> SegmentDirectory:
-    """Open a directory into which nobody but its owner can put anything.
+def open_directory(path: str, inside: TrustedDirectory | None = None) -> TrustedDirectory:
+    """Open the collector's directory, or one `inside` it by its name.
 
-    Args:
-        path: the collector's directory; or the name of one in `inside`, which is another owner's
-            as a rule, and has his files alone.
-        inside: the collector's directory.
+    Only its owner may be able to put files there; the collector's user is trusted as well, in its
+    own directory.
 
     Raises:
         SegmentError: it is refused; the message is one line that says what to do.
@@ -210,12 +190,12 @@ def open_directory(path: str, inside: SegmentDirectory | None = None) -> Segment
         if inside is not None:
             if status.st_dev != inside.identity[0]:
                 raise SegmentError(f"{shown} is on another device", path)
-            return SegmentDirectory(fd, shown, f"{path}/", {status.st_uid})
+            return TrustedDirectory(fd, shown, f"{path}/", {status.st_uid})
         if status.st_uid not in (0, os.geteuid()):
             raise SegmentError(
                 f"{shown} is user {status.st_uid}'s, neither root's nor ours: chown it", path
             )
-        return SegmentDirectory(fd, shown, "", {status.st_uid, os.geteuid()})
+        return TrustedDirectory(fd, shown, "", {status.st_uid, os.geteuid()})
     except BaseException:
         os.close(fd)
         raise

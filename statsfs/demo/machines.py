@@ -1,9 +1,7 @@
 """Virtual machines that come, work and go: what mock and real ones have in common.
 
 Owns the threads of the vCPUs, each of which makes exits at a given rate, and the VMs below the
-top-level source `kvm`. What an exit is, and what a VM counts, is in `mock_kvm` and `real_kvm`.
-
-Threading: a `Kvm` may be used from any thread; each vCPU is a daemon thread of its own.
+top-level source `kvm`. Threading: any thread may use a `Kvm`; each vCPU is a daemon thread.
 """
 
 import logging
@@ -12,7 +10,7 @@ import random
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from threading import Event, Lock, Thread
+from threading import Event, RLock, Thread
 from typing import Final, Generic, Self, TypeVar
 
 from statsfs.exceptions import ReleasedError
@@ -58,33 +56,22 @@ class Vcpu(Thread, ABC):
 
 
 class Vm:
-    """A virtual machine; made by `Kvm.create_vm`, ended by `Kvm.destroy_vm`.
-
-    Attributes:
-        name: `<pid>-<fd>`, as in debugfs.
-        source: shows the VM, and below it its vCPUs.
-    """
+    """A virtual machine and its vCPUs; the `name` is that of debugfs, `<pid>-<fd>`."""
 
     def __init__(self, source: Source, vcpus: Sequence[Vcpu]) -> None:
         self.name = source.name
         self.source = source
-        self._vcpus = vcpus
-
-    def start(self, rate: float) -> None:
-        """Start the vCPUs; RuntimeError if the system has no more threads."""
-        for vcpu in self._vcpus:
-            vcpu.rate = rate
-            vcpu.start()
+        self.vcpus = vcpus
 
     def stop(self) -> None:
         """Tell the vCPUs to end."""
-        for vcpu in self._vcpus:
+        for vcpu in self.vcpus:
             vcpu.ended.set()
 
     def close(self) -> None:
         """Stop the vCPUs, wait for their end, and put the source."""
         self.stop()
-        for vcpu in self._vcpus:
+        for vcpu in self.vcpus:
             if vcpu.ident is not None:
                 vcpu.join()
         self.source.put()
@@ -96,14 +83,7 @@ VmT_co = TypeVar("VmT_co", bound=Vm, covariant=True)
 class Kvm(ABC, Generic[VmT_co]):
     """The top-level source `kvm` and the VMs below it; a context manager that closes.
 
-    Args:
-        registry: where `kvm` is registered.
-        rate: exits a second of each vCPU; at 0 no vCPU runs.
-        arrays: the values of which `kvm` shows totals, before the first VM and after the last.
-
-    Raises:
-        ValueError: the rate is below 0 or not finite.
-        DuplicateNameError: the registry has a `kvm` already.
+    `rate` is that of `mock_kvm.MockKvm`. `kvm` shows totals of `arrays` without VMs too.
     """
 
     def __init__(
@@ -118,7 +98,7 @@ class Kvm(ABC, Generic[VmT_co]):
         self._registry = registry
         self._rate = rate
         self._closed = False
-        self._lock = Lock()  # VMs come and go one at a time
+        self._lock = RLock()  # VMs come and go one at a time
         self._vms: dict[str, VmT_co] = {}
 
     def __enter__(self) -> Self:
@@ -151,9 +131,11 @@ class Kvm(ABC, Generic[VmT_co]):
             self.source.add_subordinate(vm.source)
             try:
                 if self._rate:
-                    vm.start(self._rate)
+                    for vcpu in vm.vcpus:
+                        vcpu.rate = self._rate
+                        vcpu.start()
             except RuntimeError:
-                self._destroy(vm)
+                self.destroy_vm(vm)
                 raise
         return vm
 
@@ -162,20 +144,13 @@ class Kvm(ABC, Generic[VmT_co]):
         """Make a VM that does not run yet."""
 
     def destroy_vm(self, vm: Vm) -> None:
-        """Stop a virtual machine's vCPUs and remove it.
-
-        Raises:
-            ValueError: it is gone already, or of another KVM.
-        """
+        """Stop a VM's vCPUs and remove it; ValueError if it is gone already, or of another KVM."""
         with self._lock:
             if self._vms.get(vm.name) is not vm:
                 raise ValueError(f"no such VM: {vm.name}")
-            self._destroy(vm)
-
-    def _destroy(self, vm: Vm) -> None:
-        del self._vms[vm.name]
-        self.source.remove_subordinate(vm.source)
-        vm.close()
+            del self._vms[vm.name]
+            self.source.remove_subordinate(vm.source)
+            vm.close()
 
     def close(self) -> None:
         """Destroy every VM and unregister `kvm`; closing again does nothing."""
@@ -186,6 +161,6 @@ class Kvm(ABC, Generic[VmT_co]):
             for vm in self.vms:
                 vm.stop()
             for vm in self.vms:
-                self._destroy(vm)
+                self.destroy_vm(vm)
             self._registry.unregister(self.source)
             self.source.put()

@@ -1,14 +1,11 @@
 """The mock KVM: virtual machines that count what real ones would.
 
 Owns the `Stats` classes made from a real kernel's list (`data/kvm_stats.json`), and how they
-move. It uses the public API alone, in the order of the proposal's example: create, add values, add
-subordinate, put.
+move: every exit has one reason here, though a real kernel also has exits without a counter; other
+counters move with the exits that cause them. It uses the public API alone.
 
-Each vCPU counts in its own thread, the only writer of its statistics; that of vCPU 0 also counts
-for the VM. Every exit has one reason here, so at rest `exits` is the sum of the values in
-`EXIT_PARTS`; a real kernel also has exits without a counter. The other counters move with the exits
-that cause them. The histograms of halts have as many observations as there were successful polls,
-failed polls and wake-ups. Threading: as `machines`.
+Threading: each vCPU counts in its own thread, the only writer of its statistics; that of vCPU 0
+also counts for the VM.
 """
 
 import json
@@ -16,7 +13,6 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files
 from random import Random
-from types import new_class
 from typing import Any, Final
 
 from statsfs.demo.machines import Kvm, Vcpu, Vm
@@ -32,10 +28,11 @@ _PID_MAX: Final = 1 << 22
 _BUSY_BUCKETS: Final = range(10, 21)  # of half a microsecond to a millisecond
 
 
-def _stats_class(name: str, section: str, doc: str) -> type[Stats]:
+def _stats_class(name: str, section: str) -> type[Stats]:
     data = files("statsfs") / "data"
     listed = json.loads((data / "kvm_stats.json").read_text())[section]
     described = json.loads((data / "kvm_descriptions.json").read_text())[section]
+    doc = f"What KVM counts for a {section}: {len(listed)} values."
     namespace: dict[str, Any] = {"__doc__": doc, "__module__": __name__}
     for entry in listed:
         kind, unit = Kind[entry["kind"].upper()], Unit[entry["unit"].upper()]
@@ -43,20 +40,14 @@ def _stats_class(name: str, section: str, doc: str) -> type[Stats]:
             Aggregate.MAX if kind is Kind.PEAK else Aggregate.SUM,
             kind=kind,
             unit=unit,
-            base=entry["base"],
-            exponent=entry["exponent"],
-            size=entry["size"],
-            bucket_size=entry["bucket_size"],
             description=described[entry["name"]],
+            **{key: entry[key] for key in ("base", "exponent", "size", "bucket_size")},
         )
-    made: type[Stats] = new_class(name, (Stats,), exec_body=lambda body: body.update(namespace))
-    return made
+    return type(name, (Stats,), namespace)
 
 
-VmStats: Final = _stats_class("VmStats", "vm", "What KVM counts for a VM: 16 values.")
-VcpuStats: Final = _stats_class(
-    "VcpuStats", "vcpu", "What KVM counts for a vCPU: 47 values, three of which are histograms."
-)
+VmStats: Final = _stats_class("VmStats", "vm")
+VcpuStats: Final = _stats_class("VcpuStats", "vcpu")
 
 _WEIGHTS: Final = {
     "io_exits": 20,
@@ -170,8 +161,7 @@ def _fill(stats: Stats, rng: Random) -> None:
     # What a VM that stands still shows: no value is 0, and the sums can be checked.
     for value in values_of(type(stats)):
         if not value.histogram:
-            highest = min(value.type.maximum, 1_000_000)
-            setattr(stats, value.name, rng.randint(1, highest))
+            setattr(stats, value.name, rng.randint(1, min(value.type.maximum, 1_000_000)))
 
 
 def _fill_vcpu(stats: Any, rng: Random) -> None:
@@ -216,14 +206,7 @@ class _MockVcpu(Vcpu):
 
 
 class MockVm(Vm):
-    """A virtual machine; `stats` and `vcpu_stats` are its statistics and those of its vCPUs.
-
-    Args:
-        pid, fd: its name.
-        vcpus: how many.
-        still: whether it never runs: then `rng` makes up its values.
-        rng: makes the course of the exits.
-    """
+    """A virtual machine; `stats` and `vcpu_stats` are its statistics and those of its vCPUs."""
 
     def __init__(self, pid: int, fd: int, vcpus: int, *, still: bool, rng: Random) -> None:
         self.stats = VmStats()
@@ -239,11 +222,9 @@ class MockVm(Vm):
                 _fill_vcpu(stats, own)
             vm_stats = self.stats if number == 0 else None
             threads.append(_MockVcpu(f"{source.name}/vcpu{number}", stats, own, vm_stats))
-            vcpu = Source("vcpu%d", number, label="vcpu")
-            vcpu.add_values(VcpuStats, stats)
-            source.add_subordinate(vcpu)
-            # A vCPU goes with its VM: the tree has the only reference.
-            vcpu.put()
+            with Source("vcpu%d", number, label="vcpu") as vcpu:
+                vcpu.add_values(VcpuStats, stats)
+                source.add_subordinate(vcpu)
         super().__init__(source, threads)
 
 

@@ -1,12 +1,10 @@
 """Real guests: virtual machines of a few bytes that make exits, at a given rate, through /dev/kvm.
 
-Owns the ioctls, the guests' memory, and how a vCPU's thread runs its guest. What KVM counts is the
-business of `kvm.descriptors`.
-
-The guest is x86 code at the reset vector, in real mode: nine writes to a port, a HLT, and again
-from the beginning. Each of them ends KVM_RUN, since the kernel has no device at the port and there
-is no interrupt controller. So a vCPU's thread can stop after every exit, and never waits for its
-guest. An exit takes about 16 us where KVM runs in a VM itself.
+Owns the ioctls, the guests' memory, and how a vCPU's thread runs its guest. The guest is x86 code
+at the reset vector, in real mode: nine writes to a port, a HLT, and again from the beginning. Each
+of them ends KVM_RUN, since the kernel has no device at the port and there is no interrupt
+controller. So a vCPU's thread can stop after every exit, and never waits for its guest. An exit
+takes about 16 us where KVM runs in a VM itself.
 
 Threading: as `machines`; the ioctls release the GIL.
 """
@@ -55,11 +53,7 @@ _turns: Final = Semaphore(min(os.cpu_count() or 1, 4))
 
 
 class RealVm(Vm):
-    """A virtual machine that runs; the number in its name is that of the thread that made it.
-
-    Attributes:
-        stats, vcpu_stats: what KVM counts for the VM itself, and for each vCPU.
-    """
+    """A virtual machine; its name has the number of the thread that made it."""
 
     def __init__(self, device: int, vcpus: int) -> None:
         with ExitStack() as stack:
@@ -137,14 +131,7 @@ class RealKvm(Kvm[RealVm]):
     """The top-level source `kvm` and real virtual machines below it.
 
     A VM takes two descriptors, and each vCPU three more, of which one is Python's for what it maps.
-
-    Args:
-        registry: where `kvm` is registered.
-        rate: exits a second of each vCPU; at 0 no guest ever runs.
-
-    Raises:
-        OSError: /dev/kvm cannot be opened, or lacks what is needed.
-        DuplicateNameError: the registry has a `kvm` already.
+    At the rate 0 no guest ever runs. OSError: /dev/kvm cannot be opened, or lacks what is needed.
     """
 
     def __init__(self, registry: Registry, *, rate: float = 1000) -> None:

@@ -145,14 +145,13 @@ class Invalidator:
             log.debug("invalidating inode %d: %s", inode, error)
 
     def stop(self) -> None:
-        """End; return when nothing is being sent any more. Nor is any view waited for.
+        """End; return when nothing is being sent any more.
 
         Not on the serving thread while it serves: what is being sent may wait for it. From a signal
         handler that interrupted a change, that change sends nothing more.
         """
         self._stoppers.add(threading.get_ident())
         self._running = False
-        self._vfs.stop_waiting()
         while not self._stoppers.issuperset(self._busy.copy()):
             time.sleep(_POLL)
         worker, self._worker = self._worker, None

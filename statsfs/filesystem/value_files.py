@@ -7,6 +7,7 @@ Threading: pure, but for `render_file`, which reads a value as `Source.get_value
 """
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from statsfs.exceptions import BaseMismatchError, StatsfsError
@@ -77,7 +78,7 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # One line for each bucket that is not empty: where it begins, and its count.
-    lines = (b"%d %d\n" % (bound, n) for bound, n in zip(value.bounds, buckets, strict=True) if n)
+    lines = (b"%d %d\n" % (start, n) for start, n in zip(value.starts, buckets, strict=True) if n)
     return b"".join(lines)
 
 
@@ -93,12 +94,16 @@ def check_zero(file: File, data: bytes) -> None:
 
 def find_size(value: Value) -> int:
     """Return the size that stat(2) tells of a histogram: its longest text, up to the next page."""
-    longest = value.size * (len(str(value.bounds[-1])) + len(" 18446744073709551615\n"))
+    longest = value.size * (len(str(value.starts[-1])) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 
 
+# `ls -l` of newer coreutils lists the attributes of each file.
+@lru_cache(maxsize=256)
 def describe_file(value: Value) -> dict[bytes, bytes]:
     """Return the extended attributes of a value's files."""
     described = describe_value(value)
     described["aggregate"] = ",".join(described["aggregate"]) or "none"
+    if value.bounds:
+        described["bounds"] = ",".join(map(str, value.bounds))
     return {f"user.statsfs.{key}".encode(): str(item).encode() for key, item in described.items()}

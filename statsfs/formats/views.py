@@ -21,7 +21,7 @@ from statsfs.tree.source import Source, directory_of
 
 __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
 
-# Values whose view is made at once, in less than a millisecond; others are read meanwhile.
+# A view of so many values is rendered at once, in less than a millisecond; others in a thread.
 _QUICK: Final = 500
 
 
@@ -82,7 +82,7 @@ class Rendering:
 
     def run(self) -> None:
         """Sample and make the text, once; raise ReleasedError if the source was released."""
-        # What was sampled goes before garbage is collected again. Foreign code may take for ever.
+        # The sample is dropped before garbage is collected again. Foreign code may run for ever.
         with contextlib.ExitStack() as stack:
             if not self.quick:
                 stack.enter_context(pausing())

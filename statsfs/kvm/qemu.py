@@ -2,13 +2,11 @@
 
 Owns which sockets are tried, and when; the sources of each VM and its vCPUs, under the names of
 debugfs (`<pid>-<fd>/vcpu<n>`); and when a VM is queried: for a reader, and at most once in 100 ms.
-`qmp` queries, `qmp_sockets` tells which sockets are safe, `model.external` clears.
-
 A VM that does not answer, stopped or stuck, stays: its query waits until it goes on, its readers do
 not. When its connection is lost, the VM and its sources are gone.
 
-Threading: all VMs share one thread. Its asyncio loop opens and closes their connections, queries,
-and changes the tree. Refreshes come from other threads, and wait for it.
+Threading: one thread's asyncio loop connects, queries, and changes the tree. Refreshes come from
+other threads, and wait for it.
 """
 
 import asyncio
@@ -21,15 +19,8 @@ from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import DuplicateNameError, QmpError, StatsfsError
+from statsfs.kvm import qmp_sockets
 from statsfs.kvm.qmp_answers import AnswerParser
-from statsfs.kvm.qmp_sockets import (
-    FoundSocket,
-    check_directories,
-    check_path,
-    find_sockets,
-    find_vm,
-    is_pattern,
-)
 from statsfs.kvm.values import index_values, make_values
 from statsfs.model.external import Numbers
 from statsfs.model.values import Value
@@ -53,7 +44,6 @@ _PATIENCE: Final = 60.0
 
 class _Target:
     # A VM or a vCPU: its source, and the base of its values.
-
     __slots__ = ("_numbers", "_parser", "source", "values")
 
     def __init__(self, source: Source, parser: AnswerParser) -> None:
@@ -68,21 +58,19 @@ class _Target:
 
 
 class _Vm:
-    # A running VM: its sources and its connection. All methods but `refresh` belong to the loop.
+    # A running VM: its sources and its connection. All methods belong to the loop but `_refresh`,
+    # which brings the numbers up to date for any other thread.
 
     def __init__(self, connection: "QmpConnection", fd: int) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._vcpus: dict[str, _Target] = {}  # by qom-path
         self._plugging: asyncio.Task[None] | None = None
-        # What `refresh` shares with the loop.
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of what `refresh` shares with the loop
         self._answer: Future[None] | None = None
         self._answered = 0.0
         self._ended = False
-        self.source = Source(
-            "%d-%d", connection.pid, fd, label="vm", refresh=self.refresh, blocking=True
-        )
+        self.source = Source(f"{connection.pid}-{fd}", label="vm", refresh=self._refresh)
 
     async def describe(self) -> list[tuple[Value, ...]]:
         """Query what it has, and make the sources; return the arrays of a VM and of a vCPU."""
@@ -113,19 +101,10 @@ class _Vm:
                 self.source.add_subordinate(source)
             self._vcpus[path] = vcpu
 
-    # Refreshing
-
-    def refresh(self) -> None:
-        """Bring the numbers up to date; called in any thread but the loop's."""
-        try:
-            self._ask().result(_PATIENCE)
-        except TimeoutError:
-            raise QmpError(f"no answer within {_PATIENCE:g} s", self.source) from None
-
-    def _ask(self) -> "Future[None]":
-        # Returns the query that is under way, or was answered just now, or a new one. A query that
-        # the VM does not answer stays the only one, until the VM goes on. The age of numbers counts
-        # from the answer: on a host where a query takes longer than `_FRESH`, each file of a
+    def _refresh(self) -> None:
+        # Waits for the query that is under way, or was answered just now, or a new one. A query
+        # that the VM does not answer stays the only one, until the VM goes on. The age of numbers
+        # counts from the answer: on a host where a query takes longer than `_FRESH`, each file of a
         # `grep -r` would start another.
         with self._lock:
             answer = self._answer
@@ -135,7 +114,10 @@ class _Vm:
                     raise QmpError("the VM has ended", self.source)
                 answer = asyncio.run_coroutine_threadsafe(self._take(), self._loop)
                 self._answer = answer
-            return answer
+        try:
+            answer.result(_PATIENCE)
+        except TimeoutError:
+            raise QmpError(f"no answer within {_PATIENCE:g} s", self.source) from None
 
     async def _take(self) -> None:
         try:
@@ -164,26 +146,6 @@ class _Vm:
             self._ended = True
         await self._connection.close()
         self.source.put()
-
-
-class _Attempt:
-    # The task that connects to a socket and shows its VM, and its last failure.
-
-    __slots__ = ("next_try", "reported", "task")
-
-    def __init__(self) -> None:
-        self.next_try = 0.0
-        self.reported = ""  # the last failure
-        self.task: asyncio.Task[None] | None = None
-
-    @property
-    def busy(self) -> bool:
-        return self.task is not None and not self.task.done()
-
-    def fail(self, text: str) -> None:
-        if text != self.reported:
-            log.warning("%s; tried again every %g s", text, _RETRY)
-            self.reported = text
 
 
 class QemuMonitor(AbstractContextManager["QemuMonitor"]):
@@ -216,9 +178,9 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         self._kvm = kvm
         self._patterns = tuple(sockets)
         for path in self._patterns:
-            if not is_pattern(path):
-                check_path(path)
-        self._attempts: dict[FoundSocket, _Attempt] = {}
+            qmp_sockets.check_path(path)
+        self._found: set[qmp_sockets.FoundSocket] = set()
+        self._tasks: dict[qmp_sockets.FoundSocket, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="statsfs-qemu", daemon=True)
@@ -237,57 +199,53 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 
-    # All that follows belongs to the thread.
-
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._watch())
 
     async def _watch(self) -> None:
         while not self._stop.is_set():
-            self._look()
+            self._found = qmp_sockets.find_sockets(self._patterns)
+            self._tasks = {key: task for key, task in self._tasks.items() if not task.done()}
+            for key in self._found - self._tasks.keys():
+                self._tasks[key] = asyncio.create_task(self._attend(key))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _RESCAN)
-        tasks = [attempt.task for attempt in self._attempts.values() if attempt.task is not None]
-        for task in tasks:
+        for task in self._tasks.values():
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _look(self) -> None:
-        # Begins with new sockets, and with those whose next try is due.
-        found = find_sockets(self._patterns)
-        for key in [key for key in self._attempts.keys() - found if not self._attempts[key].busy]:
-            del self._attempts[key]
-        now = time.monotonic()
-        for key in found:
-            attempt = self._attempts.setdefault(key, _Attempt())
-            if not attempt.busy and now >= attempt.next_try:
-                attempt.next_try = now + _RETRY
-                attempt.task = asyncio.create_task(self._attend(key.path, attempt))
+    async def _attend(self, socket: qmp_sockets.FoundSocket) -> None:
+        # As long as the socket is there: shows its VM to its end, and tries again.
+        next_try, reported = 0.0, ""
+        while socket in self._found:
+            if time.monotonic() >= next_try:
+                next_try, failure = time.monotonic() + _RETRY, ""
+                try:
+                    await self._show(socket.path)
+                except self._qmp.NoListenerError:
+                    next_try, failure = 0.0, reported
+                except TimeoutError:
+                    failure = f"{socket.path}: no answer within {_SETUP:g} s"
+                except StatsfsError as error:
+                    failure = str(error)
+                if failure not in ("", reported):
+                    log.warning("%s; tried again every %g s", failure, _RETRY)
+                reported = failure
+            await asyncio.sleep(_RESCAN)
 
-    async def _attend(self, path: str, attempt: _Attempt) -> None:
+    async def _show(self, path: str) -> None:
         # From the connection to the end of the VM.
-        try:
-            connection = await self._qmp.QmpConnection.open(check_directories(path))
-            await self._show(connection, attempt)
-        except self._qmp.NoListenerError:
-            attempt.next_try = 0.0
-        except TimeoutError:
-            attempt.fail(f"{path}: no answer within {_SETUP:g} s")
-        except StatsfsError as error:
-            attempt.fail(str(error))
-
-    async def _show(self, connection: "QmpConnection", attempt: _Attempt) -> None:
+        connection = await self._qmp.QmpConnection.open(qmp_sockets.check_directories(path))
         async with AsyncExitStack() as stack:
             stack.push_async_callback(connection.close)
-            vm = _Vm(connection, find_vm(connection.pid))
+            vm = _Vm(connection, qmp_sockets.find_vm(connection.pid))
             stack.push_async_callback(vm.end)
             for values in await asyncio.wait_for(vm.describe(), _SETUP):
                 with suppress(DuplicateNameError):  # declared already
                     self._kvm.add_values(values, None)
             self._kvm.add_subordinate(vm.source)
             stack.callback(self._remove, vm.source)
-            attempt.reported = ""
             await connection.wait_closed()
 
     def _remove(self, source: Source) -> None:

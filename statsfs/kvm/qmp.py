@@ -2,8 +2,6 @@
 
 Owns the connection, through the library qemu.qmp, and the commands. QMP is full control of a VM:
 only qmp_capabilities, query-stats-schemas, query-stats and query-cpus-fast are ever sent.
-`qmp_answers` decodes the answers, `qmp_sockets` finds the sockets.
-
 Threading: a connection belongs to the asyncio loop that opened it.
 """
 
@@ -54,13 +52,9 @@ def _summarize(error: BaseException) -> str:
 
 
 class QmpConnection:
-    """A connection to one QEMU; made by `open`.
+    """A connection to one QEMU; a query raises QmpError if there is no answer, or an invalid one.
 
-    Its queries raise QmpError: there is no answer, or an invalid one.
-
-    Attributes:
-        path: of the socket.
-        pid: the process that listens, or that bound the socket for another.
+    `pid` is the process that listens, or that bound the socket for another.
     """
 
     def __init__(self, path: str, pid: int, client: QMPClient) -> None:
@@ -72,10 +66,8 @@ class QmpConnection:
     async def open(cls, path: str) -> Self:
         """Connect, and wait for the greeting.
 
-        Raises:
-            NoListenerError: the socket has no listener.
-            QmpError: there is no greeting within a second, as QMP serves one client at a time; or
-                the server does not speak QMP.
+        QmpError: it does not come within a second, as QMP serves one client at a time; or it is not
+        QMP's. NoListenerError: the socket has no listener.
         """
         client = _Client()
         with contextlib.ExitStack() as stack:
@@ -102,15 +94,15 @@ class QmpConnection:
             raise QmpError(f"{self.path}: {command}: {_summarize(error)}", self.path) from error
 
     async def query_schemas(self) -> dict[str, tuple[Descriptor, ...]]:
-        """Query what is counted, by target; see `read_schemas`."""
+        """Query what KVM counts, by target."""
         return read_schemas(await self._execute("query-stats-schemas", {"provider": "kvm"}))
 
     async def query_stats(self, target: str) -> dict[str, dict[str, Any]]:
-        """Query the numbers of a target, `vm` or `vcpu`; see `read_stats`."""
+        """Query the numbers of all objects of a target, `vm` or `vcpu`, by qom-path."""
         return read_stats(await self._execute("query-stats", {"target": target, **_KVM}))
 
     async def query_cpus(self) -> dict[str, int]:
-        """Query the vCPUs and their numbers; see `read_cpus`."""
+        """Query the number of each vCPU, by qom-path."""
         return read_cpus(await self._execute("query-cpus-fast"))
 
     async def wait_closed(self) -> None:

@@ -1,10 +1,8 @@
 """QEMU's answers about its statistics, as descriptors and numbers.
 
-Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). `qmp` asks, `qemu` uses
-the numbers. No answer is trusted: an invalid one is a `QmpError`. What a newer QEMU adds is left
-out.
-
-Threading: pure functions, and objects that do not change.
+Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). No answer is trusted:
+an invalid one is a `QmpError`. What a newer QEMU adds is left out. Threading: pure functions, and
+objects that do not change.
 """
 
 import contextlib
@@ -27,7 +25,6 @@ _KINDS: Final = {
 }
 _UNITS: Final = {unit.name.lower(): unit for unit in Unit}
 _HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
-_MOST: Final = (1 << 64) - 1
 
 
 @contextlib.contextmanager
@@ -48,8 +45,8 @@ def _typed(item: Any, kind: type) -> Any:
 def read_schemas(answer: Any) -> dict[str, tuple[Descriptor, ...]]:
     """Return what KVM counts, by target, `vm` and `vcpu`; from query-stats-schemas.
 
-    QEMU lists the kernel's values in reverse order, so they are reversed here: then they are equal
-    to those of a statistics descriptor. The answer lacks the number of a histogram's buckets.
+    QEMU lists the kernel's values in reverse order; here they have that of a statistics descriptor.
+    The answer lacks the number of a histogram's buckets.
     """
     with _decoding("query-stats-schemas", answer):
         return {
@@ -97,15 +94,10 @@ def read_stats(answer: Any) -> dict[str, dict[str, Any]]:
 
 
 class AnswerParser:
-    """Makes rows of the answers to query-stats for one target.
+    """Makes rows of the answers to query-stats for one target, whose descriptors are `schema`.
 
-    Args:
-        schema: the target's descriptors.
-        stats: the first answer, which tells how many buckets histograms have. A descriptor without
-            a number there, or with a number of another kind, is left out.
-
-    Attributes:
-        descriptors: those of the row.
+    `stats` is the first answer, which tells how many buckets histograms have. A descriptor without
+    a number there, or with a number of another kind, is left out of `descriptors`.
     """
 
     __slots__ = ("_sizes", "descriptors")
@@ -126,7 +118,7 @@ class AnswerParser:
 
 
 def _measure(one: Descriptor, number: Any) -> Descriptor | None:
-    size = len(number) if isinstance(number, list) and one.kind in _HISTOGRAMS else None
+    size = len(number) if isinstance(number, list) else None
     try:
         _read_number(number, size)
     except (TypeError, ValueError):
@@ -137,11 +129,11 @@ def _measure(one: Descriptor, number: Any) -> Descriptor | None:
 def _read_number(number: Any, size: int | None) -> Number:
     # JSON's booleans become 0 and 1.
     if size is None:
-        if type(number) not in (int, bool) or not 0 <= number <= _MOST:
+        if type(number) not in (int, bool) or not 0 <= number < 1 << 64:
             raise TypeError(number)
         return int(number)
     if type(number) is not list or len(number) != size or set(map(type, number)) != {int}:
         raise TypeError(number)
-    if min(number) < 0 or max(number) > _MOST:
+    if min(number) < 0 or max(number) >= 1 << 64:
         raise ValueError(number)
     return number

@@ -2,9 +2,7 @@
 
 Owns patterns and the rights of directories. QMP is full control of a VM, and another user who can
 put a socket into a directory can answer in a VM's place. So a socket counts only where nobody but
-root and this process's user can create, rename or remove files. `qmp` speaks over the sockets.
-
-Threading: pure functions over the filesystem.
+root and this process's user can create, rename or remove files. Threading: pure functions.
 """
 
 import contextlib
@@ -44,11 +42,7 @@ def is_pattern(path: str) -> bool:
 
 
 def find_sockets(patterns: Iterable[str]) -> set[FoundSocket]:
-    """Return the existing sockets, without symbolic links in their paths.
-
-    Args:
-        patterns: paths, or patterns as of a shell; `**` is any number of directories.
-    """
+    """Return the existing sockets of paths, or of patterns as of a shell with `**`."""
     found = set()
     for pattern in patterns:
         for path in glob.iglob(pattern, recursive=True) if is_pattern(pattern) else (pattern,):
@@ -64,11 +58,8 @@ def check_directories(path: str) -> str:
     """Return a socket's real path if its directories are safe.
 
     The socket's directory and all above must belong to root or this process's user, and nobody else
-    may write there. Above the socket's directory a sticky one, such as /tmp, is safe: there only a
-    file's owner can rename or remove it. Missing directories are not checked.
-
-    Raises:
-        QmpError: others could put a socket of their own into a directory.
+    may write there: else QmpError. Above the socket's directory a sticky one, such as /tmp, is
+    safe: there only a file's owner can rename or remove it. Missing directories are not checked.
     """
     real = Path(os.path.realpath(path))
     for directory in real.parents:
@@ -87,14 +78,13 @@ def check_directories(path: str) -> str:
 
 
 def check_path(path: str) -> None:
-    """Check that a path, not a pattern, leads to a socket, or to nothing yet.
+    """Raise QmpError if a path that is not a pattern leads to something else than a safe socket.
 
-    So a user who gives a directory in place of its socket does not wait for VMs that never come.
-
-    Raises:
-        QmpError: it leads to something else, or this process may not look; or others can write in
-            the directory.
+    It may lead to nothing yet. So a user who gives a directory in place of its socket does not wait
+    for VMs that never come.
     """
+    if is_pattern(path):
+        return
     real = check_directories(path)
     try:
         mode = os.lstat(real).st_mode
@@ -107,14 +97,7 @@ def check_path(path: str) -> None:
 
 
 def find_vm(pid: int) -> int:
-    """Return a process's descriptor of the VM that it made: debugfs's name ends in it.
-
-    Args:
-        pid: a VMM's; if it has made several VMs, it is the first.
-
-    Raises:
-        QmpError: it has none, or this process may not look.
-    """
+    """Return a process's descriptor of its first VM, in which debugfs's name ends; or QmpError."""
     where = f"/proc/{pid}/fd"
     try:
         for fd in sorted(map(int, os.listdir(where))):
@@ -122,9 +105,8 @@ def find_vm(pid: int) -> int:
                 if os.readlink(f"{where}/{fd}") == _KVM_VM:
                     return fd
     except PermissionError as error:  # root without the capability may list, and not read links
-        raise QmpError(
-            f"no permission to read {where}: needs CAP_SYS_PTRACE, or root", pid
-        ) from error
+        text = f"no permission to read {where}: needs CAP_SYS_PTRACE, or root"
+        raise QmpError(text, pid) from error
     except OSError as error:
         raise QmpError(f"cannot read {where}: {error.strerror}", pid) from error
     raise QmpError(f"process {pid} has no VM of KVM: -accel kvm?", pid)

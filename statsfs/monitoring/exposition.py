@@ -1,9 +1,7 @@
 """A registry's values for monitoring systems.
 
-Owns `RegistryCollector`, which shows them beside prometheus_client's own metrics, and
-`serve_metrics`, which answers scrapes. Both export what the Prometheus views show to everybody.
-prometheus_client and the HTTP server are imported when they are used.
-
+Owns `RegistryCollector`, for prometheus_client, and `serve_metrics`, which answers scrapes. Both
+export what the Prometheus views show to everybody, and import what they need when they are used.
 Threading: both may be used from any thread; scrapes are answered in threads of their own.
 """
 
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING
 
 from statsfs.formats.metric_families import Family, make_families
 from statsfs.formats.metric_names import make_edges
-from statsfs.formats.prometheus import sample_name
-from statsfs.model.values import Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
@@ -44,10 +40,8 @@ class RegistryCollector:
         try:
             import prometheus_client.core
         except ImportError as error:
-            raise ImportError(
-                "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'",
-                name="prometheus_client",
-            ) from error
+            text = "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'"
+            raise ImportError(text, name="prometheus_client") from error
         self._registry = registry
         self._metric = prometheus_client.core.Metric
 
@@ -55,10 +49,7 @@ class RegistryCollector:
         return f"<RegistryCollector {self._registry!r}>"
 
     def describe(self) -> list["Metric"]:
-        """Return nothing, as the metrics change with the tree.
-
-        Without this method, registering would collect.
-        """
+        """Return nothing; without this method, registering would collect."""
         return []
 
     def collect(self) -> Iterator["Metric"]:
@@ -76,24 +67,20 @@ class RegistryCollector:
 
 
 def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
-    name = sample_name(family.metric)
+    metric = family.metric
     for part in family.parts:
-        for homes, column in part.take():
-            for home, item in zip(homes, column, strict=True):
-                if part.value.histogram:
-                    yield from _list_buckets(name, home.labels, part.value, item)
-                else:
-                    yield name, home.labels, item
-
-
-def _list_buckets(
-    name: str, labels: dict[str, str], value: Value, buckets: list[int]
-) -> Iterator[tuple[str, dict[str, str], int]]:
-    # Without `_count`: OpenMetrics, which prometheus_client writes too, allows it only with `_sum`.
-    edges = make_edges(value)
-    counts = compress(accumulate(buckets), edges.keep)
-    for text, count in zip(edges.texts, counts, strict=True):
-        yield f"{name}_bucket", {**labels, "le": text}, count
+        edges = make_edges(part.value) if part.value.histogram else None
+        for homes, column, sums in part.take():
+            for home, item, total in zip(homes, column, sums, strict=True):
+                if edges is None:
+                    yield metric.sample, home.labels, item
+                    continue
+                counts = list(compress(accumulate(item), edges.keep))
+                for text, count in zip(edges.texts, counts, strict=True):
+                    yield metric.sample, {**home.labels, "le": text}, count
+                if total is not None:
+                    yield f"{metric.name}_sum", home.labels, total
+                    yield f"{metric.name}_count", home.labels, counts[-1]
 
 
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":

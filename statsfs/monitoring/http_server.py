@@ -1,18 +1,13 @@
 """The HTTP server that answers scrapes of `/metrics`.
 
 Owns the sockets, and what a client may ask for: GET and HEAD of one path, in a format and an
-encoding that it accepts. The texts come from `formats`. Anybody may ask, so only values that
-everybody may read are exported.
-
-It uses the standard library's HTTP handler with one daemon thread a connection: a slow or silent
-client delays only itself, and is cut off in the end.
-
-Threading: `MetricsServer` may be used from any thread.
+encoding that it accepts. Anybody may ask, so only values that everybody may read are exported.
+Threading: any thread may use a `MetricsServer`. Each connection has a daemon thread: a slow or
+silent client delays only itself, and is cut off in the end.
 """
 
 import gzip
 import logging
-import os
 import re
 import socket
 import threading
@@ -40,8 +35,6 @@ _REST: Final = 0.1  # seconds until the next try after the system ran out of des
 
 _TARGET: Final = re.compile("(?i:https?://[^/?#]*)?/metrics([?#].*)?")  # proxies get whole URLs
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
-
-
 _VIEWS: Final = {
     prometheus.CONTENT_TYPE: VIEWS[".stats.prom"],
     openmetrics.CONTENT_TYPE: VIEWS[".stats.openmetrics"],
@@ -52,9 +45,8 @@ def _parse(header: str) -> Iterator[tuple[str, str, float]]:
     # Yields the name, the version and the quality of each item of an Accept or Accept-Encoding.
     for item in header.split(","):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
-        pairs = {
-            key.strip(): text.strip() for key, _, text in (p.partition("=") for p in parameters)
-        }
+        split = (parameter.partition("=") for parameter in parameters)
+        pairs = {key.strip(): text.strip() for key, _, text in split}
         quality = pairs.get("q", "1")
         if _QUALITY.fullmatch(quality):
             yield name, pairs.get("version", "").strip('"'), float(quality)
@@ -70,18 +62,15 @@ def _rate(header: str, content_type: str) -> tuple[float, bool]:
         if name in patterns and version in ("", current)
     }
     weight, quality = max(rated, default=(0, 0.0))
-    return quality, weight == len(patterns) - 1
+    return quality, weight == patterns.index(named)
 
 
 def choose_content_type(accept: str) -> str:
-    """Choose what a client gets by its `Accept` header, which may be empty.
-
-    It is OpenMetrics if the client prefers it, or names it and likes both as well.
-    """
+    """Choose by an `Accept` header: OpenMetrics if it is preferred, or named and liked as well."""
     wanted, named = _rate(accept, openmetrics.CONTENT_TYPE)
     other, _ = _rate(accept, prometheus.CONTENT_TYPE)
-    better = wanted >= other if named else wanted > other
-    return openmetrics.CONTENT_TYPE if wanted and better else prometheus.CONTENT_TYPE
+    preferred = wanted and (wanted, named) > (other, False)
+    return openmetrics.CONTENT_TYPE if preferred else prometheus.CONTENT_TYPE
 
 
 def accepts_gzip(header: str) -> bool:
@@ -91,7 +80,6 @@ def accepts_gzip(header: str) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     # One connection, which is one request.
-
     server: "_Server"
     timeout = _PATIENCE
     disable_nagle_algorithm = True
@@ -145,7 +133,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 class _Server(ThreadingMixIn, TCPServer):
     # HTTPServer would ask the DNS for its own name.
-
     allow_reuse_address = True
     daemon_threads = True
     request_queue_size = _CONNECTIONS
@@ -161,7 +148,6 @@ class _Server(ThreadingMixIn, TCPServer):
         super().__init__(address, _Handler)
 
     def render(self, view: View) -> bytes:
-        """Return the text of a view of all values."""
         # Without the lock: a refresh that does not answer delays this scrape, and no other.
         refresh_all(self._registry.sources)
         with self._rendering:
@@ -210,9 +196,7 @@ class _Server(ThreadingMixIn, TCPServer):
 class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Answers `/metrics` with a registry's values until it is closed; made by `serve_metrics`.
 
-    Attributes:
-        host, port: the address that it listens on, as numbers.
-        url: of the metrics.
+    `url` is that of the metrics; `host` and `port` are the address, as numbers.
     """
 
     def __init__(self, registry: Registry, host: str, port: int) -> None:
@@ -221,8 +205,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
             raise OSError(f"cannot listen on {where}: invalid port")
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            family, _, _, _, address = found[0]
-            self._server = _Server(registry, family, address)
+            self._server = _Server(registry, found[0][0], found[0][4])
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"cannot listen on {where}: {reason}") from error
@@ -230,10 +213,8 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self.host: str = bound[0]
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
-        self._pid = os.getpid()
-        self._thread = threading.Thread(
-            target=self._server.serve, name=f"statsfs {self.url}", daemon=True
-        )
+        name = f"statsfs {self.url}"
+        self._thread = threading.Thread(target=self._server.serve, name=name, daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
@@ -247,7 +228,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         if self._server.closing:
             return
         self._server.closing = True
-        if os.getpid() == self._pid:
+        if self._thread.is_alive():
             # This wakes the thread; from a forked child it would end the parent's server.
             self._server.socket.shutdown(socket.SHUT_RDWR)
             self._thread.join()

@@ -1,11 +1,8 @@
-"""Locks that say who is alive: held for life, dropped by the kernel at death.
+"""Locks that tell whether a producer is alive: held for life, dropped by the kernel at death.
 
-Owns the calls for open-file-description locks (fcntl(2), "Open file description locks"), which
-belong to what was opened and not to a process: a mapping keeps one after its descriptor is closed,
-and probes from several descriptors do not collide. Who holds which file is the business of others.
-
-For others: `hold(fd)` takes the lock of a file for as long as what was opened lives, mappings of it
-included; `is_alive(fd)` tells whether somebody else holds it.
+Owns the calls for open-file-description locks (fcntl(2), "Open file description locks"). They
+belong to the open file and not to a process: a mapping keeps one after its descriptor is closed,
+and probes from several descriptors do not collide.
 
 Threading: system calls; safe from any thread.
 """
@@ -30,13 +27,10 @@ def _pack(type: int) -> bytes:
 
 
 def hold(fd: int) -> bool:
-    """Take the lock of an open file, without waiting.
+    """Take the lock of an open file, without waiting; return whether it was free.
 
     Args:
         fd: a descriptor that may write.
-
-    Returns:
-        Whether it was free.
 
     Raises:
         OSError: no such descriptor, or a filesystem without locks.
@@ -51,12 +45,9 @@ def hold(fd: int) -> bool:
 
 
 def is_alive(fd: int) -> bool:
-    """Tell whether somebody who may write a file holds its lock, through another descriptor.
+    """Tell whether a process that may write a file holds its lock, through another descriptor.
 
-    It asks for a read lock: that of somebody who may only read is in nobody's way.
-
-    Args:
-        fd: any descriptor of the file.
+    It asks for a read lock, with which the locks of readers do not collide.
 
     Raises:
         OSError: no such descriptor, or a filesystem without locks.

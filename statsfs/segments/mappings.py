@@ -1,7 +1,7 @@
-"""Memory that is shared through a file, and what is put in its place when that ends.
+"""Mappings of files, and of private memory in their place.
 
 Owns the calls of mmap(2). Python's own mmap keeps a duplicate of the descriptor, and with it a
-forked child keeps the file's lock; here nothing but the mapping keeps what was opened.
+forked child would keep the file's lock. Here nothing but the mapping keeps the file open.
 
 Threading: system calls; safe from any thread.
 """
@@ -33,29 +33,18 @@ def _map(address: int | None, size: int, flags: int, fd: int) -> int:
 
 
 def map_file(fd: int, size: int) -> int:
-    """Map a file from its beginning, to be read and written; return the address.
+    """Map so many bytes of a file, to be read and written; return the address, or raise OSError.
 
-    Args:
-        fd: a descriptor that may read and write; it may be closed afterwards.
-        size: how many bytes.
-
-    Raises:
-        OSError: the kernel refuses.
+    The descriptor must be open for both, and may be closed afterwards.
     """
     return _map(None, size, mmap.MAP_SHARED, fd)
 
 
 def blank(address: int, size: int) -> None:
-    """Put memory of zeros, of this process alone, in the place of a mapping.
-
-    What still has the address reads and writes that; the file is let go of.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
+    """Replace a mapping by zeros in private memory, or raise OSError; the file is closed."""
     _map(address, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_FIXED, -1)
 
 
 def unmap(address: int, size: int) -> None:
-    """End a mapping that nothing looks at."""
+    """End a mapping that is not used any more."""
     _munmap(address, size)

@@ -1,11 +1,8 @@
-"""The directories of segments: which one is meant, and whether one can be trusted.
+"""The directories of segments: the default one, and whether one can be trusted.
 
-Owns the choice of a directory where nobody names one, and what must be true of one. What lies in
-it is the business of others. The environment is read when something is asked, never before.
-
-For others: `find_directory()` is where a program publishes, `check_directory` raises for a
-directory into which anybody but its owner could put files; `COLLECTOR` is the file that each
-collector leaves in its directory for ever, and holds while it lives.
+Owns the choice of the default, and the rules for any. The environment is read by the calls, never
+at import. `COLLECTOR` is a file that each collector leaves in its directory, and locks while it
+lives.
 
 Threading: no state.
 """
@@ -34,13 +31,10 @@ SUFFIX: Final = ".stats"
 
 
 def find_directory() -> Path:
-    """Return where this process publishes if nobody says where.
+    """Return the default directory of this process.
 
     That is `$STATSFS_DIR`, else `/run/statsfs` or its subdirectory named after the user, whichever
-    is writable, else `$XDG_RUNTIME_DIR/statsfs`, which is made.
-
-    Raises:
-        SegmentError: there is none of them.
+    is writable, else `$XDG_RUNTIME_DIR/statsfs`, which is made; or a SegmentError.
     """
     if named := os.environ.get("STATSFS_DIR"):
         return Path(named)
@@ -55,7 +49,7 @@ def find_directory() -> Path:
             raise SegmentError(f"cannot make {directory}: {error.strerror}", directory) from error
         return directory
     raise SegmentError(
-        f"no directory for segments: {HOST_DIRECTORY} is not there, or not writable; "
+        f"no directory for segments: {HOST_DIRECTORY} is missing, or not writable; "
         f"make {HOST_DIRECTORY}, or name one in STATSFS_DIR",
         HOST_DIRECTORY,
     )
@@ -65,16 +59,12 @@ def _host_directories() -> Iterator[Path]:
     yield HOST_DIRECTORY
     try:
         yield HOST_DIRECTORY / pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:  # a user without a name has none
+    except KeyError:  # the user has no name
         return
 
 
 def check_path(directory: Path, path: str) -> None:
-    """Refuse a path that the host's collector would not take from one of its subdirectories.
-
-    Raises:
-        SegmentError: the directory is `/run/statsfs/NAME`, and the path not below NAME.
-    """
+    """Raise SegmentError for a directory `/run/statsfs/NAME` and a path that is not below NAME."""
     if directory.parent == HOST_DIRECTORY and not path.startswith(f"{directory.name}/"):
         raise SegmentError(
             f"segment {path!r}: paths in {directory} begin with {directory.name}/", path
@@ -82,17 +72,14 @@ def check_path(directory: Path, path: str) -> None:
 
 
 def check_directory(status: os.stat_result, path: object) -> None:
-    """Refuse what is no directory, or one that others than its owner may write.
+    """Raise SegmentError if it is not a directory, or others than its owner may write it.
 
     Args:
-        status: what `os.fstat` says of it, opened.
-        path: its name, for the message.
-
-    Raises:
-        SegmentError: it is refused; the message is one line that says what to do.
+        status: of the open directory.
+        path: its name, for the message of one line that says what to do.
     """
     if not stat.S_ISDIR(status.st_mode):
-        raise SegmentError(f"{path} is no directory", path)
+        raise SegmentError(f"{path} is not a directory", path)
     # With an access control list these bits of the group are the most that the list grants.
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise SegmentError(f"others than its owner may write {path}: chmod go-w {path}", path)

@@ -1,14 +1,14 @@
 """Publishing: the life of a segment, from its producer's side.
 
 Owns `publish` and `Segment`. A file is created under a name that begins with ".", filled, locked
-and mapped, and then gets its real name: whoever sees that sees a whole segment, alive. What
-becomes of it after the producer's death is the business of the collector.
+and mapped, and then gets its real name: a file of that name is a whole segment, and alive. What
+follows the producer's death is up to the collector.
 
-A forked child has no part in what its parent published: there the mapping is replaced by memory of
-the child's own, so that the parent's death is seen however long the child lives.
+In a forked child the mappings are replaced by private memory: the parent's segments are not the
+child's, and the parent's death is seen however long the child lives.
 
-Threading: any thread may publish and close, under one lock; no fork happens in the middle. Counting
-is an attribute's increment, as on any object.
+Threading: any thread may publish and close, under one lock, which a fork takes as well. Counting is
+an attribute's increment, as on any object.
 """
 
 import contextlib
@@ -17,11 +17,10 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Generic, NoReturn, TypeVar, overload
+from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
-from statsfs.closings import Closing
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
-from statsfs.model.bases import SlotBuffer
+from statsfs.model.buffers import SlotBuffer
 from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places
@@ -33,14 +32,14 @@ _T = TypeVar("_T", bound=Stats)
 
 _FOREIGN: Final = re.compile(r"[^A-Za-z0-9_.-]")
 _NAME_MAX: Final = 100  # characters of the path in the file's name, which has 255 bytes
-_MODES: Final = 0o644  # who may write could keep a dead segment alive: its owner alone may
+_MODES: Final = 0o644  # a writer could keep a dead segment alive: only the owner may write
 
 
-class Segment(Closing, Generic[_S]):
+class Segment(Generic[_S]):
     """What this process has published at one path; `publish` makes them.
 
-    It lives until it is closed or the process ends, whoever still knows it. As a context manager it
-    is closed at the end.
+    It lives until it is closed or the process ends, referenced or not. As a context manager it is
+    closed at the end.
 
     Attributes:
         path: where it is in the tree.
@@ -58,6 +57,12 @@ class Segment(Closing, Generic[_S]):
         self._address = address
         self._size = size
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def __repr__(self) -> str:
         state = "" if self._address in _live else " ended"
         return f"<Segment {self.path!r}{state} {str(self.file)!r}>"
@@ -65,14 +70,14 @@ class Segment(Closing, Generic[_S]):
     def close(self) -> None:
         """End the segment, as the process's end does; nothing happens if it has ended.
 
-        Its file is the collector's, who keeps what was counted; it is removed here only where no
+        The collector keeps what was counted, and removes the file. Here it is removed only where no
         collector has ever been.
         """
         with _lock:
             if self._address not in _live:
                 return
             if not self._is_collected():
-                # While it is locked: who has it open nevertheless counts it once it is not.
+                # While it is locked: a collector that has just opened it folds it after that.
                 with contextlib.suppress(OSError):
                     self.file.unlink()
             self._end(f"segment {self.path!r} was closed")
@@ -84,43 +89,43 @@ class Segment(Closing, Generic[_S]):
 
     def _end(self, why: str) -> None:
         del _live[self._address]
-        # Before the memory goes: another thread that is counting counts nowhere, or raises. The
-        # memory stays, for buckets that somebody holds: one page or so, untouched.
-        self.stats.__class__ = _make_ended_class(why)  # type: ignore[assignment]  # of one layout
+        # Before the memory is replaced: after that another thread that counts raises. The private
+        # memory, a page or so, stays for buckets that are still referenced.
+        self.stats.__class__ = _make_ended_class(why, type(self.stats))
         mappings.blank(self._address, self._size)
 
 
-def _make_ended_class(why: str) -> type[SlotBuffer]:
+def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
     def refuse(name: str) -> NoReturn:
-        # Whoever asks for what is optional, as `copy` does, must be told that it is not there.
+        # `copy`, for example, looks for optional methods.
         if name.startswith("__"):
             raise AttributeError(name)
         raise SegmentError(f"{why}: no {name!r}", name)
 
     body = {
-        "__slots__": (),
+        "__slots__": living.__slots__,  # the layout must be the same
         "__getattr__": lambda self, name: refuse(name),
         "__setattr__": lambda self, name, number: refuse(name),
     }
     return type("EndedStats", (SlotBuffer,), body)
 
 
-# By address. A segment lives whether its `Segment` is kept or not: the attributes do not hold it.
+# By address. A segment lives without its `Segment`: `stats` does not refer to it.
 _live: Final[dict[int, Segment[Any]]] = {}
-# Reentrant: a signal handler may publish, or close, in the middle of either.
+# Reentrant: a signal handler may publish or close in the middle of either.
 _lock: Final = threading.RLock()
 
 
 def _disown_in_child() -> None:
-    # Between the fork and this line the child, too, has the lock.
+    # The fork took the lock for the child as well.
     try:
         for segment in list(_live.values()):
-            segment._end(f"segment {segment.path!r} is that of the process that forked this one")
+            segment._end(f"segment {segment.path!r} belongs to the process that forked this one")
     finally:
         _lock.release()
 
 
-# No child has a descriptor or a mapping that is not in `_live` yet.
+# A child never has a descriptor or a mapping that is not in `_live` yet.
 os.register_at_fork(
     before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_disown_in_child
 )
@@ -162,19 +167,19 @@ def publish(
 
     Args:
         path: 1 to 8 names of sources, joined by "/": "app/worker-17".
-        args: what `path` is formatted with, printf-style; without them it is taken as it is.
-        values: a `Stats` class, or values without offsets; at most 4,096, in at most 1 MiB. A
-            value's `show` stays here: the collector shows integers.
+        args: `path` is formatted with them, printf-style, if there are any.
+        values: a `Stats` class, or values without offsets; at most 4,096, in at most 1 MiB. The
+            collector shows integers, without a value's `show`.
         labels: for each name of the path its label, or None; no labels by default.
-        directory: where; by default `$STATSFS_DIR`, else `/run/statsfs` or its subdirectory named
-            after the user, whichever is writable, else `$XDG_RUNTIME_DIR/statsfs`.
-        mode: the file's permission bits: 0600, and who else may read the values.
+        directory: by default `$STATSFS_DIR`, else `/run/statsfs` or its subdirectory named after
+            the user, whichever is writable, else `$XDG_RUNTIME_DIR/statsfs`.
+        mode: the file's permission bits: 0600, and those of others who may read the values.
 
     Raises:
-        SegmentError: there is no such directory, or somebody else may write it; no room; too many
-            values; values with offsets.
-        InvalidNameError: a name of the path, or a label, is none; a value has a name that no
-            attribute over shared memory can have.
+        SegmentError: the directory is missing, or others may write it; no space; too many values;
+            values with offsets.
+        InvalidNameError: a name of the path or a label is not valid, or the name of a value cannot
+            be an attribute over shared memory.
     """
     path = _format(path, args)
     array = values_of(values) if isinstance(values, type) else tuple(values)
@@ -210,7 +215,7 @@ def _format(path: str, args: tuple[object, ...]) -> str:
 
 
 def _create(place: Path, name: str, encoded: bytes, mode: int, path: str) -> int:
-    # Returns where the file, which has its name then, is mapped.
+    # Returns the address of the mapping.
     try:
         with _opened(place, os.O_RDONLY | os.O_DIRECTORY) as directory:
             places.check_directory(os.fstat(directory), place)
@@ -232,17 +237,17 @@ def _create_in(directory: int, name: str, encoded: bytes, mode: int) -> int:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
         with _opened(f".{name}", flags, directory) as fd:
             undo.callback(os.unlink, f".{name}", dir_fd=directory)
-            # Or a full disk would end the producer, by SIGBUS, when it counts.
+            # In a sparse file on a full disk, counting would raise SIGBUS.
             os.posix_fallocate(fd, 0, len(encoded))
             with open(fd, "wb", closefd=False) as file:
                 file.write(encoded)
-            # Before others may read it: they could lock it first.
+            # Before others may read it, and so lock it.
             if not locks.hold(fd):
-                raise SegmentError(f".{name} is locked by somebody else", name)
+                raise SegmentError(f".{name} is locked by another process", name)
             os.fchmod(fd, mode)
             address = mappings.map_file(fd, len(encoded))
         undo.callback(mappings.unmap, address, len(encoded))
-        # Nothing can be replaced: the name is random.
+        # The name is random, so nothing is replaced.
         os.rename(f".{name}", f"{name}{places.SUFFIX}", src_dir_fd=directory, dst_dir_fd=directory)
         undo.pop_all()
     return address

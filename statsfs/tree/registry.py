@@ -89,9 +89,9 @@ class Registry(Listening):
         Args:
             path: the names from a top-level source on, joined by "/".
         """
-        name, _, rest = path.partition("/")
+        name, slash, rest = path.partition("/")
         top = self._sources.get(name)
-        return top.find(rest) if top is not None and rest else top
+        return top.find(rest) if top is not None and slash else top
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""

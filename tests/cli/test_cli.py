@@ -87,7 +87,10 @@ def test_wrong_usage(args: list[str], word: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_without_the_extra(missing: str) -> None:
     """Where click or rich is not installed, one line says which extra to install."""
-    program = f"import sys; sys.modules[{missing!r}] = None; from statsfs.cli import main; main()"
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "from statsfs.cli import main; sys.exit(main())"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert_error(done, 1, missing, "pip install 'statsfs[all]'")
 
@@ -266,7 +269,7 @@ def limited(thread):
     start(thread)
 threading.Thread.start = limited
 from statsfs.cli import main
-main()
+sys.exit(main())
 """
     args = [sys.executable, "-c", program, "demo", "stats", "--vms", "4", "--vcpus", "3"]
     done = subprocess.run(args, cwd=tmp_path, capture_output=True, text=True, timeout=DEADLINE)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from statsfs.collector import Collector
+from statsfs.collector.admission import Admission
 from statsfs.collector.collector import _disown_in_child as disown_in_child
-from statsfs.collector.directories import Home
-from statsfs.collector.journal import Ledger
-from statsfs.collector.live_segment import Leaf
-from statsfs.collector.members import Members
-from statsfs.collector.path_sources import Branches
+from statsfs.collector.directories import Directories
+from statsfs.collector.journal import Journal
+from statsfs.collector.live_segment import LiveSegment
+from statsfs.collector.path_sources import PathSources
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, TreeError
 from statsfs.segments import locks, publish
@@ -35,14 +35,6 @@ from tests.support.deadlines import wait_until
 from tests.support.forking import run_forking
 from tests.support.mounts import NOBODY, run
 
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    (tmp_path / "segments").mkdir(mode=0o755)
-    return tmp_path / "segments"
-
-
 # Errors of its own
 
 
@@ -55,7 +47,7 @@ def test_an_error_of_its_own_does_not_end_it(
         publish("app/w1", values=WorkerStats, directory=directory)
         wait_for(registry, "app/w1")
         with monkeypatch.context() as patcher:
-            patcher.setattr(Members, "look", lambda *_: 1 // 0)
+            patcher.setattr(Admission, "look", lambda *_: 1 // 0)
             segment = publish("app/w2", values=WorkerStats, directory=directory)
             segment.stats.requests = 5
             wait_until(lambda: "collecting failed" in caplog.text)
@@ -71,7 +63,7 @@ def test_an_error_of_its_own_while_its_directory_is_gone(
     """It goes on waiting for it."""
     with collecting(directory) as registry:
         with monkeypatch.context() as patcher:
-            patcher.setattr(Ledger, "load", lambda *_: 1 // 0)
+            patcher.setattr(Journal, "load", lambda *_: 1 // 0)
             run("rm", "-r", directory)
             wait_until(lambda: "is gone" in caplog.text)
             directory.mkdir(mode=0o755)
@@ -97,14 +89,14 @@ def test_records_that_cannot_be_taken(
         raise TreeError("no room in the tree", None)
 
     with monkeypatch.context() as patcher:
-        patcher.setattr(Branches, "settle", refuse)
+        patcher.setattr(PathSources, "place", refuse)
         with pytest.raises(TreeError, match="no room"):
             Collector(Registry(), directory).start()
         assert (directory / ".retained" / "app").read_bytes() == record
     with collecting(directory) as registry:
         registry.unregister(registry.by_name["app"])
         with monkeypatch.context() as patcher:
-            patcher.setattr(Ledger, "load", refuse)
+            patcher.setattr(Journal, "load", refuse)
             os.rename(directory, directory.with_name("away"))
             wait_until(lambda: "is gone" in caplog.text)
             os.rename(directory.with_name("away"), directory)
@@ -118,9 +110,9 @@ def test_a_second_way_back_is_none(directory: Path) -> None:
         pass
     collector = Collector(registry, directory)
     with collector:
-        home = collector._home
+        directories = collector._directories
         collector._reopen()
-        assert collector._home is home
+        assert collector._directories is directories
 
 
 @pytest.mark.slow
@@ -146,7 +138,7 @@ def test_a_directory_that_went_unnoticed(
                 patcher.setattr(Watch, "_sort", lose)
                 # At once, so that its file is never seen to go.
                 os.rename(directory / "www", directory.with_name("elsewhere"))
-                wait_until(lambda: len(collector._members.orphans) == 1)
+                wait_until(lambda: len(collector._liveness.orphans) == 1)
             assert total(registry, path="www") == 3
         wait_until(lambda: find(registry, "www/w1") is None)
         assert total(registry, path="www") == 3
@@ -157,7 +149,7 @@ def test_more_who_wait_than_are_remembered(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The others are found when all is looked at."""
-    monkeypatch.setattr("statsfs.collector.members._WAITING_MAX", 0)
+    monkeypatch.setattr("statsfs.collector.admission._WAITING_MAX", 0)
     monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.5)
     with collecting(directory) as registry:
         first = HandMade.of(directory / "first.stats", "app/w1", [3])
@@ -179,14 +171,14 @@ def test_a_clear_in_the_moment_in_which_a_segment_is_let_in(
     with collecting(directory) as registry:
         registry.by_name["app"].clear_value("a")
     os.pwrite(made.fd, bytes([2]), head.data_offset)
-    add = Branches.add
+    add = PathSources.add
 
-    def add_and_write(self: Branches, leaf: Leaf) -> None:
-        add(self, leaf)
+    def add_and_write(self: PathSources, segment: LiveSegment) -> None:
+        add(self, segment)
         self._cleared()
 
     with monkeypatch.context() as patcher:
-        patcher.setattr(Branches, "add", add_and_write)
+        patcher.setattr(PathSources, "add", add_and_write)
         with collecting(directory) as registry:
             assert total(registry, "a") == 2
     os.pwrite(made.fd, bytes([9]), head.data_offset)
@@ -249,13 +241,12 @@ def test_what_a_forked_child_gives_up(
         collector = Collector(Registry(), directory)
         collector.start()
     if not there:
-        collector._leave_home()
+        collector._close_directories()
     disown_in_child()
     with collecting(directory):
         collector.close()
-    if collector._home is not None:
-        collector._home.top.close()
-        collector._home.records.close()
+    if collector._directories is not None:
+        collector._directories.top.close()
 
 
 # Strangers in the way
@@ -291,7 +282,7 @@ def test_a_directory_that_is_replaced_as_it_is_made(
     with monkeypatch.context() as patcher:
         patcher.setattr(os, "mkdir", swap)
         with pytest.raises(NotADirectoryError):
-            Home(str(tmp_path / "segments"), watch)
+            Directories(str(tmp_path / "segments"), watch)
     watch.close()
     assert stat.S_IMODE(secret.stat().st_mode) == 0o700
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from statsfs.collector import Collector
-from statsfs.collector.directories import find_home
-from statsfs.collector.path_sources import Branches, Node
+from statsfs.collector.directories import default_directory
+from statsfs.collector.path_sources import PathSources
 from statsfs.exceptions import ReadOnlyValueError, SegmentError, UnavailableError
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import file_format, publish
@@ -30,12 +30,6 @@ from tests.support.collecting import (
     wait_for,
 )
 from tests.support.deadlines import wait_until
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments that is not there yet."""
-    return tmp_path / "segments"
 
 
 def is_gone(registry: Registry, path: str) -> bool:
@@ -65,7 +59,6 @@ def test_what_is_published_is_shown(directory: Path) -> None:
 
 def test_what_was_published_before_is_there_when_start_returns(directory: Path) -> None:
     """Whether its producer lives or not."""
-    directory.mkdir()
     with publish("app/w1", values=WorkerStats, directory=directory) as segment:
         segment.stats.requests = 3
         HandMade.of(directory / "dead.stats", "app/w2", [4], alive=False)
@@ -225,7 +218,7 @@ def test_a_peak_of_what_cannot_be_written(directory: Path) -> None:
         other = directory / ".other"
         other.write_bytes(encoded)
         os.rename(other, segment.file)
-        with pytest.raises(ReadOnlyValueError, match="another file"):
+        with pytest.raises(ReadOnlyValueError, match="another file now"):
             source.clear_value("deepest")
         assert segment.file.read_bytes() == encoded
         segment.file.unlink()
@@ -236,19 +229,13 @@ def test_a_peak_of_what_cannot_be_written(directory: Path) -> None:
 
 def test_a_cleared_segment_that_counts_anew(directory: Path) -> None:
     """What is below its baseline was counted from 0 again."""
-    segment = HandMade.of(directory_made(directory) / "x.stats", "app/w1", [9])
+    segment = HandMade.of(directory / "x.stats", "app/w1", [9])
     with collecting(directory) as registry:
         wait_for(registry, "app/w1").clear_value("a")
         offset = file_format.decode(segment.file.read_bytes()).data_offset  # type: ignore[union-attr]  # it is one
         os.pwrite(segment.fd, (4).to_bytes(8, sys.byteorder), offset)
         assert total(registry, "a") == 4
         segment.die()
-
-
-def directory_made(directory: Path) -> Path:
-    """Make a directory."""
-    directory.mkdir()
-    return directory
 
 
 # Paths that are taken
@@ -293,7 +280,7 @@ def test_one_who_waited_and_gave_up(directory: Path) -> None:
 
 def test_one_who_waited_in_vain(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its file went at the very moment when the path was free."""
-    remove = Branches.remove
+    remove = PathSources.remove
     with collecting(directory) as registry:
         one = publish("app/w1", values=WorkerStats, directory=directory)
         wait_for(registry, "app/w1")
@@ -301,11 +288,11 @@ def test_one_who_waited_in_vain(directory: Path, monkeypatch: pytest.MonkeyPatch
         with publish("app/w2", values=WorkerStats, directory=directory):
             wait_for(registry, "app/w2")
 
-            def remove_both(self: Branches, node: Node) -> None:
+            def remove_both(self: PathSources, source: Source) -> None:
                 (directory / "x.stats").unlink(missing_ok=True)
-                remove(self, node)
+                remove(self, source)
 
-            monkeypatch.setattr(Branches, "remove", remove_both)
+            monkeypatch.setattr(PathSources, "remove", remove_both)
             one.close()
             wait_until(partial(is_gone, registry, "app/w1"))
         wait_until(partial(is_gone, registry, "app/w2"))
@@ -408,7 +395,6 @@ def test_a_second_collector_is_refused(directory: Path) -> None:
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 def test_a_directory_that_others_may_write(directory: Path, mode: int) -> None:
     """Is refused: anybody could put segments there."""
-    directory.mkdir()
     directory.chmod(mode)
     with pytest.raises(SegmentError, match="chmod go-w"):
         Collector(Registry(), directory).start()
@@ -427,7 +413,6 @@ def test_what_is_no_directory(tmp_path: Path) -> None:
 
 def test_records_that_somebody_else_could_write(directory: Path) -> None:
     """Are not read."""
-    directory.mkdir()
     (directory / ".retained").mkdir(mode=0o755)
     with pytest.raises(SegmentError, match="with mode 755"):
         Collector(Registry(), directory).start()
@@ -436,11 +421,11 @@ def test_records_that_somebody_else_could_write(directory: Path) -> None:
 def test_where_it_looks_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's directory for root, one's own for others, or none."""
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    assert find_home() == Path("/run/statsfs")
+    assert default_directory() == Path("/run/statsfs")
     assert Collector(Registry()).directory == Path("/run/statsfs")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert find_home() == tmp_path / "statsfs"
+    assert default_directory() == tmp_path / "statsfs"
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     with pytest.raises(SegmentError, match="name one"):
         Collector(Registry())

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from statsfs.collector import Collector
-from statsfs.collector.journal import Ledger
+from statsfs.collector.journal import Journal
 from statsfs.collector.journal_file import decode_record
 from statsfs.collector.live_segment import SegmentNumbers
-from statsfs.collector.path_sources import Branches
-from statsfs.collector.trusted_directory import SegmentDirectory
+from statsfs.collector.path_sources import PathSources
+from statsfs.collector.trusted_directory import TrustedDirectory
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
@@ -25,16 +25,9 @@ from tests.support.collecting import Crash, HandMade, collecting, files_in, find
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT, run
 
+VERSION_1 = Path(__file__).parent.parent / "data" / "retained_app_1.bin"
 PEAK = Value("peak", aggregate=Aggregate.MAX, kind=Kind.PEAK)
 SUM = Value("sum", aggregate=Aggregate.SUM)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    path = tmp_path / "segments"
-    path.mkdir()
-    return path
 
 
 def leave(directory: Path, path: str, sum: int, peak: int = 0) -> None:
@@ -77,14 +70,14 @@ def crash_after(owner: Any, name: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 STEPS = {
     "the lock is free": crash_before(SegmentNumbers, "finish"),
-    "the last numbers are read": crash_before(Ledger, "begin_fold"),
+    "the last numbers are read": crash_before(Journal, "begin_fold"),
     "the record is to be renamed": crash_before(os, "replace"),
     "the record is renamed": crash_after(os, "replace"),
     "one file is removed": crash_after(os, "unlink"),
-    "all files are removed": crash_before(Branches, "remove"),
-    "one has left the tree": crash_after(Branches, "remove"),
-    "all have left the tree": crash_before(Ledger, "end_fold"),
-    "it is done": crash_after(Ledger, "end_fold"),
+    "all files are removed": crash_before(PathSources, "remove"),
+    "one has left the tree": crash_after(PathSources, "remove"),
+    "all have left the tree": crash_before(Journal, "end_fold"),
+    "it is done": crash_after(Journal, "end_fold"),
 }
 
 
@@ -129,7 +122,7 @@ def test_a_crash_while_others_live(directory: Path, monkeypatch: pytest.MonkeyPa
 DAEMON = """
 import os, signal, sys, time
 from statsfs import Collector, Registry
-from statsfs.collector.journal import Ledger
+from statsfs.collector.journal import Journal
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -140,7 +133,7 @@ with Collector(registry, sys.argv[1]):
         registry.by_name["app"].clear_value("sum")
         assert registry.by_name["app"].get_value("sum") == 0
         die()
-    Ledger.note_removed = die
+    Journal.note_removed = die
     print("ready", flush=True)
     time.sleep(60)
 """
@@ -223,8 +216,8 @@ def test_more_dead_than_are_folded_at_once(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are folded in batches, of one record each."""
-    monkeypatch.setattr("statsfs.collector.members._BATCH", 3)
-    monkeypatch.setattr("statsfs.collector.collector._SETTLED", 4)
+    monkeypatch.setattr("statsfs.collector.folding._BATCH", 3)
+    monkeypatch.setattr("statsfs.collector.collector._BATCH", 4)
     for worker in range(10):
         leave(directory, f"app/w{worker}", 1, worker)
     with collecting(directory) as registry:
@@ -250,18 +243,18 @@ def test_clearing_while_the_dead_are_folded(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the record, before the tree: what is written down is what was cleared."""
-    remove = Branches.remove
+    remove = PathSources.remove
 
-    def clear_first(self: Branches, node: Any) -> None:
+    def clear_first(self: PathSources, source: Any) -> None:
         registry.by_name["app"].clear_value("sum")
         registry.by_name["app"].clear_value("peak")
-        remove(self, node)
+        remove(self, source)
 
     segment = publish("app/w1", values=[SUM, PEAK], directory=directory)
     leave(directory, "app/w2", 100)
     with collecting(directory) as registry:
         segment.stats.sum, segment.stats.peak = 5, 6
-        monkeypatch.setattr(Branches, "remove", clear_first)
+        monkeypatch.setattr(PathSources, "remove", clear_first)
         segment.close()
         wait_until(lambda: find(registry, "app/w1") is None)
         assert sums(registry) == (0, 0)
@@ -390,18 +383,18 @@ def test_files_that_go_while_they_are_looked_at(
     """At any moment somebody else may remove them: before they are opened, or by the collector."""
     leave(directory, "app/w1", 5)
     (name,) = files_in(directory)
-    unlink, open_ = os.unlink, SegmentDirectory.open
+    unlink, open_ = os.unlink, TrustedDirectory.open
 
     def unlink_first(path: Any, **options: Any) -> None:
         unlink(path, **options)
         unlink(path, **options)
 
-    def open_late(self: SegmentDirectory, file: str) -> Any:
+    def open_late(self: TrustedDirectory, file: str, *how: int) -> Any:
         if file != name:
             unlink(directory / file)
-        return open_(self, file)
+        return open_(self, file, *how)
 
-    monkeypatch.setattr(SegmentDirectory, "open", open_late)
+    monkeypatch.setattr(TrustedDirectory, "open", open_late)
     monkeypatch.setattr(os, "unlink", unlink_first)
     leave(directory, "app/w2", 100)
     with collecting(directory) as registry:
@@ -417,15 +410,15 @@ def test_a_folded_file_that_cannot_be_opened(
     with monkeypatch.context() as patcher, contextlib.suppress(Crash):
         STEPS["the record is renamed"](patcher)
         Collector(Registry(), directory).start()
-    open_ = SegmentDirectory.open
+    open_ = TrustedDirectory.open
     for fails in (True, False):
 
-        def refuse(self: SegmentDirectory, file: str, fails: bool = fails) -> Any:
+        def refuse(self: TrustedDirectory, file: str, fails: bool = fails) -> Any:
             if fails:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             return open_(self, file)
 
-        monkeypatch.setattr(SegmentDirectory, "open", refuse)
+        monkeypatch.setattr(TrustedDirectory, "open", refuse)
         with collecting(directory) as registry:
             assert sums(registry) == (5, 0)
         assert len(files_in(directory)) == fails
@@ -458,7 +451,7 @@ def test_removed_segments_are_watched_one_by_one(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the directory is gone too, nothing tells of their producers' deaths."""
-    monkeypatch.setattr("statsfs.collector.members._PATIENCE", 0.02)
+    monkeypatch.setattr("statsfs.collector.liveness._PATIENCE", 0.02)
     with collecting(directory) as registry:
         segments = [publish("app/w%d", i, values=[SUM, PEAK], directory=directory) for i in (1, 2)]
         wait_for(registry, "app/w1")
@@ -496,6 +489,26 @@ def test_another_record_in_a_directory_that_came_back(
 
 
 # Records
+
+
+def test_a_record_of_version_1_is_taken_over(directory: Path) -> None:
+    """What an older collector retained and cleared counts on, and outlives the next one too."""
+    record = directory / ".retained" / "app"
+    record.parent.mkdir(mode=0o700)
+    record.write_bytes(VERSION_1.read_bytes())
+    waits = Value("waits", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=3)
+    living = HandMade.of(directory / "a.stats", "app/x", [7, [2, 2, 2]], [SUM, waits])
+    for _ in range(2):
+        with collecting(directory) as registry:
+            # (1 << 64) - 1 and 3 were retained, 5 of the living 7 cleared.
+            assert total(registry, "sum") == 4
+            assert total(registry, "waits") == [3, 3, 5]
+            assert total(registry, "deepest.max") == 7
+            assert total(registry, "sizes") == list(range(70))
+            assert registry.by_name["app"].label == "app"
+            registry.by_name["app"].clear_value("time_ns")
+        assert record.read_bytes()[:1] == b"{"
+    living.die()
 
 
 @pytest.mark.parametrize("damage", [b"", b"no record", None])
@@ -543,15 +556,15 @@ def test_a_full_disk(
     tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Nothing is folded before it can be written down; then it is, and once."""
-    monkeypatch.setattr("statsfs.collector.members._PATIENCE", 0.02)
-    monkeypatch.setattr("statsfs.collector.collector._PATIENCE", 0.02)
-    tries, begin = [], Ledger.begin_fold
+    monkeypatch.setattr("statsfs.collector.folding._PAUSE", 0.02)
+    monkeypatch.setattr("statsfs.collector.collector._PAUSE", 0.02)
+    tries, begin = [], Journal.begin_fold
 
-    def count(self: Ledger, name: str, leaves: Any) -> None:
+    def count(self: Journal, name: str, segments: Any) -> bool:
         tries.append(name)
-        begin(self, name, leaves)
+        return begin(self, name, segments)
 
-    monkeypatch.setattr(Ledger, "begin_fold", count)
+    monkeypatch.setattr(Journal, "begin_fold", count)
     with collecting(tiny) as registry:
         segment = publish("app/w1", values=[SUM, PEAK], directory=tiny)
         wait_for(registry, "app/w1")
@@ -594,7 +607,7 @@ def test_a_record_that_is_too_large(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Is one that cannot be written: nothing is folded."""
-    monkeypatch.setattr("statsfs.collector.journal_file.RECORD_MAX", 256)
+    monkeypatch.setattr("statsfs.collector.journal_file._RECORD_MAX", 256)
     leave(directory, "app/w1", 5)
     with collecting(directory) as registry:
         assert sums(registry, "app/w1") == (5, 0)
@@ -619,7 +632,7 @@ def test_sources_that_somebody_else_removed(
             segment.close()
         wait_until(lambda: files_in(directory) == [])
         wait_until(lambda: find(registry, "other/w1") is None)
-        assert "somebody else changed what is a collector's" in caplog.text
+        assert "other code changed the sources of a collector" in caplog.text
 
 
 def test_a_file_that_goes_as_its_producer_dies(
@@ -655,9 +668,9 @@ def test_a_directory_that_is_missing_for_a_while(
         return looks[-1]
 
     monkeypatch.setattr(os.path, "isdir", look)
-    monkeypatch.setattr("statsfs.collector.collector._PATIENCE", 0.01)
+    monkeypatch.setattr("statsfs.collector.collector._PAUSE", 0.01)
     with collecting(directory):
-        run("rm", "-r", directory)
+        directory.rename(directory.with_name("elsewhere"))  # all at once, as `rm -r` would not
         wait_until(lambda: looks.count(False) > 1)
         directory.mkdir(mode=0o755)
         wait_until(lambda: "is there again" in caplog.text)

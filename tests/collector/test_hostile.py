@@ -9,15 +9,15 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from statsfs.collector import Collector
-from statsfs.collector.directories import Home
-from statsfs.collector.journal_file import Record, Records
-from statsfs.collector.members import SEGMENTS_MAX
+from statsfs.collector.admission import SEGMENTS_MAX
+from statsfs.collector.directories import Directories
+from statsfs.collector.journal_file import JournalFiles, JournalRecord
 from statsfs.collector.watching import Events, Watch
 from statsfs.model.values import Aggregate, Value
 from statsfs.segments import file_format, locks, publish
@@ -36,14 +36,6 @@ from tests.support.mounts import run
 
 DUMP = Path(__file__).parent.parent / "data" / "kvm_vm.stats.bin"
 SUM = Value("sum", aggregate=Aggregate.SUM)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    path = tmp_path / "segments"
-    path.mkdir()
-    return path
 
 
 def segment(path: str = "app/w1", number: int = 1) -> bytes:
@@ -106,12 +98,12 @@ REFUSED = {
     "too deep a path": (put(renamed(b"a/b/c/d/e/f/g/h/i")), "path"),
     "a path that is no text": (put(renamed(b"app/\xff")), "path"),
     "too large": (put(segment().ljust((1 << 20) + 1, b"\0")), "bytes, not"),
-    "a link": (make_link, "no regular file"),
+    "a link": (make_link, "not a regular file"),
     "two links": (make_links, "2 links"),
-    "a pipe": (os.mkfifo, "no regular file"),
-    "a socket": (make_socket, "no regular file"),
-    "a device": (lambda file: os.mknod(file, 0o20600, os.makedev(1, 5)), "no regular file"),
-    "a terminal": (lambda file: os.mknod(file, 0o20666, os.makedev(5, 0)), "no regular file"),
+    "a pipe": (os.mkfifo, "not a regular file"),
+    "a socket": (make_socket, "not a regular file"),
+    "a device": (lambda file: os.mknod(file, 0o20600, os.makedev(1, 5)), "not a regular file"),
+    "a terminal": (lambda file: os.mknod(file, 0o20666, os.makedev(5, 0)), "not a regular file"),
     "somebody else's": (make_others, "user 1234 may not publish here"),
     "a kernel's dump": (put(DUMP.read_bytes()), None),
     "nothing": (put(b""), None),
@@ -162,22 +154,30 @@ def test_a_million_values(directory: Path, caplog: pytest.LogCaptureFixture) -> 
 
 
 @pytest.mark.slow
-def test_a_file_that_changes_its_mind(directory: Path) -> None:
-    """What was refused is looked at again when it changed."""
+def test_a_file_that_changes_its_mind(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused is looked at again when it changed, a second later."""
+    looks: list[float] = []
+
+    def look(encoded: bytes) -> file_format.SegmentMetadata | None:
+        looks.append(time.monotonic())
+        return file_format.decode(encoded)
+
+    monkeypatch.setattr("statsfs.collector.admission.decode", look)
     with collecting(directory) as registry:
         file = directory / "x.stats"
         file.write_bytes(segment()[:-32])
-        with publish("fine/w1", values=WorkerStats, directory=directory):
-            wait_for(registry, "fine/w1")
+        wait_until(lambda: looks)
         for _ in range(3):
             file.write_bytes(segment(number=5))
         wait_until(lambda: total(registry, "sum") == 5)
+        # Between two looks, however long this took.
+        assert all(after - before > 0.5 for before, after in pairwise(looks))
         wait_until(lambda: files_in(directory) == [])
 
 
 def test_a_file_that_changes_all_the_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was refused is not looked at again before its time: here never."""
-    monkeypatch.setattr("statsfs.collector.refusals._PATIENCE", 1000.0)
+    monkeypatch.setattr("statsfs.collector.refusals._PAUSE", 1000.0)
     with collecting(directory) as registry:
         file = directory / "x.stats"
         file.write_bytes(segment()[:-32])
@@ -227,7 +227,7 @@ def test_names_that_are_no_text(directory: Path, caplog: pytest.LogCaptureFixtur
     os.mkdir(os.fsencode(directory) + b"/\xff")
     with collecting(directory) as registry:
         HandMade(Path(os.fsdecode(os.fsencode(directory) + b"/\xff.stats")), segment())
-        wait_until(lambda: "no UTF-8" in caplog.text)
+        wait_until(lambda: "not UTF-8" in caplog.text)
         assert registry.sources == ()
     assert "is not read" in caplog.text
 
@@ -241,7 +241,7 @@ def test_an_unexpected_error(
         raise RecursionError("as deep as it goes")
 
     with collecting(directory) as registry, monkeypatch.context() as patcher:
-        patcher.setattr("statsfs.collector.members.decode", fail)
+        patcher.setattr("statsfs.collector.admission.decode", fail)
         HandMade(directory / "x.stats", segment(), alive=False)
         wait_until(lambda: "as deep as it goes" in caplog.text)
         patcher.undo()
@@ -273,7 +273,7 @@ def test_too_many_segments(
 ) -> None:
     """Of one user: more are refused, and let in when others left and all is looked at again."""
     assert SEGMENTS_MAX == 10_000
-    monkeypatch.setattr("statsfs.collector.members.SEGMENTS_MAX", 2)
+    monkeypatch.setattr("statsfs.collector.admission.SEGMENTS_MAX", 2)
     for number in range(3):
         HandMade.of(directory / f"{number}.stats", f"app/w{number}", [1], alive=number == 1)
     with collecting(directory):
@@ -286,7 +286,7 @@ def test_too_many_integers(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Of one user, in all segments."""
-    monkeypatch.setattr("statsfs.collector.members.WEIGHT_MAX", 100)
+    monkeypatch.setattr("statsfs.collector.admission.WEIGHT_MAX", 100)
     HandMade.of(directory / "x.stats", "app/w1", list(range(8)))
     HandMade.of(directory / "y.stats", "app/w2", list(range(8)), alive=True)
     HandMade.of(directory / "z.stats", "app/w3", list(range(8)))
@@ -300,7 +300,7 @@ def test_too_many_different_values(
 ) -> None:
     """Of one user, for they stay in memory: a new one is refused, a known one is not."""
     monkeypatch.setattr("statsfs.collector.known_values.BROUGHT_MAX", 3)
-    monkeypatch.setattr("statsfs.collector.known_values._CACHED", 1)
+    monkeypatch.setattr("statsfs.collector.known_values._CACHED_MAX", 1)
     with collecting(directory) as registry:
         HandMade.of(directory / "x.stats", "app/w1", [1, 2, 3])
         wait_for(registry, "app/w1")
@@ -358,21 +358,21 @@ def test_what_is_refused_is_not_read_again(
 ) -> None:
     """As long as it stays as it is, however often all is looked at."""
     decoded: list[int] = []
-    scans: list[Home] = []
+    scans: list[Directories] = []
     decode = file_format.decode
-    scan = Home.scan
+    look_around = Directories.look_around
     monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.02)
 
-    def count_decoded(encoded: bytes) -> file_format.Head | None:
+    def count_decoded(encoded: bytes) -> file_format.SegmentMetadata | None:
         decoded.append(len(encoded))
         return decode(encoded)
 
-    def count_scans(self: Home) -> Any:
+    def count_scans(self: Directories) -> None:
         scans.append(self)
-        return scan(self)
+        look_around(self)
 
-    monkeypatch.setattr("statsfs.collector.members.decode", count_decoded)
-    monkeypatch.setattr(Home, "scan", count_scans)
+    monkeypatch.setattr("statsfs.collector.admission.decode", count_decoded)
+    monkeypatch.setattr(Directories, "look_around", count_scans)
     (directory / "x.stats").write_bytes(segment()[:-32])
     (directory / "y.stats").write_bytes(DUMP.read_bytes())
     with collecting(directory):
@@ -442,11 +442,11 @@ def test_a_directory_that_comes_back_broken(
 ) -> None:
     """It is tried again until it works; meanwhile what was looked for is not there."""
     monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.02)
-    monkeypatch.setattr("statsfs.collector.collector._PATIENCE", 0.05)
-    failed: list[Records] = []
-    load = Records.load
+    monkeypatch.setattr("statsfs.collector.collector._PAUSE", 0.05)
+    failed: list[JournalFiles] = []
+    load = JournalFiles.load
 
-    def fail(self: Records) -> dict[str, Record]:
+    def fail(self: JournalFiles) -> dict[str, JournalRecord]:
         if len(failed) < 2:
             failed.append(self)
             raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -456,7 +456,7 @@ def test_a_directory_that_comes_back_broken(
         HandMade.of(directory / "x.stats", "app/w1", [5], alive=False)
         wait_until(lambda: total(registry, "a") == 5)
         wait_until(lambda: files_in(directory) == [])
-        monkeypatch.setattr(Records, "load", fail)
+        monkeypatch.setattr(JournalFiles, "load", fail)
         (directory / ".collector").unlink()
         wait_until(lambda: "is there again" in caplog.text)
         assert len(failed) == 2

@@ -1,17 +1,26 @@
-"""Records: what outlives a collector, written and read, whole or not at all."""
+"""Journal files: what outlives a collector, written and read, whole or not at all."""
 
 import errno
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from statsfs.collector.journal_file import Part, Record, Records, decode_record, encode_record
+from statsfs.collector.journal_file import (
+    JournalFiles,
+    JournalRecord,
+    RetainedRows,
+    RetainedSource,
+    decode_record,
+    encode_record,
+)
 from statsfs.collector.trusted_directory import open_directory
 from statsfs.exceptions import FormatError
+from statsfs.model.histograms import make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
-from statsfs.segments.file_format import decode, encode
+from statsfs.segments.file_format import encode
 
 SUM = Value("sum", aggregate=Aggregate.SUM, description="All of them")
 TIME = Value("time_ns", aggregate=Aggregate.SUM, unit=Unit.SECONDS, exponent=-9, mode=0o600)
@@ -22,69 +31,131 @@ SIZES = Value(
     "sizes", aggregate=Aggregate.SUM, kind=Kind.LINEAR_HIST, size=70, bucket_size=10, base=2
 )
 
-RECORD = Record(
+# `RECORD` in the form of version 1, with its 78 integers in two chunks.
+VERSION_1 = Path(__file__).parent.parent / "data" / "retained_app_1.bin"
+
+RECORD = JournalRecord(
     [
-        Part(("app",), "app", {SUM: (1 << 64) - 1, DRIFT: -5, WAITS: [1, 2, 3]}),
-        Part(("app", "web"), None, {DEEPEST: 7, SIZES: list(range(70)), TIME: 0}),
-        Part(("app", "web", "deep"), "x", {SUM: 3}),
+        RetainedSource(
+            ("app",), "app", {(SUM,): ((1 << 64) - 1,), (DRIFT,): (-5,), (WAITS,): ([1, 2, 3],)}
+        ),
+        RetainedSource(
+            ("app", "web"), None, {(DEEPEST,): (7,), (SIZES,): (list(range(70)),), (TIME,): (0,)}
+        ),
+        RetainedSource(("app", "web", "deep"), "x", {(SUM,): (3,)}),
     ],
     {"a.stats": {"sum": 5, "waits": [0, 1, 0]}, "www/b.stats": {"sum": 1 << 63}},
     ["www/c.stats", "ünïcode.stats"],
 )
 
 
-@pytest.mark.parametrize("record", [RECORD, Record([], {"a.stats": {"sum": 5}}, []), Record()])
-def test_what_is_written_is_read(record: Record) -> None:
+@pytest.mark.parametrize(
+    "record", [RECORD, JournalRecord([], {"a.stats": {"sum": 5}}, []), JournalRecord()]
+)
+def test_what_is_written_is_read(record: JournalRecord) -> None:
     """Every field of every value, numbers of every size, and what was cleared."""
     assert decode_record("app", encode_record("app", record)) == record
 
 
+def test_a_record_is_json() -> None:
+    """Its integers are in the JSON as they are, each beside the index of its value."""
+    described = json.loads(encode_record("app", RECORD))
+    assert (described["version"], described["name"]) == (2, "app")
+    assert [value["name"] for value in described["values"][:3]] == ["sum", "drift", "waits"]
+    assert described["sources"][0] == {
+        "path": ["app"],
+        "label": "app",
+        "retained": [[[0, (1 << 64) - 1]], [[1, -5]], [[2, [1, 2, 3]]]],
+    }
+    assert (described["baselines"], described["folded"]) == (RECORD.baselines, RECORD.folded)
+
+
+def test_a_histogram_and_its_sum() -> None:
+    """They are one array; another array may have the histogram alone, without a sum."""
+    times = Value("times", aggregate=Aggregate.SUM, kind=Kind.HIST, bounds=[100, 300])
+    rows: RetainedRows = {(times, make_sum(times)): ([1, 2, 3], 1234), (times,): ([4, 5, 6],)}
+    record = JournalRecord([RetainedSource(("app",), None, rows)])
+    encoded = encode_record("app", record)
+    assert decode_record("app", encoded) == record
+    (described,) = json.loads(encoded)["sources"]
+    assert described["retained"] == [[[0, [1, 2, 3]], [1, 1234]], [[0, [4, 5, 6]]]]
+
+
+def test_a_record_of_version_1() -> None:
+    """Is read as it was written: an upgrade loses nothing."""
+    assert decode_record("app", VERSION_1.read_bytes()) == RECORD
+
+
 def test_what_is_empty() -> None:
     """A record of which nothing would be lost; branches alone are nothing."""
-    assert Record().empty
-    assert Record([Part(("app",), None, {})]).empty
+    assert JournalRecord().empty
+    assert JournalRecord([RetainedSource(("app",), None, {})]).empty
     assert not RECORD.empty
-    assert not Record(folded=["x.stats"]).empty
-    assert not Record(baselines={"x.stats": {"a": 1}}).empty
-
-
-def test_it_is_an_object_of_the_format() -> None:
-    """A decoder of segments reads it, with its integers as histograms of no more than fit."""
-    many = [Part(("app",), None, {})]
-    many += [Part(("app", f"b{n}"), None, {SIZES: [n] * 70}) for n in range(1000)]
-    encoded = encode_record("app", Record(many))
-    head = decode(encoded)
-    assert head is not None
-    assert (head.path, [value.name for value in head.values]) == ("app", ["numbers.0", "numbers.1"])
-    assert [value.size for value in head.values] == [65535, 70000 - 65535]
-    assert decode_record("app", encoded).parts[1000].rows == {SIZES: [999] * 70}
+    assert not JournalRecord(folded=["x.stats"]).empty
+    assert not JournalRecord(baselines={"x.stats": {"a": 1}}).empty
 
 
 def broken(**changed: Any) -> bytes:
     """A record with other things in it."""
-    said: dict[str, Any] = {"values": [], "parts": [], "baselines": {}, "folded": []} | changed
-    value = Value("numbers.0", kind=Kind.LINEAR_HIST, size=1, bucket_size=1)
-    return encode("app", [value], extra={"retained": said})
+    return json.dumps(json.loads(encode_record("app", JournalRecord())) | changed).encode()
+
+
+def described(value: Value) -> dict[str, Any]:
+    """A value as a record describes it."""
+    record = JournalRecord([RetainedSource(("app",), None, {(value,): (value.zero,)})])
+    found: list[dict[str, Any]] = json.loads(encode_record("app", record))["values"]
+    return found[0]
+
+
+def holding(value: Value, number: object) -> bytes:
+    """A record of one source that retains one number."""
+    return broken(values=[described(value)], sources=[source("app", retained=[[[0, number]]])])
+
+
+def source(*path: object, label: object = None, retained: object = ()) -> dict[str, Any]:
+    """A source as a record describes it."""
+    return {"path": path, "label": label, "retained": retained}
+
+
+def version_1(**changed: Any) -> bytes:
+    """A record of version 1 with another text of the same length in it."""
+    encoded = VERSION_1.read_bytes()
+    for before, after in changed.items():
+        encoded = encoded.replace(f'"{before}"'.encode(), after.encode().ljust(len(before) + 2))
+    return encoded
 
 
 BROKEN = {
     "empty": b"",
     "no object": b"x" * 100,
+    "no JSON": b"{",
+    "cut off": encode_record("app", RECORD)[:-8],
+    "as deep as it goes": b"{" + b'"a":{' * 100_000,
     "a segment": encode("app", [SUM]),
-    "no list": broken(parts=5),
-    "an unknown value": broken(parts=[[["app"], None, [0]]]),
+    "a kernel's": (VERSION_1.parent / "kvm_vm.stats.bin").read_bytes(),
+    "another version": broken(version=3),
+    "no list": broken(sources=5),
+    "an unknown value": broken(sources=[source("app", retained=[[[0, 5]]])]),
+    "no array": broken(sources=[source("app", retained=[[]])]),
+    "not the smallest array": broken(
+        values=[described(SUM), described(TIME)],
+        sources=[source("app", retained=[[[0, 5], [1, 5]]])]),
     "half a value": broken(values=[{"name": "x"}]),
-    "too few numbers": broken(
-        values=[{"name": "x", "type": "u64", "aggregate": ["sum"], "mode": 0o644,
-                 "kind": "log_hist", "unit": "none", "base": 10, "exponent": 0, "hidden": False,
-                 "description": "", "size": 3, "bucket_size": 0}],
-        parts=[[["app"], None, [0]]],
-    ),
-    "another name's part": broken(parts=[[["other"], None, []]]),
-    "a part on nothing": broken(parts=[[["app", "x"], None, []]]),
-    "a part without a path": broken(parts=[[[], None, []]]),
+    "too few buckets": holding(WAITS, [1, 2]),
+    "no buckets": holding(WAITS, 3),
+    "buckets of a sum": holding(SUM, [3]),
+    "a text": holding(SUM, "3"),
+    "a fraction": holding(SUM, 3.0),
+    "another name's source": broken(sources=[source("other")]),
+    "a source on nothing": broken(sources=[source("app", "x")]),
+    "a source without a path": broken(sources=[source()]),
+    "a source twice": broken(sources=[source("app"), source("app")]),
+    "a path of no names": broken(sources=[source("app"), source("app", 3)]),
+    "a label that is none": broken(sources=[source("app", label=3)]),
     "baselines of another sort": broken(baselines={"x": 5}),
     "folded of another sort": broken(folded=5),
+    "version 1, no values": version_1(values='"valves"'),
+    "version 1, cut off": VERSION_1.read_bytes()[:-64],
 }  # fmt: skip
 
 
@@ -100,41 +171,43 @@ def test_a_record_of_another_name() -> None:
     """A file that was renamed is none."""
     with pytest.raises(FormatError, match="of that name"):
         decode_record("other", encode_record("app", RECORD))
+    with pytest.raises(FormatError, match="of that name"):
+        decode_record("other", VERSION_1.read_bytes())
 
 
 @pytest.fixture
-def records(tmp_path: Path) -> Records:
-    """The records of a directory."""
+def files(tmp_path: Path) -> JournalFiles:
+    """The files of a directory."""
     tmp_path.chmod(0o755)
-    return Records(open_directory(str(tmp_path)))
+    return JournalFiles(open_directory(str(tmp_path)))
 
 
-def test_files(records: Records, tmp_path: Path) -> None:
+def test_files(files: JournalFiles, tmp_path: Path) -> None:
     """They are there, or not; what has another sort of name is not looked at."""
-    records.write("app", RECORD)
-    records.write("other", Record([], {}, ["x.stats"]))
+    files.write("app", RECORD)
+    files.write("other", JournalRecord([], {}, ["x.stats"]))
     (tmp_path / ".retained" / ".unrelated").write_text("x")
-    assert records.load() == {"app": RECORD, "other": Record([], {}, ["x.stats"])}
-    records.remove("other")
-    records.remove("other")
-    assert list(records.load()) == ["app"]
+    assert files.load() == {"app": RECORD, "other": JournalRecord([], {}, ["x.stats"])}
+    files.write("other", JournalRecord())
+    files.write("other", JournalRecord())
+    assert list(files.load()) == ["app"]
     assert (tmp_path / ".retained").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / ".retained" / "app").stat().st_mode & 0o777 == 0o600
-    records.close()
-    records.close()
+    files.close()
+    files.close()
 
 
 def test_a_record_is_written_whole_or_not(
-    records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    files: JournalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where renaming fails the old one stays, and nothing else."""
-    records.write("app", RECORD)
+    files.write("app", RECORD)
 
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(OSError, match="Read-only"):
-        records.write("app", Record())
+        files.write("app", JournalRecord(folded=["x.stats"]))
     assert os.listdir(tmp_path / ".retained") == ["app"]
-    assert records.load() == {"app": RECORD}
+    assert files.load() == {"app": RECORD}

@@ -1,4 +1,4 @@
-"""The collector's smaller parts: directories, timers, refusals, numbers and branches."""
+"""The collector's smaller parts: directories, timers, refusals, numbers and path_sources."""
 
 import contextlib
 import os
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from statsfs.collector.directories import Home
-from statsfs.collector.live_segment import Leaf, SegmentNumbers
-from statsfs.collector.path_sources import Branches
+from statsfs.collector.directories import Directories
+from statsfs.collector.live_segment import LiveSegment, SegmentNumbers
+from statsfs.collector.path_sources import PathSources
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import SegmentDirectory, open_directory
+from statsfs.collector.trusted_directory import Location, TrustedDirectory, open_directory
 from statsfs.collector.watching import Watch
 from statsfs.exceptions import DuplicateNameError, SegmentError
 from statsfs.model.values import Aggregate, Kind, Value
@@ -29,7 +29,7 @@ VALUES = (
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[SegmentDirectory]:
+def directory(tmp_path: Path) -> Iterator[TrustedDirectory]:
     """A directory of segments."""
     tmp_path.chmod(0o755)
     directory = open_directory(str(tmp_path))
@@ -38,23 +38,24 @@ def directory(tmp_path: Path) -> Iterator[SegmentDirectory]:
     directory.close()
 
 
-def make_leaf(directory: SegmentDirectory, path: str) -> Leaf:
+def make_segment(directory: TrustedDirectory, path: str) -> LiveSegment:
     """A segment that is in no tree yet."""
     file = Path(directory.path, f"{path.replace('/', '_')}.stats")
     file.write_bytes(file_format.encode(path, VALUES, numbers=[5, [1, 2, 3], 7]))
     fd, status = directory.open(file.name)
-    head = file_format.decode(file.read_bytes())
-    assert head is not None
+    metadata = file_format.decode(file.read_bytes())
+    assert metadata is not None
     by_name = {value.name: value for value in VALUES}
-    numbers = SegmentNumbers(by_name, head, directory, file.name, fd, status)
-    return Leaf(directory, file.name, head, by_name, numbers, status, lambda: None)
+    numbers = SegmentNumbers(by_name, metadata, Location(directory, file.name), fd, status)
+    source = numbers.make_source((0, 0), lambda: None)
+    return LiveSegment(metadata, numbers, source, (0, 0))
 
 
 # Directories
 
 
 def test_a_file_that_is_replaced_while_it_is_opened(
-    directory: SegmentDirectory, monkeypatch: pytest.MonkeyPatch
+    directory: TrustedDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Is refused, and closed."""
     for name in ("one.stats", "two.stats"):
@@ -75,7 +76,7 @@ def test_a_file_that_is_replaced_while_it_is_opened(
 
 
 @pytest.mark.root
-def test_a_file_of_another_device(directory: SegmentDirectory, tmp_path: Path) -> None:
+def test_a_file_of_another_device(directory: TrustedDirectory, tmp_path: Path) -> None:
     """Mounted in the place of one, it is refused."""
     Path(directory.path, "one.stats").write_bytes(b"")
     other = Path("/dev/shm", f"statsfs-test-{os.getpid()}")
@@ -89,11 +90,17 @@ def test_a_file_of_another_device(directory: SegmentDirectory, tmp_path: Path) -
         other.unlink()
 
 
-def test_where_a_directory_is(directory: SegmentDirectory, tmp_path: Path) -> None:
-    """It is asked by what it is, not by its name."""
-    assert directory.is_at(str(tmp_path))
-    assert not directory.is_at("/")
-    assert not directory.is_at(str(tmp_path / "missing"))
+def test_where_a_directory_is(tmp_path: Path) -> None:
+    """It is known by what it is, not by its name."""
+    path = tmp_path / "segments"
+    watch = Watch()
+    with contextlib.closing(watch), contextlib.closing(Directories(str(path), watch)) as found:
+        assert found.is_there()
+        path.rename(tmp_path / "elsewhere")
+        assert not found.is_there()
+        path.mkdir()
+        (path / ".collector").hardlink_to(tmp_path / "elsewhere" / ".collector")
+        assert not found.is_there()
 
 
 def test_a_directory_of_another_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +118,10 @@ def test_no_more_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Of a directory that cannot be watched nothing is read."""
     tmp_path.chmod(0o755)
     watch = Watch()
-    with contextlib.closing(watch), contextlib.closing(Home(str(tmp_path), watch)) as home:
+    with (
+        contextlib.closing(watch),
+        contextlib.closing(Directories(str(tmp_path), watch)) as directories,
+    ):
         (tmp_path / "www").mkdir()
 
         def refuse(key: str, fd: int) -> None:
@@ -119,9 +129,9 @@ def test_no_more_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
         with monkeypatch.context() as patcher:
             patcher.setattr(watch, "add", refuse)
-            assert home.look("www") is None
-        assert home.look("www") is not None
-        assert home.look("www") is None
+            assert directories.look("www") is None
+        assert directories.look("www") is not None
+        assert directories.look("www") is None
 
 
 # Watching
@@ -213,15 +223,15 @@ def test_a_timer_that_raises() -> None:
 # Numbers
 
 
-def test_baselines_that_do_not_fit(directory: SegmentDirectory) -> None:
+def test_baselines_that_do_not_fit(directory: TrustedDirectory) -> None:
     """What an earlier life cleared is put back where it is of the same sort, and else left out."""
-    numbers = make_leaf(directory, "app/w1").numbers
+    numbers = make_segment(directory, "app/w1").numbers
     numbers.restore({"sum": 2, "waits": [1, 1, 1], "peak": 3, "gone": 4})
     assert numbers.baselines == {"sum": 2, "waits": [1, 1, 1]}
     numbers.refresh()
     assert dict(numbers) == {"sum": 3, "waits": [0, 1, 2], "peak": 7}
     numbers.close()
-    other = make_leaf(directory, "app/w2").numbers
+    other = make_segment(directory, "app/w2").numbers
     other.restore({"sum": [1], "waits": 1})
     other.restore({"waits": [1, 1]})
     assert other.baselines == {}
@@ -237,33 +247,35 @@ def test_baselines_that_do_not_fit(directory: SegmentDirectory) -> None:
 
 
 @pytest.mark.parametrize("path", ["app", "app/w1", "app/a/b/w1"])
-def test_a_name_that_is_taken_at_the_last_moment(directory: SegmentDirectory, path: str) -> None:
+def test_a_name_that_is_taken_at_the_last_moment(directory: TrustedDirectory, path: str) -> None:
     """Is refused, and nothing is left; later it is let in."""
     registry = Registry()
-    branches = Branches(registry, lambda: None, lambda name: (0, 0))
-    leaf = make_leaf(directory, path)
+    path_sources = PathSources(registry, lambda: None)
+    path_sources.find_owner = lambda name: (0, 0)
+    segment = make_segment(directory, path)
     with Source("app") as taken:
         registry.register(taken)
         with pytest.raises(DuplicateNameError):
-            branches.add(leaf)
-        assert branches.tops == {}
+            path_sources.add(segment)
+        assert path_sources.tops == []
         registry.unregister(taken)
-    leaf = make_leaf(directory, path)
-    branches.add(leaf)
-    assert leaf.source.path == path
-    branches.clear()
+    segment = make_segment(directory, path)
+    path_sources.add(segment)
+    assert segment.source.path == path
+    path_sources.clear()
     assert registry.sources == ()
 
 
-def test_a_branch_that_is_taken_away_meanwhile(directory: SegmentDirectory) -> None:
+def test_a_branch_that_is_taken_away_meanwhile(directory: TrustedDirectory) -> None:
     """By somebody else: what should be on it is refused, and it is not kept."""
     registry = Registry()
-    branches = Branches(registry, lambda: None, lambda name: (0, 0))
-    branches.add(make_leaf(directory, "app/w1"))
+    path_sources = PathSources(registry, lambda: None)
+    path_sources.find_owner = lambda name: (0, 0)
+    path_sources.add(make_segment(directory, "app/w1"))
     with Source("w2") as other:
         registry.by_name["app"].add_subordinate(other)
     for path in ("app/w2", "app/w2/x"):
         with pytest.raises(DuplicateNameError):
-            branches.add(make_leaf(directory, path))
-        assert branches.find_holder(("app", "w2")) is None
-    assert branches.find_holder(("app", "w1")) is not None
+            path_sources.add(make_segment(directory, path))
+        assert path_sources.find_holder(("app", "w2")) is None
+    assert path_sources.find_holder(("app", "w1")) is not None

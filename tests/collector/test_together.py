@@ -20,14 +20,6 @@ from tests.support.mounts import ROOT, directory_for_a_mount
 EXAMPLES = ROOT / "examples"
 
 
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    """A directory for segments."""
-    path = tmp_path / "segments"
-    path.mkdir(0o755)
-    return path
-
-
 @contextmanager
 def daemon(directory: Path, errors: Path) -> Iterator[Daemons]:
     """The command, as a process that may be killed and started again; it must say nothing."""
@@ -140,8 +132,7 @@ SWEEP = """
 import gc, json, os, signal, sys, time
 from itertools import count
 from pathlib import Path
-from statsfs.tree.registry import Registry
-from statsfs import Collector, publish
+from statsfs import Collector, Registry, publish
 from tests.support.collecting import WorkerStats, files_in, total
 from tests.support.deadlines import wait_until
 import inotify_simple

@@ -62,7 +62,7 @@ def put(file: Path, path: str, uid: int, mode: int = 0o644, number: int = 1) -> 
 def test_a_directory_is_left_to_its_owner(directory: Path) -> None:
     """With the names below its own, of which the totals are his too."""
     with collecting(directory) as registry:
-        with Producer(directory / "www", "www/w1", 0o640, AS_USER) as producer:
+        with Producer(directory / "www", "www/w1", 0o640, USER) as producer:
             source = wait_for(registry, "www/w1")
             producer.count(3)
             assert total(registry, path="www") == 3
@@ -212,8 +212,10 @@ def test_no_reading_for_others(directory: Path, caplog: pytest.LogCaptureFixture
         assert registry.sources == ()
 
 
-LOCK = """
+LOCK = f"""
 import fcntl, struct, sys, time
+from tests.support.collecting import become
+become({NOBODY})
 file = open(sys.argv[1], "rb")
 fcntl.flock(file, fcntl.LOCK_SH)
 print("locked", flush=True)
@@ -229,7 +231,7 @@ def test_no_stranger_keeps_the_dead_alive(directory: Path) -> None:
             wait_for(registry, "app/w1")
             (name,) = files_in(directory)
             stranger = subprocess.Popen(
-                [*AS_NOBODY, sys.executable, "-c", LOCK, directory / name], stdout=subprocess.PIPE
+                [sys.executable, "-c", LOCK, directory / name], stdout=subprocess.PIPE, cwd=ROOT
             )
             with stranger:
                 assert stranger.stdout is not None
@@ -243,19 +245,21 @@ def test_no_stranger_keeps_the_dead_alive(directory: Path) -> None:
 def test_a_collector_of_a_users_own(directory: Path) -> None:
     """Root's directory is not his, nor is a third one's; his own is, with segments of his."""
     program = (
-        "import sys\n"
+        "import sys, inotify_simple\n"
         "from statsfs import Collector, Registry, SegmentError\n"
+        "from tests.support.collecting import become\n"
+        "become(int(sys.argv[2]))\n"
         "try:\n"
         "    with Collector(Registry(), sys.argv[1]): print('ok')\n"
         "except SegmentError as error: print(error)\n"
     )
 
-    def ask(wrapper: tuple[str, ...], path: Path) -> str:
-        return run(*wrapper, sys.executable, "-c", program, path, cwd=ROOT).stdout.strip()
+    def ask(user: int, path: Path) -> str:
+        return run(sys.executable, "-c", program, path, str(user), cwd=ROOT).stdout.strip()
 
-    assert "Permission denied" in ask(AS_USER, directory)
-    assert ask(AS_USER, directory / "www") == "ok"
-    assert ask(AS_NOBODY, directory / "www") == (
+    assert "Permission denied" in ask(USER, directory)
+    assert ask(USER, directory / "www") == "ok"
+    assert ask(NOBODY, directory / "www") == (
         f"{directory}/www is user {USER}'s, neither root's nor ours: chown it"
     )
 

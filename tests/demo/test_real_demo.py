@@ -90,12 +90,12 @@ def test_where_kvm_cannot_be_used(tmp_path: Path, device: str, words: str) -> No
     """One line that says why, status 1, nothing mounted."""
     (tmp_path / "file").write_text("")
     program = (
-        "import os\n"
+        "import os, sys\n"
         "os.uname = lambda: os.uname_result(('Linux', '', '', '', 'x86_64'))\n"
         "from statsfs.demo import real_kvm\n"
         f"real_kvm._DEVICE = {device.format(path=tmp_path)!r}\n"
         "from statsfs.cli import main\n"
-        "main()\n"
+        "sys.exit(main())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "demo", "stats", "--real"],

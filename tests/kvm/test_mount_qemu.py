@@ -200,7 +200,10 @@ def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> No
         reader.result(DEADLINE)
     assert daemon.stderr is not None
     said = daemon.stderr.read().splitlines()
-    assert all(re.match(rf"kvm/{a.name}: no numbers: no answer", line) for line in said), said
+    assert all(
+        re.match(rf"kvm/{a.name}: unavailable: the refresh failed: no answer", line)
+        for line in said
+    ), said
     a.send_signal(signal.SIGCONT)
 
 
@@ -219,7 +222,9 @@ def test_a_directory_that_others_can_write(mode: int, vms: Path, tmp_path: Path)
 
 def test_a_library_that_is_missing(vms: Path, tmp_path: Path) -> None:
     """It is said how to install it."""
-    program = "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; main()"
+    program = (
+        "import sys; sys.modules['qemu'] = None\nfrom statsfs.cli import main; sys.exit(main())"
+    )
     done = run(
         sys.executable, "-c", program, "mount", tmp_path / "new", "--create", "--qmp", vms / "a",
         status=1,

@@ -91,7 +91,7 @@ def test_a_directory_that_others_may_write_is_refused(tmp_path: Path, mode: int)
 
 def test_a_file_is_no_directory() -> None:
     """Whatever its bits are."""
-    with pytest.raises(SegmentError, match="is no directory"):
+    with pytest.raises(SegmentError, match="is not a directory"):
         check_directory(os.stat(__file__), __file__)
 
 

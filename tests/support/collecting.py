@@ -10,11 +10,12 @@ from typing import Any
 
 from statsfs.collector import Collector
 from statsfs.formats.binary import Number
-from statsfs.model.stats import Stats, log_hist, s64, u64
+from statsfs.model.stats import Stats, s64, u64
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import file_format, locks
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.bare import bare_log_hist
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT
 
@@ -23,6 +24,7 @@ __all__ = [
     "HandMade",
     "Producer",
     "WorkerStats",
+    "become",
     "collecting",
     "files_in",
     "find",
@@ -36,7 +38,7 @@ class WorkerStats(Stats):
 
     requests = u64(Aggregate.SUM, description="Requests")
     balance = s64(Aggregate.SUM)
-    waits = log_hist(4, Aggregate.SUM)
+    waits = bare_log_hist(4, Aggregate.SUM)
     deepest = u64(Aggregate.MAX, kind=Kind.PEAK)
     busy = u64(Aggregate.SUM | Aggregate.MIN, kind=Kind.INSTANT)
 
@@ -123,11 +125,24 @@ class HandMade:
         os.close(self.fd)
 
 
+def become(user: int) -> None:
+    """Keep the rights of one user only, and no groups but the one with that number.
+
+    What the process still has to import must be imported before: this tree may be one that only
+    its owner may enter.
+    """
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+
+
 _PROGRAM = """
 import sys
 from statsfs import publish
-from tests.support.collecting import WorkerStats
+from tests.support.collecting import WorkerStats, become
 
+if user := int(sys.argv[4]):
+    become(user)
 segment = publish(sys.argv[1], values=WorkerStats, directory=sys.argv[2], mode=int(sys.argv[3], 8))
 for line in sys.stdin:
     segment.stats.requests += int(line)
@@ -142,14 +157,12 @@ class Producer:
         directory: where it publishes.
         path: what.
         mode: the file's permission bits.
-        wrapper: a command that is put before its own.
+        user: whose it is, if not root's.
     """
 
-    def __init__(
-        self, directory: Path, path: str, mode: int = 0o644, wrapper: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, directory: Path, path: str, mode: int = 0o644, user: int = 0) -> None:
         self.process = subprocess.Popen(
-            [*wrapper, sys.executable, "-c", _PROGRAM, path, str(directory), f"{mode:o}"],
+            [sys.executable, "-c", _PROGRAM, path, str(directory), f"{mode:o}", str(user)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -4,16 +4,27 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 from statsfs.formats.binary import Number
 from statsfs.segments import file_format, locks
 
-__all__ = ["Seen", "alive", "read_segment", "segments_in"]
+__all__ = ["Seen", "alive", "directory", "read_segment", "segments_in"]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """An empty directory for segments, that its owner alone may write."""
+    path = tmp_path / "segments"
+    path.mkdir()
+    path.chmod(0o755)
+    return path
 
 
 class Seen(NamedTuple):
     """What one look at a segment finds."""
 
-    head: file_format.Head
+    head: file_format.SegmentMetadata
     numbers: dict[str, Number]
 
 

@@ -240,3 +240,16 @@ def test_a_listener_may_change_the_tree(registry: Registry) -> None:
         {"question"},
         {"answer"},
     ]
+
+
+def test_a_source_is_found_by_its_path(registry: Registry) -> None:
+    """From the registry or from a source; hidden ones too; None for what is not there."""
+    kvm, vm, vcpu = Source("kvm"), Source("vm", hidden=True), Source("vcpu0")
+    registry.register(kvm)
+    kvm.add_subordinate(vm)
+    vm.add_subordinate(vcpu)
+    assert registry.find("kvm") is kvm
+    assert registry.find("kvm/vm/vcpu0") is vcpu is kvm.find("vm/vcpu0")
+    assert kvm.find("vm") is vm
+    for missing in ("", "vm", "kvm/", "kvm/vcpu0", "kvm/vm/vcpu0/exits", "/kvm"):
+        assert registry.find(missing) is None, missing

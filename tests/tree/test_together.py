@@ -134,3 +134,12 @@ def test_what_differs_does_not_belong(
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("top: the total 'requests' does not cover another value of that name")
     assert f"its {what} is " in message
+
+
+def test_a_shared_total_of_nothing_is_0(top: Source) -> None:
+    """The arrays are there, but nothing is that counts."""
+    for number, cls in enumerate((Base, Mended)):
+        source = Source("s%d", number)
+        source.add_values(cls, None)
+        top.add_subordinate(source)
+    assert read(top) == {"requests": 0, "requests.max": 0, "requests.avg": 0}

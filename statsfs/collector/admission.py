@@ -1,0 +1,174 @@
+"""Admission: which segments are let into the tree, and which wait for a path.
+
+Owns the limits of one user, and what else is asked of a file whose owner may publish in its
+directory and whose contents are sound.
+
+Threading: for the collector's thread alone, but for `waiting` and `vacant`.
+"""
+
+import os
+import resource
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Final
+
+from statsfs.collector.journal import Journal
+from statsfs.collector.known_values import KnownValues
+from statsfs.collector.live_segment import LiveSegment, SegmentNumbers, weigh
+from statsfs.collector.liveness import Liveness
+from statsfs.collector.refusals import Refusals
+from statsfs.collector.timers import Timers
+from statsfs.collector.trusted_directory import Location
+from statsfs.exceptions import SegmentError
+from statsfs.segments.file_format import FILE_MAX, SegmentMetadata, decode
+from statsfs.segments.locks import is_alive
+
+__all__ = ["SEGMENTS_MAX", "WEIGHT_MAX", "Admission"]
+
+SEGMENTS_MAX: Final = 10_000  # of one user
+WEIGHT_MAX: Final = 1 << 22  # what the segments of one user weigh together
+_WAITING_MAX: Final = 10_000  # the others are looked at again once a minute
+_SPARE: Final = 64  # descriptors that segments leave to the rest of the process
+
+
+class Admission:
+    """The files that may be segments.
+
+    Attributes:
+        waiting: by key, the files that wait for a path that another source has.
+        vacant: whether `admit_waiting` is to be called, as a path may have become free.
+    """
+
+    def __init__(
+        self, journal: Journal, known_values: KnownValues, liveness: Liveness, timers: Timers
+    ) -> None:
+        self.vacant = False
+        self._journal = journal
+        self._known_values = known_values
+        self._liveness = liveness
+        self._refusals: Final = Refusals(timers)
+        self.waiting: Final[dict[str, tuple[Location, Sequence[str]]]] = {}
+
+    def look(self, location: Location) -> None:
+        """Do what is to be done about a file to which something may have happened."""
+        segment = self._liveness.by_key.get(location.key)
+        if segment is not None and self._liveness.is_in_place(segment):
+            self._liveness.probe(segment)
+            return
+        status = location.find()
+        again = partial(self.look, location)
+        if status is None or self._refusals.is_due(location.key, status, again):
+            self._try(location, status)
+
+    def _forget(self, key: str) -> None:
+        self._refusals.known.pop(key, None)
+        self.waiting.pop(key, None)
+        self._journal.forget_baselines(key)
+
+    def forget_all_but(self, prefix: str, files: Collection[str]) -> None:
+        """Forget all refusals and baselines of files of one directory, but those of some files."""
+        keys = {prefix + file for file in files}
+        for key in (*self._refusals.known, *self._journal.baselines):
+            if key not in keys and key[: key.rfind("/") + 1] == prefix:
+                self._forget(key)
+
+    def _try(self, location: Location, status: os.stat_result | None) -> None:
+        if status is None:
+            self._forget(location.key)
+            return
+        moved = self._liveness.find_moved(location, status)
+        if moved is not None:
+            self._journal.write_all()
+            self._liveness.probe(moved)
+            return
+        try:
+            if self._admit(location):
+                self._refusals.known.pop(location.key, None)
+                self.waiting.pop(location.key, None)
+            else:
+                self._refusals.note(location, status, None)
+        except FileNotFoundError:
+            self._forget(location.key)
+        except Exception as error:
+            # No file that anybody may write ends the collector.
+            self._refusals.note(location, status, error)
+
+    def _admit(self, location: Location) -> bool:
+        # False, with nothing to log, if it is not a segment, or its path is free in a moment.
+        fd, status = location.directory.open(location.name)
+        try:
+            metadata = decode(os.pread(fd, FILE_MAX + 1, 0))
+            if metadata is None or self._check(location, metadata, fd, status):
+                os.close(fd)
+                return False
+            values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
+            numbers = SegmentNumbers(values, metadata, location, fd, status)
+        except BaseException:
+            os.close(fd)
+            raise
+        try:
+            if not self._journal.disown(location.key):
+                raise SegmentError("a record has its name, and cannot be written", location.name)
+            numbers.restore(self._journal.baselines.get(location.key, ("", {}))[1])
+            numbers.refresh()
+            owner = (status.st_uid, status.st_gid)
+            source = numbers.make_source(owner, self._journal.note_clear)
+            segment = LiveSegment(metadata, numbers, source, owner)
+            alive = numbers.probe()
+            self._journal.path_sources.add(segment)
+        except BaseException:
+            numbers.close()
+            raise
+        self._journal.forget_baselines(location.key)
+        self._liveness.add(segment, alive)
+        return True
+
+    def _check(
+        self, location: Location, metadata: SegmentMetadata, fd: int, status: os.stat_result
+    ) -> bool:
+        # Whether it waits for a path that is free in a moment.
+        directory, file = location
+        if file != file.encode(errors="replace").decode():
+            raise SegmentError("its name is not UTF-8", file)
+        if not metadata.path.startswith(directory.prefix):
+            raise SegmentError(f"its path is {metadata.path!r}, not below {directory.prefix}", file)
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if limit != resource.RLIM_INFINITY and fd >= limit - _SPARE:
+            raise SegmentError(f"{limit} open files are too few: raise LimitNOFILE", file)
+        user = status.st_uid
+        count, weight = self._liveness.counts[user], self._liveness.weights[user]
+        if count >= SEGMENTS_MAX or weight + weigh(metadata) > WEIGHT_MAX:
+            raise SegmentError(
+                f"user {user} has {count} segments of {weight} integers; "
+                f"no more than {SEGMENTS_MAX} of {WEIGHT_MAX}",
+                file,
+            )
+        folded = any(location.key in keys for keys in self._journal.folded.values())
+        if folded and not is_alive(fd):
+            raise SegmentError("it is counted already, and cannot be removed", file)
+        return self._check_path(location, metadata)
+
+    def _check_path(self, location: Location, metadata: SegmentMetadata) -> bool:
+        components = metadata.components
+        paths = self._journal.path_sources
+        self._journal.restore(components[0])
+        holder = paths.find_holder(components)
+        if holder is None:
+            return False
+        if len(self.waiting) < _WAITING_MAX:
+            self.waiting[location.key] = (location, components)
+        segment = paths.find_segment(holder)
+        if segment is not None:
+            self._liveness.probe(segment)
+            if segment in self._liveness.dead:
+                return True
+        ours = segment is None and paths.find_top(components[0]) is not None
+        what = "a directory of segments" if ours else "there already"
+        raise SegmentError(f"{metadata.path}: {holder.path} is {what}; waiting for it", location)
+
+    def admit_waiting(self) -> None:
+        """Admit the segments that waited for a path that is free."""
+        self.vacant = False
+        for location, components in list(self.waiting.values()):
+            if self._journal.path_sources.find_holder(components) is None:
+                self._try(location, location.find())

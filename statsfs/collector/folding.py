@@ -1,0 +1,110 @@
+"""Folding: what is done about dead segments.
+
+Owns the batches, and the removal of files. The steps of a fold, and what it writes, are in
+`journal`.
+
+Threading: for the collector's thread alone.
+"""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from statsfs.collector.admission import Admission
+from statsfs.collector.journal import Journal
+from statsfs.collector.live_segment import LiveSegment
+from statsfs.collector.liveness import Liveness
+from statsfs.collector.timers import Timers
+from statsfs.collector.trusted_directory import Location, TrustedDirectory
+from statsfs.exceptions import SegmentError
+from statsfs.segments.locks import is_alive
+
+__all__ = ["SegmentFolding"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE: Final = 1.0  # seconds between two tries
+_BATCH: Final = 256  # segments that are folded together
+
+
+@dataclass(slots=True)
+class SegmentFolding:
+    """Folds dead segments, and removes their files."""
+
+    journal: Journal
+    liveness: Liveness
+    admission: Admission
+    timers: Timers
+
+    def fold_dead(self) -> None:
+        """Fold all dead segments, and admit those that waited for their paths."""
+        while self.liveness.dead or self.admission.vacant:
+            for name, segments in self._take_batch().items():
+                self._fold(name, segments)
+            if not self.liveness.dead and self.admission.vacant:
+                self.admission.admit_waiting()
+
+    def _take_batch(self) -> dict[str, list[LiveSegment]]:
+        by_top: dict[str, list[LiveSegment]] = {}
+        for segment in list(self.liveness.dead)[:_BATCH]:
+            del self.liveness.dead[segment]
+            # A file that was just moved will be found where it is now, or folded in a second.
+            if segment.removed or segment.numbers.final or self.liveness.is_in_place(segment):
+                by_top.setdefault(segment.metadata.components[0], []).append(segment)
+        return by_top
+
+    def _fold(self, name: str, segments: list[LiveSegment]) -> None:
+        for segment in segments:
+            if not segment.numbers.finish():
+                log.warning(
+                    "%s: its last numbers cannot be read; those before count", segment.metadata.path
+                )
+        if not self.journal.begin_fold(name, segments):
+            self.timers.add(_PAUSE, lambda: self.liveness.dead.update(dict.fromkeys(segments)))
+            return
+        for segment in segments:
+            gone = segment.removed or not self.liveness.is_in_place(segment)
+            if gone or _remove(segment.location):
+                self.journal.note_removed(name, segment.location.key)
+        for segment in segments:
+            self.journal.path_sources.remove(segment.source)
+            self.liveness.drop(segment)
+        self.journal.end_fold(name, segments)
+        self.admission.vacant = True
+
+    def remove_folded(self, directories: Mapping[str, TrustedDirectory]) -> None:
+        """Remove the files that the records name, before they are counted again."""
+        for name, keys in list(self.journal.folded.items()):
+            for key in sorted(keys):
+                prefix, slash, file = key.rpartition("/")
+                directory = directories.get(prefix + slash)
+                if directory is not None and _remove_if_dead(Location(directory, file)):
+                    self.journal.note_removed(name, key)
+
+
+def _remove_if_dead(location: Location) -> bool:
+    # Whether the file that was folded is gone. A living segment may have its name by now.
+    try:
+        fd, _ = location.directory.open(location.name)
+        try:
+            alive = is_alive(fd)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, SegmentError):
+        return True  # what is refused was never folded
+    except OSError:
+        return False
+    return alive or _remove(location)
+
+
+def _remove(location: Location) -> bool:
+    try:
+        os.unlink(location.name, dir_fd=location.directory.fd)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.error("%s: %s", location, error.strerror)
+        return False
+    return True

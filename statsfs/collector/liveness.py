@@ -1,0 +1,139 @@
+"""Liveness: the segments in the tree, where their files are, and whose producers have died.
+
+Owns which segments there are, what each user has of them, and when a segment is dead: nobody holds
+the lock of its file. Admission and folding are elsewhere.
+
+Threading: for the collector's thread alone.
+"""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from statsfs.collector.live_segment import LiveSegment, weigh
+from statsfs.collector.timers import Timers
+from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify
+
+__all__ = ["Liveness"]
+
+# The kernel tells of a death just before it drops the lock.
+_PROBES: Final = (0.001, 0.01, 0.1)
+_PATIENCE: Final = 1.0  # seconds between probes of orphans, and for a moved file to be found
+
+
+class Liveness:
+    """The segments in the tree.
+
+    Attributes:
+        by_key: the segments whose files are in a directory.
+        orphans: the segments whose files are not there any more, though the producers may live.
+        dead: the segments to be folded, in order.
+        counts, weights: by user, the number of all segments and what they weigh.
+    """
+
+    def __init__(self, timers: Timers) -> None:
+        self.by_key: Final[dict[str, LiveSegment]] = {}
+        self.orphans: Final[set[LiveSegment]] = set()
+        self.dead: Final[dict[LiveSegment, None]] = {}
+        self.counts: Final[Counter[int]] = Counter()
+        self.weights: Final[Counter[int]] = Counter()
+        # While a file is open no other has its identity.
+        self._by_identity: Final[dict[tuple[int, int], LiveSegment]] = {}
+        self._timers = timers
+        self._probing_orphans = False
+
+    def add(self, segment: LiveSegment, alive: bool) -> None:
+        """Note that a segment is in the tree."""
+        self.by_key[segment.location.key] = segment
+        self._by_identity[segment.numbers.identity] = segment
+        self._count(segment, 1)
+        if not alive:
+            self.dead[segment] = None
+
+    def drop(self, segment: LiveSegment) -> None:
+        """Close a segment that has left the tree."""
+        segment.numbers.close()
+        self.orphans.discard(segment)
+        del self._by_identity[segment.numbers.identity]
+        if self.by_key.get(segment.location.key) is segment:
+            del self.by_key[segment.location.key]
+        self._count(segment, -1)
+
+    def _count(self, segment: LiveSegment, sign: int) -> None:
+        self.counts[segment.owner[0]] += sign
+        self.weights[segment.owner[0]] += sign * weigh(segment.metadata)
+
+    def close(self) -> None:
+        """Close all files; the tree is left as it is."""
+        for segment in (*self.by_key.values(), *self.orphans):
+            segment.numbers.close()
+
+    def files_in(self, directory: TrustedDirectory) -> list[str]:
+        """Return the names of the files of segments in a directory."""
+        locations = [segment.location for segment in self.by_key.values()]
+        return [name for place, name in locations if place is directory]
+
+    def is_in_place(self, segment: LiveSegment) -> bool:
+        """Tell whether a segment's file is where it was; if not it becomes an orphan."""
+        status = segment.location.find()
+        if status is not None and identify(status) == segment.numbers.identity:
+            return True
+        self._make_orphan(segment)
+        return False
+
+    def keep_in(self, directories: Mapping[str, TrustedDirectory]) -> None:
+        """Make orphans of the segments in directories that are not among these, by prefix."""
+        for segment in list(self.by_key.values()):
+            directory = segment.location.directory
+            if directory is not directories.get(directory.prefix):
+                self._make_orphan(segment)
+
+    def _make_orphan(self, segment: LiveSegment) -> None:
+        # Its directory may still tell of its death, or not.
+        segment.removed = True
+        self.by_key.pop(segment.location.key, None)
+        self.orphans.add(segment)
+        if not self._probing_orphans:
+            self._probe_orphans()
+        self.probe(segment)
+
+    def find_moved(self, location: Location, status: os.stat_result) -> LiveSegment | None:
+        """Return the segment of a file that was moved here; a new one would count it twice."""
+        segment = self._by_identity.get(identify(status))
+        if segment is None or (not segment.removed and self.is_in_place(segment)):
+            return None
+        self.orphans.discard(segment)
+        segment.numbers.location = location
+        segment.removed, segment.missing_since = False, 0.0
+        self.by_key[location.key] = segment
+        return segment
+
+    def probe(self, segment: LiveSegment, delays: Sequence[float] = _PROBES) -> None:
+        """Find out whether a producer lives, now and after each of the delays, in seconds."""
+        segment.probes += 1
+        self._probe(segment, segment.probes, delays)
+
+    def _probe(self, segment: LiveSegment, series: int, delays: Sequence[float]) -> None:
+        if series != segment.probes or segment.numbers.final:
+            return  # there is a newer series
+        if not segment.numbers.probe():
+            if not self._may_be_found(segment):
+                self.dead[segment] = None
+        elif delays:
+            self._timers.add(delays[0], lambda: self._probe(segment, series, delays[1:]))
+
+    def _may_be_found(self, segment: LiveSegment) -> bool:
+        # A file that was moved may be found again. If it was folded before, it would count twice.
+        if not segment.removed or not segment.numbers.exists():
+            return False
+        segment.missing_since = segment.missing_since or time.monotonic()
+        return time.monotonic() < segment.missing_since + _PATIENCE
+
+    def _probe_orphans(self) -> None:
+        self._probing_orphans = bool(self.orphans)
+        if self._probing_orphans:
+            self._timers.add(_PATIENCE, self._probe_orphans)
+        for segment in list(self.orphans):
+            self.probe(segment, ())
