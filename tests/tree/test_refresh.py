@@ -18,6 +18,7 @@ from statsfs.model.values import Aggregate, Value
 from statsfs.tree import refresh
 from statsfs.tree.refresh import find_refreshing
 from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source, directory_of
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.forking import run_forking
@@ -384,7 +385,7 @@ def test_views_leave_out_who_does_not_answer() -> None:
     assert prometheus.render(shown) == b""
     assert vm.snapshot().to_dict() == silent
     assert vcpu.snapshot().to_dict() == {"values": {}, "subordinates": {}}
-    assert list(vcpu.snapshot().directory().files()) == []
+    assert list(make_directory(vcpu.snapshot()).files()) == []
     assert b"exits" in json.render(host.snapshot())
 
 
