@@ -401,6 +401,16 @@ def test_a_directory_that_others_may_write(directory: Path, mode: int) -> None:
     assert os.listdir(directory) == []
 
 
+def test_a_missing_directory_is_made(tmp_path: Path) -> None:
+    """For its owner alone to write, and all to read, whatever the umask is."""
+    umask = os.umask(0o077)
+    try:
+        with collecting(tmp_path / "missing"):
+            assert (tmp_path / "missing").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(umask)
+
+
 def test_what_is_no_directory(tmp_path: Path) -> None:
     """One line says so."""
     (tmp_path / "file").write_text("")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,64 @@ def test_clearing_while_the_dead_are_folded(
         assert sums(registry) == (0, 0)
     with collecting(directory) as registry:
         assert sums(registry) == (0, 0)
+
+
+def test_clearing_while_segments_come_and_go(directory: Path) -> None:
+    """In several threads: each count is shown once or cleared, and so in the next life."""
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def clear(registry: Registry) -> None:
+        try:
+            while True:
+                registry.by_name["app"].clear_value("sum")
+                if ended.is_set():
+                    break
+        except BaseException as error:
+            errors.append(error)
+
+    leave(directory, "app/w0", 1)
+    with collecting(directory) as registry:
+        threads = [threading.Thread(target=clear, args=(registry,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(60):
+                path = f"app/group{number % 3}/w{number % 7}"
+                HandMade.of(directory / f"{number}.stats", path, [10, 0], [SUM, PEAK]).die()
+            wait_until(lambda: files_in(directory) == [])
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert errors == []
+        wait_until(lambda: registry.by_name["app"].subordinates == ())
+        left = sums(registry)
+        assert left[0] % 10 == 0
+    with collecting(directory) as registry:
+        assert sums(registry) == left
+
+
+def test_clearing_while_records_are_taken_over(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clear does not write over a record that is not in the tree yet."""
+    leave(directory, "app/w1", 5)
+    leave(directory, "other/w1", 7)
+    with collecting(directory):
+        pass
+    restore = Journal.restore
+
+    def restore_late(self: Journal, name: str) -> None:
+        clear = threading.Thread(target=self.note_clear)
+        clear.start()
+        clear.join()
+        restore(self, name)
+
+    monkeypatch.setattr(Journal, "restore", restore_late)
+    for _ in range(2):
+        with collecting(directory) as registry:
+            assert (sums(registry), sums(registry, "other")) == ((5, 0), (7, 0))
 
 
 def test_a_negative_peak(directory: Path) -> None:

@@ -28,6 +28,7 @@ from tests.support.collecting import (
     collecting,
     files_in,
     find,
+    lose_events,
     total,
     wait_for,
 )
@@ -508,13 +509,7 @@ def test_more_events_than_the_kernel_keeps(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then all is looked at."""
-    sort = Watch._sort
-
-    def lose(self: Watch, told: list[object]) -> Events:
-        sort(self, told)
-        return Events(lost=bool(told))
-
-    monkeypatch.setattr(Watch, "_sort", lose)
+    lose_events(monkeypatch)
     with collecting(directory) as registry:
         with publish("app/w1", values=WorkerStats, directory=directory):
             wait_for(registry, "app/w1")
