@@ -15,7 +15,7 @@ import pytest
 
 from statsfs.collector import Collector
 from statsfs.collector.journal import Journal
-from statsfs.collector.journal_file import decode_record
+from statsfs.collector.journal_file import JournalFiles, decode_record
 from statsfs.collector.live_segment import SegmentNumbers
 from statsfs.collector.path_sources import PathSources
 from statsfs.collector.trusted_directory import TrustedDirectory
@@ -375,6 +375,33 @@ def test_a_new_segment_with_the_name_of_a_folded_one(directory: Path) -> None:
         assert files_in(directory) == []
 
 
+def test_a_new_segment_beside_a_record_that_cannot_be_written(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused while the record has its name: the next collector would remove it."""
+    monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.05)
+    file = directory / "counter.stats"
+    HandMade.of(file, "app/w1", [5, 0], [SUM, PEAK], alive=False)
+    with collecting(directory):
+        pass
+    living = HandMade.of(file, "app/w1", [10, 0], [SUM, PEAK])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patcher:
+        patcher.setattr(JournalFiles, "write", refuse)
+        registry = Registry()
+        collector = Collector(registry, directory)
+        collector.start()
+        assert sums(registry) == (5, 0)
+        assert "a record has its name, and cannot be written" in caplog.text
+    with contextlib.closing(collector):
+        wait_for(registry, "app/w1")
+        assert sums(registry) == (15, 0)
+    living.die()
+
+
 def test_what_lies_where_a_folded_file_was(directory: Path) -> None:
     """Is left there if it is none: a link, say, or nothing at all."""
     leave(directory, "app/w1", 5)
@@ -443,13 +470,16 @@ def test_files_that_go_while_they_are_looked_at(
     leave(directory, "app/w1", 5)
     (name,) = files_in(directory)
     unlink, open_ = os.unlink, TrustedDirectory.open
+    opened: list[str] = []
 
     def unlink_first(path: Any, **options: Any) -> None:
         unlink(path, **options)
         unlink(path, **options)
 
     def open_late(self: TrustedDirectory, file: str, *how: int) -> Any:
-        if file != name:
+        # At first it is opened to find the order.
+        opened.append(file)
+        if file != name and opened.count(file) == 2:
             unlink(directory / file)
         return open_(self, file, *how)
 

@@ -61,6 +61,9 @@ def test_a_source_that_is_put_below(trusted: TrustedDirectory) -> None:
     (group,) = app.subordinates
     with Source("own") as own:
         group.add_subordinate(own)
+    found, segments = path_sources.look("app", lambda segment: True)
+    assert [one.path for one in found] == [("app",), ("app", "group")]
+    assert segments == [segment]
     path_sources.remove(segment.source)
     assert group.subordinates == (own,)
     assert app.get_value("sum") == group.get_value("sum") == 5
