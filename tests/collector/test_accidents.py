@@ -118,7 +118,7 @@ def test_a_second_way_back_is_none(directory: Path) -> None:
 def test_a_directory_that_went_unnoticed(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those who publish in it are seen to die nevertheless, and are counted once."""
+    """The deaths of its producers are seen nevertheless, and their segments count once."""
     caplog.set_level(logging.ERROR)
     registry = Registry()
     with Collector(registry, directory) as collector:
@@ -246,7 +246,7 @@ def test_what_a_forked_child_gives_up(
 
 @pytest.mark.root
 def test_a_stranger_cannot_keep_collectors_out(directory: Path, tmp_path: Path) -> None:
-    """Who could read the file of the lock could lock it; one that an older collector left too."""
+    """A reader of the lock file could lock it, so only its owner may read it; an old one too."""
     lock = directory / COLLECTOR
     lock.touch(0o644)
     with collecting(directory):

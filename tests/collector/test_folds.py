@@ -32,7 +32,7 @@ SUM = Value("sum", aggregate=Aggregate.SUM)
 
 
 def leave(directory: Path, path: str, sum: int, peak: int = 0) -> None:
-    """Leave what a producer did who died while nobody looked."""
+    """Leave the segment of a producer that died while no collector ran."""
     file = directory / f"{path.replace('/', '_')}-{os.urandom(8).hex()}.stats"
     HandMade.of(file, path, [sum, peak], [SUM, PEAK], alive=False)
 
@@ -184,7 +184,7 @@ def test_cleared_stays_cleared(directory: Path) -> None:
 
 
 def test_what_was_cleared_of_one_that_is_gone(directory: Path) -> None:
-    """Is forgotten at the next start, and was not when nobody could know."""
+    """The next start forgets it; the collector that cleared could not know."""
     segments = [publish("app/w%d", i, values=[SUM, PEAK], directory=directory) for i in (1, 2)]
     with collecting(directory) as registry:
         for number, segment in enumerate(segments):
@@ -322,7 +322,7 @@ def test_clearing_while_records_are_taken_over(
 
 
 def test_a_negative_peak(directory: Path) -> None:
-    """Is one too: what is not retained is no 0."""
+    """It is retained: a value without a retained peak does not count as 0."""
     peak = Value("peak", type=SUM.type.S64, aggregate=Aggregate.MAX, kind=Kind.PEAK)
     HandMade.of(directory / "x.stats", "app/w1", [-5], [peak], alive=False)
     with collecting(directory) as registry:
@@ -403,7 +403,7 @@ def test_a_new_segment_beside_a_record_that_cannot_be_written(
 
 
 def test_what_lies_where_a_folded_file_was(directory: Path) -> None:
-    """Is left there if it is none: a link, say, or nothing at all."""
+    """Another thing, such as a link, is left there."""
     leave(directory, "app/w1", 5)
     (directory / "sub").mkdir()
     HandMade.of(directory / "sub" / "x.stats", "sub/w1", [6, 0], [SUM, PEAK], alive=False)
@@ -466,7 +466,7 @@ def test_another_file_in_the_place_of_one(directory: Path) -> None:
 def test_files_that_go_while_they_are_looked_at(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At any moment somebody else may remove them: before they are opened, or by the collector."""
+    """Other processes may remove them at any moment: before they are opened, or removed."""
     leave(directory, "app/w1", 5)
     (name,) = files_in(directory)
     unlink, open_ = os.unlink, TrustedDirectory.open
@@ -634,7 +634,7 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    """Write until there is no room."""
+    """Write until the disk is full."""
     with contextlib.suppress(OSError), ballast.open("wb", 0) as file:
         while file.write(bytes(4096)):
             pass
@@ -727,7 +727,7 @@ def test_sources_that_somebody_else_removed(
 def test_a_file_that_goes_as_its_producer_dies(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody removes it after it was seen to be dead, and before it is folded."""
+    """Another process removes it after it was seen to be dead, and before it is folded."""
     probe = SegmentNumbers.probe
 
     def remove_the_dead(self: SegmentNumbers) -> bool:

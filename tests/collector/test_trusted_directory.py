@@ -48,7 +48,7 @@ def test_a_file_of_another_device(trusted: TrustedDirectory) -> None:
 
 
 def test_a_directory_of_another_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither root's nor ours, it is none for a collector of ours."""
+    """It is refused if it is neither root's nor ours."""
     tmp_path.chmod(0o755)
     if not os.geteuid():
         os.chown(tmp_path, 1234, 1234)

@@ -8,7 +8,7 @@ from statsfs.collector.watching import Watch
 
 
 def test_waking_what_is_closed() -> None:
-    """Is nobody's mistake: whoever wakes may be late."""
+    """It does nothing: another thread may wake it too late."""
     watch = Watch()
     watch.wake()
     assert watch.wait(60).names == {}
