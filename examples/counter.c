@@ -37,7 +37,7 @@ struct descriptor {
 
 struct data {
 	uint64_t ticks;
-	uint64_t late[BUCKETS]; /* buckets from 0, 1, 2, 4, 8, ... ns */
+	uint64_t late[BUCKETS], late_sum; /* buckets from 0, 1, 2, 4, 8, ... ns */
 	uint64_t late_max;
 };
 
@@ -45,7 +45,7 @@ struct data {
 struct segment {
 	uint32_t flags, name_size, num_desc, id_offset, desc_offset, data_offset;
 	char id[NAME_SIZE];
-	struct descriptor descriptors[3];
+	struct descriptor descriptors[4];
 	char magic[8];
 	uint32_t json_size, zero;
 	char json[512];
@@ -54,20 +54,21 @@ struct segment {
 
 static const struct segment template = {
 	.name_size = NAME_SIZE,
-	.num_desc = 3,
+	.num_desc = 4,
 	.id_offset = offsetof(struct segment, id),
 	.desc_offset = offsetof(struct segment, descriptors),
 	.data_offset = offsetof(struct segment, data),
 	.descriptors = {
 		{ CUMULATIVE, 0, 1, offsetof(struct data, ticks), 0, "ticks" },
 		{ LOG_HIST | SECONDS, -9, BUCKETS, offsetof(struct data, late), 0, "late" },
+		{ CUMULATIVE | SECONDS, -9, 1, offsetof(struct data, late_sum), 0, "late.sum" },
 		{ PEAK | SECONDS, -9, 1, offsetof(struct data, late_max), 0, "late_max" },
 	},
 	.magic = { 's', 't', 'a', 't', 's', 'f', 's', 1 },
 	.json = "{\"values\": {"
 		"\"ticks\": {\"description\": \"Ticks of the clock\"},"
 		"\"late\": {\"description\": \"How late the ticks were\"},"
-		"\"late_max\": {\"mode\": 292}}}", /* 0444 */
+		"\"late.sum\": {\"mode\": 292}, \"late_max\": {\"mode\": 292}}}", /* 0444 */
 };
 
 static void die(const char *what)
@@ -140,6 +141,7 @@ int main(int argc, char **argv)
 
 		data->ticks++;
 		data->late[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
+		data->late_sum += late;
 		if (late > data->late_max)
 			data->late_max = late;
 	}

@@ -21,6 +21,7 @@ from statsfs.filesystem.mounting import Mount, mount, mounted
 from statsfs.model.stats import (
     Stats,
     boolean,
+    hist,
     linear_hist,
     log_hist,
     s8,
@@ -69,6 +70,7 @@ __all__ = [
     "UnknownValueError",
     "Value",
     "boolean",
+    "hist",
     "linear_hist",
     "log_hist",
     "mount",

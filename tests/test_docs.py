@@ -24,10 +24,10 @@ PATH = re.compile(r"(statsfs|tests|docs|examples)/\S*|[A-Z]+\.md")
 FOREIGN = {
     "None",
     "cp",
-    "import statsfs",
     "invalidate_entry_async",
     "kvm_stat",
     "os.register_at_fork",
+    "pread",
     "pyfuse3._session_loop",
     "pyfuse3._wait_fuse_readable",
     "pyfuse3.close",

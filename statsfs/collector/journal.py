@@ -22,12 +22,18 @@ way round: the tree is not changed under the journal's lock.
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
 
 from statsfs.collector.directories import Directories
-from statsfs.collector.journal_file import Baselines, JournalFiles, JournalRecord, RetainedSource
+from statsfs.collector.journal_file import (
+    Baselines,
+    JournalFiles,
+    JournalRecord,
+    RetainedRows,
+    RetainedSource,
+)
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
@@ -99,8 +105,8 @@ class Journal:
             return
         for one in record.sources:
             source = self.path_sources.make(one.path[-1], one.label, name)
-            for value, number in one.rows.items():
-                source.restore((self._known_values.restore(value),), (number,))
+            for array, row in one.rows.items():
+                source.restore([self._known_values.restore(value) for value in array], row)
             self.path_sources.place(source, one.path, (None,) * len(one.path))
         del self._unrestored[name]
 
@@ -219,12 +225,18 @@ class Journal:
             self.write_all()
 
 
-def _add_rows(kept: dict[Value, Number], rows: Mapping[Value, Number]) -> None:
-    for value, number in rows.items():
-        before = kept.get(value)
-        # A peak of 0 may stand for none, and another one may be negative.
-        bare = before is None or (value.kind is Kind.PEAK and not before)
-        kept[value] = number if bare else add_numbers(value, [before, number])
+def _add_rows(kept: RetainedRows, rows: RetainedRows) -> None:
+    for array, row in rows.items():
+        before = kept.get(array, (None,) * len(array))
+        kept[array] = tuple(map(_add_number, array, before, row))
+
+
+def _add_number(value: Value, before: Number | None, number: Number) -> Number:
+    # A peak of 0 may stand for none, and another one may be negative.
+    if before is None or (value.kind is Kind.PEAK and not before):
+        return number
+    added: Number = add_numbers(value, [before, number])
+    return added
 
 
 def _leave_out_empty(sources: list[RetainedSource]) -> list[RetainedSource]:

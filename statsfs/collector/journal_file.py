@@ -5,7 +5,8 @@ and when it is written, is decided in `journal`. A file is JSON in ASCII::
 
     {"version": 2, "name": "app",
      "values": [{"name": "requests", "type": "u64", ...}],      all fields of each value
-     "sources": [{"path": ["app"], "label": null, "retained": [[0, 17]]}],    values by index
+     "sources": [{"path": ["app"], "label": null,
+                  "retained": [[[0, 17]]]}],    arrays, each of values by index with their numbers
      "baselines": {"a-01.stats": {"requests": 5}},
      "folded": ["b-02.stats"]}
 
@@ -36,10 +37,19 @@ from statsfs.exceptions import FormatError, SegmentError
 from statsfs.formats import binary
 from statsfs.formats.binary import Number
 from statsfs.formats.schema import describe_value
+from statsfs.model.arrays import split_array
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
 from statsfs.segments.file_format import MAGIC
 
-__all__ = ["JournalFiles", "JournalRecord", "RetainedSource", "decode_record", "encode_record"]
+__all__ = [
+    "Baselines",
+    "JournalFiles",
+    "JournalRecord",
+    "RetainedRows",
+    "RetainedSource",
+    "decode_record",
+    "encode_record",
+]
 
 log = logging.getLogger(__name__)
 
@@ -51,14 +61,17 @@ _TEMPORARY: Final = ".new"  # the names of sources do not start with "."
 
 Baselines = dict[str, Number]
 
+RetainedRows = dict[tuple[Value, ...], tuple[Number, ...]]
+"""By array, for each value a sum, a peak or buckets; the arrays are those of `split_array`."""
+
 
 @dataclass(slots=True)
 class RetainedSource:
-    """What one path source retains: for each value a sum, a peak or buckets."""
+    """What one path source retains."""
 
     path: tuple[str, ...]
     label: str | None
-    rows: dict[Value, Number]
+    rows: RetainedRows
 
 
 @dataclass(slots=True)
@@ -83,16 +96,18 @@ class JournalRecord:
 
 def encode_record(name: str, record: JournalRecord) -> bytes:
     """Return the contents of a record's file."""
-    values = dict.fromkeys(chain.from_iterable(one.rows for one in record.sources))
-    indices = {value: index for index, value in enumerate(values)}
+    indices: dict[Value, int] = {}
     sources = []
     for one in record.sources:
-        retained = [(indices[value], number) for value, number in one.rows.items()]
+        retained = []
+        for array, row in one.rows.items():
+            places = [indices.setdefault(value, len(indices)) for value in array]
+            retained.append(list(zip(places, row, strict=True)))
         sources.append({"path": one.path, "label": one.label, "retained": retained})
     described = {
         "version": _VERSION,
         "name": name,
-        "values": [_describe(value) for value in values],
+        "values": [_describe(value) for value in indices],
         "sources": sources,
         "baselines": record.baselines,
         "folded": record.folded,
@@ -135,9 +150,13 @@ def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[
         label = None if one["label"] is None else check_name(one["label"], "a label")
         if path in sources or not (path == (name,) or path[:-1] in sources):
             raise ValueError(f"misplaced source {path}")
-        rows = {values[index]: number for index, number in one["retained"]}
-        if not all(map(is_number_of, rows, rows.values())):
-            raise ValueError(f"{path} retains what is not a number of its value")
+        rows: RetainedRows = {}
+        for row in one["retained"]:
+            array = tuple(values[index] for index, _ in row)
+            numbers = tuple(number for _, number in row)
+            if split_array(array) != [array] or not all(map(is_number_of, array, numbers)):
+                raise ValueError(f"{path} retains what is not a number of its value")
+            rows[array] = numbers
         sources[path] = RetainedSource(path, label, rows)
     return list(sources.values())
 
@@ -160,7 +179,7 @@ def _convert_version_1(encoded: bytes) -> dict[str, Any]:
         return Type.S64.convert(taken[0]) if value.type.signed else taken[0]
 
     described["sources"] = [
-        {"path": path, "label": label, "retained": [(index, take(values[index])) for index in some]}
+        {"path": path, "label": label, "retained": [[(i, take(values[i]))] for i in some]}
         for path, label, some in described["parts"]
     ]
     return {**described, "version": _VERSION, "name": found.id}

@@ -1,7 +1,8 @@
 """The values that segments bring, each of which is kept as long as the collector lives.
 
 Owns which value of the tree stands for a value of a segment, and how many one user may bring. Each
-value is an array of its own, so that a release with one more value shares the totals of the others.
+value is an array of its own, but for the sum of a histogram, so that a release with one more value
+shares the totals of the others.
 Values that differ in nothing but their description are one: the first that was seen.
 
 Threading: for the collector's thread alone.

@@ -15,11 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from statsfs.collector.journal_file import Baselines
+from statsfs.collector.journal_file import Baselines, RetainedRows
 from statsfs.collector.known_values import is_number_of
 from statsfs.collector.trusted_directory import Location, identify
-from statsfs.formats.binary import Number
-from statsfs.model.arrays import intern_array
+from statsfs.model.arrays import intern_array, split_array
 from statsfs.model.external import Numbers
 from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
@@ -149,16 +148,16 @@ class SegmentNumbers(Numbers):
             cleared=cleared,
             owner=owner,
         )
-        for value in self._values.values():
-            source.add_values((value,), self)
+        for array in split_array(list(self._values.values())):
+            source.add_values(array, self)
         return source
 
-    def retained_rows(self) -> dict[Value, Number]:
+    def retained_rows(self) -> RetainedRows:
         """Return the sums, peaks and buckets that a source above retains of it."""
         return {
-            value: convert_number(value, self[name])
-            for name, value in self._values.items()
-            if intern_array((value,)).retained
+            array: tuple(convert_number(value, self[value.name]) for value in array)
+            for array in split_array(list(self._values.values()))
+            if intern_array(array).retained
         }
 
 

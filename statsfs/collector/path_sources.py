@@ -91,8 +91,8 @@ class PathSources:
                 if wanted(segment):
                     segments.append(segment)
             elif source in known:
-                rows = {array[0]: row[0] for array, row in source.retained.items()}
-                retained.append(RetainedSource(tuple(source.path.split("/")), source.label, rows))
+                path = tuple(source.path.split("/"))
+                retained.append(RetainedSource(path, source.label, source.retained))
                 found += source.subordinates
         return retained, segments
 

@@ -1,8 +1,8 @@
 """Mount points: what may be mounted on, and what is wrong with what may not.
 
-Owns the checks before a mount. libfuse accepts a file, a directory with something in it and an
-existing mount as mount points, and prints to stderr about bad ones; so everything is looked at
-first, and every refusal is one line that says what to do.
+Owns the checks before a mount. libfuse accepts a file, a directory that is not empty and an
+existing mount as mount points, and prints to stderr about bad ones; so everything is checked first,
+and every refusal, a MountError, is one line that says what to do.
 
 Threading: as the caller's.
 """
@@ -53,20 +53,13 @@ def _read_mounts() -> Iterator[_Mounted]:
 
 
 def _find_mounted(path: str) -> _Mounted | None:
-    # What is mounted on a path last.
-    found = None
-    for mounted in _read_mounts():
-        if mounted.point == os.fsencode(path):
-            found = mounted
-    return found
+    # The mount on top, which is the last.
+    point = os.fsencode(path)
+    return next((one for one in reversed([*_read_mounts()]) if one.point == point), None)
 
 
 def find_mount(path: str) -> str | None:
-    """Return the type of the filesystem that is mounted on a path, or None.
-
-    Args:
-        path: an absolute path.
-    """
+    """Return the type of the filesystem that is mounted on an absolute path, or None."""
     found = _find_mounted(path)
     return None if found is None else found.type
 
@@ -81,26 +74,26 @@ def find_device(path: str) -> str | None:
 
 
 def _is_debugfs(path: str) -> bool:
-    # The files there are the kernel's own, and not lost when something is mounted over them: that
-    # is how our tree gets where programs look for the kernel's.
+    # Its files are the kernel's own, and not lost when something is mounted over them: that is how
+    # our tree gets where programs look for the kernel's.
     device = os.stat(path).st_dev
     number = f"{os.major(device)}:{os.minor(device)}"
     return ("debugfs", number) in ((mounted.type, mounted.device) for mounted in _read_mounts())
 
 
-def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
-    """Return the absolute path of a mount point, without symbolic links.
+def _refusal(path: str, reason: str, number: int | None = None) -> MountError:
+    return MountError(f"{path}: {reason}", path, number)
 
-    Raises:
-        MountError: it is no path.
-    """
+
+def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
+    """Return the absolute path, without symbolic links; raise MountError if it is not a path."""
     try:
         text = os.fsdecode(path)
         if not text:
             raise ValueError("it is empty")
         return os.path.realpath(text)
     except (TypeError, ValueError) as error:
-        raise MountError(f"{path!r} is no path: {error}", path, errno.EINVAL) from error
+        raise MountError(f"{path!r} is not a path: {error}", path, errno.EINVAL) from error
 
 
 @contextlib.contextmanager
@@ -129,11 +122,7 @@ def _try_lock(directory: int) -> bool:
 
 
 def make_mountpoint(path: str) -> list[str]:
-    """Make a directory and its parents; return those that were not there, the innermost first.
-
-    Raises:
-        MountError: they cannot be made.
-    """
+    """Make a directory and its parents; return those that were not there, the innermost first."""
     missing = []
     while not os.path.lexists(path) and not _is_dead(path):
         missing.append(path)
@@ -146,9 +135,8 @@ def make_mountpoint(path: str) -> list[str]:
             continue
         except OSError as error:
             remove_mountpoint(made)
-            raise MountError(
-                f"{directory}: cannot be made: {error.strerror}", directory, error.errno
-            ) from error
+            reason = f"cannot be made: {error.strerror}"
+            raise _refusal(directory, reason, error.errno) from error
         made.insert(0, directory)
     return made
 
@@ -161,20 +149,17 @@ def remove_mountpoint(made: list[str]) -> None:
 
 
 def unmount(path: str, *, lazy: bool = False) -> None:
-    """Unmount a FUSE filesystem.
+    """Unmount a FUSE filesystem; raise MountError if it is busy, not there, or another user's.
 
     Args:
         path: where it is mounted.
-        lazy: detach it at once, even if it is busy; for what nobody serves any more.
-
-    Raises:
-        MountError: it is busy, not there, or somebody else's.
+        lazy: detach it at once, even if it is busy; for a mount that is not served any more.
     """
     command = [_find_fusermount(path), "-uz" if lazy else "-u", "--", path]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         reason = " ".join(done.stderr.split()) or f"fusermount3 ended with {done.returncode}"
-        raise MountError(f"{path}: cannot be unmounted: {reason}", path)
+        raise _refusal(path, f"cannot be unmounted: {reason}")
 
 
 def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
@@ -183,18 +168,15 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     Args:
         path: an absolute path.
         allow_other: whether other users shall be let in.
-
-    Raises:
-        MountError: it cannot; the message says why, and what to do.
     """
     _check_system(path, allow_other)
     while _is_dead(path):
         kind = find_mount(path)
         if kind != "fuse.statsfs":
-            raise MountError(
-                f"{path}: a dead mount ({kind}) of another program is there; "
-                f"unmount it first: fusermount3 -uz {path}",
+            raise _refusal(
                 path,
+                f"a dead mount ({kind}) of another program is there; "
+                f"unmount it first: fusermount3 -uz {path}",
                 errno.ENOTCONN,
             )
         unmount(path, lazy=True)
@@ -212,32 +194,25 @@ def _is_dead(path: str) -> bool:
 def _find_fusermount(path: str) -> str:
     command = shutil.which("fusermount3")
     if command is None:
-        raise MountError(f"{path}: there is no fusermount3; apt install fuse3", path, errno.ENOENT)
+        raise _refusal(path, "there is no fusermount3; apt install fuse3", errno.ENOENT)
     return command
 
 
 def _check_system(path: str, allow_other: bool) -> None:
     if not os.path.exists("/dev/fuse"):
-        raise MountError(
-            f"{path}: there is no /dev/fuse; load the module (modprobe fuse), "
-            "or give the container the device (--device /dev/fuse)",
+        raise _refusal(
             path,
+            "there is no /dev/fuse; load the module (modprobe fuse), "
+            "or give the container the device (--device /dev/fuse)",
             errno.ENODEV,
         )
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        raise MountError(
-            f"{path}: no permission to use /dev/fuse; run as root, or chmod 666 /dev/fuse",
-            path,
-            errno.EACCES,
-        )
+        reason = "no permission to use /dev/fuse; run as root, or chmod 666 /dev/fuse"
+        raise _refusal(path, reason, errno.EACCES)
     _find_fusermount(path)
     if allow_other and os.geteuid() and not _others_allowed():
-        raise MountError(
-            f"{path}: letting other users in needs root, or the line user_allow_other in "
-            f"{_FUSE_CONF}",
-            path,
-            errno.EPERM,
-        )
+        reason = f"letting other users in needs root, or the line user_allow_other in {_FUSE_CONF}"
+        raise _refusal(path, reason, errno.EPERM)
 
 
 def _others_allowed() -> bool:
@@ -250,34 +225,28 @@ def _others_allowed() -> bool:
 
 def _check_directory(path: str) -> None:
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISDIR(mode):
-            raise MountError(f"{path}: not a directory", path, errno.ENOTDIR)
-        kind = find_mount(path)
-        if kind is not None:
-            raise MountError(
-                f"{path}: something is mounted there already ({kind}); "
-                "unmount it first, or choose another directory",
-                path,
-                errno.EBUSY,
-            )
-        if os.geteuid() and not os.access(path, os.W_OK):
-            raise MountError(
-                f"{path}: no permission; choose a directory that you may write",
-                path,
-                errno.EACCES,
-            )
-        if os.listdir(path) and not _is_debugfs(path):
-            raise MountError(
-                f"{path}: the directory is not empty; choose another", path, errno.ENOTEMPTY
-            )
-    except MountError:
-        raise
+        problem, number = _find_problem(path)
     except FileNotFoundError as error:
-        raise MountError(
-            f"{path}: no such directory; make it (mkdir), or mount with create",
-            path,
-            error.errno,
-        ) from error
+        reason = "no such directory; make it (mkdir), or mount with create"
+        raise _refusal(path, reason, error.errno) from error
     except OSError as error:
-        raise MountError(f"{path}: {error.strerror}", path, error.errno) from error
+        raise _refusal(path, str(error.strerror), error.errno) from error
+    if problem:
+        raise _refusal(path, problem, number)
+
+
+def _find_problem(path: str) -> tuple[str, int]:
+    if not stat.S_ISDIR(os.stat(path).st_mode):
+        return "not a directory", errno.ENOTDIR
+    kind = find_mount(path)
+    if kind is not None:
+        return (
+            f"something is mounted there already ({kind}); "
+            "unmount it first, or choose another directory",
+            errno.EBUSY,
+        )
+    if os.geteuid() and not os.access(path, os.W_OK):
+        return "no permission; choose a directory that you may write", errno.EACCES
+    if os.listdir(path) and not _is_debugfs(path):
+        return "the directory is not empty; choose another", errno.ENOTEMPTY
+    return "", 0

@@ -48,7 +48,7 @@ _SLOT: Final = 8  # bytes of an integer; all blocks begin at a multiple of it
 _FLAGS: Final = 0xFFF  # the bits of a descriptor's flags that mean something
 _POWERS: Final = (10, 2)  # the bases by number
 _U64: Final = (1 << 64) - 1
-_KINDS: Final = {kind.value: kind for kind in Kind}
+_KINDS: Final = {kind.value: kind for kind in Kind if kind is not Kind.HIST}
 _UNITS: Final = {unit.value: unit for unit in Unit}
 
 
@@ -251,13 +251,15 @@ class Statistics:
 def describe(value: Value, name: str | None = None) -> Descriptor:
     """Return the descriptor of a value, to be placed by `make_layout`.
 
+    The format has no histograms with bounds of their own: they are several CUMULATIVE integers.
+
     Args:
         value: the value; one of its aggregates is described as it is.
         name: the name, if another than the value's.
     """
     return Descriptor(
         name or value.name,
-        value.kind,
+        Kind.CUMULATIVE if value.kind is Kind.HIST else value.kind,
         value.unit,
         value.base,
         value.exponent,

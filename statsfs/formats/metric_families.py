@@ -17,11 +17,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from statsfs.formats.metric_names import Metric, Scale, make_label, make_metric, make_name
 from statsfs.model.arrays import Array
-from statsfs.model.values import Aggregate, Kind, Value
+from statsfs.model.columns import wrap_sum
+from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.access import Mask, Masks, find_masks
 from statsfs.tree.pauses import pause
 from statsfs.tree.retention import add_kept
@@ -129,6 +130,17 @@ class _Chunk:
     def __init__(self, homes: list[Home], columns: list[Sequence[Any]]) -> None:
         self.homes = homes
         self.columns = columns
+
+    def sums(self, place: "_Place") -> Sequence[int | None]:
+        return [None] * len(self.homes) if place.sum is None else self.columns[place.sum]
+
+    def has_sums(self, place: "_Place") -> bool:
+        return any(total is not None for total in self.sums(place))
+
+    def forget(self, place: "_Place") -> None:
+        self.columns[place.value] = ()
+        if place.sum is not None:
+            self.columns[place.sum] = ()
 
 
 class _Batch:
@@ -247,33 +259,42 @@ class Part:
     Attributes:
         value: the value that is shown.
         scale: from its unit to the family's.
+        summed: whether some of the homes of a histogram have a sum.
     """
 
-    __slots__ = ("_batch", "_index", "_metric", "_signed", "scale", "value")
+    __slots__ = ("_batch", "_metric", "_place", "_signed", "scale", "summed", "value")
 
     def __init__(
-        self, metric: Metric, batch: _Batch, index: int, value: Value, scale: Scale
+        self, metric: Metric, batch: _Batch, place: "_Place", value: Value, scale: Scale
     ) -> None:
         self._metric = metric
         self._batch = batch
-        self._index = index
+        self._place = place
         self._signed = value.type.signed and metric.type != "gauge"
         self.value = value
         self.scale = scale
+        self.summed = value.histogram and any(chunk.has_sums(place) for chunk in batch.chunks)
 
-    def take(self) -> Iterator[tuple[list[Home], Sequence[Any]]]:
+    def take(self) -> Iterator[tuple[list[Home], Sequence[Any], Sequence[int | float | None]]]:
         """Return and forget a few hundred homes at a time, with the number or buckets of each.
 
-        Numbers are scaled. They are forgotten one by one because 300,000 at once would take long.
+        The third is the sum of each histogram, or None. Numbers and sums are scaled. They are
+        forgotten one by one because 300,000 at once would take long.
         """
         for chunk in self._batch.chunks:
-            homes, column = chunk.homes, chunk.columns[self._index]
-            chunk.columns[self._index] = ()
+            homes, sums = chunk.homes, chunk.sums(self._place)
+            column = chunk.columns[self._place.value]
+            chunk.forget(self._place)
             if self._signed and not all(keep := self._find_counts(column)):
                 complain(self._metric.name, "negative counts are left out")
-                homes, column = list(compress(homes, keep)), list(compress(column, keep))
-            if homes:
-                yield homes, column if self.value.histogram else self.scale.apply_all(column)
+                homes, column, sums = (list(compress(some, keep)) for some in (homes, column, sums))
+            if not homes:
+                continue
+            if self.value.histogram:
+                apply = self.scale.apply
+                yield homes, column, [None if one is None else apply(one) for one in sums]
+            else:
+                yield homes, self.scale.apply_all(column), sums
 
     def _find_counts(self, column: Sequence[Any]) -> list[bool]:
         # Which are what a counter or a histogram may have.
@@ -304,7 +325,7 @@ class _Families:
         self._batches: dict[str, list[_Batch]] = {}
         self._rests: dict[tuple[_Batch, ...], _Batch] = {}
 
-    def add(self, top: str, value: Value, batch: _Batch, index: int) -> None:
+    def add(self, top: str, value: Value, batch: _Batch, place: "_Place") -> None:
         metric, scale = make_metric(top, value)
         family = self.by_name.get(metric.name)
         if family is None:
@@ -321,7 +342,14 @@ class _Families:
         if rest.doubled:
             complain(metric.name, "left out: samples whose labels others have already")
         taken.append(rest)
-        family.parts.append(Part(metric, rest, index, value, scale))
+        family.parts.append(Part(metric, rest, place, value, scale))
+
+    def finish(self) -> list[Family]:
+        for family in self.by_name.values():
+            histogram = family.metric.type == "histogram"
+            if histogram and not any(part.summed for part in family.parts):
+                family.metric = family.metric.without_sums()
+        return list(self.by_name.values())
 
     def _without(self, batch: _Batch, taken: list[_Batch]) -> _Batch:
         # The same batches meet in each value of their arrays.
@@ -348,13 +376,19 @@ def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
     families = _Families()
     masks = find_masks(mask, snapshot)
     for (top, _, value, _), members in _list_values(_gather(homes, snapshot, masks)).items():
-        (batch, index), *others = members
+        (batch, place), *others = members
         if others:
-            batch, index = _merge(value, members), 0
+            batch, place = _merge(value, members)
         if batch.chunks:
-            families.add(top, value, batch, index)
+            families.add(top, value, batch, place)
         pause()
-    return list(families.by_name.values())
+    return families.finish()
+
+
+class _Place(NamedTuple):
+    # Where the numbers of a value are in the rows of a batch, and where the sums of a histogram.
+    value: int
+    sum: int | None
 
 
 # A top-level source and the bits that count there, the oldest value of those that belong together,
@@ -364,15 +398,17 @@ _ValueKey = tuple[str, int, Value, Array | None]
 
 def _list_values(
     gathered: list[tuple[Array, _Tops]],
-) -> dict[_ValueKey, list[tuple[_Batch, int]]]:
+) -> dict[_ValueKey, list[tuple[_Batch, _Place]]]:
     # What is exported, in the order of arrays and values: each time the batches that have the
-    # samples, and the place of the value in each; several where values belong together.
-    listed: dict[_ValueKey, list[tuple[_Batch, int]]] = {}
+    # samples, and the place of the value in each; several where values belong together. A sum is
+    # exported with its histogram.
+    listed: dict[_ValueKey, list[tuple[_Batch, _Place]]] = {}
     oldest: dict[tuple[str, object], Value] = {}
     for array, found in gathered:
         batches = [(*key, one.batches(array)) for key, one in found.items()]
+        sums = array.sums.values()
         for index, value in enumerate(array.values):
-            if value.hidden and value.aggregate is Aggregate.NONE:
+            if index in sums or (value.hidden and value.aggregate is Aggregate.NONE):
                 continue  # no file shows it
             # Other numbers mean nothing when they are added up: their own source shows them.
             peak = value.kind is Kind.PEAK and value.aggregate is not Aggregate.NONE
@@ -381,16 +417,28 @@ def _list_values(
                 if value.mode & bits:  # else no file shows it to the reader of the view
                     first = oldest.setdefault((top, value.identity), value) if added else value
                     key = (top, bits, first, None if added else array)
-                    listed.setdefault(key, []).append((everything if added else shown, index))
+                    place = _Place(index, array.sums.get(index))
+                    listed.setdefault(key, []).append((everything if added else shown, place))
     return listed
 
 
-def _merge(value: Value, members: list[tuple[_Batch, int]]) -> _Batch:
+def _merge(value: Value, members: list[tuple[_Batch, _Place]]) -> tuple[_Batch, _Place]:
     # The samples of values that belong together, with one number for each home.
-    found: dict[Home, list[Any]] = {}
-    for batch, index in members:
+    found: dict[Home, list[tuple[Any, int | None]]] = {}
+    for batch, place in members:
         for chunk in batch.chunks:
-            for home, number in zip(chunk.homes, chunk.columns[index], strict=True):
-                found.setdefault(home, []).append(number)
+            columns = (chunk.homes, chunk.columns[place.value], chunk.sums(place))
+            for home, number, total in zip(*columns, strict=True):
+                found.setdefault(home, []).append((number, total))
         pause()
-    return _Batch(((home, (add_numbers(value, some),)) for home, some in found.items()), 1)
+    rows = ((home, _add_pairs(value, pairs)) for home, pairs in found.items())
+    return _Batch(rows, 1), _Place(0, 1)
+
+
+def _add_pairs(value: Value, pairs: list[tuple[Any, int | None]]) -> Row:
+    # Where a histogram that counted something has no sum, all have none: theirs would not be that
+    # of all that is in the buckets.
+    sums = [total for number, total in pairs if total is not None]
+    lacking = not sums or any(total is None and any(number) for number, total in pairs)
+    total = None if lacking else wrap_sum(sum(sums), Type.U64)
+    return add_numbers(value, [number for number, _ in pairs]), total

@@ -4,12 +4,18 @@ Owns the way from a source's name and a `Value` to the name, type, unit and help
 scale of its numbers, and from a source's label to one that the formats allow. It knows nothing of
 trees and numbers.
 
+A histogram has `_bucket`, `_sum` and `_count`. One without a sum, as the kernel's, has its buckets
+alone, as a metric `x_bucket` of unknown type, whose samples are those that a histogram `x` would
+have: PromQL's `histogram_quantile` looks at nothing else. Of a histogram that lacks them,
+node_exporter and other programs in Go invent `_sum 0` and `_count 0`; OpenMetrics forbids `_count`
+without `_sum`, which nobody counted.
+
 Threading: pure functions.
 """
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import Final, Literal
@@ -42,7 +48,9 @@ _SUFFIXES: Final = {
     "counter": ("", "_total", "_created"),
     "gauge": ("",),
     "histogram": ("", "_bucket", "_count", "_sum", "_created"),
+    "unknown": ("",),
 }
+_SAMPLES: Final = {"counter": "_total", "histogram": "_bucket"}
 
 
 def make_name(text: str) -> str:
@@ -72,7 +80,7 @@ class Metric:
     """
 
     name: str
-    type: Literal["counter", "gauge", "histogram"]
+    type: Literal["counter", "gauge", "histogram", "unknown"]
     unit: str
     help: str
 
@@ -80,6 +88,16 @@ class Metric:
     def names(self) -> list[str]:
         """All that no other family may be called, nor its samples."""
         return [self.name + suffix for suffix in _SUFFIXES[self.type]]
+
+    @property
+    def sample(self) -> str:
+        """What the samples are called; of a histogram the buckets."""
+        return f"{self.name}{_SAMPLES.get(self.type, '')}"
+
+    def without_sums(self) -> "Metric":
+        """Return the metric that a histogram is which has no sums."""
+        # OpenMetrics wants the unit at the end of the name.
+        return replace(self, name=self.sample, type="unknown", unit="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,9 +192,7 @@ def make_edges(value: Value) -> Edges:
 
 def _find_ends(value: Value) -> Iterator[int]:
     # The largest integer of each bucket but the last.
-    if value.kind is Kind.LINEAR_HIST:
-        return (value.bucket_size * number - 1 for number in range(1, value.size))
-    return ((1 << power) - 1 for power in range(value.size - 1))
+    return (start - 1 for start in value.starts[1:])
 
 
 def _show_edge(number: int | float) -> str:

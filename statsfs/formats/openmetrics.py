@@ -1,8 +1,7 @@
 """`.stats.openmetrics`: the text format of OpenMetrics, version 1.0, without timestamps.
 
 It differs from Prometheus's own format in the names of families, in units, in the escapes of HELP
-and in the mark at the end. Histograms have buckets only: `_count` is not allowed without `_sum`,
-which is not counted.
+and in the mark at the end.
 
 Threading: as `prometheus`.
 """
@@ -26,7 +25,7 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
     """
-    return write_families(snapshot, mask, _describe, counts=False) + b"# EOF\n"
+    return write_families(snapshot, mask, _describe) + b"# EOF\n"
 
 
 def _describe(metric: Metric) -> str:

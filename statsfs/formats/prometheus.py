@@ -1,23 +1,23 @@
 """`.stats.prom`: the text format of Prometheus, version 0.0.4, without timestamps.
 
-The lines of samples are the same in OpenMetrics, which uses `write_families` as well.
+The lines of samples are the same in OpenMetrics, which uses `write_families` as well. What has no
+type there is `untyped` here.
 
 Threading: pure, but for pauses.
 """
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, compress, islice
 from typing import Final
 
-from statsfs.formats.metric_families import Home, make_families
+from statsfs.formats.metric_families import Home, Part, make_families
 from statsfs.formats.metric_names import Metric, make_edges
-from statsfs.model.values import Value
 from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
 
-__all__ = ["CONTENT_TYPE", "render", "sample_name", "write_families"]
+__all__ = ["CONTENT_TYPE", "render", "write_families"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,19 +33,18 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
     """
-    return write_families(snapshot, mask, _describe, counts=True)
+    return write_families(snapshot, mask, _describe)
 
 
 def _describe(metric: Metric) -> str:
-    name = sample_name(metric)
+    name = metric.sample if metric.type == "counter" else metric.name
+    type = "untyped" if metric.type == "unknown" else metric.type
     help = metric.help.replace("\\", r"\\").replace("\n", r"\n")
     head = f"# HELP {name} {help}\n" if help else ""
-    return f"{head}# TYPE {name} {metric.type}\n"
+    return f"{head}# TYPE {name} {type}\n"
 
 
-def write_families(
-    snapshot: Snapshot, mask: Mask, describe: Callable[[Metric], str], *, counts: bool
-) -> bytes:
+def write_families(snapshot: Snapshot, mask: Mask, describe: Callable[[Metric], str]) -> bytes:
     """Return the text of all metric families of a snapshot.
 
     A chunk of sources has one template of lines for all values of its array: a few hundred lines
@@ -54,20 +53,21 @@ def write_families(
     Args:
         snapshot, mask: as for `render`.
         describe: returns the comments of a metric.
-        counts: whether a histogram has `_count` besides its buckets.
     """
     # It grows in place: joining 300,000 lines at last would take long for other threads.
     text = io.BytesIO()
     templates: dict[tuple[int, str], tuple[list[Home], str]] = {}
     for family in make_families(snapshot, mask=mask):
-        name = sample_name(family.metric)
+        name = family.metric.sample
         head = describe(family.metric)
         for part in family.parts:
-            for homes, column in part.take():
+            for homes, column, sums in part.take():
                 text.write(head.encode())
                 head = ""  # a metric without samples has no comments either
                 if part.value.histogram:
-                    _write_histograms(text, name, part.value, homes, column, counts)
+                    _write_histograms(
+                        text, family.metric, part, zip(homes, column, sums, strict=True)
+                    )
                     continue
                 number = "%d" if part.scale.exact else "%s"
                 # The values of an array have the same lists of homes.
@@ -86,35 +86,31 @@ def _make_template(homes: list[Home], number: str) -> str:
 
 def _write_histograms(
     text: io.BytesIO,
-    name: str,
-    value: Value,
-    homes: list[Home],
-    column: Sequence[Sequence[int]],
-    counts: bool,
+    metric: Metric,
+    part: Part,
+    items: Iterable[tuple[Home, Sequence[int], int | float | None]],
 ) -> None:
-    edges = make_edges(value)
+    edges = make_edges(part.value)
     lines = [f'{_NAME}le="{end}"}} %d\n' for end in edges.texts]
     pieces = ["".join(lines[start : start + _MOST]) for start in range(0, len(lines), _MOST)]
+    number = "%d" if part.scale.exact else "%s"
     written = 0
-    for home, buckets in zip(homes, column, strict=True):
-        start = f"{name}_bucket{{{_double(home.text)}{',' if home.text else ''}"
-        sums = compress(accumulate(buckets), edges.keep)
+    for home, buckets, total in items:
+        start = f"{metric.sample}{{{_double(home.text)}{',' if home.text else ''}"
+        counts = compress(accumulate(buckets), edges.keep)
         for piece in pieces:
-            some = tuple(islice(sums, _MOST))
+            some = tuple(islice(counts, _MOST))
             if written + len(some) > _MOST:
                 pause()
                 written = 0
             text.write((piece.replace(_NAME, start) % some).encode())
-            written += len(some) + counts
-        if counts:
-            template = f"{name}_count{_in_braces(home.text)} %d\n"
-            text.write((template % some[-1]).encode())
+            written += len(some)
+        if total is not None:
+            labels = _in_braces(home.text)
+            template = f"{metric.name}_sum{labels} {number}\n{metric.name}_count{labels} %d\n"
+            text.write((template % (total, some[-1])).encode())
+            written += 2
     pause()
-
-
-def sample_name(metric: Metric) -> str:
-    """Return what the samples of a metric are called; those of a histogram begin so."""
-    return f"{metric.name}_total" if metric.type == "counter" else metric.name
 
 
 def _double(text: str) -> str:

@@ -24,7 +24,8 @@ def describe_value(value: Value) -> dict[str, Any]:
 
     Returns:
         `type`, `kind`, `unit` and `description` as texts, `base` and `exponent` as integers,
-        `aggregate` as the list of its kinds; for a histogram also `size` and `bucket_size`.
+        `aggregate` as the list of its kinds; for a histogram also `size` and `bucket_size`, and
+        its `bounds` if it has some of its own.
     """
     described = {
         "type": value.type.label,
@@ -37,6 +38,8 @@ def describe_value(value: Value) -> dict[str, Any]:
     }
     if value.histogram:
         described |= {"size": value.size, "bucket_size": value.bucket_size}
+    if value.bounds:
+        described["bounds"] = list(value.bounds)
     return described
 
 

@@ -1,7 +1,7 @@
 """Views: files that show a whole subtree in one read.
 
-Owns which views there are, and sampling and rendering one of them; which directories have them, and
-what is open, is the business of `vfs`, and their texts that of `formats`.
+Owns the list of views, and how one of them is sampled and rendered. The other modules of this room
+make the texts; the filesystem's `vfs` says which directories have which views.
 
 Threading: a rendering is made and used on the serving thread, and runs in any.
 """
@@ -23,7 +23,7 @@ from statsfs.tree.source import Source, directory_of
 
 __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
 
-# Values whose view is made at once, in less than a millisecond; others are read meanwhile.
+# A view of so many values is rendered at once, in less than a millisecond; others in a thread.
 _QUICK: Final = 500
 
 
@@ -69,7 +69,7 @@ class Rendering:
     Args:
         view: which.
         top: of what.
-        mask: what it shows, or to whom; then `owner` is that of `top`.
+        mask: permission bits; or a reader, with the owner of `top`.
 
     Attributes:
         quick: whether `run` takes no longer than reading a few files.
@@ -90,7 +90,7 @@ class Rendering:
         self.moment = 0
 
     def refreshing(self) -> Refreshing | None:
-        """Return who must be asked before `run`, if anybody."""
+        """Return the refreshes that come before `run`, or None."""
         return find_refreshing(_sources(self._top))
 
     def run(self) -> None:
@@ -99,7 +99,7 @@ class Rendering:
         Raises:
             ReleasedError: the source was released.
         """
-        # What was sampled goes before garbage is collected again. Foreign code may take for ever.
+        # The sample is dropped before garbage is collected again. Foreign code may run for ever.
         with contextlib.ExitStack() as stack:
             if not self.quick:
                 stack.enter_context(pausing())

@@ -16,10 +16,11 @@ from weakref import WeakValueDictionary, ref
 
 from statsfs.exceptions import DuplicateNameError, ExhaustedError
 from statsfs.model.bases import Binder
+from statsfs.model.histograms import find_sums
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Value
 
-__all__ = ["FILE_NUMBERS", "Array", "File", "intern_array"]
+__all__ = ["FILE_NUMBERS", "Array", "File", "intern_array", "split_array"]
 
 # The end of file numbers. Inode numbers contain them, so they are never used again: arrays that
 # come and go without end use them up. The first eight are those of directories and views.
@@ -27,8 +28,6 @@ FILE_NUMBERS: Final = 1 << 30
 _FIRST_NUMBER: Final = 8
 
 _T = TypeVar("_T")
-
-_SUMMED: Final = (Kind.CUMULATIVE, Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
 class File:
@@ -54,7 +53,7 @@ class File:
         self.kind = kind
         self.name = name
         self.number = number
-        self.retained = (kind is Aggregate.SUM and self.value.kind in _SUMMED) or (
+        self.retained = (kind is Aggregate.SUM and self.value.cumulative) or (
             kind is Aggregate.MAX and self.value.kind is Kind.PEAK
         )
 
@@ -74,6 +73,7 @@ class Array:
         aggregates: the files of a directory above, a tuple of kinds by value.
         retained: the files that are retained, one at most of each value.
         size: how many numbers a row has.
+        sums: by the index of a histogram that of its sum, which is cleared and exported with it.
     """
 
     __slots__ = (
@@ -85,6 +85,7 @@ class Array:
         "retained",
         "serial",
         "size",
+        "sums",
         "values",
     )
 
@@ -92,6 +93,7 @@ class Array:
         self.values = values
         self.serial = serial
         self.size = sum(value.size for value in values)
+        self.sums = find_sums(values)
         self.binder = Binder(values)
         self._plans: dict[object, Any] = {}
         numbers = count(serial)
@@ -190,6 +192,16 @@ def _intern(values: Sequence[Value]) -> Array:
             identity = id(array.values)
             _by_identity[identity] = ref(array, lambda _: _by_identity.pop(identity, None))
     return array
+
+
+def split_array(values: Sequence[Value]) -> list[tuple[Value, ...]]:
+    """Return values as the smallest arrays: one for each, a histogram together with its sum."""
+    sums = find_sums(values)
+    return [
+        tuple(values[index : index + 2]) if index in sums else (value,)
+        for index, value in enumerate(values)
+        if index not in sums.values()
+    ]
 
 
 def _check_names(values: tuple[Value, ...]) -> None:

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from statsfs.exceptions import BaseMismatchError
+from statsfs.model.buffers import SlotBuffer
+from statsfs.model.histograms import find_sums
 from statsfs.model.readers import (
     AttributeReader,
     BufferReader,
@@ -29,7 +31,7 @@ from statsfs.model.readers import (
 )
 from statsfs.model.values import Value
 
-__all__ = ["Binder", "SlotBuffer", "check_offsets"]
+__all__ = ["Binder", "check_offsets"]
 
 # A mapping of one of these types is read in C; `__missing__` alone would run Python code, and that
 # only after a key was deleted that was there when the base was added.
@@ -40,16 +42,6 @@ _PLAIN_GETATTRIBUTES: Final[tuple[object, ...]] = (
     ModuleType.__getattribute__,
     SimpleNamespace.__getattribute__,
 )
-
-
-class SlotBuffer(ctypes.Structure):
-    """The root of the classes that `Stats.from_buffer` makes: attributes over shared memory.
-
-    A subclass has one native 64-bit field per value and `stats_values`, the array it was made for.
-    """
-
-    __slots__ = ()
-    stats_values: ClassVar[tuple[Value, ...]] = ()
 
 
 class _Probe(ctypes.Structure):
@@ -175,11 +167,14 @@ class Binder:
 
     # It keeps which classes are plain for its names: looking 47 names up in a class takes longer
     # than all the rest of `bind`.
-    __slots__ = ("_plain_classes", "_readers", "has_offsets", "values")
+    __slots__ = ("_attributes", "_plain_classes", "_readers", "has_offsets", "values")
 
     def __init__(self, values: tuple[Value, ...]) -> None:
         self.values = values
         self.has_offsets = check_offsets(values)
+        # A sum is an attribute of its histogram.
+        sums = find_sums(values).values()
+        self._attributes = [one.name for index, one in enumerate(values) if index not in sums]
         self._readers: dict[tuple[object, ...], Any] = {}
         self._plain_classes: WeakKeyDictionary[type, bool] = WeakKeyDictionary()
 
@@ -191,17 +186,18 @@ class Binder:
 
     def _key_reader(self, cls: type[KeyReader], plain: bool, base: object) -> Reader:
         reader: KeyReader = self._reader(cls, plain)
-        wrapped = reader.find_wrapped(base)
-        return self._reader(cls, plain, wrapped) if wrapped else reader
+        plain = plain and reader.has_plain_sums(base)
+        found: Reader = self._reader(cls, plain, reader.find_wrapped(base))
+        return found
 
     def _is_plain(self, base: object) -> bool:
         plain = self._plain_classes.get(type(base))
         if plain is None:
-            plain = _is_plain_class(type(base), [value.name for value in self.values])
+            plain = _is_plain_class(type(base), self._attributes)
             self._plain_classes[type(base)] = plain
         if plain and isinstance(base, type):
             # A class used as a base may have descriptors that answer for itself.
-            return _has_plain_attributes(base, (value.name for value in self.values))
+            return _has_plain_attributes(base, self._attributes)
         return plain
 
     def bind(self, base: object) -> tuple[Reader, Any]:

@@ -10,13 +10,11 @@ Reading takes none. It sees all numbers of one `take`, which one C call replaces
 
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any
 
-from statsfs.model.values import Kind, Value
+from statsfs.model.values import Value
 
 __all__ = ["Numbers"]
-
-_CLEARED: Final = (Kind.CUMULATIVE, Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
 class Numbers(dict[str, Any]):
@@ -70,7 +68,7 @@ class Numbers(dict[str, Any]):
             ValueError: it is neither cumulative nor a histogram: a difference would mean nothing.
         """
         value = self._values[name]
-        if value.kind not in _CLEARED:
+        if not value.cumulative:
             raise ValueError(f"the {value.kind} is kept where it is counted")
         with self._lock:
             self.baselines[name] = self._raw[list(self._values).index(name)]

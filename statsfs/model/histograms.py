@@ -1,51 +1,69 @@
-"""Histograms: lists of buckets, and what puts an observation into one.
+"""Histograms: lists of buckets with a sum, and what puts an observation into them.
 
-Owns what `Stats` makes for values of LINEAR_HIST and LOG_HIST, and the checks and conversions of a
-list that a producer holds. A producer may as well keep a plain list, and count in it by itself.
+Owns what `Stats` makes for histograms, the values of their sums, and the checks and conversions of
+a list that a producer holds. A producer may as well keep a plain list, and count in it by itself.
 
-Threading: as for any attribute of a producer; `observe` is one increment of one item.
+The sum of what a histogram observes is a value of its own, directly behind the histogram in the
+same array: `latency.sum` behind `latency`. `log_hist`, `linear_hist` and `hist` declare both, and
+so may any array. A histogram without one, as a kernel's, has buckets only.
+
+Threading: as for any attribute of a producer; `observe` is two increments, of one item and of the
+sum, and a reader may come between them.
 """
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
-from typing import Any
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.model.columns import clean_integers, convert_column, wrap_sum
-from statsfs.model.values import Kind, Value
+from statsfs.model.values import Kind, Type, Value
 
 __all__ = [
+    "PLAIN_HISTOGRAMS",
+    "BoundedHistogram",
     "Histogram",
     "LinearHistogram",
     "LogHistogram",
     "add_buckets",
+    "check_observed",
     "convert_buckets",
     "convert_histograms",
+    "find_sums",
     "make_histogram",
-    "make_observe",
+    "make_sum",
 ]
 
 
 class Histogram:
-    """The buckets of one histogram: integers that all start at 0.
+    """The buckets of one histogram, integers that all start at 0, and the sum of what it observed.
 
-    It reads and writes as the list of them, which is `buckets`.
+    It reads and writes as the list of its buckets.
 
-    Args:
-        size: how many buckets.
+    Attributes:
+        buckets: the list of them; over a buffer an array.
+        sum: the sum.
     """
 
-    # No subclass of list: Python 3.11 indexes a plain list twice as fast.
-    __slots__ = ("buckets",)
+    # No subclass of list: Python 3.11 indexes a plain list twice as fast. The subclasses have the
+    # slots, for over a buffer `sum` is a field of ctypes; mypy would forbid to assign it.
+    if not TYPE_CHECKING:
+        __slots__ = ()
 
-    def __init__(self, size: int) -> None:
-        self.buckets = [0] * size
+    buckets: Any
+    sum: int
 
     def observe(self, value: int) -> None:
-        """Count one observation.
+        """Count one observation, and add it to the sum.
 
         Args:
-            value: what was observed, in the value's unit; 0 or more.
+            value: what was observed, in the value's unit. What is below 0 is counted in the first
+                bucket, and makes the sum smaller.
+
+        Raises:
+            TypeError: it is not an integer.
         """
         raise NotImplementedError
 
@@ -62,25 +80,65 @@ class Histogram:
         self.buckets[index] = counts
 
     def __eq__(self, other: object) -> bool:
-        return self.buckets == (other.buckets if isinstance(other, Histogram) else other)
+        return list(self) == (list(other) if isinstance(other, Histogram) else other)
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
     def __repr__(self) -> str:
-        return repr(self.buckets)
+        return repr(list(self))
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
+
+    def _observe_otherwise(self, value: Any) -> None:
+        # What is below 0, beyond the buckets, or not an `int`; nothing of it was counted yet.
+        number = check_observed(value)
+        if number is not value:
+            self.observe(number)
+            return
+        self.buckets[0 if number < 0 else -1] += 1
+        self.sum += number
+
+
+def check_observed(value: Any) -> int:
+    """Return what was observed as an `int`.
+
+    Raises:
+        TypeError: it is not an integer.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        kind = type(value).__name__
+        raise TypeError(
+            f"observe takes an integer, in the histogram's unit, not a {kind}"
+        ) from None
 
 
 class LogHistogram(Histogram):
-    """Buckets that begin at 0, 1, 2, 4, 8 and so on; the last has no upper end."""
+    """Buckets that begin at 0, 1, 2, 4, 8 and so on; the last has no upper end.
 
-    __slots__ = ()
+    Args:
+        size: how many buckets.
+    """
 
-    # No comparison with the number of buckets: what is beyond them is rare, and pays for itself.
+    __slots__ = ("buckets", "sum")
+
+    def __init__(self, size: int) -> None:
+        self.buckets = [0] * size
+        self.sum = 0
+
+    # No comparison with the number of buckets and no check of the type: what is rare pays for
+    # itself. `self.sum += value` would take one instruction more.
     def observe(self, value: int) -> None:
         try:
-            self.buckets[value.bit_length()] += 1
-        except IndexError:
-            self.buckets[-1] += 1
+            if value >= 0:
+                self.buckets[value.bit_length()] += 1
+                self.sum = self.sum + value
+                return
+        except (IndexError, TypeError, AttributeError):
+            pass
+        self._observe_otherwise(value)
 
 
 class LinearHistogram(Histogram):
@@ -91,46 +149,102 @@ class LinearHistogram(Histogram):
         bucket_size: how wide they are, in the value's unit.
     """
 
-    __slots__ = ("bucket_size",)
+    __slots__ = ("bucket_size", "buckets", "sum")
 
     def __init__(self, size: int, bucket_size: int) -> None:
-        super().__init__(size)
+        self.buckets = [0] * size
+        self.sum = 0
         self.bucket_size = bucket_size
 
     def observe(self, value: int) -> None:
         try:
-            self.buckets[value // self.bucket_size] += 1
-        except IndexError:
-            self.buckets[-1] += 1
+            if value >= 0:
+                self.buckets[value // self.bucket_size] += 1
+                self.sum = self.sum + value
+                return
+        except (IndexError, TypeError):
+            pass
+        self._observe_otherwise(value)
+
+
+class BoundedHistogram(Histogram):
+    """Buckets that each end with a bound, which they include; the last has no upper end.
+
+    Args:
+        bounds: the bounds of all buckets but the last, in the value's unit.
+    """
+
+    __slots__ = ("bounds", "buckets", "sum")
+
+    def __init__(self, bounds: Sequence[int]) -> None:
+        self.buckets = [0] * (len(bounds) + 1)
+        self.sum = 0
+        self.bounds = bounds
+
+    def observe(self, value: int) -> None:
+        if type(value) is not int:
+            value = check_observed(value)
+        self.buckets[bisect_left(self.bounds, value)] += 1
+        self.sum += value
+
+
+PLAIN_HISTOGRAMS: Final = (LogHistogram, LinearHistogram, BoundedHistogram)
+"""Their buckets and sums are read without running Python code."""
 
 
 def make_histogram(value: Value) -> Histogram:
     """Return the empty buckets of a value."""
     if value.kind is Kind.LINEAR_HIST:
         return LinearHistogram(value.size, value.bucket_size)
-    return LogHistogram(value.size)
+    return BoundedHistogram(value.bounds) if value.bounds else LogHistogram(value.size)
 
 
-def make_observe(value: Value) -> Callable[[Any, int], None]:
-    """Return the `observe` method of a class whose instances are the buckets of a value."""
-    if value.kind is Kind.LOG_HIST:
+# Sums
 
-        def observe(self: Any, value: int) -> None:
-            try:
-                self[value.bit_length()] += 1
-            except IndexError:
-                self[-1] += 1
 
-    else:
-        width = value.bucket_size
+_SUM_TYPES: Final = (Type.U8, Type.U16, Type.U32, Type.U64)
 
-        def observe(self: Any, value: int) -> None:
-            try:
-                self[value // width] += 1
-            except IndexError:
-                self[-1] += 1
 
-    return observe
+def make_sum(histogram: Value) -> Value:
+    """Return the value of the sum of what a histogram observes."""
+    about = f": {histogram.description}" if histogram.description else ""
+    return Value(
+        f"{histogram.name}.sum",
+        aggregate=histogram.aggregate,
+        mode=histogram.mode & 0o444,
+        unit=histogram.unit,
+        base=histogram.base,
+        exponent=histogram.exponent,
+        description=f"Sum of {histogram.name}{about}",
+        hidden=histogram.hidden,
+    )
+
+
+def find_sums(values: Sequence[Value]) -> dict[int, int]:
+    """Return which values of an array are the sums of histograms: by the histogram's index its own.
+
+    The sum of `latency` is directly behind it, is called `latency.sum`, and is CUMULATIVE and of an
+    unsigned type; its aggregate, unit, base, exponent, visibility and read permissions are those of
+    `latency`.
+    """
+    return {
+        index: index + 1
+        for index, (histogram, value) in enumerate(pairwise(values))
+        if histogram.histogram
+        and value.name == f"{histogram.name}.sum"
+        and value.kind is Kind.CUMULATIVE
+        and value.type in _SUM_TYPES
+        and _describe(value) == _describe(histogram)
+    }
+
+
+def _describe(value: Value) -> tuple[object, ...]:
+    # What a histogram and its sum have in common.
+    read = value.mode & 0o444
+    return value.aggregate, value.unit, value.base, value.exponent, value.hidden, read
+
+
+# Buckets
 
 
 def convert_buckets(buckets: object, value: Value) -> list[int]:

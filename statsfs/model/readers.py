@@ -12,10 +12,11 @@ import operator
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from statsfs.exceptions import ReadOnlyValueError
-from statsfs.model.histograms import Histogram, convert_buckets
+from statsfs.model.buffers import name_fields
+from statsfs.model.histograms import PLAIN_HISTOGRAMS, Histogram, convert_buckets, find_sums
 from statsfs.model.values import Type, Value
 
 __all__ = [
@@ -41,13 +42,14 @@ class Reader:
         sample: called with a base, returns its row undecoded.
     """
 
-    __slots__ = ("plain", "sample", "values")
+    __slots__ = ("_sums", "plain", "sample", "values")
 
     sample: Callable[[Any], Any]
 
     def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
         self.values = values
         self.plain = plain
+        self._sums = find_sums(values)
 
     def read(self, base: Any, index: int) -> object:
         """Return what the base holds for the value at `index` of the array."""
@@ -77,18 +79,28 @@ class Reader:
         raise NotImplementedError
 
     def clear(self, base: Any, index: int) -> None:
-        """Write 0 into the base.
+        """Write 0 into the base; with a histogram goes its sum.
 
         Raises:
             ReadOnlyValueError: the base refuses.
         """
+        try:
+            # The sum first: what refuses that keeps its buckets, too.
+            if index in self._sums:
+                self._clear(base, self._sums[index])
+            self._clear(base, index)
+        except Exception as error:
+            name = self.values[index].name
+            kind = type(base).__name__
+            raise ReadOnlyValueError(
+                f"the {kind} with {name!r} cannot be cleared: {error}", name
+            ) from error
+
+    def _clear(self, base: Any, index: int) -> None:
         raise NotImplementedError
 
-    def _refuse(self, base: object, index: int, error: Exception) -> ReadOnlyValueError:
-        name = self.values[index].name
-        kind = type(base).__name__
-        return ReadOnlyValueError(f"the {kind} with {name!r} cannot be cleared: {error}", name)
 
+_Getter = Callable[[Any], Any]
 
 _get_buckets: Final = operator.attrgetter("buckets")
 
@@ -104,18 +116,22 @@ class KeyReader(Reader):
 
     __slots__ = ("_getters", "_histograms", "_row", "_wrapped")
 
-    _getter: ClassVar[Callable[..., Callable[[Any], Any]]]
-
     def __init__(
         self, values: tuple[Value, ...], plain: bool = True, wrapped: frozenset[int] = frozenset()
     ) -> None:
         super().__init__(values, plain)
-        make = type(self)._getter
-        self._getters = tuple(make(value.name) for value in values)
-        self._row = make(*(value.name for value in values))
+        self._getters, self._row = self._make_getters()
         self._histograms = [index for index, value in enumerate(values) if value.histogram]
         self._wrapped = wrapped
         self.sample = self._sample_copies if self._histograms else self._row
+
+    def _make_getters(self) -> tuple[Sequence[_Getter], _Getter]:
+        # Of each value, and of all together.
+        raise NotImplementedError
+
+    def has_plain_sums(self, base: Any) -> bool:
+        """Tell whether reading the sums of histograms runs no Python code of the base's."""
+        return True
 
     def find_wrapped(self, base: Any) -> frozenset[int]:
         """Return which values a base holds as a `Histogram`; what it lacks is not our business."""
@@ -173,37 +189,58 @@ class KeyReader(Reader):
 
     def _empty(self, base: Any, index: int) -> None:
         # In place: the producer may have the list at hand.
-        buckets = _unwrap(self._getters[index](base))
+        held = self._getters[index](base)
+        buckets = _unwrap(held)
         buckets[:] = [0] * len(buckets)
+        if held is not buckets:
+            held.sum = 0
 
 
 def _unwrap(held: Any) -> Any:
     return held.buckets if isinstance(held, Histogram) else held
 
 
-def _attribute_getter(*names: str) -> Callable[[Any], Any]:
-    # `attrgetter` would take "a.b" for the attribute b of the attribute a.
-    if not any("." in name for name in names):
-        return operator.attrgetter(*names)
-    if len(names) == 1:
-        return lambda base: getattr(base, names[0])
-    return lambda base: tuple(getattr(base, name) for name in names)
-
-
 class AttributeReader(KeyReader):
-    """Reads objects by attribute."""
+    """Reads objects by attribute; a sum is the attribute `sum` of its histogram."""
 
     __slots__ = ()
-    _getter = _attribute_getter
 
-    def clear(self, base: Any, index: int) -> None:
+    def _make_getters(self) -> tuple[Sequence[_Getter], _Getter]:
+        # To `attrgetter`, "a.b" is the attribute b of the attribute a: that is what a sum is.
+        names = [value.name for value in self.values]
+        sums = self._sums.values()
+        if not any("." in name for index, name in enumerate(names) if index not in sums):
+            return list(map(operator.attrgetter, names)), operator.attrgetter(*names)
+        getters = [
+            _get_sum(names[index - 1]) if index in sums else _get_attribute(name)
+            for index, name in enumerate(names)
+        ]
+        if len(getters) == 1:
+            return getters, getters[0]
+        return getters, lambda base: tuple(getter(base) for getter in getters)
+
+    def has_plain_sums(self, base: Any) -> bool:
         try:
-            if index in self._histograms:
-                self._empty(base, index)
-            else:
-                setattr(base, self.values[index].name, 0)
-        except Exception as error:
-            raise self._refuse(base, index, error) from error
+            return all(type(self._getters[one](base)) in PLAIN_HISTOGRAMS for one in self._sums)
+        except Exception:
+            return False
+
+    def _clear(self, base: Any, index: int) -> None:
+        if index in self._histograms:
+            self._empty(base, index)
+        elif index in self._sums.values():
+            self._getters[index - 1](base).sum = 0
+        else:
+            setattr(base, self.values[index].name, 0)
+
+
+def _get_attribute(name: str) -> _Getter:
+    # `attrgetter` takes no name with a dot in it.
+    return (lambda base: getattr(base, name)) if "." in name else operator.attrgetter(name)
+
+
+def _get_sum(histogram: str) -> _Getter:
+    return lambda base: getattr(base, histogram).sum
 
 
 class MappingReader(KeyReader):
@@ -213,18 +250,18 @@ class MappingReader(KeyReader):
     """
 
     __slots__ = ()
-    _getter = operator.itemgetter
 
-    def clear(self, base: Any, index: int) -> None:
-        try:
-            if hasattr(type(base), "clear_value"):
-                base.clear_value(self.values[index].name)
-            elif index in self._histograms:
-                self._empty(base, index)
-            else:
-                base[self.values[index].name] = 0
-        except Exception as error:
-            raise self._refuse(base, index, error) from error
+    def _make_getters(self) -> tuple[Sequence[_Getter], _Getter]:
+        names = [value.name for value in self.values]
+        return list(map(operator.itemgetter, names)), operator.itemgetter(*names)
+
+    def _clear(self, base: Any, index: int) -> None:
+        if hasattr(type(base), "clear_value"):
+            base.clear_value(self.values[index].name)
+        elif index in self._histograms:
+            self._empty(base, index)
+        else:
+            base[self.values[index].name] = 0
 
 
 class _PackedReader(Reader):
@@ -255,14 +292,15 @@ class _PackedReader(Reader):
 
 
 class SlotReader(_PackedReader):
-    """Reads what `Stats.from_buffer` returns: one value by attribute, a row as its bytes."""
+    """Reads what `Stats.from_buffer` returns: one value by its field, a row as its bytes."""
 
-    __slots__ = ("_getters",)
+    __slots__ = ("_fields", "_getters")
 
     def __init__(self, values: tuple[Value, ...]) -> None:
         codes = (f"{value.size}{'q' if value.type.signed else 'Q'}" for value in values)
         super().__init__(values, "=" + "".join(codes), range(len(values)))
-        self._getters = [operator.attrgetter(value.name) for value in values]
+        self._fields = name_fields(values)
+        self._getters = list(map(_get_attribute, self._fields))
 
     def read(self, base: Any, index: int) -> object:
         held = self._getters[index](base)
@@ -275,9 +313,9 @@ class SlotReader(_PackedReader):
     def total(self, bases: Iterable[Any], index: int) -> Any:
         return sum(map(self._getters[index], bases))
 
-    def clear(self, base: Any, index: int) -> None:
+    def _clear(self, base: Any, index: int) -> None:
         value = self.values[index]
-        setattr(base, value.name, (0,) * value.size if value.histogram else 0)
+        setattr(base, self._fields[index], (0,) * value.size if value.histogram else 0)
 
 
 class BufferReader(_PackedReader):
@@ -311,7 +349,7 @@ class BufferReader(_PackedReader):
             return list(map(list, fields))
         return list(chain.from_iterable(fields))
 
-    def clear(self, base: Any, index: int) -> None:
+    def _clear(self, base: Any, index: int) -> None:
         self._fields[index].pack_into(base, self._offset(index), *(0,) * self.values[index].size)
 
 
@@ -323,7 +361,10 @@ def convert_number(value: Value, number: object) -> Any:
     """
     if value.histogram:
         return convert_buckets(number, value)
-    return int(value.type.convert(operator.index(number)))  # type: ignore[arg-type]  # the question
+    wanted = value.type
+    if type(number) is int and wanted.minimum <= number <= wanted.maximum:
+        return number  # nearly always, and several times as fast
+    return int(wanted.convert(operator.index(number)))  # type: ignore[arg-type]  # the question
 
 
 def describe_number(value: Value) -> str:

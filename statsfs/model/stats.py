@@ -7,13 +7,13 @@ nothing but `values_of`.
 Threading: an instance is a plain slotted object; counting is Python's own attribute increment.
 """
 
-import ctypes
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Self, cast
 
-from statsfs.exceptions import DuplicateNameError, InvalidNameError
-from statsfs.model.bases import SlotBuffer
-from statsfs.model.histograms import Histogram, make_histogram, make_observe
+from statsfs.exceptions import DuplicateNameError
+from statsfs.model.buffers import SlotBuffer, make_slot_class
+from statsfs.model.histograms import Histogram, find_sums, make_histogram, make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Stats",
     "boolean",
+    "hist",
     "linear_hist",
     "log_hist",
     "make_buffer_class",
@@ -36,16 +37,19 @@ __all__ = [
     "values_of",
 ]
 
-# What these are set to, ctypes takes for a declaration of fields.
-_META_NAMES: Final = ("_fields_", "_anonymous_")
-
 
 class _Field:
-    # What a field function returns; the metaclass turns it into a slot and a `Value`.
-    __slots__ = ("make",)
+    # What a field function returns; the metaclass turns it into a slot and a `Value`, or into two
+    # where a histogram has a sum.
+    __slots__ = ("make", "summed")
 
-    def __init__(self, make: Callable[[str], Value]) -> None:
+    def __init__(self, make: Callable[[str], Value], summed: bool = False) -> None:
         self.make = make
+        self.summed = summed
+
+    def values(self, name: str) -> tuple[Value, ...]:
+        value = self.make(name)
+        return (value, make_sum(value)) if self.summed else (value,)
 
 
 def _field_function(type: Type) -> Callable[..., int]:
@@ -62,6 +66,7 @@ def _field_function(type: Type) -> Callable[..., int]:
         show: Callable[[int], str] | None = None,
         size: int = 1,
         bucket_size: int = 0,
+        bounds: Sequence[int] = (),
     ) -> int:
         def make(name: str) -> Value:
             return Value(
@@ -78,6 +83,7 @@ def _field_function(type: Type) -> Callable[..., int]:
                 show=show,
                 size=size,
                 bucket_size=bucket_size,
+                bounds=bounds,
             )
 
         # The attribute of an instance is an int; that is what a type checker must see.
@@ -103,22 +109,23 @@ s64: Final = _field_function(Type.S64)
 
 
 def log_hist(size: int, aggregate: Aggregate = Aggregate.NONE, **kwargs: Any) -> Histogram:
-    """Declare a u64 value of a `Stats` class of kind LOG_HIST: a list with an `observe` method.
+    """Declare a histogram of a `Stats` class, of kind LOG_HIST, and its sum.
 
-    Its buckets begin at 0, 1, 2, 4, 8 and so on.
+    Its buckets begin at 0, 1, 2, 4, 8 and so on. The attribute is a list of them with an `observe`
+    method. The sum of what `latency` observes is a second value, `latency.sum`.
 
     Args:
         size: the number of buckets, 64-bit counts; 65 hold every u64.
         aggregate: NONE or SUM.
         kwargs: further arguments of `Value`.
     """
-    return cast(Histogram, u64(aggregate, kind=Kind.LOG_HIST, size=size, **kwargs))
+    return _declare_summed(u64(aggregate, kind=Kind.LOG_HIST, size=size, **kwargs))
 
 
 def linear_hist(
     size: int, bucket_size: int, aggregate: Aggregate = Aggregate.NONE, **kwargs: Any
 ) -> Histogram:
-    """Declare a u64 value of a `Stats` class of kind LINEAR_HIST: a list with an `observe` method.
+    """Declare a histogram of a `Stats` class, of kind LINEAR_HIST, and its sum: see `log_hist`.
 
     Args:
         size: the number of buckets, 64-bit counts.
@@ -127,7 +134,25 @@ def linear_hist(
         kwargs: further arguments of `Value`.
     """
     kind = Kind.LINEAR_HIST
-    return cast(Histogram, u64(aggregate, kind=kind, size=size, bucket_size=bucket_size, **kwargs))
+    return _declare_summed(u64(aggregate, kind=kind, size=size, bucket_size=bucket_size, **kwargs))
+
+
+def hist(bounds: Sequence[int], aggregate: Aggregate = Aggregate.NONE, **kwargs: Any) -> Histogram:
+    """Declare a histogram of a `Stats` class, of kind HIST, and its sum: see `log_hist`.
+
+    `hist([100, 300, 1000])` has four buckets: up to 100, up to 300, up to 1,000, and above. As the
+    buckets of Prometheus do, each includes its bound.
+
+    Args:
+        bounds: 1 to 1,024 growing integers, 0 or more, in the value's unit.
+        aggregate: NONE or SUM.
+        kwargs: further arguments of `Value`.
+    """
+    return _declare_summed(u64(aggregate, kind=Kind.HIST, bounds=bounds, **kwargs))
+
+
+def _declare_summed(field: object) -> Histogram:
+    return cast(Histogram, _Field(cast(_Field, field).make, summed=True))
 
 
 class _StatsMeta(type):
@@ -135,6 +160,7 @@ class _StatsMeta(type):
     _stats_values: tuple[Value, ...]
     _stats_array: "Array | None"  # kept by the class, so that sources may come and go
     _stats_buffer_class: type[SlotBuffer] | None
+    _stats_names: tuple[str, ...]  # the attributes
     _stats_zero: tuple[Callable[[object, int], None], ...]
     _stats_histograms: tuple[tuple[Callable[[object, Histogram], None], Value], ...]
 
@@ -153,12 +179,18 @@ class _StatsMeta(type):
         body = {key: item for key, item in namespace.items() if key not in fields}
         body["__slots__"] = (*body.get("__slots__", ()), *fields)
         cls = super().__new__(mcs, name, bases, body, **kwargs)
-        cls._stats_values = (*inherited, *(field.make(key) for key, field in fields.items()))
+        cls._stats_values = (
+            *inherited,
+            *(value for key, field in fields.items() for value in field.values(key)),
+        )
         cls._stats_array = None
         cls._stats_buffer_class = None
-        setters = [(getattr(cls, value.name).__set__, value) for value in cls._stats_values]
+        sums = find_sums(cls._stats_values).values()  # a histogram has its sum
+        held = [value for i, value in enumerate(cls._stats_values) if i not in sums]
+        setters = [(getattr(cls, value.name).__set__, value) for value in held]
         cls._stats_zero = tuple(zero for zero, value in setters if not value.histogram)
         cls._stats_histograms = tuple(pair for pair in setters if pair[1].histogram)
+        cls._stats_names = tuple(value.name for value in held)
         return cls
 
 
@@ -191,8 +223,19 @@ class Stats(metaclass=_StatsMeta):
         return self
 
     def __repr__(self) -> str:
-        held = ", ".join(f"{v.name}={getattr(self, v.name)!r}" for v in type(self)._stats_values)
+        held = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self)._stats_names)
         return f"{type(self).__name__}({held})"
+
+    def __getstate__(self) -> object:
+        # A copy must not count in the histograms of the original.
+        state = super().__getstate__()
+        if not isinstance(state, tuple):
+            return state
+        attributes, slots = state
+        return attributes, {
+            name: copy(item) if isinstance(item, Histogram) else item
+            for name, item in slots.items()
+        }
 
     @classmethod
     def from_buffer(cls, buffer: Any, offset: int = 0) -> Self:
@@ -200,7 +243,7 @@ class Stats(metaclass=_StatsMeta):
 
         Each value has one native 64-bit slot, in order, whatever its type, and a histogram one for
         each bucket; signed values are signed there. The slots keep what they hold, and wrap as C
-        does.
+        does. Histograms are counted in, and not replaced.
 
         Args:
             buffer: a writable buffer; it cannot shrink or be closed while the object lives.
@@ -216,7 +259,7 @@ class Stats(metaclass=_StatsMeta):
 
 def _buffer_class(cls: _StatsMeta) -> type[SlotBuffer]:
     if cls._stats_buffer_class is None:
-        cls._stats_buffer_class = make_buffer_class(cls._stats_values, cls.__name__)
+        cls._stats_buffer_class = make_slot_class(cls._stats_values, cls.__name__)
     return cls._stats_buffer_class
 
 
@@ -234,31 +277,7 @@ def make_buffer_class(
     """
     if isinstance(values, _StatsMeta):
         return _buffer_class(values)
-    for value in values:
-        if hasattr(SlotBuffer, value.name) or value.name in _META_NAMES:
-            raise InvalidNameError(
-                f"{name}.{value.name}: no value over a buffer can have that name", value.name
-            )
-    body = {
-        # Unknown names must raise, as they do on the slotted object.
-        "__slots__": (),
-        "_fields_": [(value.name, _slot_type(value)) for value in values],
-        "stats_values": tuple(values),
-    }
-    return type(name, (SlotBuffer,), body)
-
-
-def _slot_type(value: Value) -> type:
-    slot = ctypes.c_int64 if value.type.signed else ctypes.c_uint64
-    if not value.histogram:
-        return slot
-    body = {
-        "__slots__": (),
-        "_type_": slot,
-        "_length_": value.size,
-        "observe": make_observe(value),
-    }
-    return type("Buckets", (ctypes.Array,), body)
+    return make_slot_class(values, name)
 
 
 def values_of(stats: type[Stats]) -> tuple[Value, ...]:

@@ -1,16 +1,16 @@
 """What a value is: its name, type, kind and unit, and how it is aggregated.
 
-Owns the descriptions, which are immutable, hashable and compared by content. Where the integers
-are is the business of `bases`; what totals they make that of `aggregates`. `Aggregate` stands here
-and not beside the reductions because a `Value` carries one, and modules import upwards only.
+Owns the descriptions, which are immutable, hashable and compared by content. Where the integers are
+is found out in `bases`; `columns` reduces them to aggregates.
 
 Threading: everything here is immutable.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
+from operator import lt
 from typing import Any, Final
 
 from statsfs.exceptions import InvalidNameError
@@ -20,6 +20,8 @@ __all__ = ["Aggregate", "Kind", "Type", "Unit", "Value", "check_name"]
 _NAME_MAX: Final = 255  # bytes; NAME_MAX of Linux
 _SIZE_MAX: Final = 0xFFFF  # KVM's descriptors have 16 bits for it
 _LOG_SIZE_MAX: Final = 65  # the last bucket has what takes 64 bits
+_BOUNDS_MAX: Final = 1024  # their text is an extended attribute, which has at most 64 KiB
+_BOUND_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 _WIDTH_MAX: Final = 0xFFFFFFFF  # and 32 for this
 _FORBIDDEN: Final = re.compile("[/\x00-\x1f\x7f-\x9f]")  # with Unicode's control characters, Cc
 
@@ -86,6 +88,9 @@ class Kind(Enum):
     cleared. A histogram is a list of buckets, each of which is a cumulative count: the buckets of
     LINEAR_HIST are all equally wide, those of LOG_HIST begin at 0, 1, 2, 4, 8 and so on; the last
     has no upper end.
+
+    HIST, which KVM does not have, is a histogram whose buckets end where its `bounds` say. The
+    binary format has it as several CUMULATIVE integers.
     """
 
     CUMULATIVE = 0
@@ -93,12 +98,13 @@ class Kind(Enum):
     PEAK = 2
     LINEAR_HIST = 3
     LOG_HIST = 4
+    HIST = -1
 
     def __str__(self) -> str:
         return self.name.lower()
 
 
-_HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
+_HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST, Kind.HIST)
 
 
 class Unit(Enum):
@@ -155,16 +161,22 @@ class Value:
         hidden: no file, but counted in the aggregates above.
         show: the text for a number, for enums; own values, MIN and MAX are shown by it.
         size: the number of buckets of a histogram, 1 to 65,535 of LINEAR_HIST and 1 to 65 of
-            LOG_HIST, which hold every u64; 1 for anything else.
+            LOG_HIST, which hold every u64; of HIST it follows from `bounds`; 1 for anything else.
         bucket_size: the width of a bucket of LINEAR_HIST, in the value's unit, below 2^32; 0 for
             anything else.
+        bounds: the largest number that each bucket of HIST counts, but for the last, which has no
+            upper end: 1 to 1,024 growing integers from 0 to 2^64 - 1, in the value's unit; nothing
+            for anything else.
+
+    Attributes:
+        histogram: whether the value is a list of buckets.
 
     Raises:
-        InvalidNameError: the name, or that of one of its aggregates, is none for a file.
+        InvalidNameError: a file cannot have the name, or that of one of its aggregates.
         ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
-            value; an offset below 0; a base that is neither 10 nor 2; a size or a bucket size that
-            the kind has not; a histogram of booleans, with a `show` or with another aggregate than
-            SUM.
+            value; an offset below 0; a base that is neither 10 nor 2; a size, a bucket size or
+            bounds that the kind has not; a histogram of booleans, with a `show` or with another
+            aggregate than SUM.
         TypeError: an argument of another type.
     """
 
@@ -182,6 +194,8 @@ class Value:
     show: Callable[[int], str] | None = field(default=None, kw_only=True)
     size: int = field(default=1, kw_only=True)
     bucket_size: int = field(default=0, kw_only=True)
+    histogram: bool = field(init=False, repr=False, compare=False)
+    bounds: Sequence[int] = field(default=(), kw_only=True)  # a tuple afterwards
 
     def __post_init__(self) -> None:
         check_name(self.name, "a value's name")
@@ -189,16 +203,19 @@ class Value:
             found = getattr(self, attribute)
             if not isinstance(found, wanted) or (wanted is int and isinstance(found, bool)):
                 raise TypeError(
-                    f"value {self.name!r}: {attribute} is no {wanted.__name__}: {found!r}"
+                    f"value {self.name!r}: {attribute} is not of type {wanted.__name__}: {found!r}"
                 )
         if self.show is not None and not callable(self.show):
             raise TypeError(f"value {self.name!r}: show is not callable: {self.show!r}")
         if self.base not in (2, 10):
             raise ValueError(f"value {self.name!r}: base is {self.base}, not 10 or 2")
         if not -0x8000 <= self.exponent <= 0x7FFF:
-            raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
+            raise ValueError(f"value {self.name!r}: exponent {self.exponent} does not fit 16 bits")
+        # A field, not a property: each read of a file asks for it.
+        object.__setattr__(self, "histogram", self.kind in _HISTOGRAMS)
         self._resolve_mode()
         self._check_offset()
+        self._resolve_bounds()
         self._check_buckets()
         for _, name in self.aggregate_names:
             check_name(name, "an aggregate's name")
@@ -209,7 +226,7 @@ class Value:
             mode = 0o444 if self.kind is Kind.INSTANT else 0o644
             object.__setattr__(self, "mode", mode)
         if not isinstance(mode, int) or isinstance(mode, bool):
-            raise TypeError(f"value {self.name!r}: mode is no int: {mode!r}")
+            raise TypeError(f"value {self.name!r}: mode is not of type int: {mode!r}")
         if mode & ~0o666:
             raise ValueError(f"value {self.name!r}: mode {mode:#o} is not of read and write bits")
         if self.kind is Kind.INSTANT and mode & 0o222:
@@ -220,9 +237,26 @@ class Value:
         if offset is None:
             return
         if not isinstance(offset, int) or isinstance(offset, bool):
-            raise TypeError(f"value {self.name!r}: offset is no int: {offset!r}")
+            raise TypeError(f"value {self.name!r}: offset is not of type int: {offset!r}")
         if offset < 0:
             raise ValueError(f"value {self.name!r}: offset {offset} is below 0")
+
+    def _resolve_bounds(self) -> None:
+        bounds = self.bounds
+        if not isinstance(bounds, list | tuple) or not all(type(bound) is int for bound in bounds):
+            # They are not shown: those of a segment may be nested beyond what `repr` takes.
+            raise TypeError(f"value {self.name!r}: bounds are not a list of integers")
+        object.__setattr__(self, "bounds", tuple(bounds))
+        if self.kind is not Kind.HIST:
+            if bounds:
+                raise ValueError(f"value {self.name!r}: {self.kind} has no bounds")
+            return
+        if not 1 <= len(bounds) <= _BOUNDS_MAX:
+            raise ValueError(f"value {self.name!r}: {len(bounds)} bounds, not 1 to {_BOUNDS_MAX}")
+        if not (bounds[0] >= 0 and bounds[-1] <= _BOUND_MAX and all(map(lt, bounds, bounds[1:]))):
+            raise ValueError(f"value {self.name!r}: bounds do not grow from 0 to 2^64 - 1")
+        if self.size == 1:
+            object.__setattr__(self, "size", len(bounds) + 1)
 
     def _check_buckets(self) -> None:
         if not self.histogram:
@@ -230,9 +264,11 @@ class Value:
                 raise ValueError(f"value {self.name!r}: only histograms have a size")
             return
         linear = self.kind is Kind.LINEAR_HIST
-        most = _SIZE_MAX if linear else _LOG_SIZE_MAX
-        if not 1 <= self.size <= most:
-            raise ValueError(f"value {self.name!r}: size is {self.size}, not 1 to {most}")
+        buckets = len(self.bounds) + 1
+        least = buckets if self.bounds else 1
+        most = buckets if self.bounds else _SIZE_MAX if linear else _LOG_SIZE_MAX
+        if not least <= self.size <= most:
+            raise ValueError(f"value {self.name!r}: size is {self.size}, not {least} to {most}")
         if not (1 if linear else 0) <= self.bucket_size <= (_WIDTH_MAX if linear else 0):
             raise ValueError(f"value {self.name!r}: bucket_size {self.bucket_size} of {self.kind}")
         if self.type is Type.BOOL or self.show is not None:
@@ -251,7 +287,7 @@ class Value:
         return known
 
     def __getstate__(self) -> dict[str, object]:
-        # What is pickled has no hash: those of strings differ from process to process.
+        # Hashes are not pickled: those of strings differ from process to process.
         return {name: item for name, item in vars(self).items() if not name.startswith("_")}
 
     @property
@@ -263,13 +299,13 @@ class Value:
         known: tuple[object, ...] | None = self.__dict__.get("_identity")
         if known is None:
             what = (self.name, self.type, self.kind, self.unit, self.base, self.exponent)
-            known = (*what, self.mode & 0o444, self.size, self.bucket_size)
+            known = (*what, self.mode & 0o444, self.size, self.bucket_size, self.bounds)
             self.__dict__["_identity"] = known
         return known
 
     def describe_difference(self, other: "Value") -> str:
         """Say by what another value of the same name does not belong to this one."""
-        names = ("type", "kind", "unit", "base", "exponent", "size", "bucket_size")
+        names = ("type", "kind", "unit", "base", "exponent", "size", "bucket_size", "bounds")
         for name in names:
             if getattr(other, name) != getattr(self, name):
                 return f"{name} is {getattr(other, name)}, not {getattr(self, name)}"
@@ -281,9 +317,9 @@ class Value:
         return bool(self.mode & 0o222)
 
     @property
-    def histogram(self) -> bool:
-        """Whether the value is a list of buckets."""
-        return self.kind in _HISTOGRAMS
+    def cumulative(self) -> bool:
+        """Whether its number only grows until it is cleared, as each bucket of a histogram does."""
+        return self.histogram or self.kind is Kind.CUMULATIVE
 
     @property
     def zero(self) -> Any:
@@ -291,10 +327,12 @@ class Value:
         return [0] * self.size if self.histogram else 0
 
     @property
-    def bounds(self) -> tuple[int, ...]:
+    def starts(self) -> tuple[int, ...]:
         """Where each bucket of a histogram begins, in the value's unit."""
         if self.kind is Kind.LINEAR_HIST:
             return tuple(range(0, self.size * self.bucket_size, self.bucket_size))
+        if self.kind is Kind.HIST:
+            return (0, *(bound + 1 for bound in self.bounds))
         return (0, *(1 << power for power in range(self.size - 1)))
 
     @property

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from statsfs.formats.metric_families import Family, make_families
 from statsfs.formats.metric_names import make_edges
-from statsfs.formats.prometheus import sample_name
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
@@ -68,18 +67,20 @@ class RegistryCollector:
 
 
 def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
-    name = sample_name(family.metric)
+    metric = family.metric
     for part in family.parts:
         edges = make_edges(part.value) if part.value.histogram else None
-        for homes, column in part.take():
-            for home, item in zip(homes, column, strict=True):
+        for homes, column, sums in part.take():
+            for home, item, total in zip(homes, column, sums, strict=True):
                 if edges is None:
-                    yield name, home.labels, item
+                    yield metric.sample, home.labels, item
                     continue
-                # Without `_count`: OpenMetrics allows it only with `_sum`.
-                counts = compress(accumulate(item), edges.keep)
+                counts = list(compress(accumulate(item), edges.keep))
                 for text, count in zip(edges.texts, counts, strict=True):
-                    yield f"{name}_bucket", {**home.labels, "le": text}, count
+                    yield metric.sample, {**home.labels, "le": text}, count
+                if total is not None:
+                    yield f"{metric.name}_sum", home.labels, total
+                    yield f"{metric.name}_count", home.labels, counts[-1]
 
 
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":

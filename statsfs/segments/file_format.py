@@ -22,7 +22,11 @@ It may be `{}`: each key has a default, and unknown keys are ignored::
         "aggregate": ["sum"],         sum min max avg count_zero count_nonzero; sum, a peak's max
         "mode": 420,                  permission bits; 0644, and 0444 for INSTANT
         "description": "Requests",    one line; empty
-        "hidden": false}}}            counted in the sources above, but not shown; false
+        "hidden": false,              counted in the sources above, but not shown; false
+        "bounds": [100, 300]}}}       of a CUMULATIVE value with one integer more: it is a histogram
+                                      whose buckets, but the last, end with these; no histogram
+
+The sum of what a histogram observes is the value behind it, as `histograms.find_sums` tells.
 
 Threading: pure functions and immutable objects.
 """
@@ -62,7 +66,14 @@ _HEADER: Final = struct.Struct("=6I")
 _FIXED: Final = 16  # bytes of a descriptor before its name
 _LENGTHS: Final = struct.Struct("=II")
 _TYPES: Final = {type.label: type for type in Type}
-_WANTED: Final = {"type": str, "aggregate": list, "mode": int, "description": str, "hidden": bool}
+_WANTED: Final = {
+    "type": str,
+    "aggregate": list,
+    "mode": int,
+    "description": str,
+    "hidden": bool,
+    "bounds": list,
+}
 _AGGREGATES: Final = {kind.label: kind for kind in Aggregate}
 
 
@@ -183,7 +194,11 @@ def _describe(value: Value) -> tuple[str, dict[str, Any]]:
         "mode": value.mode,
         "description": value.description,
     }
-    return value.name, {**described, "hidden": True} if value.hidden else described
+    if value.hidden:
+        described["hidden"] = True
+    if value.bounds:
+        described["bounds"] = value.bounds
+    return value.name, described
 
 
 # Reading
@@ -305,17 +320,27 @@ def _make_value(one: Descriptor, described: object) -> Value:
             _TYPES[described.get("type", "u64")],
             _make_aggregate(described.get("aggregate"), one.kind),
             cast(int, described.get("mode")),
-            kind=one.kind,
+            kind=_find_kind(one, described),
             unit=one.unit,
             base=one.base,
             exponent=one.exponent,
             size=one.size,
             bucket_size=one.bucket_size,
+            bounds=described.get("bounds", ()),
             description=_check_description(described.get("description", "")),
             hidden=described.get("hidden", False),
         )
     except (ValueError, TypeError, KeyError) as error:
         raise FormatError(f"{one.name[:40]!r}: {_shorten(error)}", described) from None
+
+
+def _find_kind(one: Descriptor, described: dict[str, Any]) -> Kind:
+    if one.kind is not Kind.CUMULATIVE or "bounds" not in described:
+        return one.kind
+    bounds = len(described["bounds"])
+    if one.size != bounds + 1:
+        raise ValueError(f"{one.size} integers for {bounds} bounds")
+    return Kind.HIST
 
 
 def _make_aggregate(kinds: list[Any] | None, kind: Kind) -> Aggregate:

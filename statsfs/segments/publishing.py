@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
-from statsfs.model.bases import SlotBuffer
+from statsfs.model.buffers import SlotBuffer
 from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places
@@ -91,11 +91,11 @@ class Segment(Generic[_S]):
         del _live[self._address]
         # Before the memory is replaced: after that another thread that counts raises. The private
         # memory, a page or so, stays for buckets that are still referenced.
-        self.stats.__class__ = _make_ended_class(why)  # type: ignore[assignment]  # of one layout
+        self.stats.__class__ = _make_ended_class(why, type(self.stats))
         mappings.blank(self._address, self._size)
 
 
-def _make_ended_class(why: str) -> type[SlotBuffer]:
+def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
     def refuse(name: str) -> NoReturn:
         # `copy`, for example, looks for optional methods.
         if name.startswith("__"):
@@ -103,7 +103,7 @@ def _make_ended_class(why: str) -> type[SlotBuffer]:
         raise SegmentError(f"{why}: no {name!r}", name)
 
     body = {
-        "__slots__": (),
+        "__slots__": living.__slots__,  # the layout must be the same
         "__getattr__": lambda self, name: refuse(name),
         "__setattr__": lambda self, name, number: refuse(name),
     }

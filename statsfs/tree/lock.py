@@ -52,7 +52,7 @@ class ChangeNotice:
 
 
 class Listening:
-    """What tells listeners of changes below it: the registry."""
+    """The base class of the registry: it tells listeners of changes."""
 
     __slots__ = ()
 
@@ -110,7 +110,7 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
     """Call a function while the tree stands still, with garbage collection off.
 
     Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads in
-    and may want the tree itself. Collection is switched on again only if it was on.
+    and may use the tree itself. Collection is switched on again only if it was on.
     """
     # Not a context manager: an interrupt (Ctrl-C) in its `__enter__` would leave the tree locked.
     with tree_lock:
@@ -129,11 +129,11 @@ def suspend_collection() -> Iterator[None]:
 
     A large snapshot leaves so much behind that a collection looks at everything in the process: 13
     ms at once for the rows of 7,000 sources, 40 ms for their tree, and no thread runs meanwhile.
-    Not for a thread that a signal handler may interrupt. Where several ask at the same time, the
-    end of the first is the end, so that garbage is not kept for ever.
+    Not for a thread that a signal handler may interrupt. Of several at the same time, the first
+    that ends switches collection on, so that garbage is not kept for ever.
     """
     global _suspended
-    # Under the lock `gc.isenabled` is what the program wants: `lock_tree` is not half way.
+    # Under the lock `gc.isenabled` is the program's own setting: no `lock_tree` is half way.
     with tree_lock:
         ours = gc.isenabled()
         if ours:
@@ -210,7 +210,7 @@ def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None
 
 
 def _change_nothing(change: TreeChange) -> None:
-    """Have the queued changes made."""
+    """Change nothing; the queued changes are made."""
 
 
 def tree_change(

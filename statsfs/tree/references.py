@@ -1,7 +1,7 @@
 """References: how long a source lives.
 
-The creator and those who call `get` have references that `put` gives back. The tree and open files
-have holds, which no `put` can take from them. At zero the source is released.
+`put` gives back the references of the creator and of `get`. The tree and open files have holds,
+which no `put` takes from them. At zero the source is released.
 
 Threading: the counts change under the tree's lock.
 """

@@ -120,10 +120,13 @@ class Retained:
         self._clears: dict[int, int] = {}
 
     def clear(self, index: int) -> None:
-        """Forget what is retained of one value."""
-        nothing = self.array.plan(KeptPlan).nothing[index]
-        self.row = (*self.row[:index], nothing, *self.row[index + 1 :])
-        self._clears[index] = self._clears.get(index, 0) + 1
+        """Forget what is retained of one value; with a histogram goes its sum."""
+        nothing = self.array.plan(KeptPlan).nothing
+        row = list(self.row)
+        for one in {index, self.array.sums.get(index, index)}:
+            row[one] = nothing[one]
+            self._clears[one] = self._clears.get(one, 0) + 1
+        self.row = tuple(row)
 
     def lend(self, source: "Source", counted: RetainedRow) -> None:
         """Note how much of the row is of a source that leaves."""
@@ -138,21 +141,33 @@ class Retained:
         """
         lent, clears = self.lent.pop(source)
         row = list(self.row)
-        for file in self.array.retained:
-            index = file.index
-            if self._clears.get(index) == clears.get(index):
-                row[index] = _take_back(file.value, row[index], lent[index], counted[index])
+        same = {
+            file.index: file.value
+            for file in self.array.retained
+            if self._clears.get(file.index) == clears.get(file.index)
+            and _has_grown(file.value, lent[file.index], counted[file.index])
+        }
+        for histogram, summed in self.array.sums.items():
+            if not same.keys() >= {histogram, summed}:
+                same.pop(histogram, None)
+                same.pop(summed, None)
+        for index, value in same.items():
+            row[index] = _take_back(value, row[index], lent[index])
         self.row = tuple(row)
 
 
-def _take_back(value: Value, kept: Any, lent: Any, counted: Any) -> Any:
-    # A peak stays what it was, with or without the source.
-    if None in (kept, lent, counted) or value.kind is Kind.PEAK:
-        return kept
+def _has_grown(value: Value, lent: Any, counted: Any) -> bool:
+    # Else it was reset. A peak stays what it was, with or without the source.
+    if None in (lent, counted) or value.kind is Kind.PEAK:
+        return False
+    return all(map(operator.ge, counted, lent)) if value.histogram else bool(counted >= lent)
+
+
+def _take_back(value: Value, kept: Any, lent: Any) -> Any:
+    if kept is None:
+        return None
     if not value.histogram:
-        return wrap_sum(kept - lent, value.type) if counted >= lent else kept
-    if not all(map(operator.ge, counted, lent)):
-        return kept
+        return wrap_sum(kept - lent, value.type)
     return [wrap_sum(total, value.type) for total in map(operator.sub, kept, lent)]
 
 

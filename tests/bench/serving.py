@@ -15,6 +15,12 @@ DIRECTORIES, FILES = 200, 50
 VCPUS = 1_000
 TURNS = {"orc": 1_000, "pread": 2_000}
 NAMES = {"orc": "open + read + close", "pread": "pread of an open value"}
+# What each may take of the yardstick's time, by place. A fast CPU has a hard time: the kernel's
+# part, which both have, is then most of it.
+BOUNDS = {
+    "one CPU": {"orc": 0.40, "pread": 0.43, "grep": 0.48},
+    "free": {"orc": 0.5, "pread": 0.5, "grep": 0.5},
+}
 
 
 def alternate(
@@ -49,12 +55,13 @@ def compare_with(
 
 def measure_place(place: str, client: Path, stock: Path, ours: Path) -> Iterator[Line]:
     """Everything beside the yardstick, wherever server and client run."""
+    bounds = BOUNDS[place]
     for what, name in NAMES.items():
         loops = [times(client, what, at / "d0/f0") for at in (stock, ours)]
-        yield compare_with(f"{name}, {place}", loops, 0.5, "us")
+        yield compare_with(f"{name}, {place}", loops, bounds[what], "us")
     number = f"{DIRECTORIES * FILES:,}"
     greps = [command("grep", "-r", "12345", at) for at in (stock, ours)]
-    yield compare_with(f"grep -r over {number} values, {place}", greps, 0.5, "ms", 3)
+    yield compare_with(f"grep -r over {number} values, {place}", greps, bounds["grep"], "ms", 3)
     listing = [command("ls", "-lR", at) for at in (stock, ours)]
     yield compare_with(f"ls -l of {number} values, {place}", listing, 1, "ms", 3)
 

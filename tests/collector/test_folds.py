@@ -759,7 +759,7 @@ def test_a_directory_that_is_missing_for_a_while(
     monkeypatch.setattr(os.path, "isdir", look)
     monkeypatch.setattr("statsfs.collector.collector._PAUSE", 0.01)
     with collecting(directory):
-        run("rm", "-r", directory)
+        directory.rename(directory.with_name("elsewhere"))  # all at once, as `rm -r` would not
         wait_until(lambda: looks.count(False) > 1)
         directory.mkdir(mode=0o755)
         wait_until(lambda: "is there again" in caplog.text)

@@ -11,12 +11,14 @@ import pytest
 from statsfs.collector.journal_file import (
     JournalFiles,
     JournalRecord,
+    RetainedRows,
     RetainedSource,
     decode_record,
     encode_record,
 )
 from statsfs.collector.trusted_directory import open_directory
 from statsfs.exceptions import FormatError
+from statsfs.model.histograms import make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.segments.file_format import encode
 
@@ -34,9 +36,13 @@ VERSION_1 = Path(__file__).parent.parent / "data" / "retained_app_1.bin"
 
 RECORD = JournalRecord(
     [
-        RetainedSource(("app",), "app", {SUM: (1 << 64) - 1, DRIFT: -5, WAITS: [1, 2, 3]}),
-        RetainedSource(("app", "web"), None, {DEEPEST: 7, SIZES: list(range(70)), TIME: 0}),
-        RetainedSource(("app", "web", "deep"), "x", {SUM: 3}),
+        RetainedSource(
+            ("app",), "app", {(SUM,): ((1 << 64) - 1,), (DRIFT,): (-5,), (WAITS,): ([1, 2, 3],)}
+        ),
+        RetainedSource(
+            ("app", "web"), None, {(DEEPEST,): (7,), (SIZES,): (list(range(70)),), (TIME,): (0,)}
+        ),
+        RetainedSource(("app", "web", "deep"), "x", {(SUM,): (3,)}),
     ],
     {"a.stats": {"sum": 5, "waits": [0, 1, 0]}, "www/b.stats": {"sum": 1 << 63}},
     ["www/c.stats", "ünïcode.stats"],
@@ -59,9 +65,20 @@ def test_a_record_is_json() -> None:
     assert described["sources"][0] == {
         "path": ["app"],
         "label": "app",
-        "retained": [[0, (1 << 64) - 1], [1, -5], [2, [1, 2, 3]]],
+        "retained": [[[0, (1 << 64) - 1]], [[1, -5]], [[2, [1, 2, 3]]]],
     }
     assert (described["baselines"], described["folded"]) == (RECORD.baselines, RECORD.folded)
+
+
+def test_a_histogram_and_its_sum() -> None:
+    """They are one array; another array may have the histogram alone, without a sum."""
+    times = Value("times", aggregate=Aggregate.SUM, kind=Kind.HIST, bounds=[100, 300])
+    rows: RetainedRows = {(times, make_sum(times)): ([1, 2, 3], 1234), (times,): ([4, 5, 6],)}
+    record = JournalRecord([RetainedSource(("app",), None, rows)])
+    encoded = encode_record("app", record)
+    assert decode_record("app", encoded) == record
+    (described,) = json.loads(encoded)["sources"]
+    assert described["retained"] == [[[0, [1, 2, 3]], [1, 1234]], [[0, [4, 5, 6]]]]
 
 
 def test_a_record_of_version_1() -> None:
@@ -85,14 +102,14 @@ def broken(**changed: Any) -> bytes:
 
 def described(value: Value) -> dict[str, Any]:
     """A value as a record describes it."""
-    record = JournalRecord([RetainedSource(("app",), None, {value: value.zero})])
+    record = JournalRecord([RetainedSource(("app",), None, {(value,): (value.zero,)})])
     found: list[dict[str, Any]] = json.loads(encode_record("app", record))["values"]
     return found[0]
 
 
 def holding(value: Value, number: object) -> bytes:
     """A record of one source that retains one number."""
-    return broken(values=[described(value)], sources=[source("app", retained=[[0, number]])])
+    return broken(values=[described(value)], sources=[source("app", retained=[[[0, number]]])])
 
 
 def source(*path: object, label: object = None, retained: object = ()) -> dict[str, Any]:
@@ -118,7 +135,11 @@ BROKEN = {
     "a kernel's": (VERSION_1.parent / "kvm_vm.stats.bin").read_bytes(),
     "another version": broken(version=3),
     "no list": broken(sources=5),
-    "an unknown value": broken(sources=[source("app", retained=[[0, 5]])]),
+    "an unknown value": broken(sources=[source("app", retained=[[[0, 5]]])]),
+    "no array": broken(sources=[source("app", retained=[[]])]),
+    "not the smallest array": broken(
+        values=[described(SUM), described(TIME)],
+        sources=[source("app", retained=[[[0, 5], [1, 5]]])]),
     "half a value": broken(values=[{"name": "x"}]),
     "too few buckets": holding(WAITS, [1, 2]),
     "no buckets": holding(WAITS, 3),

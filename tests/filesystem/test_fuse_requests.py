@@ -232,7 +232,6 @@ class Requests(RuleBasedStateMachine):
         assert len(self.vfs._inodes) == 0
         assert not self.vfs._handles.files
         assert not self.vfs._handles.directories
-        assert not self.vfs._handles._views
 
 
 TestRequests = Requests.TestCase

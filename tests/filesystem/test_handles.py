@@ -1,10 +1,12 @@
 """Handles: what is open, counted by inode, and what the texts of views may take."""
 
+from collections import Counter
+
 import pytest
 
 from statsfs.filesystem import handles
 from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView, TooMuchOpenError
-from statsfs.filesystem.inodes import Known
+from statsfs.filesystem.known import Known
 from statsfs.formats.views import VIEWS
 from statsfs.tree.access import Access
 from statsfs.tree.registry import Registry
@@ -33,18 +35,19 @@ def test_each_has_a_handle_of_its_own(known: Known) -> None:
     opened = Handles()
     assert known.source is not None
     exits = directory_of(known.source).files["exits"]
-    file = OpenFile(known, known.source, exits, directory_of(known.source).entry_of(exits))
+    directory = directory_of(known.source)
+    file = OpenFile(known, known.source, directory, exits, directory.entry_of(exits))
     first, second = opened.add(file), opened.add(file)
     view, _ = open_view(opened, known)
-    directory = opened.add_directory(OpenDirectory(known))
-    assert len({first, second, view, directory}) == 4
-    assert known.opened == {exits.number: 2, JSON.number: 1}
+    listing = opened.add_directory(OpenDirectory(known))
+    assert len({first, second, view, listing}) == 4
+    assert Counter(known.opened.values()) == {exits.number: 2, JSON.number: 1}
     assert opened.remove(first) is file
-    assert known.opened == {exits.number: 1, JSON.number: 1}
+    assert Counter(known.opened.values()) == {exits.number: 1, JSON.number: 1}
     for handle in (second, view):
         opened.remove(handle)
-    assert (opened.files, known.opened, opened._views) == ({}, {}, {})
-    assert list(opened.directories) == [directory]
+    assert (opened.files, known.opened) == ({}, {})
+    assert list(opened.directories) == [listing]
 
 
 def test_texts_have_an_end(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:

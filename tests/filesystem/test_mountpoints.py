@@ -352,7 +352,7 @@ def test_resolving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         assert resolve_mountpoint(path) == real
     for bad in ("", b"", None, 5, "nul\0"):
-        with pytest.raises(MountError, match="is no path") as caught:
+        with pytest.raises(MountError, match="is not a path") as caught:
             resolve_mountpoint(bad)  # type: ignore[arg-type]  # that is what is tested
         assert caught.value.errno == errno.EINVAL
         assert caught.value.offender == bad

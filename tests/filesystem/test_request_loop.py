@@ -1,13 +1,14 @@
 """How requests are waited for: whose turn it is, what ends serving, and what does not.
 
-A pipe stands for the device, and a copy of pyfuse3's loop, over what it takes from its attribute
-`trio`, for pyfuse3. `test_loop_mounts` has the same with the real ones.
+A pipe stands for the device, and a copy of pyfuse3's loop for pyfuse3. `test_request_loop_mounts`
+has the same with the real ones.
 """
 
 import errno
 import logging
+import math
 import os
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
@@ -17,41 +18,50 @@ import pytest
 import trio
 
 from statsfs.filesystem import request_loop
-from statsfs.filesystem.request_loop import find_descriptors, hand_over, serve
+from statsfs.filesystem.request_loop import Loop, find_descriptors, make_loop, run_in_thread
 from tests.support.deadlines import DEADLINE
 
-patched_trio: Any = cast(Any, pyfuse3)
+patched: Any = cast(Any, pyfuse3)
 
 
 class Device:
     """A pipe on which requests are bytes.
 
-    "q" is answered at once, "s" waits until the gate is opened, "S" does so without a word, "k"
-    notes whether Ctrl-C is kept out; any other byte is an error number that reading fails with.
+    "q" is answered at once, "s" waits until the gate is opened, "S" does so without a word, "t"
+    waits for another gate in a thread and is "-" if serving ended first, "T" does so when it has
+    ended it, "k" notes whether Ctrl-C is kept out; any other byte is an error number that reading
+    fails with.
     """
 
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
         self.answered: list[str] = []
         self.gate = trio.Event()
+        self.thread_gate = threading.Event()
+        self.patience = math.inf
         self.protected = False
         self.waiting = 0
         self.tasks = 0
         self.arguments: set[tuple[int, int]] = set()
-        self._lock: Any = None
+        self.loop = Loop()
+        self._lock = trio.Lock()
         self._readers = 0
         self._ended = False
 
     async def main(self, min_tasks: int, max_tasks: int) -> None:
         """Do what `pyfuse3.main` does with one session task."""
         self.arguments.add((min_tasks, max_tasks))
-        async with patched_trio.trio.open_nursery() as nursery:
-            nursery.start_soon(self._serve, min_tasks, name="a session task")
+        async with trio.open_nursery() as nursery:
+            loop = patched._session_loop
+            nursery.start_soon(loop, nursery, min_tasks, max_tasks, name="a session task")
 
-    async def _serve(self, min_tasks: int) -> None:
+    async def session_loop(self, nursery: object, min_tasks: int, max_tasks: int) -> None:
+        """Read and answer."""
         self.tasks += 1
         try:
-            while not self._ended and self._readers <= min_tasks and await self._wait():
+            while not self._ended and self._readers <= min_tasks:
+                if not await patched._wait_fuse_readable():
+                    break
                 request = os.read(self.reading, 1)
                 self._ended |= not request
                 if request:
@@ -59,17 +69,15 @@ class Device:
         finally:
             self.tasks -= 1
 
-    async def _wait(self) -> bool:
-        mine: Any = patched_trio.trio
-        if self._lock is None:
-            self._lock = mine.Lock()
+    async def wait(self) -> bool:
+        """Wait for a request as pyfuse3 does."""
         self._readers += 1
         try:
             async with self._lock:
                 if self._ended:
                     return False
-                await mine.lowlevel.wait_readable(self.reading)
-        except mine.ClosedResourceError:
+                await trio.lowlevel.wait_readable(self.reading)
+        except trio.ClosedResourceError:
             return False
         finally:
             self._readers -= 1
@@ -78,11 +86,21 @@ class Device:
     async def _answer(self, request: bytes) -> None:
         if request in (b"s", b"S"):
             if request == b"s":
-                hand_over()
-                hand_over()  # once more is harmless
+                task = request_loop._current.get()
+                for _ in range(2):  # once more is harmless
+                    task.loop.hand_over(task)
             self.waiting += 1
             await self.gate.wait()
             self.waiting -= 1
+        elif request in (b"t", b"T"):
+            if request == b"T":
+                self.loop.terminate()
+            self.waiting += 1
+            done = await run_in_thread(
+                self.thread_gate.wait, trio.CapacityLimiter(1), self.patience
+            )
+            self.waiting -= 1
+            request = b"t" if done else b"-"
         elif request == b"k":
             self.protected = trio.lowlevel.currently_ki_protected()
         elif request != b"q":
@@ -101,26 +119,33 @@ class Device:
     def terminate(self) -> None:
         """End the session, as `pyfuse3.terminate` does."""
         self._ended = True
-        patched_trio.trio.lowlevel.notify_closing(self.reading)
+        trio.lowlevel.notify_closing(self.reading)
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """A device that pyfuse3 serves."""
     made = Device()
-    monkeypatch.setattr(pyfuse3, "main", made.main)
+    replaced = {
+        "main": made.main,
+        "terminate": made.terminate,
+        "_session_loop": made.session_loop,
+        "_wait_fuse_readable": made.wait,
+    }
+    for name, function in replaced.items():
+        monkeypatch.setattr(pyfuse3, name, function)
     yield made
     for descriptor in (made.reading, made.writing):
         if descriptor >= 0:
             os.close(descriptor)
-    assert patched_trio.trio is trio
+    assert replaced == {name: getattr(pyfuse3, name) for name in replaced}
 
 
 @pytest.fixture(params=["own", "pyfuse3's"])
 def which(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Either loop."""
     if request.param != "own":
-        monkeypatch.setattr(request_loop, "_HOOKS", ("trio", "no_such_name"))
+        monkeypatch.setattr(request_loop, "_HOOKS", ("no_such_name",))
     return str(request.param)
 
 
@@ -147,14 +172,15 @@ def run(device: Device, program: Callable[[Device], Any]) -> None:
     async def main() -> None:
         with trio.fail_after(DEADLINE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve, device.reading)
+                device.loop = make_loop(device.reading)
+                nursery.start_soon(device.loop.serve)
                 await program(device)
 
     trio.run(main)
 
 
 @pytest.mark.usefixtures("which")
-@pytest.mark.parametrize("ending", [Device.end, Device.terminate])
+@pytest.mark.parametrize("ending", [Device.end, lambda device: device.loop.terminate()])
 def test_serving_ends_with_the_session(device: Device, ending: Callable[[Device], None]) -> None:
     """Unmounted or terminated, asked before or not: all session tasks end."""
 
@@ -207,9 +233,56 @@ def test_one_task_reads(device: Device) -> None:
     run(device, program)
 
 
+@pytest.mark.usefixtures("which")
+def test_requests_go_on_while_a_handler_waits_for_a_thread(device: Device) -> None:
+    """It goes on when the thread is done."""
+
+    async def program(device: Device) -> None:
+        device.ask("t")
+        await until(lambda: device.waiting == 1)
+        device.ask("q")
+        await until(lambda: device.answered == ["q"])
+        device.thread_gate.set()
+        await until(lambda: device.answered == ["q", "t"])
+        device.end()
+
+    run(device, program)
+
+
+@pytest.mark.usefixtures("which")
+@pytest.mark.parametrize("asked", ["t", "T"])
+def test_a_handler_that_waits_does_not_delay_the_end(device: Device, asked: str) -> None:
+    """It is told, and so is one that begins to wait when it is too late."""
+
+    async def program(device: Device) -> None:
+        await until(lambda: device.tasks == 2)
+        device.ask(asked)
+        await until(lambda: device.waiting == 1 or device.tasks == 0)
+        device.loop.terminate()
+        await until(lambda: device.tasks == 0)
+
+    run(device, program)
+    assert device.answered == ["-"]
+    device.thread_gate.set()
+
+
+@pytest.mark.usefixtures("which")
+def test_a_handler_waits_for_so_long(device: Device) -> None:
+    """Then it goes on without the thread."""
+    device.patience = 0.001
+
+    async def program(device: Device) -> None:
+        device.ask("t")
+        await until(lambda: device.answered == ["t"])
+        device.end()
+
+    run(device, program)
+    device.thread_gate.set()
+
+
 def test_no_more_tasks_than_the_bound(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond it the next request waits for a handler, and then is answered."""
-    monkeypatch.setattr(request_loop, "_MOST", 3)
+    monkeypatch.setattr(request_loop, "_TASKS_MAX", 3)
 
     async def program(device: Device) -> None:
         device.ask("sssq")
@@ -268,6 +341,30 @@ def test_a_descriptor_that_is_not_readable_after_all(
 
 
 @pytest.mark.usefixtures("which")
+def test_a_request_is_taken_back_as_the_end_is_announced(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The reader, which was told of the request but not of the end, does not wait once more."""
+    original = trio.lowlevel.wait_readable
+
+    async def wait_readable(descriptor: int) -> None:
+        await original(descriptor)
+        if descriptor == device.reading:
+            os.read(descriptor, 1)
+            device.loop.terminate()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", wait_readable)
+
+    async def program(device: Device) -> None:
+        await until(lambda: device.tasks == 2)
+        device.ask("q")
+        await until(lambda: device.tasks == 0)
+
+    run(device, program)
+    assert device.answered == []
+
+
+@pytest.mark.usefixtures("which")
 def test_what_serving_cannot_survive(device: Device) -> None:
     """Any other error comes through, beside a parked task and a handler that waits."""
 
@@ -290,7 +387,7 @@ def test_serving_can_be_cancelled(device: Device) -> None:
     async def main() -> None:
         with trio.fail_after(DEADLINE):
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(serve, device.reading)
+                nursery.start_soon(make_loop(device.reading).serve)
                 device.ask("s")
                 await until(lambda: device.waiting == 1 and device.tasks >= 2)
                 nursery.cancel_scope.cancel()
@@ -352,16 +449,18 @@ def test_a_busy_cpu(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
 # Which loop it is
 
 
-@pytest.mark.parametrize("name", ["trio", "_session_loop", "_wait_fuse_readable"])
-def test_names_that_pyfuse3_lacks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["_session_loop", "_wait_fuse_readable"])
+def test_names_that_pyfuse3_lacks(
+    name: str, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its own loop serves then; one line says so."""
     lines: list[str] = []
     monkeypatch.setattr(request_loop.log, "warning", lambda text, *args: lines.append(text % args))
-    assert type(request_loop._choose(0)) is request_loop._OwnLoop
+    assert type(make_loop(device.reading)) is request_loop._OwnLoop
     assert lines == []
     with monkeypatch.context() as without:
         without.delattr(pyfuse3, name)
-        assert type(request_loop._choose(0)) is request_loop._Loop
+        assert type(make_loop(device.reading)) is Loop
     assert lines == [f"pyfuse3 has no {name}: its own loop serves, which is slower"]
 
 
@@ -378,36 +477,26 @@ def test_pyfuse3_starts_no_session_task(device: Device, which: str) -> None:
     assert least == 1 if which != "own" else least > 1_000_000
 
 
-def test_what_was_in_place_is_restored(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also what somebody else had put there; and in a child that is forked while we serve."""
-    other = sys.modules["trio"]
-    monkeypatch.setattr(pyfuse3, "trio", other)
-    in_child: list[object] = []
+def test_what_was_in_place_is_restored(device: Device) -> None:
+    """At the end, as the fixture finds; and in a child that is forked while we serve."""
+
+    def found() -> tuple[Any, Any]:
+        return patched._session_loop, patched._wait_fuse_readable
+
+    before, in_child = found(), []
 
     async def program(device: Device) -> None:
         await until(lambda: device.tasks == 2)
-        ours = patched_trio.trio
-        assert ours is not other
-        assert ours.lowlevel.current_task is trio.lowlevel.current_task
-        request_loop._restore_in_child()
-        in_child.append(patched_trio.trio)
-        patched_trio.trio = ours
+        ours = found()
+        assert not set(ours) & set(before)
+        request_loop._restore()
+        in_child.append(found())
+        patched._session_loop, patched._wait_fuse_readable = ours
         device.end()
 
     run(device, program)
-    assert in_child == [other]
-    request_loop._restore_in_child()
-    assert patched_trio.trio is other
-
-
-def test_handing_over_outside_a_handler() -> None:
-    """It does nothing, with a loop of trio's or without."""
-    hand_over()
-
-    async def main() -> None:
-        hand_over()
-
-    trio.run(main)
+    assert in_child == [before]
+    patched._session_loop, patched._wait_fuse_readable = before
 
 
 def test_finding_descriptors() -> None:

@@ -369,9 +369,12 @@ def test_a_histogram(kernel: Kernel, registry: Registry) -> None:
     source = Source("disk")
     wide = Value("wide", kind=Kind.LOG_HIST, size=64, aggregate=Aggregate.SUM)
     vast = Value("vast", kind=Kind.LINEAR_HIST, size=1000, bucket_size=10**6)
-    source.add_values([wide, vast], {"wide": [0, 2, 0, 5] + [0] * 60, "vast": [2**64 - 1] * 1000})
+    own = Value("own", kind=Kind.HIST, bounds=[100, 300])
+    base = {"wide": [0, 2, 0, 5] + [0] * 60, "vast": [2**64 - 1] * 1000, "own": [1, 2, 3]}
+    source.add_values([wide, vast, own], base)
     registry.register(source)
     assert read_all(kernel, "disk/wide") == b"1 2\n4 5\n"
+    assert read_all(kernel, "disk/own") == b"0 1\n101 2\n301 3\n"
     sizes = [kernel.vfs.attributes(kernel.find(f"disk/{name}")).size for name in ("wide", "vast")]
     assert [size % 4096 for size in sizes] == [0, 0]
     handle = kernel.open(kernel.find("disk/vast"))

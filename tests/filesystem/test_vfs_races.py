@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from statsfs.filesystem.inodes import Inodes
+from statsfs.filesystem.known import Known
 from statsfs.filesystem.vfs import ROOT, NoSuchFileError
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
@@ -54,15 +55,16 @@ def when_noted(
     monkeypatch: pytest.MonkeyPatch, method: str, changes: list[Callable[[], object]]
 ) -> None:
     """Have the tree change right after a name was noted as known, once for each change."""
-    original = getattr(Inodes, method)
+    owner = Known if method == "note_file" else Inodes
+    original = getattr(owner, method)
 
-    def note(self: Inodes, *args: object) -> object:
+    def note(self: object, *args: object) -> object:
         noted = original(self, *args)
         if changes:
             changes.pop(0)()
         return noted
 
-    monkeypatch.setattr(Inodes, method, note)
+    monkeypatch.setattr(owner, method, note)
 
 
 def test_a_directory_that_comes_back_while_it_is_looked_up(

@@ -7,13 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from statsfs.filesystem.inodes import ROOT, NoSuchFileError
+from statsfs.filesystem.known import ROOT, NoSuchFileError
 from statsfs.filesystem.vfs import ABSENT, Attributes, Vfs
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.support.kernel import Kernel, list_directory
+from tests.support.bare import bare_log_hist
+from tests.support.kernel import Kernel, list_directory, prepare_read
 from tests.support.trees import add_cpu, make_kvm, subordinate
 
 FILES = [b"exits", b"wait.min", b"wait.max", b"wait.avg", b"busy"]
@@ -24,7 +25,7 @@ class Disk(Stats):
     """Something with a histogram."""
 
     reads = u64(Aggregate.SUM)
-    latency = log_hist(8, Aggregate.SUM)
+    latency = bare_log_hist(8, Aggregate.SUM)
 
 
 @pytest.fixture
@@ -52,10 +53,7 @@ def read(kernel: Kernel, path: str) -> bytes:
     """Open, read and close a file or a view."""
     vfs = kernel.vfs
     handle = vfs.open(kernel.find(path), os.O_RDONLY)
-    rendering = vfs.rendering(handle)
-    if rendering is not None:
-        rendering.run()
-        vfs.finish(handle, rendering)
+    prepare_read(vfs, handle)
     text = vfs.read(handle, 0, 1 << 20)
     vfs.close(handle)
     return text
@@ -190,10 +188,8 @@ def test_what_is_held_open(kernel: Kernel, vfs: Vfs, registry: Registry, kvm: So
     root, below = vfs.open_directory(ROOT), vfs.open_directory(cpu)
     registry.unregister(kvm)
     assert vfs.read(file, 0, 99) == b"0\n"
-    rendering = vfs.rendering(view)
-    assert rendering is not None
-    rendering.run()
-    assert b"cpu0" in rendering.text
+    assert prepare_read(vfs, view)
+    assert b"cpu0" in vfs.read(view, 0, 1 << 20)
     for handle, expected in ((root, [b".", b".."]), (below, [])):
         listed.clear()
         vfs.list_directory(handle, 0, reply)

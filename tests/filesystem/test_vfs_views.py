@@ -8,12 +8,13 @@ import time
 import pytest
 
 from statsfs.exceptions import ReadOnlyValueError
+from statsfs.filesystem.known import Known, Numbered
 from statsfs.filesystem.vfs import FILE_SIZE, ROOT, NoSuchAttributeError, NoSuchFileError, Vfs
 from statsfs.model.values import Value
 from statsfs.tree.access import Owner
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
-from tests.support.kernel import Kernel, list_directory
+from tests.support.kernel import Kernel, list_directory, prepare_read
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
 NAMES = (".stats.json", ".stats.prom", ".stats.openmetrics", ".stats.bin", ".schema.json")
@@ -31,28 +32,18 @@ def vfs(kernel: Kernel) -> Vfs:
     return kernel.vfs
 
 
-def render(vfs: Vfs, handle: int, offset: int | None = None) -> bool:
-    """Do what must be done before a file is read; tell whether that was anything."""
-    rendering = vfs.rendering(handle, offset)
-    if rendering is None:
-        return False
-    rendering.run()
-    vfs.finish(handle, rendering)
-    return True
-
-
 def open_view(kernel: Kernel, path: str, client: int = 0, user: Owner = (0, 0)) -> int:
     """Open and render a view."""
     inode = kernel.find(path)
     handle = kernel.vfs.open(inode, os.O_RDONLY, client=client, user=user)
     kernel.opened[handle] = inode
-    assert render(kernel.vfs, handle)
+    assert prepare_read(kernel.vfs, handle)
     return handle
 
 
 def read(vfs: Vfs, handle: int, offset: int = 0, size: int = 1 << 20) -> bytes:
     """Read as the handlers do."""
-    render(vfs, handle, offset)
+    prepare_read(vfs, handle, offset)
     return vfs.read(handle, offset, size)
 
 
@@ -192,7 +183,7 @@ def test_each_client_sees_the_size_of_what_it_reads(kernel: Kernel, kvm: Source)
     for handle in handles.values():
         kernel.close(handle)
     assert vfs.attributes(inode, 1).size == newest
-    assert vfs._handles._views == {}
+    assert vfs._handles.files == {}
 
 
 def test_a_view_that_is_being_rendered_has_no_size_yet(kernel: Kernel, kvm: Source) -> None:
@@ -202,12 +193,12 @@ def test_a_view_that_is_being_rendered_has_no_size_yet(kernel: Kernel, kvm: Sour
     handle = kernel.open(inode)
     assert vfs.attributes(inode, 0).size == FILE_SIZE
     assert vfs.read(handle, 0, 99) == b""
-    render(vfs, handle)
+    prepare_read(vfs, handle)
     size = vfs.attributes(inode, 0).size
     add_cpu(kvm, "cpu2")
     second = kernel.open(inode)
     assert vfs.attributes(inode, 0).size == size
-    render(vfs, second)
+    prepare_read(vfs, second)
     assert vfs.attributes(inode, 0).size > size
     for one in (handle, second):
         kernel.close(one)
@@ -233,14 +224,14 @@ def test_a_view_cannot_be_written(kernel: Kernel, kvm: Source, name: str, flags:
         kernel.vfs.open(inode, flags)
     with pytest.raises(ReadOnlyValueError):
         kernel.vfs.check_truncate(inode)
-    assert kernel.vfs._handles._views == {}
+    assert kernel.vfs._handles.files == {}
 
 
 @pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND, os.O_NONBLOCK, os.O_DIRECT])
 def test_flags_without_effect(kernel: Kernel, kvm: Source, flags: int) -> None:
     """Opened for reading it is read."""
     handle = kernel.open(kernel.find("kvm/.stats.json"), flags)
-    render(kernel.vfs, handle)
+    prepare_read(kernel.vfs, handle)
     assert json.loads(read(kernel.vfs, handle)) == kvm.snapshot().to_dict()
     with pytest.raises(ReadOnlyValueError):
         kernel.vfs.write(handle, b"0\n")
@@ -250,8 +241,8 @@ def test_flags_without_effect(kernel: Kernel, kvm: Source, flags: int) -> None:
 def test_files_need_no_rendering(kernel: Kernel, kvm: Source) -> None:
     """They are read when they are read."""
     handle = kernel.open(kernel.find("kvm/exits"))
-    assert kernel.vfs.rendering(handle) is None
-    assert kernel.vfs.rendering(handle, 0) is None
+    assert not prepare_read(kernel.vfs, handle)
+    assert not prepare_read(kernel.vfs, handle, 0)
     kernel.close(handle)
 
 
@@ -259,12 +250,12 @@ def test_a_rendering_that_comes_too_late(kernel: Kernel, kvm: Source) -> None:
     """Its file was closed meanwhile, or a mount ended: nothing is left of it."""
     vfs, inode = kernel.vfs, kernel.find("kvm/.stats.json")
     handle = kernel.open(inode)
-    rendering = vfs.rendering(handle)
-    assert rendering is not None
+    works = vfs.prepare_read(handle, None)
+    rendering = next(works)
     kernel.close(handle)
     rendering.run()
-    vfs.finish(handle, rendering)
-    assert vfs._handles._views == {}
+    assert list(works) == []
+    assert vfs._handles.files == {}
     assert vfs.attributes(inode).size == FILE_SIZE
 
 
@@ -299,7 +290,7 @@ def test_reading_at_the_beginning_once_more(kernel: Kernel, kvm: Source) -> None
         first + read(vfs, handle, 10)
         == b'{"values": {"exits": 0, "wait": 0, "busy": 0}, "subordinates": {}}\n'
     )
-    assert not render(vfs, handle, 1)
+    assert not prepare_read(vfs, handle, 1)
     assert b'"exits": 0,' in first + read(vfs, handle, 10)
     assert b'"exits": 5,' in read(vfs, handle, 0)
     cpu.exits = 67
@@ -386,13 +377,13 @@ def test_a_directory_that_goes_during_the_lookup(
     """The kernel is told that there is nothing, and nothing is kept for it."""
     vfs, directory = kernel.vfs, kernel.find("kvm/cpu0")
     before = len(vfs._inodes)
-    note = vfs._inodes.note_file
+    note = Known.note_file
 
-    def note_late(*args: object) -> int:
+    def note_late(known: Known, file: Numbered) -> int:
         kvm.remove_subordinate(subordinate(kvm, "cpu0"))
-        return note(*args)  # type: ignore[arg-type]  # whatever it is called with
+        return note(known, file)
 
-    monkeypatch.setattr(vfs._inodes, "note_file", note_late)
+    monkeypatch.setattr(Known, "note_file", note_late)
     with pytest.raises(NoSuchFileError):
         vfs.lookup(directory, b".stats.json")
     monkeypatch.undo()
@@ -416,19 +407,4 @@ def test_the_end_of_a_mount(kernel: Kernel, kvm: Source) -> None:
     assert kvm.refcount == references + len(NAMES)
     kernel.vfs.close_all()
     assert kvm.refcount == references
-    assert kernel.vfs._handles._views == {}
-
-
-def test_what_waits_when_a_mount_ends(vfs: Vfs) -> None:
-    """Whoever waits is told, once it is too late at once; who is done is not."""
-    told: list[str] = []
-    with vfs.waiting(lambda: told.append("done")):
-        pass
-    with vfs.waiting(lambda: told.append("waits")), vfs.waiting(lambda: told.append("too")):
-        assert told == []
-        vfs.stop_waiting()
-        assert sorted(told) == ["too", "waits"]
-    with vfs.waiting(lambda: told.append("late")):
-        assert told[-1] == "late"
-    vfs.stop_waiting()
-    assert len(told) == 3
+    assert kernel.vfs._handles.files == {}

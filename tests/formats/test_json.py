@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 
 from statsfs.formats.json import nest, render
-from statsfs.model.stats import Stats, boolean, log_hist, s64, u64
+from statsfs.model.stats import Stats, boolean, s64, u64
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
+from tests.support.bare import bare_log_hist
 from tests.support.strategies import Plain
 from tests.tree.test_tree import AGES, Pair, trees
 
@@ -48,7 +49,7 @@ class Disk(Stats):
     """Integers around a histogram."""
 
     reads = u64(Aggregate.SUM)
-    latency = log_hist(3, Aggregate.SUM)
+    latency = bare_log_hist(3, Aggregate.SUM)
     writes = u64(Aggregate.SUM)
 
 

@@ -13,6 +13,7 @@ from prometheus_client.utils import floatToGoString
 
 from statsfs.formats import metric_families, openmetrics, prometheus
 from statsfs.formats.metric_names import _show_edge
+from statsfs.model.histograms import make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
@@ -28,24 +29,27 @@ from tests.support.exported import (
 )
 
 
-def check(found: dict[str, Exported], expected: dict[str, Exported], counts: bool) -> None:
+def check(found: dict[str, Exported], expected: dict[str, Exported], units: bool) -> None:
     """Compare what a view said with the model: every family, every sample."""
-    shown = {
-        name: family
-        for name, family in expected.items()
-        if any(number is not None for some in family.samples.values() for number in some)
-    }
-    assert set(found) <= set(shown)
-    for name, family in shown.items():
-        parsed = found.get(name, family._replace(samples={}))
+    found = dict(found)
+    for name, family in expected.items():
+        parsed = found.pop(name, None)
+        if parsed is None and family.type == "histogram" and f"{name}_bucket" in found:
+            # One without sums is not called a histogram.
+            parsed, family = found.pop(f"{name}_bucket"), family._replace(type="unknown", unit="")
+        if parsed is None:
+            parsed = family._replace(samples={})
         assert (parsed.type, parsed.help) == (family.type, family.help)
+        assert not units or parsed.unit == family.unit
         samples = dict(parsed.samples)
+        if family.type == "histogram" and samples:
+            sums = [some for key, some in family.samples.items() if key[0] == f"{name}_sum"]
+            assert any(number is not None for some in sums for number in some)
         for key, possible in family.samples.items():
             number = samples.pop(key, None)
             assert number in possible, (key, number, possible)
-            if counts and family.type == "histogram" and number is not None:
-                assert samples.pop((f"{name}_count", key[1])) == number[float("inf")]
         assert samples == {}
+    assert found == {}
 
 
 @settings(max_examples=50)
@@ -54,10 +58,8 @@ def test_both_views_are_what_the_model_says(tops: list[Node], mask: int) -> None
     """Names, types, helps, labels and numbers; both formats, read by others' parsers."""
     snapshot = build(tops).snapshot()
     expected = export(tops, mask)
-    check(parse_text(prometheus.render(snapshot, mask=mask)), expected, counts=True)
-    found = parse_openmetrics(openmetrics.render(snapshot, mask=mask))
-    check(found, expected, counts=False)
-    assert all(family.unit == expected[name].unit for name, family in found.items())
+    check(parse_text(prometheus.render(snapshot, mask=mask)), expected, units=False)
+    check(parse_openmetrics(openmetrics.render(snapshot, mask=mask)), expected, units=True)
 
 
 @pytest.fixture(autouse=True)
@@ -206,11 +208,12 @@ def test_hidden_sources_are_added_up_where_they_are_seen(registry: Registry) -> 
         Value("slowest", aggregate=Aggregate.MAX, kind=Kind.PEAK),
         Value("balance", Type.S64, Aggregate.SUM, kind=Kind.INSTANT),
         Value("sizes", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=2),
+        Value("sizes.sum", aggregate=Aggregate.SUM),
         Value("own"),
     )
     top = source(registry, "app")
     for number in range(1, 1001):
-        counts = (1 << 62, number, -(1 << 62), [number, 1], number)
+        counts = (1 << 62, number, -(1 << 62), [number, 1], 3 * number, number)
         source(top, f"w{number}", *zip(fields, counts, strict=True), secret=True)
     assert lines(registry) == [
         f"app_requests_total {1000 * (1 << 62) % (1 << 64)}",
@@ -218,6 +221,7 @@ def test_hidden_sources_are_added_up_where_they_are_seen(registry: Registry) -> 
         "app_balance 0",
         'app_sizes_bucket{le="0.0"} 500500',
         'app_sizes_bucket{le="+Inf"} 501500',
+        "app_sizes_sum 1501500",
         "app_sizes_count 501500",
     ]
 
@@ -368,7 +372,6 @@ def test_counts_below_zero(registry: Registry, caplog: pytest.LogCaptureFixture)
         'top_n_total{source="a"} 1',
         'top_h_bucket{source="a",le="4.0"} 1',
         'top_h_bucket{source="a",le="+Inf"} 2',
-        'top_h_count{source="a"} 2',
     ]
     assert len(warnings(caplog)) == 2
 
@@ -385,23 +388,84 @@ def test_edges_of_histograms(registry: Registry) -> None:
     wide = Value("lin", kind=Kind.LINEAR_HIST, size=5, bucket_size=500_001)
     fine = Value("log", kind=Kind.LOG_HIST, size=5, unit=Unit.SECONDS, exponent=-6)
     one = Value("one", kind=Kind.LOG_HIST, size=1)
-    source(registry, "top", (wide, [1, 0, 2, 0, 3]), (fine, [1, 2, 3, 4, 5]), (one, [7]))
+    own = Value("own", kind=Kind.HIST, bounds=[100, 300, 2000], unit=Unit.SECONDS, exponent=-3)
+    source(
+        registry, "top", (wide, [1, 0, 2, 0, 3]), (fine, [1, 2, 3, 4, 5]), (one, [7]),
+        (own, [1, 1, 1, 1]),
+    )  # fmt: skip
     assert lines(registry) == [
         'top_lin_bucket{le="500000.0"} 1',
         'top_lin_bucket{le="1.000001e+06"} 1',
         'top_lin_bucket{le="1.500002e+06"} 3',
         'top_lin_bucket{le="2.000003e+06"} 3',
         'top_lin_bucket{le="+Inf"} 6',
-        "top_lin_count 6",
         'top_log_seconds_bucket{le="0.0"} 1',
         'top_log_seconds_bucket{le="1e-06"} 3',
         'top_log_seconds_bucket{le="3e-06"} 6',
         'top_log_seconds_bucket{le="7e-06"} 10',
         'top_log_seconds_bucket{le="+Inf"} 15',
-        "top_log_seconds_count 15",
         'top_one_bucket{le="+Inf"} 7',
-        "top_one_count 7",
+        'top_own_seconds_bucket{le="0.1"} 1',
+        'top_own_seconds_bucket{le="0.3"} 2',
+        'top_own_seconds_bucket{le="2.0"} 3',
+        'top_own_seconds_bucket{le="+Inf"} 4',
     ]
+
+
+LATENCY = Value("lat", kind=Kind.LOG_HIST, size=2, unit=Unit.SECONDS, exponent=-3)
+LATENCIES = (LATENCY, make_sum(LATENCY))
+
+
+def test_sums_of_histograms(registry: Registry) -> None:
+    """They are exported with their histograms, in the base unit, and not as other metrics."""
+    plain = Value("sizes", kind=Kind.LOG_HIST, size=2, description="Sizes")
+    lone = Value("other.sum")
+    source(
+        registry, "top", *zip(LATENCIES, ([1, 2], 2500), strict=True), (plain, [3, 4]),
+        (make_sum(plain), 77), (lone, 5),
+    )  # fmt: skip
+    text = prometheus.render(registry.snapshot()).decode()
+    assert text == (
+        "# TYPE top_lat_seconds histogram\n"
+        'top_lat_seconds_bucket{le="0.0"} 1\n'
+        'top_lat_seconds_bucket{le="+Inf"} 3\n'
+        "top_lat_seconds_sum 2.5\n"
+        "top_lat_seconds_count 3\n"
+        "# HELP top_sizes Sizes\n"
+        "# TYPE top_sizes histogram\n"
+        'top_sizes_bucket{le="0.0"} 3\n'
+        'top_sizes_bucket{le="+Inf"} 7\n'
+        "top_sizes_sum 77\n"
+        "top_sizes_count 7\n"
+        "# TYPE top_other_sum_total counter\n"
+        "top_other_sum_total 5\n"
+    )
+
+
+def test_histograms_of_which_only_some_have_sums(registry: Registry) -> None:
+    """Each series has all that is known of it; one that is partly without a sum has none."""
+    app = source(registry, "app")
+    summed = [replace(value, aggregate=Aggregate.SUM) for value in LATENCIES]
+    bare = summed[:1]
+    for name, values in (("a", bare), ("b", summed)):
+        made = source(app, name)
+        made.add_values(values, {"lat": [1, 1], "lat.sum": 1500})
+    assert lines(registry) == [
+        'app_lat_seconds_bucket{source="a",le="0.0"} 1',
+        'app_lat_seconds_bucket{source="a",le="+Inf"} 2',
+        'app_lat_seconds_bucket{source="b",le="0.0"} 1',
+        'app_lat_seconds_bucket{source="b",le="+Inf"} 2',
+        'app_lat_seconds_sum{source="b"} 1.5',
+        'app_lat_seconds_count{source="b"} 2',
+    ]
+    assert parse_openmetrics(openmetrics.render(app.snapshot()))["app_lat_seconds"].unit
+    made.add_values(bare, {"lat": [1, 1]}, hidden=True)
+    assert lines(made) == [
+        'app_lat_seconds_bucket{source="b",le="0.0"} 2',
+        'app_lat_seconds_bucket{source="b",le="+Inf"} 4',
+    ]
+    text = openmetrics.render(registry.snapshot()).decode()
+    assert text.startswith("# TYPE app_lat_seconds_bucket unknown\napp_lat_seconds_bucket{")
 
 
 def test_edges_that_no_float_tells_apart(registry: Registry) -> None:
@@ -411,11 +475,11 @@ def test_edges_that_no_float_tells_apart(registry: Registry) -> None:
     log = Value("log", kind=Kind.LOG_HIST, size=65)
     source(registry, "top", (huge, [1, 2, 3, 4]), (tiny, [1, 2, 3, 4]), (log, [1] * 65))
     found = lines(registry)
-    assert found[:2] == ['top_huge_bucket{le="+Inf"} 10', "top_huge_count 10"]
-    assert found[2:4] == ['top_tiny_bucket{le="0.0"} 6', 'top_tiny_bucket{le="+Inf"} 10']
+    assert found[0] == 'top_huge_bucket{le="+Inf"} 10'
+    assert found[1:3] == ['top_tiny_bucket{le="0.0"} 6', 'top_tiny_bucket{le="+Inf"} 10']
     # Beyond 53 bits the largest integer of a bucket is, as a float, where the next one begins.
-    assert found[-3] == 'top_log_bucket{le="9.223372036854776e+18"} 64'
-    assert found[-2:] == ['top_log_bucket{le="+Inf"} 65', "top_log_count 65"]
+    assert found[-2] == 'top_log_bucket{le="9.223372036854776e+18"} 64'
+    assert found[-1] == 'top_log_bucket{le="+Inf"} 65'
     assert parse_openmetrics(openmetrics.render(registry.snapshot()))
 
 
@@ -432,7 +496,7 @@ def test_pauses_are_frequent(registry: Registry) -> None:
     top = source(registry, "top")
     for number in range(600):
         fields: list[Any] = [(value, number) for value in values]
-        source(top, f"s{number}", *fields, (buckets, [1] * 60))
+        source(top, f"s{number}", *fields, (buckets, [1] * 60), (make_sum(buckets), 1))
     texts: list[io.BytesIO] = []
 
     class Remembered(io.BytesIO):
@@ -449,7 +513,7 @@ def test_pauses_are_frequent(registry: Registry) -> None:
     with pytest.MonkeyPatch.context() as patch, pausing(pause):
         patch.setattr(io, "BytesIO", Remembered)
         text = prometheus.render(snapshot)
-    assert text.count(b"\n") == 600 * (3 + 62 - 1) + 4
+    assert text.count(b"\n") == 600 * (3 + 60 + 2) + 4
     steps = [after - before for before, after in pairwise(grown)]
     assert max(steps) <= 500
     assert len(grown) > 600 * 64 / 500

@@ -18,14 +18,18 @@ def make(registry: Registry, *values: Value, base: dict[str, object] | None = No
 
 
 def test_a_view(registry: Registry) -> None:
-    """Families without `_total`, units, no count without a sum, and a mark at the end."""
+    """Families without `_total`, units, and a mark at the end; a sum comes with a count."""
     text = make(
         registry,
         Value("exits", description="VM exits"),
         Value("wait_ns", unit=Unit.SECONDS, exponent=-9, description="Waited"),
         Value("sizes", kind=Kind.LINEAR_HIST, size=2, bucket_size=5, unit=Unit.BYTES),
-        base={"exits": 7, "wait_ns": 1_500_000_000, "sizes": [1, 2]},
-    )
+        Value("sizes.sum", unit=Unit.BYTES),
+        Value("bare", kind=Kind.LOG_HIST, size=2, unit=Unit.BYTES, description="Without a sum"),
+        base={
+            "exits": 7, "wait_ns": 1_500_000_000, "sizes": [1, 2], "sizes.sum": 5, "bare": [3, 4],
+        },
+    )  # fmt: skip
     assert text == (
         "# TYPE top_exits counter\n"
         "# HELP top_exits VM exits\n"
@@ -38,6 +42,12 @@ def test_a_view(registry: Registry) -> None:
         "# UNIT top_sizes_bytes bytes\n"
         'top_sizes_bytes_bucket{le="4.0"} 1\n'
         'top_sizes_bytes_bucket{le="+Inf"} 3\n'
+        "top_sizes_bytes_sum 5\n"
+        "top_sizes_bytes_count 3\n"
+        "# TYPE top_bare_bytes_bucket unknown\n"
+        "# HELP top_bare_bytes_bucket Without a sum\n"
+        'top_bare_bytes_bucket{le="0.0"} 3\n'
+        'top_bare_bytes_bucket{le="+Inf"} 7\n'
         "# EOF\n"
     )
 

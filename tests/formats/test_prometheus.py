@@ -24,8 +24,12 @@ def test_a_view(registry: Registry) -> None:
         Value("exits", description="VM exits"),
         Value("wait_ns", unit=Unit.SECONDS, exponent=-9, kind=Kind.INSTANT),
         Value("sizes", kind=Kind.LOG_HIST, size=2, unit=Unit.BYTES, description="Sizes"),
-        base={"exits": 7, "wait_ns": 1_500_000_000, "sizes": [1, 2]},
-    )
+        Value("sizes.sum", unit=Unit.BYTES),
+        Value("bare", kind=Kind.LOG_HIST, size=2, description="Without a sum"),
+        base={
+            "exits": 7, "wait_ns": 1_500_000_000, "sizes": [1, 2], "sizes.sum": 5, "bare": [3, 4],
+        },
+    )  # fmt: skip
     assert text == (
         "# HELP top_exits_total VM exits\n"
         "# TYPE top_exits_total counter\n"
@@ -36,7 +40,12 @@ def test_a_view(registry: Registry) -> None:
         "# TYPE top_sizes_bytes histogram\n"
         'top_sizes_bytes_bucket{le="0.0"} 1\n'
         'top_sizes_bytes_bucket{le="+Inf"} 3\n'
+        "top_sizes_bytes_sum 5\n"
         "top_sizes_bytes_count 3\n"
+        "# HELP top_bare_bucket Without a sum\n"
+        "# TYPE top_bare_bucket untyped\n"
+        'top_bare_bucket{le="0.0"} 3\n'
+        'top_bare_bucket{le="+Inf"} 7\n'
     )
 
 

@@ -24,6 +24,7 @@ def make_every_kind() -> list[Value]:
         values.append(Value(f"kind_{kind}", kind=kind, aggregate=Aggregate.MAX))
     values.append(Value("log", kind=Kind.LOG_HIST, size=5, aggregate=Aggregate.SUM))
     values.append(Value("linear", kind=Kind.LINEAR_HIST, size=4, bucket_size=100))
+    values.append(Value("own", kind=Kind.HIST, bounds=[1, 100, (1 << 64) - 1]))
     for unit in Unit:
         if unit is Unit.BOOLEAN:
             values.append(Value("unit_boolean", Type.BOOL, kind=Kind.INSTANT, unit=unit))
@@ -60,6 +61,8 @@ def read_attributes(kernel: Kernel, inode: int) -> dict[str, Any]:
         assert prefix == "user.statsfs"
         is_number = name in ("base", "exponent", "size", "bucket_size")
         texts[name] = int(text) if is_number else text.decode()
+    if "bounds" in texts:
+        texts["bounds"] = list(map(int, texts["bounds"].split(",")))
     kinds = texts["aggregate"]
     texts["aggregate"] = [] if kinds == "none" else kinds.split(",")
     return texts
@@ -119,8 +122,9 @@ def test_the_shape_of_a_value() -> None:
             Value("wait_ns", Type.S64, Aggregate.SUM | Aggregate.MAX, 0o640, unit=Unit.SECONDS,
                   exponent=-9, description="waited"),
             Value("sizes", kind=Kind.LINEAR_HIST, size=3, bucket_size=10),
+            Value("times", kind=Kind.HIST, bounds=[100, 300]),
         ],
-        {"wait_ns": 1, "sizes": [0, 0, 0]},
+        {"wait_ns": 1, "sizes": [0, 0, 0], "times": [0, 0, 0]},
     )  # fmt: skip
     wait = {
         "name": "wait_ns", "type": "s64", "kind": "cumulative", "unit": "seconds", "base": 10,
@@ -131,9 +135,14 @@ def test_the_shape_of_a_value() -> None:
         "exponent": 0, "aggregate": [], "description": "", "size": 3, "bucket_size": 10,
         "mode": 0o644,
     }  # fmt: skip
+    times = {
+        "name": "times", "type": "u64", "kind": "hist", "unit": "none", "base": 10,
+        "exponent": 0, "aggregate": [], "description": "", "size": 3, "bucket_size": 0,
+        "bounds": [100, 300], "mode": 0o644,
+    }  # fmt: skip
     found = load(source)
-    assert found == {"labels": {}, "values": [wait, sizes], "subordinates": {}}
-    assert [list(value) for value in found["values"]] == [list(wait), list(sizes)]
+    assert found == {"labels": {}, "values": [wait, sizes, times], "subordinates": {}}
+    assert [list(value) for value in found["values"]] == [list(wait), list(sizes), list(times)]
     assert list(found) == ["labels", "values", "subordinates"]
     assert describe_value(Value("n"))["aggregate"] == []
 

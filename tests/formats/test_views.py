@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from statsfs.filesystem.inodes import Numbered
+from statsfs.filesystem.known import Numbered
 from statsfs.formats import binary, openmetrics, prometheus, schema
 from statsfs.formats import json as json_format
 from statsfs.formats.views import BINARY, VIEWS, Rendering

@@ -17,7 +17,7 @@ from statsfs.tree.access import Access, Owner
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.exported import parse_openmetrics, parse_text
-from tests.support.kernel import Kernel
+from tests.support.kernel import Kernel, prepare_read
 
 ALICE: Owner = (1234, 4321)
 BOB: Owner = (77, 88)
@@ -84,10 +84,7 @@ def read(vfs: Vfs, directory: int, name: str, user: Owner) -> bytes:
     """What a view tells a user."""
     inode = vfs.lookup(directory, name.encode()).inode
     handle = vfs.open(inode, os.O_RDONLY, user=user)
-    rendering = vfs.rendering(handle)
-    assert rendering is not None
-    rendering.run()
-    vfs.finish(handle, rendering)
+    assert prepare_read(vfs, handle)
     text = vfs.read(handle, 0, 1 << 20)
     vfs.close(handle)
     vfs.forget(inode, 1)
@@ -164,10 +161,9 @@ def test_a_directory_that_was_removed_keeps_its_owner() -> None:
     c = a.subordinates[0]
     a.remove_subordinate(c)
     for user, names in ((ALICE, {"n0", "n1"}), (BOB, {"n1"})):
-        rendering = vfs.rendering(handles[user])
-        assert rendering is not None
-        rendering.run()
-        shown = json.loads(rendering.text)["subordinates"]["d"]["values"]
+        assert prepare_read(vfs, handles[user])
+        text = vfs.read(handles[user], 0, 1 << 20)
+        shown = json.loads(text)["subordinates"]["d"]["values"]
         assert {name for name in shown if name in PLAIN} == names
 
 

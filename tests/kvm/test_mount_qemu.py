@@ -200,7 +200,10 @@ def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> No
         reader.result(DEADLINE)
     assert daemon.stderr is not None
     said = daemon.stderr.read().splitlines()
-    assert all(re.match(rf"kvm/{a.name}: no numbers: no answer", line) for line in said), said
+    assert all(
+        re.match(rf"kvm/{a.name}: unavailable: the refresh failed: no answer", line)
+        for line in said
+    ), said
     a.send_signal(signal.SIGCONT)
 
 

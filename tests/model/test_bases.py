@@ -620,7 +620,7 @@ def test_a_reader_of_no_sort_reads_nothing() -> None:
         lambda: reader.column([], 0),
         lambda: reader.total([], 0),
         lambda: reader.decode([[]]),
-        lambda: reader.clear({}, 0),
+        lambda: reader._clear({}, 0),
     ]
     for operation in operations:
         with pytest.raises(NotImplementedError):

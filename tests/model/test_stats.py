@@ -12,6 +12,7 @@ from statsfs.exceptions import DuplicateNameError, InvalidNameError
 from statsfs.model.stats import (
     Stats,
     boolean,
+    hist,
     linear_hist,
     log_hist,
     make_buffer_class,
@@ -93,22 +94,36 @@ def test_a_field_takes_all_that_a_value_takes() -> None:
 
 
 class Latencies(Stats):
-    """A histogram of each kind, and one of another type."""
+    """A histogram of each kind, and two of other types, which have no sums."""
 
     waits = log_hist(32, Aggregate.SUM, unit=Unit.SECONDS, exponent=-9, description="waits")
     sizes = linear_hist(10, 4096, unit=Unit.BYTES)
+    times = hist([100, 300], Aggregate.SUM, mode=0o640, hidden=True, base=2, exponent=3)
     small = u8(Aggregate.SUM, kind=Kind.LOG_HIST, size=4)
     deltas = s16(kind=Kind.LINEAR_HIST, size=2, bucket_size=7)
 
 
 def test_fields_of_histograms() -> None:
-    """Two functions of their own for u64 buckets; each other function takes a kind and a size."""
+    """Three functions declare u64 buckets and a sum; each other one takes a kind and a size."""
     assert values_of(Latencies) == (
         Value(
             "waits", Type.U64, Aggregate.SUM, kind=Kind.LOG_HIST, size=32, unit=Unit.SECONDS,
             exponent=-9, description="waits",
         ),
+        Value(
+            "waits.sum", Type.U64, Aggregate.SUM, 0o444, unit=Unit.SECONDS, exponent=-9,
+            description="Sum of waits: waits",
+        ),
         Value("sizes", kind=Kind.LINEAR_HIST, size=10, bucket_size=4096, unit=Unit.BYTES),
+        Value("sizes.sum", mode=0o444, unit=Unit.BYTES, description="Sum of sizes"),
+        Value(
+            "times", Type.U64, Aggregate.SUM, 0o640, kind=Kind.HIST, bounds=(100, 300), hidden=True,
+            base=2, exponent=3,
+        ),
+        Value(
+            "times.sum", Type.U64, Aggregate.SUM, 0o440, hidden=True, base=2, exponent=3,
+            description="Sum of times",
+        ),
         Value("small", Type.U8, Aggregate.SUM, kind=Kind.LOG_HIST, size=4),
         Value("deltas", Type.S16, kind=Kind.LINEAR_HIST, size=2, bucket_size=7),
     )  # fmt: skip
@@ -122,6 +137,15 @@ def test_fields_of_histograms() -> None:
         class AlsoWrong(Stats):
             n = linear_hist(2, 0)
 
+    with pytest.raises(ValueError, match="bounds do not grow"):
+
+        class WronglyBounded(Stats):
+            n = hist(bounds=[3, 2])
+
+    with pytest.raises(InvalidNameError, match="has 256 bytes"):
+        # There is no room for the name of the sum.
+        type("Long", (Stats,), {"n" * 252: log_hist(2)})
+
 
 def test_histograms_start_empty_and_belong_to_one_object() -> None:
     """Each instance has lists of its own, in slots; a subclass has those of its base."""
@@ -133,28 +157,32 @@ def test_histograms_start_empty_and_belong_to_one_object() -> None:
     one.waits.observe(5)
     one.n += 1
     assert (sum(one.waits), sum(other.waits), other.n) == (1, 0, 0)
-    assert [len(getattr(other, value.name)) for value in values_of(Latencies)] == [32, 10, 4, 2]
+    names = ("waits", "sizes", "times", "small", "deltas")
+    assert [len(getattr(other, name)) for name in names] == [32, 10, 3, 4, 2]
     assert not hasattr(one, "__dict__")
     assert repr(Latencies()).endswith("small=[0, 0, 0, 0], deltas=[0, 0])")
 
 
 def test_a_buffer_has_one_slot_a_bucket() -> None:
     """In order, 64 bits each, whatever the type; the binary format has its data so."""
-    assert 32 + 10 + 4 + 2 == 48
-    memory = bytearray(8 * 48)
+    assert 32 + 1 + 10 + 1 + 3 + 1 + 4 + 2 == 54
+    memory = bytearray(8 * 54)
     stats: Any = Latencies.from_buffer(memory)
     stats.waits.observe(5)
     stats.sizes.observe(4096)
     stats.small[3] = -1
     stats.deltas[1] -= 3
-    stored = struct.unpack("=46Q2q", memory)
-    expected = [0] * 48
-    expected[3] = expected[33] = 1
-    expected[45], expected[47] = (1 << 64) - 1, -3
+    stats.times.observe(301)
+    stored = struct.unpack("=52Q2q", memory)
+    expected = [0] * 54
+    expected[3], expected[32] = 1, 5
+    expected[34], expected[43] = 1, 4096
+    expected[46], expected[47] = 1, 301
+    expected[51], expected[53] = (1 << 64) - 1, -3
     assert list(stored) == expected
     assert Latencies.from_buffer(memory).waits[3] == 1
-    with pytest.raises(ValueError, match="384"):
-        Latencies.from_buffer(bytearray(8 * 48 - 1))
+    with pytest.raises(ValueError, match="432"):
+        Latencies.from_buffer(bytearray(8 * 54 - 1))
     with pytest.raises(AttributeError):
         stats.waits.observed = 1
 
@@ -162,13 +190,13 @@ def test_a_buffer_has_one_slot_a_bucket() -> None:
 def test_buckets_over_a_buffer_are_converted_when_they_are_read() -> None:
     """Each slot has 64 bits, a value those of its type."""
     source = Source("s")
-    stats: Any = Latencies.from_buffer(bytearray(8 * 48))
+    stats: Any = Latencies.from_buffer(bytearray(8 * 54))
     source.add_values(Latencies, stats)
     stats.small[:] = [255, 256, 257, 1 << 63]
     stats.deltas[:] = [40000, -1]
     assert source.get_value("small") == [255, 0, 1, 0]
     assert source.get_value("deltas") == [40000 - 65536, -1]
-    ((waits, sizes, small, deltas),) = source.snapshot().arrays[values_of(Latencies)].rows
+    ((waits, _, sizes, *_, small, deltas),) = source.snapshot().arrays[values_of(Latencies)].rows
     assert (waits, sizes) == ([0] * 32, [0] * 10)
     assert (small, deltas) == ([255, 0, 1, 0], [40000 - 65536, -1])
 

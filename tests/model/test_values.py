@@ -5,7 +5,7 @@ import os
 import pickle
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
@@ -76,7 +76,7 @@ def test_what_a_type_is(type: Type, text: str, width: int, minimum: int, maximum
 
 def test_texts_of_the_enums() -> None:
     """Kinds, units and aggregates are written in lower case wherever they are shown."""
-    kinds = ["cumulative", "instant", "peak", "linear_hist", "log_hist"]
+    kinds = ["cumulative", "instant", "peak", "linear_hist", "log_hist", "hist"]
     assert [str(kind) for kind in Kind] == kinds
     assert [str(unit) for unit in Unit] == ["none", "bytes", "seconds", "cycles", "boolean"]
     assert [kind.label for kind in Aggregate] == [
@@ -252,6 +252,19 @@ def test_modes_of_read_and_write_bits(mode: int) -> None:
             "a histogram has counts",
         ),
         ({"kind": Kind.LOG_HIST, "size": 2, "show": str}, ValueError, "a histogram has counts"),
+        ({"bounds": [1]}, ValueError, "cumulative has no bounds"),
+        ({"kind": Kind.LOG_HIST, "bounds": [1]}, ValueError, "log_hist has no bounds"),
+        ({"kind": Kind.HIST}, ValueError, "0 bounds, not 1 to 1024"),
+        ({"kind": Kind.HIST, "bounds": list(range(1025))}, ValueError, "1025 bounds, not 1 to"),
+        ({"kind": Kind.HIST, "bounds": [1, 1]}, ValueError, "bounds do not grow"),
+        ({"kind": Kind.HIST, "bounds": [2, 1]}, ValueError, "bounds do not grow"),
+        ({"kind": Kind.HIST, "bounds": [-1, 1]}, ValueError, "bounds do not grow from 0"),
+        ({"kind": Kind.HIST, "bounds": [1, 1 << 64]}, ValueError, "bounds do not grow from 0 to"),
+        ({"kind": Kind.HIST, "bounds": [0.5]}, TypeError, "bounds are not a list of integers"),
+        ({"kind": Kind.HIST, "bounds": [True]}, TypeError, "bounds are not a list of integers"),
+        ({"kind": Kind.HIST, "bounds": 5}, TypeError, "bounds are not a list of integers"),
+        ({"kind": Kind.HIST, "bounds": [1, 2], "size": 2}, ValueError, "size is 2, not 3 to 3"),
+        ({"kind": Kind.HIST, "bounds": [1], "bucket_size": 1}, ValueError, "bucket_size 1 of hist"),
         (
             {"kind": Kind.LOG_HIST, "size": 2, "aggregate": Aggregate.MAX},
             ValueError,
@@ -274,7 +287,7 @@ def test_values_that_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("kind", "size", "bucket_size", "bounds"),
+    ("kind", "size", "bucket_size", "starts"),
     [
         (Kind.LOG_HIST, 1, 0, (0,)),
         (Kind.LOG_HIST, 2, 0, (0, 1)),
@@ -285,12 +298,12 @@ def test_values_that_are_refused(
     ],
 )
 def test_a_histogram_tells_where_its_buckets_begin(
-    kind: Kind, size: int, bucket_size: int, bounds: tuple[int, ...]
+    kind: Kind, size: int, bucket_size: int, starts: tuple[int, ...]
 ) -> None:
-    """One bound a bucket, the first at 0; a histogram can be cleared, and starts empty."""
+    """One start a bucket, the first at 0; a histogram can be cleared, and starts empty."""
     value = Value("n", Type.U16, Aggregate.SUM, kind=kind, size=size, bucket_size=bucket_size)
     assert value.histogram
-    assert value.bounds == bounds
+    assert value.starts == starts
     assert value.width == 2 * size
     assert value.zero == [0] * size
     assert value.zero is not value.zero
@@ -298,10 +311,37 @@ def test_a_histogram_tells_where_its_buckets_begin(
     assert value.aggregate_names == ((Aggregate.SUM, "n"),)
 
 
+def test_a_histogram_with_bounds_of_its_own() -> None:
+    """A bound is the largest number of its bucket; there is one bucket more than bounds."""
+    value = Value("n", kind=Kind.HIST, bounds=[100, 300, 1000])
+    assert (value.size, value.bounds, value.bucket_size) == (4, (100, 300, 1000), 0)
+    assert value.starts == (0, 101, 301, 1001)
+    assert value.zero == [0, 0, 0, 0]
+    assert (value.histogram, value.cumulative, value.writable) == (True, True, True)
+    assert hash(value) == hash(Value("n", kind=Kind.HIST, bounds=(100, 300, 1000)))
+    assert replace(value, description="d").size == 4
+    other = Value("n", kind=Kind.HIST, bounds=[100, 300, 2000])
+    assert value != other
+    assert value.identity != other.identity
+    said = value.describe_difference(other)
+    assert said == "bounds is (100, 300, 2000), not (100, 300, 1000)"
+    assert Value("n", kind=Kind.HIST, bounds=list(range(1024))).size == 1025
+
+
+def test_what_only_grows() -> None:
+    """Counters and histograms are cumulative; levels and peaks are not."""
+    shapes: dict[Kind, dict[str, Any]] = {
+        Kind.LINEAR_HIST: {"bucket_size": 1},
+        Kind.HIST: {"bounds": [1]},
+    }
+    cumulative = [kind for kind in Kind if Value("n", kind=kind, **shapes.get(kind, {})).cumulative]
+    assert cumulative == [Kind.CUMULATIVE, Kind.LINEAR_HIST, Kind.LOG_HIST, Kind.HIST]
+
+
 def test_the_largest_histogram() -> None:
     """KVM's descriptors have 16 bits for the number of buckets."""
     assert len(Value("n", kind=Kind.LINEAR_HIST, size=65535, bucket_size=1).zero) == 65535
-    assert Value("n", kind=Kind.LOG_HIST, size=65).bounds[-1] == 1 << 63
+    assert Value("n", kind=Kind.LOG_HIST, size=65).starts[-1] == 1 << 63
 
 
 def test_histograms_of_other_sizes_are_other_values() -> None:

@@ -9,16 +9,19 @@ import socketserver
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest, parser
+from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from statsfs.formats import openmetrics, prometheus
+from statsfs.model.stats import Stats, hist, linear_hist, log_hist, s64, u64
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring import http_server
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
@@ -26,6 +29,7 @@ from statsfs.monitoring.http_server import MetricsServer, accepts_gzip, choose_c
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.source import Source
+from tests.support.bare import bare_linear_hist, bare_log_hist
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.exported import Node, build, parse_openmetrics, parse_text, trees
 from tests.support.forking import run_forking
@@ -41,10 +45,13 @@ def app(registry: Registry) -> Source:
         Value("requests", description="Answered"),
         Value("lag_ms", unit=Unit.SECONDS, exponent=-3, kind=Kind.INSTANT),
         Value("sizes", kind=Kind.LOG_HIST, size=3, unit=Unit.BYTES),
+        Value("sizes.sum", unit=Unit.BYTES),
+        Value("bare", kind=Kind.LOG_HIST, size=2),
         Value("secret", mode=0o640),
     )
     app = Source("app")
-    app.add_values(values, {"requests": 5, "lag_ms": 250, "sizes": [1, 2, 3], "secret": 9})
+    base = {"requests": 5, "lag_ms": 250, "sizes": [1, 2, 3], "sizes.sum": 11, "bare": [4, 5]}
+    app.add_values(values, {**base, "secret": 9})
     registry.register(app)
     return app
 
@@ -71,8 +78,15 @@ def test_a_collector_beside_others(registry: Registry, app: Source) -> None:
     assert "app_secret" not in found
     found = parse_openmetrics(generate_openmetrics(theirs))
     assert found["app_lag_seconds"].unit == "seconds"
-    buckets = {0.0: 1, 1.0: 3, float("inf"): 6}
-    assert found["app_sizes_bytes"].samples == {("app_sizes_bytes_bucket", frozenset()): buckets}
+    assert found["app_sizes_bytes"].samples == {
+        ("app_sizes_bytes_bucket", frozenset()): {0.0: 1, 1.0: 3, float("inf"): 6},
+        ("app_sizes_bytes_sum", frozenset()): 11,
+        ("app_sizes_bytes_count", frozenset()): 6,
+    }
+    bare = found["app_bare_bucket"]
+    assert (bare.type, bare.samples) == (
+        "unknown", {("app_bare_bucket", frozenset()): {0.0: 4, float("inf"): 9}},
+    )  # fmt: skip
 
 
 def test_registering_does_not_collect(registry: Registry, app: Source) -> None:
@@ -95,7 +109,7 @@ def as_floats(samples: dict[Any, Any]) -> dict[Any, Any]:
 @settings(max_examples=20)
 @given(trees())
 def test_collectors_say_what_the_views_say(tops: list[Node]) -> None:
-    """The same families and samples come out of prometheus_client's own renderer."""
+    """The same families and samples come out of prometheus_client's own renderers."""
     registry = build(tops)
     theirs = CollectorRegistry()
     theirs.register(RegistryCollector(registry))
@@ -106,6 +120,87 @@ def test_collectors_say_what_the_views_say(tops: list[Node]) -> None:
     for name, family in expected.items():
         assert found[name].samples == as_floats(family.samples)
         assert found[name][:3] == family[:3]
+    for text in (
+        parse_text(prometheus.render(registry.snapshot(), mask=0o004)),
+        parse_text(generate_latest(theirs)),
+    ):
+        assert text.keys() == expected.keys()
+        for name, family in expected.items():
+            assert as_floats(text[name].samples) == as_floats(family.samples)
+            assert (text[name].type, text[name].help) == (family.type, family.help)
+
+
+class Everything(Stats):
+    """A value of each kind, histograms with and without sums."""
+
+    requests = u64(Aggregate.SUM, description="Requests")
+    balance = s64(Aggregate.SUM, kind=Kind.INSTANT)
+    deepest = u64(Aggregate.MAX, kind=Kind.PEAK, unit=Unit.BYTES, base=2, exponent=10)
+    waits = log_hist(5, Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)
+    sizes = linear_hist(3, 10, Aggregate.SUM, description="Sizes")
+    times = hist([100, 300], Aggregate.SUM, unit=Unit.SECONDS, exponent=-3)
+    kernels = bare_log_hist(5, Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)
+    queue = bare_linear_hist(3, 10)
+
+
+def list_samples(families: Iterable[Metric]) -> list[tuple[Any, ...]]:
+    """All samples of parsed families, in their order, with the text of every label."""
+    return [
+        (family.name, family.type, sample.name, sample.labels, sample.value)
+        for family in families
+        for sample in family.samples
+    ]
+
+
+def test_the_same_metrics_whichever_way(registry: Registry) -> None:
+    """Text, OpenMetrics and prometheus_client, to the last digit of each `le`."""
+    for name in ("a", "b"):
+        app, stats = Source("app_%s", name), Everything()
+        app.add_values(Everything, stats)
+        registry.register(app)
+        stats.requests, stats.balance, stats.deepest = 7, -3, 5
+        for observed in (0, 9, 30, 250, 1000):
+            for histogram in (
+                stats.waits, stats.sizes, stats.times, stats.kernels, stats.queue
+            ):  # fmt: skip
+                histogram.observe(observed)
+    theirs = CollectorRegistry()
+    theirs.register(RegistryCollector(registry))
+    snapshot = registry.snapshot()
+    parse_strictly: Any = openmetrics_parser.text_string_to_metric_families
+    ours, *others = [
+        list_samples(parser.text_string_to_metric_families(prometheus.render(snapshot).decode())),
+        list_samples(parse_strictly(openmetrics.render(snapshot).decode())),
+        list_samples(parser.text_string_to_metric_families(generate_latest(theirs).decode())),
+        list_samples(parse_strictly(generate_openmetrics(theirs).decode())),
+    ]
+    assert others == [ours] * 3
+    shown = {(name, labels.get("le")): value for _, _, name, labels, value in ours}
+    assert {name: shown[name] for name in shown if name[0].startswith("app_a_times")} == {
+        ("app_a_times_seconds_bucket", "0.1"): 3,
+        ("app_a_times_seconds_bucket", "0.3"): 4,
+        ("app_a_times_seconds_bucket", "+Inf"): 5,
+        ("app_a_times_seconds_sum", None): 1.289,
+        ("app_a_times_seconds_count", None): 5,
+    }
+    assert {name: shown[name] for name in shown if name[0].startswith("app_a_queue")} == {
+        ("app_a_queue_bucket", "9.0"): 2,
+        ("app_a_queue_bucket", "19.0"): 2,
+        ("app_a_queue_bucket", "+Inf"): 5,
+    }
+    assert shown["app_a_sizes_sum", None] == 1289
+    assert shown["app_a_waits_seconds_sum", None] == 1.289e-06
+    types = {family: type for family, type, *_ in ours if family.startswith("app_a")}
+    assert types == {
+        "app_a_requests": "counter",
+        "app_a_balance": "gauge",
+        "app_a_deepest_bytes": "gauge",
+        "app_a_waits_seconds": "histogram",
+        "app_a_sizes": "histogram",
+        "app_a_times_seconds": "histogram",
+        "app_a_kernels_seconds_bucket": "unknown",
+        "app_a_queue_bucket": "unknown",
+    }
 
 
 def test_families_without_samples_are_not_collected(registry: Registry) -> None:
@@ -382,7 +477,8 @@ def test_scrapes_while_the_tree_changes(
                 assert response.status == 200
                 found = (parse_openmetrics if turn % 2 else parse_text)(body)
                 assert found["app_requests"].samples == {("app_requests_total", frozenset()): 5}
-                assert set(found) <= {"app_requests", "app_lag_seconds", "app_sizes_bytes", "app_n"}
+                known = {"app_requests", "app_lag_seconds", "app_sizes_bytes", "app_bare_bucket"}
+                assert set(found) <= {*known, "app_n"}
         finally:
             ended.set()
         for one in churning:

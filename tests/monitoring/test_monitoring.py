@@ -21,13 +21,15 @@ import pytest
 
 from statsfs.demo.mock_kvm import MockKvm
 from statsfs.formats import prometheus
-from statsfs.model.values import Kind, Unit, Value
+from statsfs.model.stats import Stats, hist
+from statsfs.model.values import Aggregate, Kind, Unit, Value
 from statsfs.monitoring.exposition import serve_metrics
 from statsfs.monitoring.http_server import MetricsServer
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.bare import bare_log_hist
 from tests.support.deadlines import DEADLINE, wait_until
-from tests.support.exported import parse_openmetrics, parse_text
+from tests.support.exported import Exported, parse_openmetrics, parse_text
 from tests.support.mounts import ROOT, directory_for_a_mount
 
 
@@ -215,6 +217,9 @@ scrape_configs:
   - job_name: odd
     static_configs:
       - targets: ["{odd}"]
+  - job_name: timed
+    static_configs:
+      - targets: ["{timed}"]
 """
 
 
@@ -227,14 +232,47 @@ def odd() -> Iterator[MetricsServer]:
         yield server
 
 
+class Times(Stats):
+    """A histogram with bounds in milliseconds, and one as the kernel's, without a sum."""
+
+    answers = hist([100, 300, 500], Aggregate.SUM, unit=Unit.SECONDS, exponent=-3)
+    polls = bare_log_hist(12, Aggregate.SUM, unit=Unit.SECONDS, exponent=-3, description="Polls")
+
+
+class Timed:
+    """What counts in histograms, and a server of it."""
+
+    def __init__(self, registry: Registry, server: MetricsServer) -> None:
+        self.registry = registry
+        self.url = server.url
+        self.stats = Times()
+        with Source("app") as app:
+            app.add_values(Times, self.stats)
+            registry.register(app)
+
+    def observe(self, milliseconds: int, times: int) -> None:
+        """Count something that often."""
+        for _ in range(times):
+            self.stats.answers.observe(milliseconds)
+            self.stats.polls.observe(milliseconds)
+
+
+@pytest.fixture(scope="module")
+def timed() -> Iterator[Timed]:
+    """A server in this process, of histograms that count."""
+    registry = Registry()
+    with serve_metrics(registry) as server:
+        yield Timed(registry, server)
+
+
 @pytest.fixture(scope="module")
 def server(
-    demo: Demo, odd: MetricsServer, tmp_path_factory: pytest.TempPathFactory
+    demo: Demo, odd: MetricsServer, timed: Timed, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A Prometheus server that has scraped the demo."""
     directory = tmp_path_factory.mktemp("prometheus")
     configuration = directory / "prometheus.yml"
-    targets = {"demo": demo.url, "odd": odd.url}
+    targets = {"demo": demo.url, "odd": odd.url, "timed": timed.url}
     places = {name: urllib.parse.urlsplit(url).netloc for name, url in targets.items()}
     configuration.write_text(CONFIGURATION.format(**places))
     port = free_port()
@@ -262,7 +300,7 @@ def test_a_prometheus_server_reads_what_the_files_show(demo: Demo, server: Serve
     """Its queries make the totals that the directories have."""
     for target in server.api("targets")["activeTargets"]:
         assert (target["health"], target["lastError"]) == ("up", "")
-    assert list(server.query("up").values()) == [1, 1]
+    assert list(server.query("up").values()) == [1, 1, 1]
     vms = demo.vms
     assert server.query("sum(kvm_exits_total)") == {(): demo.read("exits")}
     expected = {(vm,): demo.read(f"{vm}/exits") for vm in vms}
@@ -282,14 +320,43 @@ def test_a_prometheus_server_knows_what_the_metrics_are(demo: Demo, server: Serv
     (known,) = server.api("metadata", metric="kvm_halt_wait_seconds")["kvm_halt_wait_seconds"]
     assert (known["type"], known["unit"]) == ("counter", "seconds")
     assert known["help"]
-    name = "kvm_halt_wait_hist_seconds"
+    name = "kvm_halt_wait_hist_seconds_bucket"
     (known,) = server.api("metadata", metric=name)[name]
-    assert known["type"] == "histogram"
-    (whole,) = server.query(f'sum({name}_bucket{{le="+Inf"}})').values()
+    assert known["type"] == "unknown"
+    assert known["help"]
+    (whole,) = server.query(f'sum({name}{{le="+Inf"}})').values()
     lines = (demo.mountpoint / "kvm" / "halt_wait_hist").read_text().splitlines()
     assert whole == sum(int(line.split()[1]) for line in lines)
-    (half,) = server.query(f"histogram_quantile(0.5, sum by (le) ({name}_bucket))").values()
+    (half,) = server.query(f"histogram_quantile(0.5, sum by (le) ({name}))").values()
     assert 0 < half < 10
+
+
+@pytest.mark.mount
+def test_a_prometheus_server_computes_averages_and_quantiles(timed: Timed, server: Server) -> None:
+    """The average of what was observed between two scrapes is exact, the median within a bucket."""
+
+    def wait_for_count(count: int) -> None:
+        query = f"app_answers_seconds_count == {count}"
+        wait_until(lambda: bool(server.query(query)), "a scrape")
+
+    wait_for_count(0)
+    timed.observe(200, 100)
+    timed.observe(400, 300)
+    wait_for_count(400)
+    rates = {name: f"rate(app_answers_seconds_{name}[10m])" for name in ("sum", "count", "bucket")}
+    (average,) = server.query(f"{rates['sum']} / {rates['count']}").values()
+    assert average == pytest.approx(0.35)
+    (median,) = server.query(f"histogram_quantile(0.5, {rates['bucket']})").values()
+    assert median == pytest.approx(0.3 + 0.2 * 100 / 300)
+    assert list(server.query("app_answers_seconds_sum").values()) == [140]
+    # A histogram without a sum has a median, too, and nothing that is called a sum.
+    (median,) = server.query(
+        "histogram_quantile(0.5, rate(app_polls_seconds_bucket[10m]))"
+    ).values()
+    assert median == pytest.approx(0.255 + 0.256 * 100 / 300)
+    assert server.query('{__name__=~"app_polls.*_(sum|count)"}') == {}
+    (known,) = server.api("metadata", metric="app_answers_seconds")["app_answers_seconds"]
+    assert (known["type"], known["unit"]) == ("histogram", "seconds")
 
 
 @pytest.mark.mount
@@ -307,10 +374,8 @@ def test_a_prometheus_server_reads_whatever_there_is(server: Server) -> None:
 ODD = ("exported_le", "source", "_name__")
 
 
-@pytest.mark.mount
-def test_node_exporter_reads_a_view_through_a_symlink(demo: Demo, tmp_path: Path) -> None:
-    """`ln -s MOUNT/.stats.prom statsfs.prom` is all that its textfile collector needs."""
-    (tmp_path / "statsfs.prom").symlink_to(demo.mountpoint / ".stats.prom")
+def read_textfiles(directory: Path) -> dict[str, Exported]:
+    """What node_exporter's textfile collector makes of a directory."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/metrics"
     with running(
@@ -319,11 +384,38 @@ def test_node_exporter_reads_a_view_through_a_symlink(demo: Demo, tmp_path: Path
         "--web.disable-exporter-metrics",
         "--collector.disable-defaults",
         "--collector.textfile",
-        f"--collector.textfile.directory={tmp_path}",
+        f"--collector.textfile.directory={directory}",
         "--log.level=error",
     ) as process:
         wait_until(lambda: process.poll() is not None or answers(url), "node_exporter")
-        shown = parse_text(fetch(url))
+        return parse_text(fetch(url))
+
+
+@pytest.mark.tools
+def test_node_exporter_invents_nothing(tmp_path: Path) -> None:
+    """A histogram that lacks `_sum` or `_count` would have them, as 0."""
+    registry = Registry()
+    stats, top = Times(), Source("app")
+    top.add_values(Times, stats)
+    registry.register(top)
+    for number in range(1000):
+        stats.answers.observe(number)
+        stats.polls.observe(number)
+    text = prometheus.render(registry.snapshot())
+    assert check_metrics(text)[0] in (0, 3)
+    (tmp_path / "statsfs.prom").write_bytes(text)
+    shown = read_textfiles(tmp_path)
+    ours = {name: family.samples for name, family in shown.items() if name.startswith("app_")}
+    assert ours == {name: family.samples for name, family in parse_text(text).items()}
+    types = {name: family.type for name, family in shown.items() if name.startswith("app_")}
+    assert types == {"app_answers_seconds": "histogram", "app_polls_seconds_bucket": "unknown"}
+
+
+@pytest.mark.mount
+def test_node_exporter_reads_a_view_through_a_symlink(demo: Demo, tmp_path: Path) -> None:
+    """`ln -s MOUNT/.stats.prom statsfs.prom` is all that its textfile collector needs."""
+    (tmp_path / "statsfs.prom").symlink_to(demo.mountpoint / ".stats.prom")
+    shown = read_textfiles(tmp_path)
     assert list(shown["node_textfile_scrape_error"].samples.values()) == [0]
     assert list(shown["node_textfile_mtime_seconds"].samples.values()) > [0]
     view = parse_text((demo.mountpoint / ".stats.prom").read_bytes())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from statsfs.model.histograms import find_sums
 from statsfs.model.values import Aggregate, Kind, Unit, Value
 from tests.formats.test_binary import read_as_kvm
 from tests.support.deadlines import wait_until
@@ -53,7 +54,7 @@ def test_what_it_counts_is_decoded(counter: Path, directory: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     head, numbers = read_segment(file)
     assert (head.path, head.labels) == ("app/ticker", (None, None))
-    ticks, late, late_max = head.values
+    ticks, late, late_sum, late_max = head.values
     assert ticks == Value("ticks", aggregate=Aggregate.SUM, description="Ticks of the clock")
     assert late == Value(
         "late",
@@ -63,6 +64,13 @@ def test_what_it_counts_is_decoded(counter: Path, directory: Path) -> None:
         description="How late the ticks were",
         **TIME,  # type: ignore[arg-type]  # keywords of two types
     )
+    assert late_sum == Value(
+        "late.sum",
+        aggregate=Aggregate.SUM,
+        mode=0o444,
+        **TIME,  # type: ignore[arg-type]  # keywords of two types
+    )
+    assert find_sums(head.values) == {1: 2}
     assert late_max == Value(
         "late_max",
         aggregate=Aggregate.MAX,
@@ -76,6 +84,9 @@ def test_what_it_counts_is_decoded(counter: Path, directory: Path) -> None:
     assert numbers["ticks"] == sum(buckets) == 25
     assert buckets[min(most.bit_length(), 31)] > 0
     assert not any(buckets[most.bit_length() + 1 :])
+    total = numbers["late.sum"]
+    assert isinstance(total, int)
+    assert most <= total <= 25 * most
 
 
 @pytest.mark.tools

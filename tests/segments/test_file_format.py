@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from statsfs.exceptions import FormatError, InvalidNameError
 from statsfs.formats import binary
+from statsfs.model.histograms import find_sums
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.segments import file_format
 from statsfs.segments.file_format import (
@@ -80,6 +81,29 @@ def test_a_decoder_written_for_kvm_reads_it() -> None:
         "open": [0],
     }
     assert binary.decode(encode("x", VALUES)).numbers == (0, 0, [0, 0, 0], 0)
+
+
+def test_histograms_with_bounds_of_their_own() -> None:
+    """To KVM's decoders they are several counters; the block has their bounds."""
+    values = (
+        Value("times", Type.U32, kind=Kind.HIST, bounds=[100, 300, (1 << 64) - 1], mode=0o600),
+        Value("n"),
+    )
+    encoded = encode("x", values, numbers=([1, 2, 3, 4], 5))
+    assert decoded(encoded).values == values
+    _, found = read_as_kvm(encoded)
+    assert list(found["times"].numbers) == [1, 2, 3, 4]
+    descriptor = binary.decode(encoded).descriptors[0]
+    assert (descriptor.kind, descriptor.size, descriptor.bucket_size) == (Kind.CUMULATIVE, 4, 0)
+
+
+def test_a_sum_is_known_by_its_place() -> None:
+    """A producer in another language writes two values."""
+    values = (
+        Value("late", kind=Kind.LOG_HIST, size=4, unit=Unit.SECONDS, aggregate=Aggregate.SUM),
+        Value("late.sum", unit=Unit.SECONDS, aggregate=Aggregate.SUM),
+    )
+    assert find_sums(decoded(encode("x", values)).values) == {0: 1}
 
 
 def test_a_long_path_or_name_makes_the_fields_longer() -> None:
@@ -249,6 +273,7 @@ for key, wrong in {
     "mode": ["511", "-1", "true", '"0644"'],
     "description": ["1", "[" * 500 + "]" * 500],
     "hidden": ["1", '"yes"'],
+    "bounds": ["1", "[]", "[1]", "[0.5]", "[true]", "[" * 500 + "]" * 500],
 }.items():
     for text in wrong:
         said = '{"values": {"v0": {"%s": %s}}}' % (key, text)  # noqa: UP031 - braces of JSON

@@ -165,7 +165,7 @@ def test_a_forked_child_has_no_part_in_it(directory: Path) -> None:
         child = by_path(directory)["child"]
         running.go_on()
         running.wait_for("parent")
-        assert read_segment(parent).numbers == {"requests": 6, "latency": [0] * 8}
+        assert read_segment(parent).numbers == {"requests": 6, "latency": [0] * 8, "latency.sum": 0}
         assert alive(parent)
         running.process.kill()
         assert running.end() == -signal.SIGKILL

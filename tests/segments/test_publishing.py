@@ -16,9 +16,10 @@ import pytest
 
 from statsfs import Registry, Source, publish
 from statsfs.exceptions import InvalidNameError, SegmentError
-from statsfs.model.stats import Stats, linear_hist, log_hist, s32, u8, u64, values_of
+from statsfs.model.stats import Stats, s32, u8, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import Segment, locks, mappings, places
+from tests.support.bare import bare_linear_hist, bare_log_hist
 from tests.support.segment_files import alive, read_segment, segments_in
 
 
@@ -28,8 +29,8 @@ class WorkerStats(Stats):
     requests = u64(Aggregate.SUM, description="Requests answered")
     busiest = u8(Aggregate.MAX, kind=Kind.PEAK)
     balance = s32(Aggregate.MIN)
-    latency = log_hist(8, Aggregate.SUM)
-    queue = linear_hist(3, 10)
+    latency = bare_log_hist(8, Aggregate.SUM)
+    queue = bare_linear_hist(3, 10)
 
 
 @pytest.fixture

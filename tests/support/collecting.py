@@ -13,11 +13,12 @@ from statsfs.collector.live_segment import LiveSegment, SegmentNumbers
 from statsfs.collector.trusted_directory import Location, TrustedDirectory
 from statsfs.collector.watching import Events, Watch
 from statsfs.formats.binary import Number
-from statsfs.model.stats import Stats, log_hist, s64, u64
+from statsfs.model.stats import Stats, s64, u64
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import file_format, locks
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.bare import bare_log_hist
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT
 
@@ -45,7 +46,7 @@ class WorkerStats(Stats):
 
     requests = u64(Aggregate.SUM, description="Requests")
     balance = s64(Aggregate.SUM)
-    waits = log_hist(4, Aggregate.SUM)
+    waits = bare_log_hist(4, Aggregate.SUM)
     deepest = u64(Aggregate.MAX, kind=Kind.PEAK)
     busy = u64(Aggregate.SUM | Aggregate.MIN, kind=Kind.INSTANT)
 

@@ -18,7 +18,7 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.support.model import Ages, belong_together, convert
+from tests.support.model import Ages, belong_together, convert, find_sum
 
 __all__ = [
     "AGES",
@@ -85,10 +85,12 @@ def values(draw: st.DrawFn, name: str) -> Value:
     unit, base, exponent = draw(st.sampled_from(SCALES))
     shape: dict[str, Any] = {}
     kinds = [Aggregate.NONE, Aggregate.SUM, Aggregate.MAX | Aggregate.AVG]
-    if kind in (Kind.LINEAR_HIST, Kind.LOG_HIST):
+    if kind in (Kind.LINEAR_HIST, Kind.LOG_HIST, Kind.HIST):
         type = Type.U64 if type is Type.BOOL else type
         shape["size"] = draw(st.integers(1, 4))
         shape["bucket_size"] = draw(st.integers(1, 3)) if kind is Kind.LINEAR_HIST else 0
+        if kind is Kind.HIST:
+            shape = {"bounds": draw(st.sampled_from(([0], [1, 3], [2, 5, 1 << 63])))}
         kinds.pop()
     mode = draw(st.sampled_from(MODES))
     return Value(
@@ -110,7 +112,25 @@ def values(draw: st.DrawFn, name: str) -> Value:
 def arrays(draw: st.DrawFn) -> tuple[Value, ...]:
     """Draw an array of one to three values."""
     names = draw(st.lists(st.sampled_from(VALUES), min_size=1, max_size=3, unique=True))
-    return tuple(draw(values(name)) for name in names)
+    array: list[Value] = []
+    for name in names:
+        array.append(draw(values(name)))
+        if array[-1].histogram and draw(st.booleans()):
+            array.append(_sum_of(array[-1]))
+    return tuple(array)
+
+
+def _sum_of(value: Value) -> Value:
+    # No other value here is called so.
+    return Value(
+        f"{value.name}.sum",
+        aggregate=value.aggregate,
+        mode=value.mode & 0o444,
+        unit=value.unit,
+        base=value.base,
+        exponent=value.exponent,
+        hidden=value.hidden,
+    )
 
 
 @st.composite
@@ -172,9 +192,11 @@ def _build(node: Node) -> Source:
 
 @dataclass
 class _Point:
-    # What the sources counted that share a home: the array's numbers of one value.
+    # What the sources counted that share a home: the array's numbers of one value, and the sum of
+    # each histogram or None.
     labels: Labels
     numbers: list[Any] = field(default_factory=list)
+    sums: list[int | None] = field(default_factory=list)
 
 
 def export(tops: list[Node], mask: int = 0o444) -> dict[str, Exported]:
@@ -206,6 +228,7 @@ def _join(
             if other_top == top and alike:
                 for home, point in found.items():
                     known.setdefault(home, _Point(point.labels)).numbers.extend(point.numbers)
+                    known[home].sums.extend(point.sums)
                 break
         else:
             joined.append((top, value, found))
@@ -225,12 +248,16 @@ def _visit(
         for index, value in enumerate(array):
             if value.hidden and value.aggregate is Aggregate.NONE:
                 continue
+            if value.name.endswith(".sum"):
+                continue
             if (not seen or hidden) and not _is_added(value):
                 continue
             key = (AGES[array], index, _clean(top.name))
             _, found = points.setdefault(key, (value, {}))
             point = found.setdefault(id(home), _Point(frozenset(labels.items())))
             point.numbers.append(counts[index])
+            place = find_sum(array, index)
+            point.sums.append(None if place is None else counts[place])
     for below in node.below:
         if seen and not below.hidden:
             more = dict(labels)
@@ -304,13 +331,27 @@ def _export_value(
         number = _total(value, point.numbers)
         if type == "histogram":
             bad = min(number) < 0
-            key = (f"{name}_bucket", point.labels)
-            family.samples.setdefault(key, []).append(None if bad else _cumulate(value, number))
+            buckets = None if bad else _cumulate(value, number)
+            # One that counted nothing lacks no sum, if others have one.
+            wanting = [
+                any(convert(count, value.type) for count in counts)
+                for counts, total in zip(point.numbers, point.sums, strict=True)
+                if total is None
+            ]
+            without = bad or any(wanting) or len(wanting) == len(point.sums)
+            total = convert(sum(one or 0 for one in point.sums), Type.U64)
+            possible = {
+                "bucket": buckets,
+                "sum": None if without else scale(value, total),
+                "count": None if without else sum(number),
+            }
+            for suffix, sample in possible.items():
+                key = (f"{name}_{suffix}", point.labels)
+                family.samples.setdefault(key, []).append(sample)
         else:
             bad = type == "counter" and number < 0
-            sample = f"{name}_total" if type == "counter" else name
-            scaled = None if bad else scale(value, number)
-            family.samples.setdefault((sample, point.labels), []).append(scaled)
+            key = (f"{name}_total" if type == "counter" else name, point.labels)
+            family.samples.setdefault(key, []).append(None if bad else scale(value, number))
 
 
 def _total(value: Value, numbers: list[Any]) -> Any:
@@ -335,7 +376,7 @@ def scale(value: Value, number: int) -> int | float:
 
 def _cumulate(value: Value, buckets: list[int]) -> dict[float, int]:
     # By the largest number of the bucket, as a float: if two have one, the later counts.
-    ends = [scale(value, start - 1) for start in value.bounds[1:]]
+    ends = [scale(value, start - 1) for start in value.starts[1:]]
     return {
         float(end): sum(buckets[: index + 1]) for index, end in enumerate([*ends, float("inf")])
     }

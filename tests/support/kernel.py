@@ -126,10 +126,14 @@ class Kernel:
 
     def drop_caches(self) -> None:
         """Forget all that is not in use."""
-        for name in list(self.names):
-            if name in self.names:
-                self._shrink_below(name)
-        self._shrink()
+        before = -1
+        while before != len(self.names):
+            # What a dropped directory was in may be free only then.
+            before = len(self.names)
+            for name in list(self.names):
+                if name in self.names:
+                    self._shrink_below(name)
+            self._shrink()
 
     def _used(self, inode: int) -> bool:
         return (
@@ -197,6 +201,15 @@ class Kernel:
             if self.is_directory(inode)
             and self.links.get(inode) not in (None, self.vfs.attributes(inode).links)
         ]
+
+
+def prepare_read(vfs: Vfs, handle: int, offset: int | None = None) -> bool:
+    """Do what must be done before a file is read; tell whether that was anything."""
+    done = False
+    for work in vfs.prepare_read(handle, offset):
+        work.run()
+        done = True
+    return done
 
 
 class _Buffer:

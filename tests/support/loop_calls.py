@@ -47,7 +47,7 @@ def messages(world: World) -> list[str]:
 
 
 def hamper(world: World) -> None:
-    """Have the handler for extended attributes hand over and wait in a thread, for a gate."""
+    """Have the handler for extended attributes wait in a thread, for a gate."""
     import trio
 
     from statsfs.filesystem import fuse_handlers, request_loop
@@ -56,9 +56,8 @@ def hamper(world: World) -> None:
     world.kept["waiting"] = 0
 
     async def getxattr(self: object, inode: int, name: bytes, context: object) -> bytes:
-        request_loop.hand_over()
         world.kept["waiting"] += 1
-        await trio.to_thread.run_sync(gate.wait)
+        await request_loop.run_in_thread(gate.wait, trio.CapacityLimiter(1))
         world.kept["waiting"] -= 1
         return b"at last"
 
@@ -83,15 +82,14 @@ def session_tasks(world: World) -> int:
 
     from statsfs.filesystem import request_loop
 
-    return sum(seats._seats for seats in gc.get_objects() if isinstance(seats, request_loop._Loop))
+    return sum(loop._tasks for loop in gc.get_objects() if isinstance(loop, request_loop.Loop))
 
 
 def replaced(world: World) -> bool:
     """Tell whether pyfuse3 waits as we want, or as it did before."""
     import pyfuse3
-    import trio
 
-    return vars(pyfuse3)["trio"] is not trio
+    return hasattr(vars(pyfuse3)["_wait_fuse_readable"], "__self__")
 
 
 def start_ticker(world: World) -> None:

@@ -106,7 +106,13 @@ class Ages:
 
 def is_histogram(value: Value) -> bool:
     """Whether a value is a list of buckets."""
-    return value.kind.name in ("LINEAR_HIST", "LOG_HIST")
+    return value.kind.name in ("LINEAR_HIST", "LOG_HIST", "HIST")
+
+
+def find_sum(values: tuple[Value, ...], index: int) -> int | None:
+    """Where the sum of a histogram is; no other value here is called so."""
+    names = [value.name for value in values[index : index + 2]]
+    return index + 1 if names[1:] == [f"{names[0]}.sum"] else None
 
 
 def retained_kind(value: Value) -> Aggregate | None:
@@ -136,6 +142,7 @@ class ModelEntry:
     clearable: bool = True
     hidden: bool = False
     revoked: bool = False
+    clears_sums: bool = True
 
     def number(self, index: int) -> Any:
         assert self.numbers is not None
@@ -149,14 +156,22 @@ class ModelEntry:
 
     def can_clear(self, index: int) -> bool:
         """Whether the base lets it be cleared; the buckets of a histogram are always a list."""
-        return self.clearable or is_histogram(self.values[index])
+        if is_histogram(self.values[index]):
+            return self.clears_sums or find_sum(self.values, index) is None
+        return self.clearable
 
     def clear(self, index: int) -> None:
-        assert self.numbers is not None
         if self.can_clear(index):
-            value = self.values[index]
-            zero: Number = [0] * value.size if is_histogram(value) else 0
-            self.numbers[value.name if self.by_name else index] = zero
+            self._clear(index)
+            place = find_sum(self.values, index)
+            if place is not None:
+                self._clear(place)
+
+    def _clear(self, index: int) -> None:
+        assert self.numbers is not None
+        value = self.values[index]
+        zero: Number = [0] * value.size if is_histogram(value) else 0
+        self.numbers[value.name if self.by_name else index] = zero
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,10 +251,18 @@ class ModelSource:
             ]
             for ghost in ghosts[:1]:
                 ghost.source = None
+                known = counted.get(values, {})
                 for index, amount in list(ghost.amounts.items()):
                     peak = values[index].kind.name == "PEAK"
-                    if not peak and covers(counted.get(values, {}).get(index), amount):
-                        del ghost.amounts[index]
+                    place = find_sum(values, index)
+                    pair: dict[int, Number | None] = {index: amount}
+                    if place is not None:
+                        pair[place] = ghost.amounts.get(place)
+                    elif index and find_sum(values, index - 1) == index:
+                        continue  # with its histogram
+                    if not peak and all(covers(known.get(one), pair[one]) for one in pair):
+                        for one in pair:
+                            del ghost.amounts[one]
         self.subordinates.append(child)
         child.parent = self
 
@@ -337,7 +360,7 @@ class ModelSource:
 
 def belong_together(one: Value, other: Value) -> bool:
     """Whether two values share a total: all that their numbers mean is the same."""
-    names = ("name", "type", "kind", "unit", "base", "exponent", "size", "bucket_size")
+    names = ("name", "type", "kind", "unit", "base", "exponent", "size", "bucket_size", "bounds")
     alike = all(getattr(one, name) == getattr(other, name) for name in names)
     aggregated = one.aggregate is not Aggregate.NONE is not other.aggregate
     return alike and aggregated and one.mode & 0o444 == other.mode & 0o444
@@ -413,9 +436,9 @@ def count(
     return counted
 
 
-def covers(number: Any, amount: Number) -> bool:
+def covers(number: Any, amount: Number | None) -> bool:
     """Whether a number, or each bucket of it, is no less than an amount."""
-    if number is None:
+    if number is None or amount is None:
         return False
     if isinstance(amount, list):
         return all(mine >= theirs for mine, theirs in zip(number, amount, strict=True))

@@ -272,9 +272,9 @@ def close_without_descriptors(world: World) -> bool:
 
 def serve_badly(world: World, mountpoint: Path) -> bool:
     """Mount where the device cannot be read; tell whether the mount ends by itself."""
-    logging.getLogger("statsfs.filesystem.mounting").setLevel(logging.CRITICAL)
+    logging.getLogger("statsfs.filesystem.session").setLevel(logging.CRITICAL)
     with mock.patch(
-        "statsfs.filesystem.request_loop.serve", side_effect=OSError(errno.EIO, "broken")
+        "statsfs.filesystem.request_loop._OwnLoop.serve", side_effect=OSError(errno.EIO, "broken")
     ):
         mount_here(world, mountpoint)
         return world.mount.wait(DEADLINE)
@@ -296,8 +296,7 @@ def block_import(world: World, name: str) -> None:
 def become_nobody(world: World) -> None:
     """Give up all rights, for good."""
     # What is imported when something is mounted may be in a directory that nobody may enter.
-    for name in ("fuse_handlers", "invalidator", "request_loop"):
-        importlib.import_module(f"statsfs.filesystem.{name}")
+    importlib.import_module("statsfs.filesystem.session")
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
@@ -390,10 +389,13 @@ def wake_for_nothing(world: World, times: int) -> None:
         return bool(world.kept["restarts"] >= end)
 
     async def wait_readable(descriptor: Any) -> None:
-        await trio.lowlevel.checkpoint()
         # The program's own connection is none of the devices.
-        if is_over() or descriptor not in devices or select.select([descriptor], [], [], 0)[0]:
-            await original(descriptor)
+        if descriptor in devices and not is_over():
+            await trio.lowlevel.checkpoint()
+            if not (is_over() or select.select([descriptor], [], [], 0)[0]):
+                return
+        # In the end without a checkpoint: the end of serving wakes only a task that waits already.
+        await original(descriptor)
 
     # pyfuse3's own loop waits with the one, ours looks with the other.
     patched: Any = trio.lowlevel

@@ -15,7 +15,21 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from statsfs.model.stats import Stats, boolean, s8, s16, s32, s64, u8, u16, u32, u64
+from statsfs.model.stats import (
+    Stats,
+    boolean,
+    hist,
+    linear_hist,
+    log_hist,
+    s8,
+    s16,
+    s32,
+    s64,
+    u8,
+    u16,
+    u32,
+    u64,
+)
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from tests.support.model import BITS, SIGNED, ModelEntry, Number, is_histogram
 
@@ -24,6 +38,12 @@ FIELD_FUNCTIONS = {
     Type.U8: u8, Type.U16: u16, Type.U32: u32, Type.U64: u64,
     Type.S8: s8, Type.S16: s16, Type.S32: s32, Type.S64: s64,
 }  # fmt: skip
+
+SUMMED_FUNCTIONS: dict[Kind, tuple[Any, set[str]]] = {
+    Kind.LOG_HIST: (log_hist, {"size"}),
+    Kind.LINEAR_HIST: (linear_hist, {"size", "bucket_size"}),
+    Kind.HIST: (hist, {"bounds"}),
+}
 
 # Few names, so that values, the kinds of aggregates and directories meet.
 VALUE_NAMES = ("a", "b", "c", "a.min", "b.avg", "vm", "é")
@@ -62,10 +82,16 @@ class Recipe:
     def stats_class(self) -> type[Stats]:
         """Make a new `Stats` class of an array that `suits_stats`."""
         body: dict[str, Any] = {"__doc__": "Drawn by hypothesis."}
+        names = [dict(one)["name"] for one in self.fields]
         for one in self.fields:
             arguments = dict(one)
             name, declare = arguments.pop("name"), FIELD_FUNCTIONS[arguments.pop("type")]
-            body[name] = declare(**arguments)
+            if f"{name}.sum" in names:
+                declare, wanted = SUMMED_FUNCTIONS[arguments.pop("kind")]
+                for unwanted in {"size", "bucket_size", "bounds"} - wanted:
+                    arguments.pop(unwanted, None)
+            if not name.endswith(".sum"):
+                body[name] = declare(**arguments)
         made = types.new_class("Drawn", (Stats,), exec_body=lambda space: space.update(body))
         assert issubclass(made, Stats)
         return made
@@ -80,7 +106,7 @@ class Recipe:
         return (
             not self.has_offsets
             and len(set(names)) == len(names)
-            and all(name.isidentifier() for name in names)
+            and all(name.removesuffix(".sum").isidentifier() for name in names)
         )
 
 
@@ -89,9 +115,25 @@ def _shapes(draw: st.DrawFn) -> dict[str, Any]:
     # What makes a value a histogram, of one in four; else nothing.
     if draw(st.integers(0, 3)):
         return {}
-    kind = draw(st.sampled_from((Kind.LOG_HIST, Kind.LINEAR_HIST)))
+    kind = draw(st.sampled_from((Kind.LOG_HIST, Kind.LINEAR_HIST, Kind.HIST)))
+    if kind is Kind.HIST:
+        bounds = sorted(draw(st.sets(st.integers(0, 99), min_size=1, max_size=3)))
+        return {"kind": kind, "size": len(bounds) + 1, "bounds": tuple(bounds)}
     shape = {"kind": kind, "size": draw(st.integers(1, 4))}
     return shape if kind is Kind.LOG_HIST else {**shape, "bucket_size": draw(st.integers(1, 9))}
+
+
+def _sum_of(one: dict[str, Any]) -> dict[str, Any]:
+    # What declares the sum of a histogram, as `log_hist` would.
+    return {
+        "name": f"{one['name']}.sum",
+        "type": Type.U64,
+        "aggregate": one["aggregate"],
+        "hidden": one["hidden"],
+        "description": f"Sum of {one['name']}: {one['description']}",
+        "kind": Kind.CUMULATIVE,
+        "mode": 0o444,
+    }
 
 
 @st.composite
@@ -122,6 +164,8 @@ def recipes(draw: st.DrawFn) -> Recipe:
         if kind is not Kind.INSTANT and draw(st.integers(0, 3)) == 0:
             one["mode"] = 0o444
         fields.append(one)
+        if histogram and one["type"] is Type.U64:
+            fields.append(_sum_of(one))
     if placed:
         end = 0
         for index in draw(st.permutations(range(len(fields)))):
@@ -130,6 +174,22 @@ def recipes(draw: st.DrawFn) -> Recipe:
             fields[index]["offset"] = -(-end // width) * width + gap
             end = fields[index]["offset"] + width * fields[index].get("size", 1)
     return Recipe(tuple(tuple(one.items()) for one in fields))
+
+
+class Buckets(list[Any]):
+    """The histogram of a foreign object."""
+
+    sum: Any = 0
+
+
+def hold_sums(held: Mapping[str, Any]) -> dict[str, Any]:
+    """What an object has as attributes: a sum is one of its histogram."""
+    attributes = dict(held)
+    for name, number in held.items():
+        if f"{name}.sum" in held:
+            attributes[name] = Buckets(number)
+            attributes[name].sum = attributes.pop(f"{name}.sum")
+    return attributes
 
 
 class Plain:
@@ -218,18 +278,20 @@ def make_base(recipe: Recipe, flavour: str, drawn: list[Number], hidden: bool) -
     if flavour in STATS_FLAVOURS:
         return _make_stats(recipe, flavour, held, hidden)
     makers: dict[str, Callable[[], Any]] = {
-        "attributes": lambda: Plain(held),
+        "attributes": lambda: Plain(hold_sums(held)),
         "dict": lambda: dict(held),
         "ordered dict": lambda: OrderedDict(held),
         "user dict": lambda: UserDict(held),
-        "properties": lambda: property_base(held, True),
-        "fallback": lambda: Fallback(dict(held)),
+        "properties": lambda: property_base(hold_sums(held), True),
+        "fallback": lambda: Fallback(hold_sums(held)),
         "indexed": lambda: {name: make_indexed(number) for name, number in held.items()},
         "read-only mapping": lambda: types.MappingProxyType(held),
-        "read-only properties": lambda: property_base(held, False),
+        "read-only properties": lambda: property_base(hold_sums(held), False),
     }
     base = makers[flavour]()
-    return Made(values, base, ModelEntry(values, copy_numbers(held), True, clearable, hidden))
+    entry = ModelEntry(values, copy_numbers(held), True, clearable, hidden)
+    entry.clears_sums = flavour != "read-only mapping"
+    return Made(values, base, entry)
 
 
 def _in_slot(number: int, type: Type) -> int:
@@ -254,7 +316,10 @@ def _make_stats(recipe: Recipe, flavour: str, held: dict[str, Number], hidden: b
                 else _in_slot(number, value.type)
             )
     for name, number in held.items():
-        if isinstance(number, list):
+        histogram, dot, _ = name.partition(".")
+        if dot:
+            getattr(base, histogram).sum = number
+        elif isinstance(number, list):
             getattr(base, name)[:] = number
         else:
             setattr(base, name, number)

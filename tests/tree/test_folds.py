@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree import retention
 from statsfs.tree.index import ArrayIndex
 from statsfs.tree.lock import TreeChange, apply_change, lock_tree
 from statsfs.tree.source import Source
+from tests.support.bare import bare_log_hist
 from tests.support.deadlines import wait_until
 
 WORK = (
@@ -296,7 +297,7 @@ class Counted(Stats):
 
     jobs = u64(Aggregate.SUM)
     deepest = u64(Aggregate.MAX, kind=Kind.PEAK)
-    sizes = log_hist(2, Aggregate.SUM)
+    sizes = bare_log_hist(2, Aggregate.SUM)
 
 
 class Integer:

@@ -3,6 +3,7 @@
 import gc
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,12 @@ from statsfs.formats import json, prometheus
 from statsfs.model.external import Numbers
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree import refresh
-from statsfs.tree.refresh import Refreshing, find_refreshing
+from statsfs.tree.refresh import find_refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.forking import run_forking
-from tests.support.trees import refresher_of
+from tests.support.trees import refresher_of, subordinate
 
 VALUES = (Value("exits", aggregate=Aggregate.SUM), Value("pages", aggregate=Aggregate.SUM))
 BY_NAME = {value.name: value for value in VALUES}
@@ -55,8 +56,8 @@ def make_source(name: str, elsewhere: Elsewhere, *, blocking: bool = True) -> So
 
 
 @contextmanager
-def deadline(seconds: float = 0.05) -> Iterator[None]:
-    """So that tests of those who do not answer need not take a second each."""
+def short_deadline(seconds: float = 0.05) -> Iterator[None]:
+    """So that tests of sources that do not answer need not take a second each, or wait for ever."""
     before = refresh.DEADLINE
     refresh.DEADLINE = seconds  # type: ignore[misc]  # final, but for this
     try:
@@ -163,7 +164,7 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
     ]
     for reader in readers[1:]:
         reader.start()
-    wait_until(lambda: len(waiting_for_the_next(source)) == 5)
+    wait_until(lambda: waiting_for_the_next(source) == 5)
     elsewhere.answers.set()
     for reader in readers:
         reader.join()
@@ -171,10 +172,10 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
     assert found == [8] * 6
 
 
-def waiting_for_the_next(source: Source) -> list[Refreshing]:
-    """Who waits for the refresh after the one that is under way."""
+def waiting_for_the_next(source: Source) -> int:
+    """How many readers wait for the refresh after the one that is under way."""
     following = refresher_of(source)._next
-    return [] if following is None else following.waiting
+    return 0 if following is None else len(vars(vars(following.done)["_cond"])["_waiters"])
 
 
 @blocking_or_not
@@ -186,13 +187,15 @@ def test_an_error_leaves_no_numbers(blocking: bool, caplog: pytest.LogCaptureFix
     assert host.get_value("exits") == 7
     elsewhere.exits, elsewhere.error = 9, OSError("the socket is gone")
     for _ in range(2):
-        with pytest.raises(UnavailableError, match=r"kvm/vm: no numbers: the socket is gone"):
+        with pytest.raises(
+            UnavailableError, match=r"kvm/vm: unavailable: the refresh failed: the socket is gone"
+        ):
             source.get_value("exits")
         with pytest.raises(UnavailableError):
             source.clear_value("exits")
         assert host.get_value("exits") == 7
     assert [record.message for record in caplog.records] == [
-        "kvm/vm: no numbers: the socket is gone"
+        "kvm/vm: unavailable: the refresh failed: the socket is gone"
     ]
     elsewhere.error = None
     assert source.get_value("exits") == 9
@@ -204,10 +207,10 @@ def test_an_error_without_words_is_named() -> None:
     elsewhere = Elsewhere()
     source = make_source("vm", elsewhere)
     elsewhere.error = LookupError()
-    with pytest.raises(UnavailableError, match="no numbers: LookupError"):
+    with pytest.raises(UnavailableError, match="refresh failed: LookupError"):
         source.get_value("exits")
     elsewhere.error = SystemExit(3)
-    with pytest.raises(UnavailableError, match=r"no numbers: SystemExit\(3\)"):
+    with pytest.raises(UnavailableError, match=r"refresh failed: SystemExit\(3\)"):
         source.get_value("exits")
     elsewhere.error = None
     assert source.get_value("exits") == 7
@@ -222,10 +225,11 @@ def test_one_that_hangs_costs_one_reader_the_deadline_once() -> None:
     assert host.get_value("exits") == 12
     hanging.answers.clear()
     hanging.exits, other.exits = 100, 6
-    with deadline():
+    with short_deadline():
         assert host.get_value("exits") == 13
     asked = hanging.asked
-    with deadline(1000):  # whoever waited would wait for longer than a test may take
+    # A reader that waited would not come back before the test's time is over.
+    with short_deadline(1000):
         for _ in range(50):
             with pytest.raises(UnavailableError, match="no answer within"):
                 source.get_value("exits")
@@ -243,7 +247,7 @@ def test_a_late_one_that_fails_is_asked_again_in_the_background() -> None:
     source = make_source("vm", hanging)
     hanging.answers.clear()
     hanging.error = TimeoutError("gave up")
-    with deadline(), pytest.raises(UnavailableError, match="no answer within"):
+    with short_deadline(), pytest.raises(UnavailableError, match="no answer within"):
         source.get_value("exits")
     hanging.answers.set()
     wait_until(
@@ -274,14 +278,13 @@ def test_whoever_waits_beside_the_first_is_let_go_with_it() -> None:
         except UnavailableError as error:
             found.append(error)
 
-    with deadline(1.0):
+    with short_deadline(0.3):
         first = threading.Thread(target=read)
         first.start()
         wait_until(lambda: hanging.asked == 1)
-    with deadline(1000):
-        second = threading.Thread(target=read)
-        second.start()
-        wait_until(lambda: len(waiting_for_the_next(source)) == 1)
+    second = threading.Thread(target=read)
+    second.start()
+    wait_until(lambda: waiting_for_the_next(source) == 1)
     first.join()
     second.join()
     assert len(found) == 2
@@ -294,11 +297,12 @@ def test_who_has_just_answered_is_not_given_up() -> None:
     """A deadline may be over between the answer and the moment in which its reader is told."""
     elsewhere = Elsewhere()
     source = make_source("vm", elsewhere)
-    refreshing, refresher = find_refreshing([source]), refresher_of(source)
-    assert refreshing is not None
+    refresher = refresher_of(source)
     assert refresher is not None
-    refreshing.run()
-    refresher.give_up(refreshing)
+    run = refresher.begin()
+    assert run is not None
+    assert run.done.wait(DEADLINE)
+    refresher.give_up(run)
     assert (refresher.late, refresher.failure) == (False, None)
 
 
@@ -322,7 +326,7 @@ def test_what_is_said_is_said_under_no_lock() -> None:
         hanging.error = None
         assert host.get_value("exits") == 7
         hanging.answers.clear()
-        with deadline():
+        with short_deadline():
             assert host.get_value("exits") == 7
         hanging.answers.set()
     finally:
@@ -400,42 +404,20 @@ def test_a_refresh_may_read_what_it_refreshes() -> None:
     assert seen == [5]
 
 
-def test_many_quick_ones_are_called_in_a_thread_if_somebody_waits_for_all() -> None:
-    """`start` returns at once whatever there is; few quick ones need no thread."""
+def test_few_quick_ones_need_no_thread() -> None:
+    """However many there are, all run; a handler of the filesystem makes few in its own thread."""
     host, some = Source("app"), [Elsewhere(1) for _ in range(100)]
     for number, elsewhere in enumerate(some):
         host.add_subordinate(make_source(f"worker{number}", elsewhere, blocking=False))
     refreshing = find_refreshing([host])
     assert refreshing is not None
-    assert not refreshing.prompt
-    done = threading.Event()
-    refreshing.start(done.set)
-    assert done.wait(DEADLINE)
-    refreshing.end()
-    assert refreshing.seconds_left <= refresh.DEADLINE
-    assert {thread for one in some for thread in one.threads} != {threading.get_ident()}
+    assert not refreshing.quick
+    refreshing.run()
+    assert {one.asked for one in some} == {1}
     assert host.get_value("exits") == 100
     few = find_refreshing([host.subordinates[0]])
     assert few is not None
-    assert few.prompt
-
-
-def test_a_batch_that_hangs_is_nobody_to_give_up() -> None:
-    """Who was to be quick and is not keeps nobody waiting, and the last numbers."""
-    host, slow = Source("app"), Elsewhere()
-    host.add_subordinate(make_source("worker", slow, blocking=False))
-    assert host.get_value("exits") == 7
-    slow.answers.clear()
-    refreshing = find_refreshing([host])
-    assert refreshing is not None
-    done = threading.Event()
-    refreshing.start(done.set)
-    wait_until(lambda: slow.asked == 2)
-    refreshing.end()
-    assert not done.is_set()
-    slow.answers.set()
-    wait_until(lambda: slow.numbers["pages"] == 2)
-    assert host.get_value("exits") == 7
+    assert few.quick
 
 
 def test_without_threads_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -468,7 +450,7 @@ def test_a_thread_that_cannot_be_started_is_not_missed_if_another_is_free(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with deadline(), pytest.raises(UnavailableError, match="no answer within"):
+    with short_deadline(), pytest.raises(UnavailableError, match="no answer within"):
         source.get_value("exits")
 
 
@@ -532,3 +514,29 @@ def test_a_released_source_asks_nobody() -> None:
     assert find_refreshing([host]) is None
     assert directory_of(source).refresher is None
     assert directory_of(source).refreshers is None
+
+
+def test_refreshes_that_pass_the_deadline_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources whose refresh did not run in time have no numbers, rather than old ones."""
+    monkeypatch.setattr(refresh, "DEADLINE", 0.05)
+    top, slow = Source("top"), [True]
+
+    def ask() -> None:
+        if slow[0]:
+            time.sleep(0.002)
+
+    for number in range(200):
+        source = Source("s%d", number, refresh=ask, blocking=False)
+        source.add_values(VALUES, {"exits": 1, "pages": 1})
+        top.add_subordinate(source)
+        source.put()
+    shown = top.snapshot().to_dict()["subordinates"]
+    missing = {name for name, one in shown.items() if not one["values"]}
+    # The deadline is looked at now and then.
+    assert missing == {f"s{number}" for number in range(63, 200)}
+    late = directory_of(subordinate(top, "s199"))
+    with pytest.raises(UnavailableError, match=r"no time left within 0\.05 s"):
+        late.read(late.files["exits"], late.entry_of(late.files["exits"]))
+    slow[0] = False
+    assert top.get_value("exits") == 200
+    assert all(one["values"] for one in top.snapshot().to_dict()["subordinates"].values())

@@ -17,6 +17,7 @@ from statsfs.monitoring.exposition import RegistryCollector
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
+from tests.support.bare import bare_log_hist
 from tests.support.exported import parse_openmetrics, parse_text
 from tests.support.strategies import (
     BUFFER_FLAVOURS,
@@ -36,7 +37,7 @@ class Work(Stats):
     jobs = u64(ALL, description="Jobs done")
     deepest = s64(Aggregate.MAX | Aggregate.SUM, kind=Kind.PEAK)
     open = u64(Aggregate.SUM | Aggregate.MAX, kind=Kind.INSTANT)
-    sizes = log_hist(3, Aggregate.SUM)
+    sizes = bare_log_hist(3, Aggregate.SUM)
     own = u64()
 
 
@@ -328,6 +329,42 @@ def test_clearing_a_total_clears_what_is_retained(app: Source) -> None:
         assert above.get_value("sizes") == [0, 0, 0]
 
 
+class Timed(Stats):
+    """A histogram and its sum."""
+
+    times = log_hist(3, Aggregate.SUM)
+
+
+def test_sums_are_kept_with_their_histograms(app: Source) -> None:
+    """They are retained, taken back and cleared together, wherever."""
+    names = ("times", "times.sum")
+    stats, source = Timed(), Source("a")
+    source.add_values(Timed, stats)
+    stats.times.observe(2)
+    stats.times.observe(2)
+    for _ in range(2):
+        app.add_subordinate(source)
+        app.remove_subordinate(source)
+        assert tuple(map(app.get_value, names)) == ([0, 0, 2], 4)
+        assert app.retained == {values_of(Timed): ([0, 0, 2], 4)}
+    stats.times.observe(1)
+    app.add_subordinate(source)
+    assert tuple(map(app.get_value, names)) == ([0, 1, 2], 5)
+    app.remove_subordinate(source)
+    # It counts anew: its sum, though larger, is of other observations.
+    source.clear_value("times")
+    stats.times.observe(100)
+    app.add_subordinate(source)
+    assert tuple(map(app.get_value, names)) == ([0, 1, 3], 105)
+    app.remove_subordinate(source)
+    parent_of(app).clear_value("times")
+    assert tuple(map(app.get_value, names)) == ([0, 0, 0], 0)
+    app.restore(Timed, ([1, 0, 0], 7))
+    assert tuple(map(parent_of(app).get_value, names)) == ([1, 0, 0], 7)
+    app.clear_value("times")
+    assert app.retained == {values_of(Timed): ([0, 0, 0], 0)}
+
+
 def test_a_cleared_peak_is_that_of_the_living(app: Source) -> None:
     """Nothing retained is not a peak of 0."""
     add(app, "a", make_work(deepest=9))
@@ -437,7 +474,7 @@ def test_sums_wider_than_their_type_are_restored(app: Source) -> None:
     class Bytes(Stats):
         n = u8(Aggregate.SUM)
         peak = u8(Aggregate.MAX, kind=Kind.PEAK)
-        h = log_hist(2, Aggregate.SUM)
+        h = bare_log_hist(2, Aggregate.SUM)
 
     app.restore(Bytes, (1000, 257, [1 << 65, 7]))
     assert list(app.retained.values()) == [(1000, 1, [0, 7])]

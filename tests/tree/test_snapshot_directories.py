@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.stats import Stats, log_hist, u64, values_of
+from statsfs.model.stats import Stats, u64, values_of
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.snapshot_directories import SnapshotDirectory
 from statsfs.tree.source import Source, directory_of
+from tests.support.bare import bare_log_hist
 from tests.support.strategies import Plain, property_base
 
 
@@ -20,7 +21,7 @@ class Cpu(Stats):
     """What a CPU of these tests counts."""
 
     exits = u64(Aggregate.SUM | Aggregate.MAX)
-    waits = log_hist(2, Aggregate.SUM)
+    waits = bare_log_hist(2, Aggregate.SUM)
 
 
 class Vm(Stats):

@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 
 from statsfs.exceptions import StatsfsError, UnknownValueError
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import apply_change, lock_tree
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.bare import bare_log_hist
 from tests.support.deadlines import until, wait_until
 from tests.support.forking import run_forking
 from tests.support.strategies import Plain
@@ -208,8 +209,8 @@ def test_a_loop_in_python_is_no_moment() -> None:
 class Buckets(Stats):
     """Two histograms that count the same, one just after the other."""
 
-    a = log_hist(8)
-    b = log_hist(8)
+    a = bare_log_hist(8)
+    b = bare_log_hist(8)
 
 
 def test_the_buckets_of_a_snapshot_are_of_one_moment() -> None:

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 
 from statsfs.exceptions import DuplicateNameError, ReadOnlyValueError, UnknownValueError
 from statsfs.tree.source import Source
-from tests.support.model import Ages, ModelFile, ModelSource, find_places, is_histogram
+from tests.support.model import (
+    Ages,
+    ModelFile,
+    ModelSource,
+    find_places,
+    find_sum,
+    is_histogram,
+)
 from tests.support.strategies import Made, Recipe, bases, recipes
 
 # Which of two arrays is older is a matter of the whole process.
@@ -146,7 +153,8 @@ def clear(pair: Pair, name: str) -> None:
         entry.clear(index)
     for ghost in model.ghosts_here():
         for index in find_places(ghost.values, file.value):
-            ghost.amounts.pop(index, None)
+            for place in {index, find_sum(ghost.values, index) or index}:
+                ghost.amounts.pop(place, None)
 
 
 @settings(max_examples=120, deadline=None)
@@ -198,6 +206,7 @@ def recipe_of(value: Any) -> tuple[tuple[str, Any], ...]:
     """The recipe of a value that exists."""
     names = (
         "name", "type", "aggregate", "mode", "kind", "hidden", "description", "size", "bucket_size",
+        "bounds",
     )  # fmt: skip
     fields = [(name, getattr(value, name)) for name in names]
     if value.offset is not None:

@@ -1,0 +1,65 @@
+"""Options of a mount: which there are, and which are valid.
+
+Owns the arguments that `mount` and `mounted` share, and the defaults that depend on the process.
+
+Threading: everything here is immutable.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from statsfs.exceptions import MountError
+from statsfs.tree.access import Owner
+
+__all__ = ["MountOptions"]
+
+_LONGEST: Final = 100.0  # seconds of a switch interval; Python takes up to 4295
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How a registry is mounted; what each option means stands at `mount`."""
+
+    uid: int | None = None
+    gid: int | None = None
+    allow_other: bool | None = None
+    create: bool = False
+    switch_interval: float | None = None
+    root: str | None = None
+
+    def check(self, mountpoint: str) -> None:
+        """Raise MountError if an owner or the switch interval is invalid.
+
+        Args:
+            mountpoint: for the message.
+        """
+        for what, number in (("uid", self.uid), ("gid", self.gid)):
+            if number is not None and not _is_id(number):
+                raise MountError(f"{mountpoint}: invalid {what} {number!r}", mountpoint)
+        seconds = self.switch_interval
+        # Python rounds down to microseconds, and 0 is invalid.
+        if seconds is not None and not 1e-6 <= seconds <= _LONGEST:
+            raise MountError(
+                f"{mountpoint}: invalid switch interval {seconds!r} s: it must be between 1 "
+                f"microsecond and {_LONGEST:g} s",
+                mountpoint,
+            )
+
+    @property
+    def owner(self) -> Owner:
+        """The user and the group of all that has no other owner."""
+        return (
+            os.geteuid() if self.uid is None else self.uid,
+            os.getegid() if self.gid is None else self.gid,
+        )
+
+    @property
+    def lets_others_in(self) -> bool:
+        """Whether other users may use the mount."""
+        return os.geteuid() == 0 if self.allow_other is None else self.allow_other
+
+
+def _is_id(number: object) -> bool:
+    # The kernel uses the highest number for "none".
+    return isinstance(number, int) and 0 <= number < 0xFFFFFFFF

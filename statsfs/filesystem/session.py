@@ -1,0 +1,353 @@
+"""Session: the one FUSE session of the process, from the checks before the mount to the unmount.
+
+Owns pyfuse3's session: how it begins, which thread serves it, how it ends, and what becomes of it
+in a forked child. Imported when something is mounted, as it needs pyfuse3 and trio.
+
+Threading: pyfuse3 has one session per process, so there is one `Session` at a time. It is served by
+a daemon thread with a trio loop of its own, or by the program's trio loop. It is closed on the
+thread that served it, or libfuse leaks that thread's pipes.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Final
+
+import pyfuse3
+import trio
+
+from statsfs.exceptions import MountError
+from statsfs.filesystem.fuse_handlers import Handlers
+from statsfs.filesystem.invalidator import Invalidator
+from statsfs.filesystem.mount_options import MountOptions
+from statsfs.filesystem.mountpoints import (
+    find_device,
+    lock_mountpoint,
+    make_mountpoint,
+    prepare_mountpoint,
+    remove_mountpoint,
+    resolve_mountpoint,
+)
+from statsfs.filesystem.request_loop import find_descriptors, make_loop
+from statsfs.filesystem.vfs import Vfs
+from statsfs.filesystem.watcher import Watcher
+from statsfs.tree.registry import Registry
+
+__all__ = ["Session", "serve_in_trio", "switch_interval"]
+
+log = logging.getLogger(__name__)
+
+# The session of this process, if it has one. `setdefault` needs no lock.
+_sessions: Final[dict[None, "Session"]] = {}
+
+
+class Session:
+    """A mount, and what serves it; mounted when this returns, and not served yet.
+
+    Args:
+        registry, mountpoint: as for `mount`.
+        options: how to mount.
+
+    Attributes:
+        mountpoint: where it is, as an absolute path.
+        root: the name of the one source that is the root, or None.
+        done: set when it is unmounted.
+
+    Raises:
+        MountError: it is refused; nothing is mounted, and nothing is left.
+    """
+
+    def __init__(
+        self, registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
+    ) -> None:
+        if not isinstance(registry, Registry):
+            raise TypeError(f"not a Registry: {registry!r}")
+        self.mountpoint: Final = resolve_mountpoint(mountpoint)
+        options.check(self.mountpoint)
+        self.root: Final = options.root
+        self._registry = registry
+        self._check_root()
+        self._pid = os.getpid()
+        self.done: Final = threading.Event()
+        self._serving = threading.Event()  # set when it is served, or will never be
+        self._failure: BaseException | None = None  # why it cannot be served
+        self._begun = threading.Lock()  # taken by the thread that serves, or when none is to
+        self._server: threading.Thread | None = None
+        self._thread: int | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._before: set[int] | None = None
+        self._open = False
+        self._mounted = False
+        self._device: str | None = None
+        self._undo = contextlib.ExitStack()
+        self._undo_in_child = contextlib.ExitStack()
+        other = _sessions.setdefault(None, self)
+        if other is not self:
+            raise self._error(
+                f"this process has a mount already, at {other.mountpoint}; "
+                "close it first, or mount from another process"
+            )
+        try:
+            self._mount(self._undo, options)
+        except BaseException as error:
+            self._undo.close()
+            if isinstance(error, MountError) or not isinstance(error, OSError):
+                raise
+            raise self._error(str(error.strerror), error.errno) from error
+
+    def _error(self, text: str, number: int | None = None) -> MountError:
+        return MountError(f"{self.mountpoint}: {text}", self.mountpoint, number)
+
+    # The beginning
+
+    def _check_root(self) -> None:
+        shown = [source.name for source in self._registry.sources if not source.hidden]
+        if self.root is not None and self.root not in shown:
+            raise self._error(
+                f"no source {self.root!r} is registered that could be the root; "
+                f"there is {', '.join(map(repr, shown)) or 'none'}"
+            )
+
+    def _mount(self, undo: contextlib.ExitStack, options: MountOptions) -> None:
+        undo.callback(_sessions.clear)
+        created = make_mountpoint(self.mountpoint) if options.create else []
+        undo.callback(remove_mountpoint, created)
+        undo.callback(self._undo_in_child.close)
+        self._undo_in_child.enter_context(switch_interval(options.switch_interval))
+        # A watcher that is just clearing a dead mount here must not clear ours.
+        with lock_mountpoint(self.mountpoint):
+            prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
+            self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
+            handlers = Handlers(self._vfs)
+            # pyfuse3 keeps the handlers until the next mount.
+            undo.callback(handlers.detach)
+            self.invalidator = Invalidator(self._vfs)
+            self._registry.add_listener(self.invalidator)
+            self._undo_in_child.callback(self._registry.remove_listener, self.invalidator)
+            undo.callback(self._vfs.close_all)
+            self._watcher = Watcher(self.mountpoint)
+            undo.callback(self._watcher.close)
+            # Before the watcher ends: it would wait for a mount that is not served any more.
+            undo.callback(self._unmount)
+            self._init(handlers, options.lets_others_in)
+
+    def _init(self, handlers: Handlers, allow_other: bool) -> None:
+        options = {*pyfuse3.default_options, "fsname=statsfs", "subtype=statsfs", "noexec"}
+        if allow_other:
+            options.add("allow_other")
+        self._before = find_descriptors()
+        # Before, not after: Ctrl-C may strike as soon as it is mounted.
+        self._mounted = True
+        try:
+            pyfuse3.init(handlers, self.mountpoint, options)
+        except RuntimeError as error:
+            self._mounted = False
+            pyfuse3.close(unmount=False)
+            raise self._error(
+                "the mount was refused; mounting needs root, or the rights that fusermount3 asks "
+                "for (its message is above)"
+            ) from error
+        self._descriptor = (find_descriptors() - self._before).pop()
+        self._loop = make_loop(self._descriptor)
+        self._device = find_device(self.mountpoint)
+        self._open = True
+        self.invalidator.start()
+
+    # Serving
+
+    def start(self) -> None:
+        """Serve from a daemon thread; return when it serves.
+
+        Raises:
+            MountError: no thread or no event loop can be started; it is unmounted again.
+        """
+        self._server = threading.Thread(target=self._run, name="statsfs-serve", daemon=True)
+        try:
+            self._server.start()
+            self._serving.wait()
+        except RuntimeError as error:
+            self.call_off()
+            raise self._error(f"no thread can be started: {error}") from error
+        except BaseException:
+            # Ctrl-C; the thread may have been started, or not.
+            self.call_off()
+            raise
+        if self._failure is not None:
+            raise self._error(f"cannot serve: {self._failure}") from self._failure
+
+    def _run(self) -> None:
+        if not self._begun.acquire(blocking=False):
+            return
+        try:
+            trio.run(self.serve)
+        except BaseException as error:
+            log.debug("%s: serving ended", self.mountpoint, exc_info=True)
+            self._failure = error
+        finally:
+            self.finish()
+            self._serving.set()
+
+    def call_off(self) -> None:
+        """End a session for which a thread may have been started, or not."""
+        if self._begun.acquire(blocking=False):
+            self._server = None
+            self.finish()
+        else:
+            self.close()
+
+    def serve_here(self) -> None:
+        """Say that this thread is the one that serves, or will."""
+        self._begun.acquire(blocking=False)
+        self._thread = threading.get_ident()
+        self.invalidator.serve_from(self._thread, self._descriptor)
+
+    async def serve(self) -> None:
+        """Serve until the session ends; then close it, on this same thread."""
+        self._token = trio.lowlevel.current_trio_token()
+        self.serve_here()
+        self._serving.set()
+        try:
+            await self._loop.serve()
+        except Exception:
+            log.exception("%s: serving failed", self.mountpoint)
+        finally:
+            self.finish()
+
+    # The end
+
+    def terminate(self) -> None:
+        """Make `serve` return; on the serving thread."""
+        if self._open:
+            self._loop.terminate()
+
+    def close(self) -> None:
+        """End the session from another thread than the serving one; return when it is unmounted."""
+        if os.getpid() != self._pid or self.done.is_set():
+            return
+        if threading.get_ident() == self._thread:
+            raise RuntimeError(
+                f"{self.mountpoint}: close() would wait for the thread that calls it; leave the "
+                "`async with` block instead, or call it in trio.to_thread.run_sync"
+            )
+        self._serving.wait()
+        # While the loop still answers: an invalidation may wait for an answer.
+        self.invalidator.stop()
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self.terminate)
+        self.done.wait()
+        if self._server is not None:
+            # It is at its end; until then it would keep the tree alive.
+            self._server.join()
+
+    def finish(self) -> None:
+        """Unmount; on the thread that served, or where none could."""
+        if not self._open:
+            return
+        try:
+            # An invalidation that is being sent ends by itself: a mount that has ended answers
+            # none, and before a mount that we end all were sent.
+            self.invalidator.stop()
+            self._unmount()
+            self._undo.close()
+        finally:
+            self.done.set()
+
+    def _unmount(self) -> None:
+        if self._mounted:
+            self._mounted = self._open = False
+            pyfuse3.close(unmount=self._is_ours())
+
+    def _is_ours(self) -> bool:
+        # libfuse would unmount whatever is there by now.
+        try:
+            return self._device is None or find_device(self.mountpoint) == self._device
+        except OSError:  # the program has no descriptor left to look with
+            return True
+
+    def disown(self) -> None:
+        """Let go of the mount in a forked child, which would keep a dead server's mount alive."""
+        if self._before is None:
+            return
+        self._open = False
+        for descriptor in find_descriptors() - self._before:
+            os.close(descriptor)
+        self._watcher.disown()
+        self._undo_in_child.close()
+        self.done.set()
+
+
+@contextlib.contextmanager
+def switch_interval(seconds: float | None) -> Iterator[None]:
+    """Have another switch interval of the interpreter for a while; None leaves it as it is."""
+    before = sys.getswitchinterval()
+    if seconds is not None:
+        sys.setswitchinterval(seconds)
+    ours = sys.getswitchinterval()  # rounded
+    try:
+        yield
+    finally:
+        # The program may have set another meanwhile.
+        if seconds is not None and sys.getswitchinterval() == ours:
+            sys.setswitchinterval(before)
+
+
+@contextlib.asynccontextmanager
+async def serve_in_trio(
+    registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
+) -> AsyncIterator[Session]:
+    """Mount, and serve from the trio program that calls until the block ends.
+
+    Raises:
+        MountError: it is refused, or this is not a trio program.
+    """
+    try:
+        trio.lowlevel.current_trio_token()
+    except RuntimeError as error:
+        raise MountError(
+            f"{mountpoint}: mounted() is for trio programs; use mount() in this one", mountpoint
+        ) from error
+    session = Session(registry, mountpoint, options)
+    session.serve_here()
+    served = trio.Event()
+
+    async def serve() -> None:
+        try:
+            await session.serve()
+        finally:
+            served.set()
+
+    try:
+        # A system task: what the body raises is not wrapped in an exception group, and Ctrl-C does
+        # not strike in the middle of a handler.
+        trio.lowlevel.spawn_system_task(serve, name="statsfs")
+    except BaseException:
+        session.finish()
+        raise
+    try:
+        yield session
+    finally:
+        with trio.CancelScope(shield=True):
+            # An invalidation may wait for an answer, which only this thread can give.
+            await trio.to_thread.run_sync(session.invalidator.stop)
+            session.terminate()
+            await served.wait()
+
+
+def _disown_in_child() -> None:
+    while _sessions:
+        _sessions.popitem()[1].disown()
+
+
+def _close_at_exit() -> None:
+    session = _sessions.get(None)
+    if session is not None and session._open:
+        session.call_off()
+
+
+os.register_at_fork(after_in_child=_disown_in_child)
+atexit.register(_close_at_exit)
