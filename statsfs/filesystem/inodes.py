@@ -106,10 +106,9 @@ class Inodes:
         return self._root
 
     def find(self, inode: int) -> tuple[Known, Numbered | None]:
-        """Return a directory, or a directory and a file of it; gone or not.
+        """Return a directory, or a directory and a file of it, even if they are gone.
 
-        Raises:
-            NoSuchFileError: the kernel does not know the inode.
+        An inode that the kernel does not know raises NoSuchFileError.
         """
         if inode == ROOT:
             return self.root, None
@@ -127,11 +126,7 @@ class Inodes:
         return known
 
     def note_directory(self, parent: Known, source: Source, name: str) -> Known | None:
-        """Note that the kernel is given a directory; None if that has just left.
-
-        Raises:
-            ExhaustedError: there is no inode number for it.
-        """
+        """Note that the kernel is given a directory; return it, or None if it has just left."""
         place = directory_of(source).place
         if not place:
             return None

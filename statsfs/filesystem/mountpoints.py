@@ -2,7 +2,7 @@
 
 Owns the checks before a mount. libfuse accepts a file, a directory that is not empty and an
 existing mount as mount points, and prints to stderr about bad ones; so everything is checked first,
-and every refusal is one line that says what to do.
+and every refusal, a MountError, is one line that says what to do.
 
 Threading: as the caller's.
 """
@@ -86,11 +86,7 @@ def _refusal(path: str, reason: str, number: int | None = None) -> MountError:
 
 
 def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
-    """Return the absolute path of a mount point, without symbolic links.
-
-    Raises:
-        MountError: it is not a path.
-    """
+    """Return the absolute path, without symbolic links; raise MountError if it is not a path."""
     try:
         text = os.fsdecode(path)
         if not text:
@@ -126,11 +122,7 @@ def _try_lock(directory: int) -> bool:
 
 
 def make_mountpoint(path: str) -> list[str]:
-    """Make a directory and its parents; return those that were not there, the innermost first.
-
-    Raises:
-        MountError: they cannot be made.
-    """
+    """Make a directory and its parents; return those that were not there, the innermost first."""
     missing = []
     while not os.path.lexists(path) and not _is_dead(path):
         missing.append(path)
@@ -157,14 +149,11 @@ def remove_mountpoint(made: list[str]) -> None:
 
 
 def unmount(path: str, *, lazy: bool = False) -> None:
-    """Unmount a FUSE filesystem.
+    """Unmount a FUSE filesystem; raise MountError if it is busy, not there, or another user's.
 
     Args:
         path: where it is mounted.
-        lazy: detach it at once, even if it is busy; for what nobody serves any more.
-
-    Raises:
-        MountError: it is busy, not there, or somebody else's.
+        lazy: detach it at once, even if it is busy; for a mount that is not served any more.
     """
     command = [_find_fusermount(path), "-uz" if lazy else "-u", "--", path]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -179,9 +168,6 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     Args:
         path: an absolute path.
         allow_other: whether other users shall be let in.
-
-    Raises:
-        MountError: it cannot; the message says why, and what to do.
     """
     _check_system(path, allow_other)
     while _is_dead(path):

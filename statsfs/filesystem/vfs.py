@@ -8,21 +8,14 @@ changed the tree.
 """
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from typing import Final
 
 from statsfs.exceptions import ReadOnlyValueError, StatsfsError
 from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView, TooMuchOpenError
 from statsfs.filesystem.inodes import Inodes, Stale
-from statsfs.filesystem.known import (
-    ABSENT,
-    ROOT,
-    Attributes,
-    Known,
-    NoSuchFileError,
-    Numbered,
-)
+from statsfs.filesystem.known import ABSENT, ROOT, Attributes, Known, NoSuchFileError, Numbered
 from statsfs.filesystem.value_files import (
     FILE_SIZE,
     BrokenValueError,
@@ -86,20 +79,20 @@ class Vfs:
     def lookup(self, parent: int, name: bytes) -> Attributes:
         """Find a name, which the kernel then knows until `forget`; return its attributes.
 
-        They are `ABSENT` for a missing name that the kernel may cache as missing, where one source
-        is the root.
+        Where one source is the root, they may be `ABSENT`.
         """
         known, file = self._inodes.find(parent)
         if file is not None:
             raise NoSuchFileError(f"{file.name!r} is not a directory", file.name)
+        text = name.decode(errors="surrogateescape")  # our names have no surrogates
         try:
-            return self._lookup(known, _decode(name))
+            return self._lookup(known, text)
         except NoSuchFileError:
             self._inodes.note_miss(known, name)
             if not self._inodes.note_absent(known, name):
                 raise
         try:
-            return self._lookup(known, _decode(name))
+            return self._lookup(known, text)
         except NoSuchFileError:
             if not known.alive or self._inodes.find(parent)[0] is not known:
                 raise
@@ -120,13 +113,17 @@ class Vfs:
 
     def _subordinate(self, known: Known, name: str) -> Source | None:
         if known.directory is None:
-            source = self._registry.by_name.get(name) if self._top is None else None
+            source = self._top_level.get(name)
         else:
             source = known.directory.subordinates.get(name)
         return None if source is None or source.hidden else source
 
-    # Each of these notes the name as known, looks at it a second time, and returns None if it has
-    # changed: see `inodes`.
+    @property
+    def _top_level(self) -> Mapping[str, Source]:
+        # The subordinates of the root, where that is not a source.
+        return self._registry.by_name if self._top is None else {}
+
+    # Each of these notes the name, looks again, and returns None if it has changed: see `inodes`.
 
     def _lookup_cached(self, known: Known, name: str) -> Attributes | None:
         # Fast path: the cached layout. Whatever would hide the file changes the version.
@@ -201,8 +198,7 @@ class Vfs:
             known = self._inodes.root  # which may be another by now
         directory = known.directory
         if directory is None:
-            shown = self._registry.sources if self._top is None else ()
-            visible = sum(not source.hidden for source in shown)
+            visible = sum(not source.hidden for source in list(self._top_level.values()))
             return Attributes(ROOT, mode, 2 + visible, 0, changed, known.owner)
         links = 2 + directory.visible if known.alive else 0
         moment = directory.changed if known.parent is not None else max(directory.changed, changed)
@@ -232,10 +228,10 @@ class Vfs:
         """Return one extended attribute; raise NoSuchAttributeError if there is none."""
         # The kernel asks for security.capability before each write.
         ours = name.startswith(b"user.statsfs.")
-        try:
-            return self.extended_attributes(inode if ours else ROOT)[name]
-        except KeyError:
-            raise NoSuchAttributeError(f"no attribute {name!r}", name) from None
+        found = self.extended_attributes(inode).get(name) if ours else None
+        if found is None:
+            raise NoSuchAttributeError(f"no attribute {name!r}", name)
+        return found
 
     # Directories
 
@@ -263,27 +259,27 @@ class Vfs:
                 opened.known = self._inodes.root
             opened.names = self._names(opened.known) if opened.known.alive else []
         for index in range(start, len(opened.names)):
-            name, offset = opened.names[index], index + 1
-            if name in (b".", b".."):
-                known = opened.known.parent or opened.known if name == b".." else opened.known
-                if not reply(name, self._directory_attributes(known), offset):
-                    return
-                continue
+            name = opened.names[index]
             try:
-                attributes = self._lookup(opened.known, name.decode())
+                attributes = self._lookup_listed(opened.known, name)
             except StatsfsError:
                 continue
-            if not reply(name, attributes, offset):
-                self.forget(attributes.inode, 1)
+            if not reply(name, attributes, index + 1):
+                if name not in (b".", b".."):
+                    self.forget(attributes.inode, 1)
                 return
+
+    def _lookup_listed(self, known: Known, name: bytes) -> Attributes:
+        if name in (b".", b".."):
+            return self._directory_attributes((name == b".." and known.parent) or known)
+        return self._lookup(known, name.decode())
 
     def _names(self, known: Known) -> list[bytes]:
         # Files before the directories and once more after them: a name that turns from one into the
         # other meanwhile is not missed, and comes once.
         before = known.files_now
-        below = known.source.subordinates if known.source is not None else ()
-        if known.source is None and self._top is None:
-            below = self._registry.sources
+        source = known.source
+        below = list(self._top_level.values()) if source is None else source.subordinates
         directories = [found.name for found in below if not found.hidden]
         after = known.files_now
         return [name.encode() for name in dict.fromkeys((".", "..", *directories, *before, *after))]
@@ -304,11 +300,9 @@ class Vfs:
                 cannot read.
             client: the process that opens it.
 
-        Raises:
-            ReadOnlyValueError: its mode has no bit for what is wanted, not even for root.
+        Where the mode has no bit for the flags, even root is refused with ReadOnlyValueError.
         """
-        handle = self.open_value(inode, flags)
-        if handle is not None:
+        if (handle := self.open_value(inode, flags)) is not None:
             return handle
         known, file = self._inodes.find(inode)
         if not isinstance(file, View) or not known.alive:
@@ -340,9 +334,6 @@ class Vfs:
         Args:
             handle: from `open`.
             offset: where it is to be read; None right after `open`, 0 for clearing.
-
-        Raises:
-            TooMuchOpenError: all open views would take too much memory; the view is as it was.
         """
         opened = self._files[handle]
         if isinstance(opened, OpenFile):
@@ -371,21 +362,16 @@ class Vfs:
         return opened.read(offset, size)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Read an open file: computed at offset 0, and then the same text at every other.
+        """Read an open file: made at offset 0, and then the same text at every other offset.
 
-        A view is read as it was last rendered.
-
-        Raises:
-            BrokenValueError: there is no number, or no text for it; logged once for each file.
+        A view is read as it was last rendered. A value without a text raises BrokenValueError.
         """
         return self._files[handle].read(offset, size)
 
     def write(self, handle: int, data: bytes) -> int:
         """Clear an open file if what is written is 0; return how much was written.
 
-        Raises:
-            NotZeroError: it is something else; nothing changes.
-            ReadOnlyValueError: the base refuses.
+        Anything else raises NotZeroError, and a base that refuses ReadOnlyValueError.
         """
         opened = self._files[handle]
         if isinstance(opened, OpenView):
@@ -406,13 +392,6 @@ class Vfs:
             self.close(handle)
         self._handles.directories.clear()
         self._inodes.forget_all()
-
-
-def _decode(name: bytes) -> str:
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise NoSuchFileError(f"{name!r} is not UTF-8", name) from None
 
 
 def _check_access(file: Numbered, mode: int, flags: int) -> None:

@@ -1,16 +1,13 @@
 """The binary statistics format of KVM: `.stats.bin`, a kernel's descriptor, a segment.
 
 The format is that of KVM_GET_STATS_FD (the kernel's Documentation/virt/kvm/api.rst, 4.133,
-include/uapi/linux/kvm.h): a header, an id string, descriptors, and data of unsigned 64-bit
-integers, all in the machine's own byte order. The header comes first, and has the offsets of the
-other blocks, each a multiple of 8, without overlap. The id string and each name take `name_size`
-bytes, with a NUL at their end: the kernel's are 48; a longer path or name makes all of them longer.
-Signed integers are stored as two's complement; the format does not say so.
+include/uapi/linux/kvm.h): a header, and where it says an id string, descriptors, and data of
+unsigned 64-bit integers, all in the machine's own byte order. The id string and each name take
+`name_size` bytes, with a NUL at their end: the kernel's are 48; a longer path or name makes all of
+them longer. Signed integers are stored as two's complement; the format does not say so.
 
 Objects to be decoded may be hostile: any error is a `FormatError`, and time and memory are bounded
-by their length.
-
-Threading: pure functions and immutable objects.
+by their length. Threading: pure functions and immutable objects.
 """
 
 import operator
@@ -40,6 +37,7 @@ __all__ = [
 
 Data = bytes | bytearray | memoryview
 Number = int | list[int]
+_Pick = Callable[[tuple[int, ...]], tuple[Any, ...]]
 
 _HEADER: Final = struct.Struct("=6I")
 _DESCRIPTOR: Final = struct.Struct("=IhHII")
@@ -57,9 +55,7 @@ class Descriptor:
     """What one statistic is, and where in the data.
 
     Attributes:
-        name: its name.
-        kind, unit: what its integers mean.
-        base, exponent: they count units of `base` (10 or 2) to the power `exponent`.
+        base, exponent: its integers count units of `base` (10 or 2) to the power `exponent`.
         size: how many integers; the number of buckets of a histogram, 1 for most others.
         bucket_size: how wide the buckets of LINEAR_HIST are; 0 for all else.
         offset: where its first integer is, in bytes from the beginning of the data.
@@ -80,17 +76,12 @@ class Descriptor:
         return self.offset + _SLOT * self.size
 
 
-def _keep(numbers: tuple[int, ...]) -> tuple[Any, ...]:
-    return numbers
-
-
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What does not change while the integers do; made by `make_layout` and `decode_layout`.
 
     Attributes:
         id: the name of what has the statistics.
-        descriptors: what there is.
         name_size: how many bytes the id string has, and each name.
         id_offset, desc_offset, data_offset: where the blocks begin.
         data_size: how many bytes of data the descriptors need.
@@ -105,9 +96,7 @@ class Layout:
     data_size: int = field(init=False)
     _struct: struct.Struct = field(init=False, repr=False, compare=False)
     _stored: list[int] = field(init=False, repr=False, compare=False)
-    _pick: Callable[[tuple[int, ...]], tuple[Any, ...]] = field(
-        init=False, repr=False, compare=False
-    )
+    _pick: _Pick = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         descriptors = self.descriptors
@@ -129,19 +118,10 @@ class Layout:
         return self.desc_offset + len(self.descriptors) * (_DESCRIPTOR.size + self.name_size)
 
     def numbers(self, data: Data) -> tuple[Number, ...]:
-        """Return the integers of a block of data, by descriptor.
+        """Return the integers of a block of data, by descriptor; FormatError if it is too short.
 
-        This is what is done again and again: one call of `struct`, and one to sort the lists out.
-
-        Args:
-            data: at least `data_size` bytes, from `data_offset` of what was decoded.
-
-        Returns:
-            Unsigned 64-bit integers; a list of them for each histogram, and for whatever else has
-            another size than 1.
-
-        Raises:
-            FormatError: there are fewer bytes.
+        They are unsigned and of 64 bits; a list of them for each histogram, and for all else of
+        another size than 1.
         """
         try:
             return self._pick(self._struct.unpack_from(data))
@@ -151,14 +131,7 @@ class Layout:
             ) from None
 
     def data(self, numbers: Sequence[Number]) -> bytes:
-        """Return the block of data that has these integers; the reverse of `numbers`.
-
-        Args:
-            numbers: for each descriptor an integer or a list of them, modulo 2^64.
-
-        Raises:
-            FormatError: more or fewer integers than the descriptors say.
-        """
+        """Return the block of data of these integers modulo 2^64; FormatError for a wrong size."""
         sizes = [len(one) if isinstance(one, list) else 1 for one in numbers]
         wanted = [one.size for one in self.descriptors]
         if sizes != wanted:
@@ -191,9 +164,7 @@ class Layout:
         return bytes(head)
 
 
-def _make_pick(
-    descriptors: Sequence[Descriptor], stored: Sequence[int]
-) -> Callable[[tuple[int, ...]], tuple[Any, ...]]:
+def _make_pick(descriptors: Sequence[Descriptor], stored: Sequence[int]) -> _Pick:
     # What makes a row of the integers in the order of the data, at C speed.
     picked: list[int | slice] = [0] * len(descriptors)
     begin = 0
@@ -203,7 +174,7 @@ def _make_pick(
         picked[index] = slice(begin, end) if whole else begin
         begin = end
     if picked == list(range(len(picked))):
-        return _keep
+        return tuple
     if len(picked) == 1:
         return lambda numbers: (list(numbers),)
     pick = operator.itemgetter(*picked)
@@ -219,12 +190,7 @@ def _pack_descriptor(one: Descriptor, name_size: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What `decode` returns: a layout and the data of one moment.
-
-    Attributes:
-        layout: what there is, and where.
-        data: as many bytes of the data as the layout needs.
-    """
+    """What `decode` returns: a layout and the data of one moment."""
 
     layout: Layout
     data: bytes
@@ -274,8 +240,7 @@ def make_layout(
     """Return the layout that a kernel would give to descriptors.
 
     Args:
-        id: the name of what has the statistics, without a NUL.
-        descriptors: what there is; they are placed one after another, whatever their `offset`.
+        descriptors: they are placed one after another, whatever their `offset`.
         data_offset: where the data begins, if not right behind the descriptors.
 
     Raises:
@@ -332,16 +297,11 @@ def _prepare(files: tuple[tuple[str, Value], ...], id: str) -> tuple[Layout, byt
 
 
 def render(path: str, files: Iterable[tuple[str, Value, Number]]) -> bytes:
-    """Return one directory as an object: its own values and its aggregates, in their order.
-
-    Args:
-        path: that of the source, from the top of the tree; it becomes the id string.
-        files: for each file its name, the value that it shows, and the number: an integer, or the
-            buckets of a histogram.
+    """Return a directory's files, each a name, a value and a number or buckets, as an object.
 
     Raises:
         FormatError: two files have one name, or a histogram has other buckets than its value; the
-            path has a NUL or is not UTF-8.
+            path, which becomes the id string, has a NUL or is not UTF-8.
     """
     listed = list(files)
     id = _encode_text(path)
@@ -360,11 +320,7 @@ def render(path: str, files: Iterable[tuple[str, Value, Number]]) -> bytes:
 
 
 def decode(encoded: Data) -> Statistics:
-    """Decode an object.
-
-    Raises:
-        FormatError: it is invalid.
-    """
+    """Decode an object; raise FormatError if it is invalid."""
     encoded = bytes(encoded)
     layout = decode_layout(encoded)
     start, end = layout.data_offset, layout.data_offset + layout.data_size
@@ -375,11 +331,7 @@ def decode(encoded: Data) -> Statistics:
 
 
 def decode_layout(encoded: Data) -> Layout:
-    """Decode all of an object but its data, which need not be there.
-
-    Raises:
-        FormatError: it is invalid.
-    """
+    """Decode all of an object but its data, which need not be there."""
     encoded = bytes(encoded)
     if len(encoded) < _HEADER.size:
         raise FormatError(f"{len(encoded)} bytes, too few for a header", len(encoded))
@@ -408,7 +360,7 @@ def decode_layout(encoded: Data) -> Layout:
 
 
 def _check_blocks(where: Iterable[tuple[int, int]], length: int | None) -> None:
-    # Each block has its place, within the object's length if that matters.
+    # Each block has a place of its own, within the object's length if that matters.
     blocks = sorted((start, start + size, size) for start, size in where)
     for (_, end, _), (start, _, _) in pairwise(block for block in blocks if block[2]):
         if start < end:

@@ -8,6 +8,7 @@ Threading: pure, but for pauses.
 
 import io
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import groupby
 from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
@@ -19,7 +20,7 @@ from statsfs.model.values import Aggregate, Type
 from statsfs.tree.access import Mask, find_masks
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.snapshot_directories import SnapshotDirectory
+from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 
 __all__ = ["nest", "quote", "render"]
 
@@ -28,29 +29,24 @@ _CHUNK: Final = 16  # directories between two pauses
 
 
 class _Span:
-    # Files in a row that are read alike: own values of one array, or sums of one array; else one
-    # file alone.
+    # Files in a row that are read alike: own values or sums of one array; else one file alone.
 
     def __init__(self, files: Sequence[File]) -> None:
         self._files = files
-        self.array = files[0].array
-        self._kind = files[0].kind
         self._count = len(files)
+        self.array = files[0].array
+        self.own = files[0].kind is None
         # Of a row that is shown whole nothing need be picked.
         indices = [file.index for file in files]
         self.whole = self._count > 1 and indices == list(range(len(self.array.values)))
         self._pick = tuple if self.whole else itemgetter(*indices, indices[0])  # always a tuple
 
-    @property
-    def own(self) -> bool:
-        """Whether these are a source's own values."""
-        return self._kind is None
-
     def items(self, directory: SnapshotDirectory) -> Sequence[Any] | None:
         """The numbers for the template, or None if one is missing."""
         if self._count > 1:
             totals = directory.totals.get(self.array)
-            row = directory.own.get(self.array) if self.own else totals and totals.whole_sums
+            sums = totals.sums if totals is not None and not totals.retained else ()
+            row = directory.own.get(self.array) if self.own else sums
             if row:
                 items = self._pick(row)[: self._count]
                 if self.own or (min(items) >= 0 and max(items) <= _S64_MAX):
@@ -63,25 +59,19 @@ class _Span:
         return items
 
 
-def _make_key(layout: Layout | None) -> Callable[[File], object]:
-    # Equal for files of one span.
-    covered = {} if layout is None else layout.covered
-
-    def key(file: File) -> object:
-        alone = file.value.histogram or file.kind not in (None, Aggregate.SUM) or file in covered
-        return file if alone else (file.array, file.kind)
-
-    return key
-
-
 class _Template:
     # The values of all directories that have one layout.
 
-    def __init__(self, files: Sequence[File], layout: Layout | None) -> None:
+    def __init__(self, files: Sequence[File], layout: Layout) -> None:
+        def key(file: File) -> object:
+            # Equal for files of one span.
+            alone = file.value.histogram or file.kind not in (None, Aggregate.SUM)
+            return file if alone or file in layout.covered else (file.array, file.kind)
+
         self._text = _format(files)
         self._files = files
         self._layout = layout
-        self._spans = [_Span(list(files)) for _, files in groupby(files, _make_key(layout))]
+        self._spans = [_Span(list(span)) for _, span in groupby(files, key)]
         # Nearly all sources have one array and show all of it: their row is what is filled in.
         (first, *others) = self._spans or (None,)
         plain = first is not None and first.whole and first.own and not others
@@ -108,47 +98,32 @@ def _format(files: Sequence[File]) -> str:
     return f'{{"values": {{{", ".join(items)}}}, "subordinates": {{'
 
 
-class _Templates:
-    # One for each layout; a directory that shows none, the root of a mount, has no values.
+def _make_fill(mask: int) -> Callable[[SnapshotDirectory], str]:
+    @cache
+    def find_template(layout: Layout) -> _Template:
+        shown = [file for file in layout.files.values() if file.value.mode & mask]
+        return _Template(shown, layout)
 
-    def __init__(self, mask: int) -> None:
-        self._mask = mask
-        self._known: dict[Layout | None, _Template] = {}
-
-    def fill(self, directory: SnapshotDirectory) -> str:
-        template = self._known.get(directory.layout)
-        if template is None:
-            files = directory.layout.files.values() if directory.layout is not None else ()
-            shown = [file for file in files if file.value.mode & self._mask]
-            template = self._known[directory.layout] = _Template(shown, directory.layout)
-        return template.fill(directory)
+    return lambda directory: find_template(directory.layout).fill(directory)
 
 
 def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return a snapshot as JSON: `{"values": {name: int}, "subordinates": {name: {…the same…}}}`.
 
-    Args:
-        snapshot: what to show; a histogram is a list of its buckets' counts.
-        mask: permission bits, of which a shown value has one; or a reader.
+    A histogram is a list of its buckets' counts.
     """
+    root = make_directories(snapshot)
     masks = find_masks(mask, snapshot)
-    fill = _Templates(masks.common).fill
+    fills = {bits: _make_fill(bits) for bits in (masks.common, *masks.others.values())}
     if not masks.others:
-        return nest(snapshot.directories(), fill)
-    fills = {bits: _Templates(bits).fill for bits in set(masks.others.values())}
-    fills[masks.common] = fill
-    return nest(
-        snapshot.directories(), lambda directory: fills[masks.of(directory.source)](directory)
-    )
+        return nest(root, fills[masks.common])
+    return nest(root, lambda directory: fills[masks.of(directory.source)](directory))
 
 
 def nest(root: SnapshotDirectory, head: Callable[[SnapshotDirectory], str]) -> bytes:
     """Return objects in objects, as the directories are.
 
-    Args:
-        root: the outermost directory.
-        head: returns the text of a directory up to where its subordinates begin, and is called for
-            a directory before it is for those below.
+    From the top down, `head` returns the text of each up to where its subordinates begin.
     """
     # It grows in place: joining megabytes at the end would hold up other threads.
     text = io.BytesIO()

@@ -1,8 +1,7 @@
 """What metrics and labels are called in Prometheus and OpenMetrics, and in which unit they are.
 
-Owns the way from a source's name and a `Value` to the name, type, unit and help of a metric, to the
-scale of its numbers, and from a source's label to one that the formats allow. It knows nothing of
-trees and numbers.
+Owns the way from a `Value` to a metric and the scale of its numbers, and from the label of a source
+to one that the formats allow.
 
 A histogram has `_bucket`, `_sum` and `_count`. One without a sum, as the kernel's, has its buckets
 alone, as a metric `x_bucket` of unknown type, whose samples are those that a histogram `x` would
@@ -74,7 +73,6 @@ class Metric:
 
     Attributes:
         name: the family's name: that of OpenMetrics, without the `_total` of a counter.
-        type: what it is.
         unit: `seconds`, `bytes` or nothing.
         help: one line for people, or nothing.
     """
@@ -104,8 +102,7 @@ class Metric:
 class Scale:
     """From a value's unit to the base unit: times `factor`, divided by `divisor`; one of them is 1.
 
-    Integers stay integers unless they are divided; a quotient is the nearest float, and what no
-    float can hold is infinite, as the parsers refuse it.
+    A quotient is the nearest float; what no float can hold is infinite, as the parsers refuse it.
     """
 
     factor: int
@@ -137,12 +134,7 @@ class Scale:
 
 @lru_cache(maxsize=4096)
 def make_metric(top: str, value: Value) -> tuple[Metric, Scale]:
-    """Return the metric of a value, and the scale of its numbers.
-
-    Args:
-        top: the name of the top-level source, by `make_name`.
-        value: the value.
-    """
+    """Return the metric of a value below a top-level source, and the scale of its numbers."""
     type: Literal["counter", "gauge", "histogram"] = "gauge"
     if value.histogram:
         type = "histogram"
@@ -183,7 +175,7 @@ class Edges:
 
 @lru_cache(maxsize=256)
 def make_edges(value: Value) -> Edges:
-    """Return the buckets of a value that is a histogram."""
+    """Return the buckets of a histogram."""
     _, scale = make_metric("", value)
     texts = [*map(_show_edge, map(scale.apply, _find_ends(value))), "+Inf"]
     keep = [*(one != other for one, other in pairwise(texts)), True]

@@ -1,11 +1,10 @@
 """`.schema.json`: what every file of a subtree is, as nested objects.
 
-Owns the text and the description of a value, which the extended attributes of its file give too.
-
 Threading: pure.
 """
 
 import json
+from functools import cache
 from typing import Any
 
 from statsfs.formats.json import nest, quote
@@ -14,7 +13,7 @@ from statsfs.model.layout import Layout
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.snapshot_directories import SnapshotDirectory
+from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 
 __all__ = ["describe_value", "render"]
 
@@ -46,32 +45,24 @@ def describe_value(value: Value) -> dict[str, Any]:
 def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     """Return the schema of a snapshot as JSON.
 
-    Returns:
-        `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
-        labels are those that the samples of a directory have in the Prometheus views; an aggregate
-        is described as its value, under the name of its file. Values that a reader may not read are
-        described too: their names are not secret either.
-
-    Args:
-        snapshot: what to describe.
-        mask: of no effect.
+    It is `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
+    labels are those that the samples of a directory have in the Prometheus views; an aggregate is
+    described as its value, under the name of its file. `mask` has no effect: the names of values
+    that a reader may not read are not secret either.
     """
-    root = snapshot.directories()
+    root = make_directories(snapshot)
     homes: dict[Any, Home | None] = {root.source: None}
     for source in snapshot.lineage:
         homes[root.source] = _go_down(homes[root.source], source)
-    described: dict[Layout | None, str] = {}
+    describe = cache(_describe_files)
 
     def head(directory: SnapshotDirectory) -> str:
         home = homes.pop(directory.source)
         for child in directory.subordinates:
             homes[child.source] = _go_down(home, child.source)
-        values = described.get(directory.layout)
-        if values is None:
-            values = described[directory.layout] = _describe_files(directory.layout)
         labels = {} if home is None else home.labels
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
-        return f'{{"labels": {{{pairs}}}, {values}, "subordinates": {{'
+        return f'{{"labels": {{{pairs}}}, {describe(directory.layout)}, "subordinates": {{'
 
     return nest(root, head)
 
@@ -80,9 +71,9 @@ def _go_down(home: Home | None, source: Any) -> Home:
     return Home(source, source.name, {}) if home is None else home.below(source)
 
 
-def _describe_files(layout: Layout | None) -> str:
-    files = layout.files.values() if layout is not None else ()
+def _describe_files(layout: Layout) -> str:
     values = [
-        {"name": file.name, **describe_value(file.value), "mode": file.value.mode} for file in files
+        {"name": file.name, **describe_value(file.value), "mode": file.value.mode}
+        for file in layout.files.values()
     ]
     return f'"values": {json.dumps(values)}'

@@ -1,7 +1,4 @@
-"""Views: files that show a whole subtree in one read.
-
-Owns the list of views, and how one of them is sampled and rendered. The other modules of this room
-make the texts; the filesystem's `vfs` says which directories have which views.
+"""Views: files that show a whole subtree in one read; which there are, and rendering one of them.
 
 Threading: a rendering is made and used on the serving thread, and runs in any.
 """
@@ -18,7 +15,8 @@ from statsfs.tree.lock import suspend_collection
 from statsfs.tree.pauses import pause, pausing
 from statsfs.tree.refresh import Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.snapshot import Snapshot, take_snapshot
+from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
@@ -29,23 +27,17 @@ _QUICK: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A file in every directory that shows the whole subtree.
-
-    Attributes:
-        name: its name, which no listing has.
-        number: as that of a `File`.
-        render: returns its text, of what was sampled.
-    """
+    """A file in every directory that shows the whole subtree; no listing has its name."""
 
     name: str
-    number: int
+    number: int  # as that of a `File`
     render: Callable[..., bytes]
 
 
 def _render_binary(snapshot: Snapshot, *, mask: Mask) -> bytes:
     path = "/".join(source.name for source in snapshot.lineage)
     bits = find_masks(mask, snapshot).common
-    files = (file for file in snapshot.directory().files() if file[0].value.mode & bits)
+    files = (file for file in make_directory(snapshot).files() if file[0].value.mode & bits)
     return binary.render(path, ((file.name, file.value, number) for file, number in files))
 
 
@@ -66,11 +58,6 @@ VIEWS: Final = {
 class Rendering:
     """A view in the making; `run` may be called in any thread.
 
-    Args:
-        view: which.
-        top: of what.
-        mask: permission bits; or a reader, with the owner of `top`.
-
     Attributes:
         quick: whether `run` takes no longer than reading a few files.
         text: what the view shows, once it ran.
@@ -90,15 +77,11 @@ class Rendering:
         self.moment = 0
 
     def refreshing(self) -> Refreshing | None:
-        """Return the refreshes that come before `run`, or None."""
+        """Return the refreshes that are to be made before `run`; None for none."""
         return find_refreshing(_sources(self._top))
 
     def run(self) -> None:
-        """Sample, and make the text; to be called once.
-
-        Raises:
-            ReleasedError: the source was released.
-        """
+        """Sample and make the text, once; raise ReleasedError if the source was released."""
         # The sample is dropped before garbage is collected again. Foreign code may run for ever.
         with contextlib.ExitStack() as stack:
             if not self.quick:
@@ -108,7 +91,7 @@ class Rendering:
             self._render()
 
     def _render(self) -> None:
-        snapshot = self._top._sample()
+        snapshot = take_snapshot(self._top)
         pause()
         self.moment = snapshot.moment
         self.text = self._view.render(snapshot, mask=self._mask)

@@ -1,9 +1,5 @@
 """What a value is: its name, type, kind and unit, and how it is aggregated.
 
-Owns the descriptions, which are immutable, hashable and compared by content. Where the integers
-are is the business of `bases`; what totals they make that of `aggregates`. `Aggregate` stands here
-and not beside the reductions because a `Value` carries one, and modules import upwards only.
-
 Threading: everything here is immutable.
 """
 
@@ -122,14 +118,9 @@ class Unit(Enum):
 
 
 def check_name(name: object, what: str) -> str:
-    """Return a name that a file may have, or raise.
+    """Return a name that a file may have, or raise InvalidNameError.
 
-    Args:
-        name: 1 to 255 bytes of UTF-8, no "/", no control character, no "." at its start.
-        what: what the name is of, for the message.
-
-    Raises:
-        InvalidNameError: it is something else.
+    It has 1 to 255 bytes of UTF-8, no "/", no control character, and no "." at its start.
     """
     if not isinstance(name, str):
         raise InvalidNameError(f"{what} must be a str, not {type(name).__name__}", name)
@@ -173,7 +164,7 @@ class Value:
         histogram: whether the value is a list of buckets.
 
     Raises:
-        InvalidNameError: the name, or that of one of its aggregates, is none for a file.
+        InvalidNameError: a file cannot have the name, or that of one of its aggregates.
         ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
             value; an offset below 0; a base that is neither 10 nor 2; a size, a bucket size or
             bounds that the kind has not; a histogram of booleans, with a `show` or with another
@@ -200,46 +191,42 @@ class Value:
 
     def __post_init__(self) -> None:
         check_name(self.name, "a value's name")
+        given: object = self.mode
+        if given is None:
+            object.__setattr__(self, "mode", 0o444 if self.kind is Kind.INSTANT else 0o644)
         for attribute, wanted in _FIELD_TYPES.items():
             found = getattr(self, attribute)
+            if found is None and attribute == "offset":
+                continue
             if not isinstance(found, wanted) or (wanted is int and isinstance(found, bool)):
                 raise TypeError(
-                    f"value {self.name!r}: {attribute} is no {wanted.__name__}: {found!r}"
+                    f"value {self.name!r}: {attribute} is not of type {wanted.__name__}: {found!r}"
                 )
         if self.show is not None and not callable(self.show):
             raise TypeError(f"value {self.name!r}: show is not callable: {self.show!r}")
         if self.base not in (2, 10):
             raise ValueError(f"value {self.name!r}: base is {self.base}, not 10 or 2")
         if not -0x8000 <= self.exponent <= 0x7FFF:
-            raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
+            raise ValueError(f"value {self.name!r}: exponent {self.exponent} does not fit 16 bits")
         # A field, not a property: each read of a file asks for it.
         object.__setattr__(self, "histogram", self.kind in _HISTOGRAMS)
-        self._resolve_mode()
+        self._check_mode()
         self._check_offset()
         self._resolve_bounds()
         self._check_buckets()
         for _, name in self.aggregate_names:
             check_name(name, "an aggregate's name")
 
-    def _resolve_mode(self) -> None:
-        mode: object = self.mode
-        if mode is None:
-            mode = 0o444 if self.kind is Kind.INSTANT else 0o644
-            object.__setattr__(self, "mode", mode)
-        if not isinstance(mode, int) or isinstance(mode, bool):
-            raise TypeError(f"value {self.name!r}: mode is no int: {mode!r}")
+    def _check_mode(self) -> None:
+        mode = self.mode
         if mode & ~0o666:
             raise ValueError(f"value {self.name!r}: mode {mode:#o} is not of read and write bits")
         if self.kind is Kind.INSTANT and mode & 0o222:
             raise ValueError(f"value {self.name!r} is INSTANT, not to be cleared: mode {mode:#o}")
 
     def _check_offset(self) -> None:
-        offset: object = self.offset
-        if offset is None:
-            return
-        if not isinstance(offset, int) or isinstance(offset, bool):
-            raise TypeError(f"value {self.name!r}: offset is no int: {offset!r}")
-        if offset < 0:
+        offset = self.offset
+        if offset is not None and offset < 0:
             raise ValueError(f"value {self.name!r}: offset {offset} is below 0")
 
     def _resolve_bounds(self) -> None:
@@ -288,7 +275,7 @@ class Value:
         return known
 
     def __getstate__(self) -> dict[str, object]:
-        # What is pickled has no hash: those of strings differ from process to process.
+        # Hashes are not pickled: those of strings differ from process to process.
         return {name: item for name, item in vars(self).items() if not name.startswith("_")}
 
     @property
@@ -348,8 +335,6 @@ class Value:
         SUM, or the only kind, has the plain name; each other kind is `name.kind`.
         """
         kinds = list(self.aggregate)
-        if not kinds:
-            return ()
         plain = Aggregate.SUM if Aggregate.SUM in kinds else kinds[0] if len(kinds) == 1 else None
         return tuple(
             (kind, self.name if kind is plain else f"{self.name}.{kind.label}") for kind in kinds
@@ -365,6 +350,8 @@ _FIELD_TYPES: Final[dict[str, type]] = {
     "exponent": int,
     "description": str,
     "hidden": bool,
+    "mode": int,
+    "offset": int,
     "size": int,
     "bucket_size": int,
 }

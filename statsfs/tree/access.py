@@ -1,7 +1,4 @@
-"""Access: the owners of sources, and what a reader may read of each.
-
-The kernel checks the permission bits of a value's file when it is opened. Views show many values at
-once; here the same rule is kept for them.
+"""Access: the owners of sources, and what a view may show to a reader: what the kernel allows.
 
 Threading: pure, but for pauses.
 """
@@ -34,16 +31,7 @@ _owner_of: Final = attrgetter("owner")
 
 
 def check_owner(owner: Owner | None, what: str) -> Owner | None:
-    """Return an owner, if it can be one of a file; or None.
-
-    Args:
-        owner: the user and the group.
-        what: what is owned, for the message.
-
-    Raises:
-        TypeError: it is not a pair of numbers.
-        ValueError: a number is out of range.
-    """
+    """Return an owner, if it is None or can own a file; else raise TypeError or ValueError."""
     if owner is None:
         return None
     given: object = owner
@@ -82,32 +70,20 @@ Mask = int | Access
 
 @dataclass(frozen=True, slots=True)
 class Masks:
-    """The permission bits of which a value must have one, by the source that shows it.
-
-    Attributes:
-        common: those of most sources.
-        others: those of the sources that have others.
-    """
+    """The permission bits of which a value must have one: those of most sources, and of others."""
 
     common: int
     others: "Mapping[Source, int]" = field(default_factory=dict)
 
     def of(self, source: "Source") -> int:
-        """Return those of one source."""
+        """Return the bits of one source."""
         return self.others.get(source, self.common)
 
 
 def find_masks(mask: Mask, snapshot: "Snapshot") -> Masks:
-    """Return what a reader may read of each source of a sampled subtree.
-
-    Args:
-        mask: permission bits; or a reader, with the owner of the subtree's root.
-        snapshot: of the subtree.
-    """
-    if isinstance(mask, int):
-        return Masks(mask)
-    common = mask.mask_of(mask.owner)
-    if mask.uid == 0:
+    """Return what may be read of each source in a snapshot; a reader has the owner of its root."""
+    common = mask if isinstance(mask, int) else mask.mask_of(mask.owner)
+    if isinstance(mask, int) or mask.uid == 0:
         return Masks(common)
     owners: dict[Source | Registry, Owner] = {}
     others: dict[Source, int] = {}

@@ -1,8 +1,5 @@
 """Directories: where a source is, its arrays over their bases, and the files that they make.
 
-A `Source` has one. The filesystem and the formats work on directories; programs change the tree by
-the methods of `Source`.
-
 Threading: what is here changes under the tree's lock only, and is read without it.
 """
 
@@ -10,6 +7,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
@@ -31,74 +29,51 @@ log = logging.getLogger(__name__)
 _NOTHING: Final[dict[Any, Any]] = {}  # what released sources have; nothing is ever added to it
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Directory:
-    """What a source is to the rest of the package.
+    """What a source is to the rest of the package; programs use the methods of `Source`.
 
     Attributes:
-        name: the source's.
-        parent: the source or the registry that it is in, or None.
         subordinates: the sources in it, by name, hidden ones too.
         visible: how many of them are not hidden.
         place: the number of its stay under its parent, never used again; 0 without a parent.
         placed, changed: when it got there, and when its files last changed, in nanoseconds since
             the epoch.
-        entries: the source's arrays over their bases.
         index: by array, all entries in the subtree.
-        refresher: the source's own, if it has one.
         refreshers: all in the subtree, in the order in which they were added.
         version: changes when the files may not be as they were.
         cached: the layout of a version, if it was worked out.
     """
 
-    __slots__ = (
-        "_complaints",
-        "_revoked",
-        "cached",
-        "changed",
-        "entries",
-        "index",
-        "name",
-        "parent",
-        "place",
-        "placed",
-        "refresher",
-        "refreshers",
-        "subordinates",
-        "version",
-        "visible",
-    )
+    name: str
+    parent: "Source | Registry | None" = None
+    subordinates: "dict[str, Source]" = field(default_factory=dict)
+    visible: int = 0
+    place: int = 0
+    placed: int = field(default_factory=time.time_ns)
+    changed: int = field(default_factory=time.time_ns)
+    entries: dict[Key, Entry] = field(default_factory=dict)
+    index: dict[Array, ArrayIndex] = field(default_factory=dict)
+    refresher: Refresher | None = None
+    refreshers: dict[Refresher, None] | None = None
+    version: int = 0
+    cached: tuple[int, Layout] | None = None
+    _revoked: int = 0
+    _complaints: set[object] | None = None
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.parent: Source | Registry | None = None
-        self.subordinates: dict[str, Source] = {}
-        self.visible = 0
-        self.place = 0
-        self.placed = self.changed = time.time_ns()
-        self.entries: dict[Key, Entry] = {}
-        self._revoked = 0
-        self.index: dict[Array, ArrayIndex] = {}
-        self.refresher: Refresher | None = None
-        self.refreshers: dict[Refresher, None] | None = None
-        self.version = 0
-        self.cached: tuple[int, Layout] | None = None
-        self._complaints: set[object] | None = None
-
-    @property
-    def above(self) -> "Directory | None":
-        """The directory that this one is in; None at the top."""
+    def lineage(self) -> "list[Directory]":
+        """Return this directory, the one that it is in, and so on to the top."""
+        lineage = [self]
         parent = self.parent
-        return None if parent is None or isinstance(parent, Listening) else parent._directory
+        while parent is not None and not isinstance(parent, Listening):
+            lineage.append(parent._directory)
+            parent = parent.parent
+        return lineage
 
     @property
     def path(self) -> str:
         """The names from the top of the tree to the source, joined by "/"."""
-        names = [self.name]
-        above = self.above
-        while above is not None:
-            names.append(above.name)
-            above = above.above
-        return "/".join(reversed(names))
+        return "/".join([directory.name for directory in reversed(self.lineage())])
 
     def complain(self, key: object, message: str) -> None:
         """Log a warning about the source, once for each `key`."""
@@ -113,48 +88,40 @@ class Directory:
     @property
     def files(self) -> Mapping[str, File]:
         """The files that the directory shows, by name."""
-        cached = self.cached
-        if cached is not None and cached[0] == self.version:
-            return cached[1].files
-        return self._layout().files
+        return self.layout.files
 
-    def _layout(self) -> Layout:
+    @property
+    def layout(self) -> Layout:
+        """The files that the directory shows, those that it does not, and what they cover."""
         cached = self.cached
         # The version is read before the tree is looked at, so that a layout made of what changes
         # at the same moment is made again.
         version = self.version
         if cached is not None and cached[0] == version:
             return cached[1]
-        layout = self._make_layout()
-        self.cached = (version, layout)
+        layout = self._make_layout(version)
         self._complain_of_losses(layout)
         return layout
 
     def layout_at(self, version: int) -> Layout | None:
-        """Return the layout of a version, or None if the directory has changed since."""
-
-        def make() -> Layout | None:
-            if self.version != version:
-                return None
-            layout = self._make_layout()
-            self.cached = (version, layout)
-            return layout
-
-        layout = lock_tree(make)
+        """Return the layout of a version, or None if the version is another by now."""
+        layout = lock_tree(lambda: self._make_layout(version) if self.version == version else None)
         if layout is not None:
             self._complain_of_losses(layout)
         return layout
 
-    def _make_layout(self) -> Layout:
+    def _make_layout(self, version: int) -> Layout:
         entries = list(self.entries.values())
         shown = [entry for entry in entries if not entry.hidden]
-        return make_layout(
+        layout = make_layout(
             [entry.array for entry in shown if not entry.declared],
             [entry.array for entry in shown if entry.declared],
             [array for array, index in self.index.copy().items() if index.below],
             self.shows_directory,
             [entry.array for entry in entries if entry.hidden],
         )
+        self.cached = (version, layout)
+        return layout
 
     def _complain_of_losses(self, layout: Layout) -> None:
         for loss in layout.losses:
@@ -191,11 +158,7 @@ class Directory:
         return None
 
     def read(self, file: File, entry: Entry | None) -> Any:
-        """Read a file, even one that is shown no longer: an integer or buckets.
-
-        Args:
-            file: one of `files`.
-            entry: `entry_of(file)` at the time it was found.
+        """Read a file, even one that is shown no longer; `entry` is what `entry_of` returned.
 
         Raises:
             UnavailableError: a refresh of this source or one above it failed.
@@ -258,34 +221,24 @@ class Directory:
 
     def _parts(self, file: File) -> Sequence[Part]:
         # What an aggregate covers: one array, or all in which values belong together.
-        covered = self._layout().covered.get(file)
+        covered = self.layout.covered.get(file)
         places = ((file.array, file.index),) if covered is None else covered
         indexes = [(self.index.get(array), place) for array, place in places]
         return [(index, place) for index, place in indexes if index is not None]
 
     def check_refreshed(self) -> None:
         """Raise UnavailableError if the last refresh of this source or one above it failed."""
-        directory: Directory | None = self
-        while directory is not None:
+        for directory in self.lineage():
             if directory.refresher is not None:
                 directory.refresher.check()
-            directory = directory.above
 
     def find_refreshers(self) -> list[Refresher]:
         """Return the refreshers of this source, its descendants and its ancestors."""
-        found = list(self.refreshers or ())
-        above = self.above
-        while above is not None:
-            if above.refresher is not None:
-                found.append(above.refresher)
-            above = above.above
-        return found
+        above = [directory.refresher for directory in self.lineage()[1:]]
+        return [*(self.refreshers or ()), *(one for one in above if one is not None)]
 
     def weigh(self) -> int:
-        """Return how many numbers the subtree has; `sys.maxsize` if reading some runs foreign code.
-
-        Histograms count as often as they have buckets.
-        """
+        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code."""
         weight = 0
         for array, index in self.index.copy().items():
             if not all(reader.plain for reader in index.groups.copy()):
@@ -294,16 +247,6 @@ class Directory:
         return weight
 
     # Changing, under the lock
-
-    def add_subordinate(self, source: "Source") -> None:
-        """Add a subdirectory."""
-        self.subordinates[source.name] = source
-        self.visible += not source.hidden
-
-    def remove_subordinate(self, source: "Source") -> None:
-        """Remove a subdirectory."""
-        del self.subordinates[source.name]
-        self.visible -= not source.hidden
 
     def check_entry(self, entry: Entry) -> None:
         """Raise DuplicateNameError if the source has the entry's array or base already."""
@@ -335,29 +278,25 @@ class Directory:
         self.entries[entry.key] = entry
         self._revoked += entry.revoked
         stale = []
-        directory: Directory | None = self
-        while directory is not None:
+        for directory in self.lineage():
             index = directory.index.get(entry.array)
             if index is None:
                 index = directory.index[entry.array] = ArrayIndex(entry.array)
-            if directory is self or not index.below:
-                stale.append(directory)
             index.below += directory is not self
             index.add(entry)
-            directory.version += directory is self or index.below == 1
-            directory = directory.above
+            if directory is self or index.below == 1:
+                directory.version += 1
+                stale.append(directory)
         return stale
 
     def remove_entry(self, entry: Entry) -> None:
         """Remove an entry that another one of the array has replaced, so that no file goes."""
         del self.entries[entry.key]
         self._revoked -= entry.revoked
-        directory: Directory | None = self
-        while directory is not None:
+        for directory in self.lineage():
             index = directory.index[entry.array]
             index.discard(entry)
             index.below -= directory is not self
-            directory = directory.above
         self.version += 1
 
     def join(self, other: "Directory") -> bool:
@@ -391,7 +330,7 @@ class Directory:
         return stale
 
     def drop(self, garbage: list[object]) -> None:
-        """Drop all, as the source is released, into a list that is freed outside the lock."""
+        """Drop all as the source is released."""
         garbage += (self.subordinates, self.entries, self.index, self.refreshers)
         for entry in self.entries.values():
             garbage.append((entry.base, entry.origin))

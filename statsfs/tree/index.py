@@ -3,13 +3,13 @@
 Each source keeps, for each array that is anywhere in its subtree, one dictionary of entries for
 each way of reading them. A total is one C call over its values, however deep the tree is.
 
-Threading: changed under the tree's lock only. Read without it, by copying a dictionary's values in
-one C call. The total of what retains is read under the lock: what leaves is in the total of every
-moment, and never twice.
+Threading: changed under the tree's lock, and read without it. A total of which something is
+retained is read under it: what leaves is in the total of every moment, and never twice.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from statsfs.exceptions import ReadOnlyValueError
@@ -34,53 +34,43 @@ _WIDE = (Type.U64, Type.S64)
 Key = tuple[Array, str | int]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Entry:
     """An array of one source over one base.
 
     Attributes:
-        source: the source that it was added to.
-        array, reader: what is read, and how.
         base: what to give the reader; None once revoked or released.
         origin: the object that the producer gave, which `base` may be a view of.
         hidden: counted above, but not shown.
-        declared: has no base, or has lost it: only the names of its aggregates.
         revoked: had a base; the array may be added again, and then this entry goes.
         key: unique in its source: the array, and "own" for what the source shows, "declared" for
             base None, or a number.
     """
 
-    __slots__ = ("array", "base", "hidden", "key", "origin", "reader", "revoked", "source")
+    source: "Source"
+    array: Array
+    reader: Reader | None
+    base: Any
+    origin: Any
+    hidden: bool
+    revoked: bool = False
+    key: Key = field(init=False)
 
-    def __init__(
-        self,
-        source: "Source",
-        array: Array,
-        reader: Reader | None,
-        base: Any,
-        origin: Any,
-        hidden: bool,
-        *,
-        revoked: bool = False,
-    ) -> None:
-        self.source = source
-        self.array = array
-        self.reader = reader
-        self.base = base
-        self.origin = origin
-        self.hidden = hidden
-        self.revoked = revoked
-        self.key: Key = (array, id(self) if revoked else self._kind())
-
-    def _kind(self) -> str | int:
-        if self.reader is None:
-            return "declared"
-        return id(self.origin) if self.hidden else "own"
+    def __post_init__(self) -> None:
+        if self.revoked:
+            self.key = (self.array, id(self))
+        elif self.reader is None:
+            self.key = (self.array, "declared")
+        else:
+            self.key = (self.array, id(self.origin) if self.hidden else "own")
 
     @property
     def declared(self) -> bool:
+        """Whether it has no base, or has lost it: only the names of its aggregates."""
         return self.reader is None
 
 
+@dataclass(slots=True)
 class Fold:
     """A change that turns entries into what is retained, or back; there is one at a time.
 
@@ -93,31 +83,28 @@ class Fold:
             known, as long as everything is in its old place.
     """
 
-    __slots__ = ("after", "leaving")
-
-    def __init__(self, leaving: "Mapping[Array, ArrayIndex]") -> None:
-        self.leaving = leaving
-        self.after: dict[Array, tuple[Retained, RetainedRow]] | None = None
+    leaving: "Mapping[Array, ArrayIndex]"
+    after: "dict[Array, tuple[Retained, RetainedRow]] | None" = None
 
 
 _fold: Fold | None = None  # the one being made
 
 
 def set_fold(fold: Fold | None) -> None:
-    """Note that a fold is being made, or that it is over; under the tree's lock."""
+    """Note that a fold is being made, or that it is over."""
     global _fold
     _fold = fold
 
 
-_Found = tuple[Reader, Entry, Any, int]
+_Found = tuple[Reader, Entry, Any, int]  # the last is the place of a value in its array
 _Held = tuple[Entry, Any]
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class ArrayIndex:
     """All entries of one array in a subtree.
 
     Attributes:
-        array: which.
         groups: by reader, the base of each entry.
         declared: the entries without a base.
         below: how many entries are subordinates', and not the source's own; each record counts as
@@ -126,15 +113,12 @@ class ArrayIndex:
         own: what the source itself retains, one of `records`.
     """
 
-    __slots__ = ("array", "below", "declared", "groups", "own", "records")
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-        self.groups: dict[Reader, dict[Entry, Any]] = {}
-        self.declared: dict[Entry, None] | None = None
-        self.below = 0
-        self.records: dict[Retained, None] | None = None
-        self.own: Retained | None = None
+    array: Array
+    groups: dict[Reader, dict[Entry, Any]] = field(default_factory=dict)
+    declared: dict[Entry, None] | None = None
+    below: int = 0
+    records: "dict[Retained, None] | None" = None
+    own: "Retained | None" = None
 
     def __len__(self) -> int:
         entries = sum(map(len, self.groups.values())) + len(self.declared or ())
@@ -152,7 +136,7 @@ class ArrayIndex:
         self.declared[entry] = None
 
     def discard(self, entry: Entry) -> None:
-        """Remove one entry that is there."""
+        """Remove one entry."""
         if entry.reader is None:
             assert self.declared is not None
             del self.declared[entry]
@@ -187,10 +171,6 @@ class ArrayIndex:
             assert self.records is not None
             del self.records[record]
         self.below -= len(other)
-
-    def holds(self, entry: Entry) -> bool:
-        """Tell whether an entry with a base is there."""
-        return entry.reader is not None and entry in self.groups.get(entry.reader, ())
 
     def retain(self, record: "Retained") -> None:
         """Add what a source retains, this one or one in its subtree."""
@@ -237,35 +217,24 @@ Part = tuple[ArrayIndex, int]
 
 
 def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
-    """Compute one aggregate.
-
-    Args:
-        file: which.
-        parts: the indexes that it covers: one, but where several arrays have values that belong
-            together.
-
-    Returns:
-        The aggregate, a list for a histogram, and None or an entry that it leaves out, whose base
-        holds no integer.
-    """
-    if not file.retained or not _retain_some(parts):
+    """Compute one aggregate; return it, and an entry that it leaves out as its base is broken."""
+    if not _is_retained(file, parts):
         number, broken = _reduce_living(file, parts)
         # Something may have left for the first time meanwhile.
-        if not file.retained or not _retain_some(parts):
-            return file.value.zero if number is None else number, broken
+        if not _is_retained(file, parts):
+            return _combine(file, number, []), broken
     return _reduce_retaining(file, parts)
 
 
-def _retain_some(parts: Sequence[Part]) -> bool:
-    return any(index.records is not None for index, _ in parts)
+def _is_retained(file: File, parts: Sequence[Part]) -> bool:
+    return file.retained and any(index.records is not None for index, _ in parts)
 
 
 def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
-    # Without what is retained. Of nothing it is None.
+    # Without what is retained. Of nothing it is 0 or None.
     try:
         if file.kind is Aggregate.SUM and _is_wide(file.value):
-            # Modulo 2^64 the addends need no conversion before the sum.
-            total = sum(reader.total(bases, place) for reader, bases, place in _bases(parts))
+            total = sum([reader.total(bases, place) for reader, bases, place in _bases(parts)])
             if total.__class__ is int:
                 return wrap_sum(total, file.value.type), None
         else:
@@ -297,7 +266,9 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
     # be read outside of the lock, or one by one, or a fold was interrupted by this.
     column: list[Any] = []
     retained: list[Any] = []
-    for index, place in parts if _fold is None else ():
+    if _fold is not None:
+        return None
+    for index, place in parts:
         for reader, members in index.groups.items():
             if not reader.plain:
                 return None
@@ -306,7 +277,7 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
             except Exception:
                 return None
         retained += [record.row[place] for record in index.records or ()]
-    return (column, _drop_nothing(retained)) if _fold is None else None
+    return column, retained
 
 
 def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[Any]]:
@@ -319,14 +290,14 @@ def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[A
         array = index.array
         if _fold is not None and _fold.after is not None and array in _fold.after:
             leaving = _fold.leaving[array]
-            entries = [one for one in entries if not leaving.holds(one[1])]
+            entries = [one for one in entries if one[1] not in leaving.groups.get(one[0], ())]
             record, row = _fold.after[array]
             rows = {one: held for one, held in rows.items() if one not in (leaving.records or ())}
             rows[record] = row
         found += entries
         retained += [row[place] for row in rows.values()]
     held = list(_read_each([one for one in found if one[0].plain]))
-    return held, [one for one in found if not one[0].plain], _drop_nothing(retained)
+    return held, [one for one in found if not one[0].plain], retained
 
 
 def _bases(parts: Sequence[Part]) -> Iterator[tuple[Reader, list[Any], int]]:
@@ -352,11 +323,8 @@ def _tell(source: "Source", told: dict[Callable[[], object], None]) -> None:
 
 
 def _is_wide(value: Value) -> bool:
+    # Modulo 2^64 the addends need no conversion before the sum.
     return value.type in _WIDE and not value.histogram
-
-
-def _drop_nothing(numbers: Iterable[Any]) -> list[Any]:
-    return [number for number in numbers if number is not None]
 
 
 def _read_each(found: Iterable[_Found]) -> Iterator[_Held]:
@@ -381,9 +349,7 @@ def _reduce_each(held: Iterable[_Held], file: File) -> tuple[Any, Entry | None]:
 
 
 def _reduce_column(column: Sequence[Any], file: File) -> Any:
-    # At C speed; of nothing it is None. It raises where something is not an integer.
-    if not column:
-        return None
+    # At C speed. It raises where something is not an integer.
     if file.kind is Aggregate.SUM and _is_wide(file.value):
         total = sum(column)
         if total.__class__ is int:
@@ -405,4 +371,5 @@ def _reduce(column: Sequence[Any], file: File) -> Any:
 def _combine(file: File, number: Any, retained: list[Any]) -> Any:
     if not retained:
         return file.value.zero if number is None else number
-    return add_numbers(file.value, retained if number is None else [number, *retained])
+    numbers = [one for one in (number, *retained) if one is not None]
+    return add_numbers(file.value, numbers) if numbers else file.value.zero

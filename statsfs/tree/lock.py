@@ -1,8 +1,8 @@
 """The lock of all trees, and the order of a change.
 
-A change is made under the lock, with garbage collection off. Then the lock is released. Then what
-the change dropped is freed, which may run a user's finalizers, and the listeners are told. Last,
-changes that were made from inside this one (by a signal handler, say) are made.
+A change is made under the lock, with garbage collection off; then those made from inside it (by a
+signal handler, say). Then the lock is released, what was dropped is freed, which may run a user's
+finalizers, and the listeners are told.
 
 Threading: any thread. The lock is reentrant only so that a thread which holds it is recognised; a
 change inside a change never runs at once.
@@ -44,7 +44,7 @@ class ChangeNotice:
     Attributes:
         touched: the names of subordinates that came or went, by the place of their directory (0 is
             the registry). A directory of which only files came or went has an empty set.
-        left: the places of the sources that were removed. Their subtrees went with them.
+        left: the places of the sources that were removed with their subtrees.
     """
 
     touched: dict[int, set[str]] = field(default_factory=dict)
@@ -74,18 +74,18 @@ class TreeChange:
         self.garbage: list[object] = []
         self._notices: dict[Listening, ChangeNotice] = {}
 
-    def touch(self, registry: Listening | None, place: int, name: str | None = None) -> None:
-        """Note that a directory changed; `name` is the subordinate that came or went."""
-        if registry is not None:
-            notice = self._notices.setdefault(registry, ChangeNotice())
+    def touch(self, top: object, place: int, name: str | None = None) -> None:
+        """Note that a directory below a registry changed; `name` is what came to it or went."""
+        if isinstance(top, Listening):
+            notice = self._notices.setdefault(top, ChangeNotice())
             names = notice.touched.setdefault(place, set())
             if name is not None:
                 names.add(name)
 
-    def leave(self, registry: Listening | None, place: int) -> None:
+    def leave(self, top: object, place: int) -> None:
         """Note that a source left its place."""
-        if registry is not None:
-            self._notices.setdefault(registry, ChangeNotice()).left.append(place)
+        if isinstance(top, Listening):
+            self._notices.setdefault(top, ChangeNotice()).left.append(place)
 
     def finish(self) -> None:
         """Drop the garbage and tell the listeners; to be called under no lock."""
@@ -95,7 +95,7 @@ class TreeChange:
 
 
 tree_lock: Final = threading.RLock()
-"""The lock. `with tree_lock:` is for a step that changes only a number; changes are queued."""
+"""The lock. `with tree_lock:` is for a step that changes only a number."""
 _changing = False
 _waiting: Final[deque[Callable[[TreeChange], None]]] = deque()
 _suspended = False  # `suspend_collection` switched collection off
@@ -107,12 +107,10 @@ os.register_at_fork(
 
 
 def lock_tree(sample: Callable[[], _T]) -> _T:
-    """Call a function while the tree stands still, with garbage collection off.
-
-    Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads in
-    and may use the tree itself. Collection is switched on again only if it was on.
-    """
-    # Not a context manager: an interrupt (Ctrl-C) in its `__enter__` would leave the tree locked.
+    """Call a function while the tree stands still, with garbage collection off."""
+    # Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads
+    # in and may use the tree itself. Not a context manager: an interrupt (Ctrl-C) in its
+    # `__enter__` would leave the tree locked.
     with tree_lock:
         collecting = gc.isenabled()
         try:
@@ -125,7 +123,7 @@ def lock_tree(sample: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def suspend_collection() -> Iterator[None]:
-    """Keep garbage collection off for a while in which the tree may change; if it was on.
+    """Keep garbage collection off for a while in which the tree may change, if it was on.
 
     A large snapshot leaves so much behind that a collection looks at everything in the process: 13
     ms at once for the rows of 7,000 sources, 40 ms for their tree, and no thread runs meanwhile.
@@ -195,7 +193,7 @@ def apply_change(make: Callable[[TreeChange], None]) -> None:
             log.error("a change made from inside another change failed", exc_info=failure)
     if _waiting:
         # A signal handler came between the last look at the queue and the end.
-        apply_change(_change_nothing)
+        apply_change(lambda change: None)
 
 
 def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None:
@@ -207,10 +205,6 @@ def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None
             make(change)
         except Exception as error:
             failures.append(error)
-
-
-def _change_nothing(change: TreeChange) -> None:
-    """Change nothing; the queued changes are made."""
 
 
 def tree_change(

@@ -1,9 +1,8 @@
 """Pauses: a thread that renders a large view lets other threads run now and then.
 
-Rendering code calls `pause` every few hundred rows. It does nothing, unless the thread is in a
-block of `pausing`. A shorter switch interval of the interpreter does not do the same: beside
-a view of 329,000 values a read took 0.19 ms at the median with these pauses, 0.75 with an interval
-of 0.5 ms and 0.36 with one of 0.1 ms, which costs the program's own threads more besides.
+A shorter switch interval of the interpreter does not do the same: beside a view of 329,000 values a
+read took 0.19 ms at the median with these pauses, 0.75 with an interval of 0.5 ms and 0.36 with one
+of 0.1 ms, which costs the program's own threads more besides.
 
 Threading: each thread has its own turns.
 """
@@ -36,9 +35,7 @@ _calling: Final = _Calling()
 def pausing(rest: Callable[[], object] | None = None) -> Iterator[None]:
     """Have `pause` let other threads run, in this thread and in this block.
 
-    Args:
-        rest: what `pause` calls; by default one of `make_pause`. In a block inside of another one
-            that of the other is called.
+    It calls `rest`, by default one of `make_pause`; in a block inside of another the outer one's.
     """
     outer = _calling.rest
     _calling.rest = outer or rest or make_pause()
@@ -56,14 +53,9 @@ def pause() -> None:
 
 
 def make_pause(turn: float = _TURN) -> Callable[[], None]:
-    """Return a function that lets other threads run, if it is long since it did.
-
-    Not at each call: beside a thread that computes, this one waits a switch interval, 5 ms, until
-    it runs again, and a view of 300,000 values has a thousand pauses.
-
-    Args:
-        turn: how long, in seconds.
-    """
+    """Return a function that lets other threads run, if it has not for `turn` seconds."""
+    # Not at each call: beside a thread that computes, this one waits a switch interval, 5 ms, until
+    # it runs again, and a view of 300,000 values has a thousand pauses.
     since = time.perf_counter()
 
     def rest() -> None:

@@ -1,8 +1,5 @@
 """Placement: sources are put into others, and taken out of them.
 
-Owns the changes of the tree that concern several sources, and the notes of which directories they
-change.
-
 Threading: all of it happens inside changes, under the tree's lock.
 """
 
@@ -15,7 +12,7 @@ from statsfs.exceptions import DuplicateNameError, TreeError
 from statsfs.tree.directory import Directory
 from statsfs.tree.lock import Listening, TreeChange
 from statsfs.tree.references import check, drop_hold
-from statsfs.tree.retention import Folding, find_retaining, folding_change
+from statsfs.tree.retention import Folding, folding_change
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
@@ -26,7 +23,6 @@ __all__ = [
     "check_orphan",
     "check_sibling",
     "find_lineage",
-    "find_registry",
     "leave",
     "note_files",
     "remove",
@@ -46,12 +42,6 @@ def find_lineage(source: "Source") -> "list[Source]":
     return lineage
 
 
-def find_registry(lineage: "Sequence[Source]") -> Listening | None:
-    """Return the registry of a source with that lineage, or None."""
-    parent = lineage[-1]._directory.parent
-    return parent if isinstance(parent, Listening) else None
-
-
 @folding_change
 def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source") -> None:
     """Put a source into another; the errors are those of `Source.add_subordinate`."""
@@ -62,16 +52,13 @@ def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source"
         raise TreeError(
             f"{source.path!r} cannot be below {parent.path!r}, which is below it", source
         )
-    here, coming = parent._directory, source._directory
+    here = parent._directory
     check_sibling(here.subordinates, source, parent.path)
-    stale = folding.take_in(
-        find_retaining(lineage),
-        source,
-        lambda: [one._directory for one in lineage if one._directory.join(coming)],
-    )
+    stale = folding.take_in(lineage, source)
     if stale is None:
         return
-    here.add_subordinate(source)
+    here.subordinates[source.name] = source
+    here.visible += not source.hidden
     settle(source, parent)
     _note(change, lineage, source, stale)
 
@@ -86,15 +73,16 @@ def remove(parent: "Source", change: TreeChange, folding: Folding, source: "Sour
     lineage = find_lineage(parent)
     here, leaving = parent._directory, source._directory
     stale = folding.take_out(
-        find_retaining(lineage),
+        lineage,
         leaving.index,
         lambda: [one._directory for one in lineage if one._directory.part(leaving)],
         source,
     )
     if stale is None:
         return
-    here.remove_subordinate(source)
-    change.leave(find_registry(lineage), leaving.place)
+    del here.subordinates[source.name]
+    here.visible -= not source.hidden
+    change.leave(lineage[-1].parent, leaving.place)
     _note(change, lineage, source, stale)
     leave(source, change)
 
@@ -115,7 +103,7 @@ def check_sibling(siblings: "Mapping[str, Source]", source: "Source", where: str
 def settle(source: "Source", parent: "Source | Registry") -> None:
     """Note the place that a parent gave a source."""
     source._directory.parent = parent
-    source._references.holds += 1
+    source._holds += 1
     source._directory.placed = time.time_ns()
     moved = [source]
     while moved:
@@ -144,13 +132,12 @@ def _note(
         layout = here.cached
         if layout is None or layout[0] != here.version or source.name in layout[1].claimed:
             here.version += 1
-        change.touch(find_registry(lineage), here.place, source.name)
+        change.touch(lineage[-1].parent, here.place, source.name)
     note_files(change, lineage, stale)
 
 
 def note_files(change: TreeChange, lineage: "Sequence[Source]", stale: Sequence[Directory]) -> None:
     """Note the directories of a lineage that do not show the files that they did."""
-    registry = find_registry(lineage) if stale else None
     for directory in stale:
         directory.changed = time.time_ns()
-        change.touch(registry, directory.place)
+        change.touch(lineage[-1].parent, directory.place)

@@ -1,7 +1,5 @@
 """The registry: the top-level sources, and the listeners to changes below them.
 
-A mount shows a registry as its root. There is no global registry: a program makes its own.
-
 Threading: as the tree's. Listeners run in the thread that made the change, after the lock is
 released and before the change returns.
 """
@@ -98,11 +96,7 @@ class Registry(Listening):
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
         refresh_all(self.sources)
-        return self._sample()
-
-    def _sample(self) -> Snapshot:
-        # The same without refreshes.
-        return take_snapshot(self, lambda: ((), self.sources))
+        return take_snapshot(self)
 
     def add_listener(self, listener: Callable[[ChangeNotice], None]) -> None:
         """Have a function called after each change below this registry.

@@ -1,14 +1,12 @@
 """Retention: a source that retains keeps the numbers of what leaves its subtree.
 
-Here what leaves is read, added to what the nearest retaining source keeps, and taken back when it
-returns, in an order of steps by which no reader sees a total fall or count twice.
-
-Reading some bases runs a user's code: they are dynamic, or hold foreign integers. They are read
-outside of the lock, after a first attempt found them; what they count between that and the second
-attempt is lost. All others are read inside the change.
+What leaves is read, added to what the nearest retaining source keeps, and taken back when it
+returns. No reader sees a total fall or count twice.
 
 Threading: a fold is part of a change of the tree, under its lock. A row is never changed but
-replaced, in one step.
+replaced, in one step. Bases that run a user's code (they are dynamic, or hold foreign integers) are
+read outside of the lock, after a first attempt found them; what they count between that and the
+second attempt is lost.
 """
 
 import operator
@@ -37,7 +35,6 @@ __all__ = [
     "add_kept",
     "check_row",
     "fill_row",
-    "find_retaining",
     "folding_change",
     "restore_row",
 ]
@@ -73,12 +70,7 @@ def add_kept(array: Array, row: Sequence[Any] | None, kept: RetainedRow) -> tupl
 
 
 def check_row(array: Array, row: Sequence[Any]) -> RetainedRow:
-    """Return what is retained by a row that `fill_row` made.
-
-    Raises:
-        ValueError: it, or a histogram in it, is of another length.
-        TypeError: something in it is not a number.
-    """
+    """Return what is retained by a row that `fill_row` made, or raise ValueError or TypeError."""
     if len(row) != len(array.values):
         raise ValueError(f"{len(row)} numbers for {len(array.values)} values")
     found: list[Any] = list(array.plan(KeptPlan).nothing)
@@ -101,9 +93,6 @@ class Retained:
     """What one source retains of one array.
 
     Attributes:
-        source: the source.
-        array: what the row is of.
-        row: the numbers.
         lent: by each source that left and may come back its part of the row, and how often each
             value had been cleared then; as long as the source is alive.
     """
@@ -133,12 +122,7 @@ class Retained:
         self.lent[source] = (counted, self._clears.copy())
 
     def take_back(self, source: "Source", counted: RetainedRow) -> None:
-        """Forget what is retained of a source that comes back.
-
-        Args:
-            source: one of `lent`.
-            counted: what it has now; where that is less than it was, nothing is forgotten.
-        """
+        """Forget what is retained of a source that comes back, where it has as much as it had."""
         lent, clears = self.lent.pop(source)
         row = list(self.row)
         same = {
@@ -174,21 +158,13 @@ def _take_back(value: Value, kept: Any, lent: Any) -> Any:
 # Folds
 
 
-def find_retaining(lineage: "Sequence[Source]") -> "Sequence[Source]":
-    """Return the nearest source that retains and all above it, or nothing."""
-    for place, source in enumerate(lineage):
-        if source.retain:
-            return lineage[place:]
-    return ()
-
-
 def folding_change(
     method: "Callable[Concatenate[_S, TreeChange, Folding, _P], None]",
 ) -> Callable[Concatenate[_S, _P], None]:
     """Make a method a change of the tree in which entries may leave a source that retains.
 
-    It is called with the change and with a `Folding`. Where that finds bases that have to be read
-    outside of the lock, the method must return before it changes anything, and is called again.
+    Where its `Folding` finds bases that have to be read outside of the lock, the method must return
+    before it changes anything, and is called again.
     """
 
     @wraps(method)
@@ -229,41 +205,39 @@ class Folding:
                 try:
                     row[file.index] = convert_number(file.value, reader.read(base, file.index))
                 except Exception as error:
-                    _complain(entry, file.value, error)
+                    name = file.value.name
+                    entry.source._directory.complain(
+                        ("left out", entry, name),
+                        f"left out of what is retained: {name!r} holds no "
+                        f"{describe_number(file.value)}: {error}",
+                    )
             self._known[entry] = tuple(row)
 
     def take_out(
         self,
-        above: "Sequence[Source]",
+        lineage: "Sequence[Source]",
         leaving: Mapping[Array, ArrayIndex],
         part: Callable[[], _T],
         source: "Source | None" = None,
     ) -> _T | None:
-        """Take something out of the tree, and keep what it counted.
+        """Take entries out of the first source of a lineage, and keep what they counted.
 
         Args:
-            above: the source that is to retain it, and all above that; nothing where none does.
-            leaving: the entries that leave, and what they retain.
-            part: takes them out.
             source: what leaves, if it may come back.
 
         Returns:
             What `part` returns; None where nothing was done, as a base is unread.
         """
+        above = _find_retaining(lineage)
+        if not above:
+            return part()
         kept = {
             array: index
-            for array, index in (leaving.items() if above else ())
+            for array, index in leaving.items()
             if (index.groups or index.records) and array.retained
         }
-        if not kept:
-            return part()
-        fold = Fold(leaving)
-        try:
-            # First of all: a clear that comes after a base was read must see it.
-            set_fold(fold)
-            counted = self._add_up(kept)
-            if counted is None:
-                return None
+
+        def retain(fold: Fold, counted: dict[Array, RetainedRow]) -> None:
             records = [_find_record(above[0], array) for array in kept]
             fold.after = {
                 one.array: (one, add_retained(one.array, [one.row, counted[one.array]]))
@@ -274,48 +248,66 @@ class Folding:
                 _place(record, above)
                 if source is not None:
                     record.lend(source, counted[record.array])
-            return part()
-        finally:
-            set_fold(None)
 
-    def take_in(
-        self, above: "Sequence[Source]", source: "Source", join: Callable[[], _T]
-    ) -> _T | None:
-        """Put a source into the tree, and take back what is retained of it since it left.
+        return self._fold(leaving, kept, retain, part)
 
-        Where it has less than it had, it counts anew, and what it had is retained.
-
-        Args:
-            above: the nearest source that retains, and all above that; nothing where none does.
-            source: what comes.
-            join: puts it in.
+    def take_in(self, lineage: "Sequence[Source]", source: "Source") -> list[Directory] | None:
+        """Put a source into the first of a lineage, and take back what is retained since it left.
 
         Returns:
-            What `join` returns; None where nothing was done, as a base is unread.
+            The directories of which the files change; None as for `take_out`.
         """
-        coming = source._directory.index
-        lenders = [one for array in coming for one in _find_lenders(above, array, source)]
-        if not lenders:
+        directory, above = source._directory, _find_retaining(lineage)
+
+        def join() -> list[Directory]:
+            return [one._directory for one in lineage if one._directory.join(directory)]
+
+        if not above:
             return join()
-        fold = Fold(coming)
-        try:
-            set_fold(fold)
+        found = [_find_lender(above, array, source) for array in directory.index]
+        lenders = [one for one in found if one is not None]
+
+        def take_back(fold: Fold, counted: dict[Array, RetainedRow]) -> None:
             # Until all is done, totals are what they were.
             fold.after = {record.array: (record, record.row) for record in lenders}
-            counted = self._add_up({record.array: coming[record.array] for record in lenders})
-            if counted is None:
-                return None
             for record in lenders:
                 record.take_back(source, counted[record.array])
-            return join()
+
+        return self._fold(
+            directory.index,
+            {record.array: directory.index[record.array] for record in lenders},
+            take_back,
+            join,
+        )
+
+    def _fold(
+        self,
+        moving: Mapping[Array, ArrayIndex],
+        counting: Mapping[Array, ArrayIndex],
+        move: Callable[[Fold, dict[Array, RetainedRow]], None],
+        change: Callable[[], _T],
+    ) -> _T | None:
+        # Adds up what some indexes counted, moves that from or to what is retained, and changes the
+        # tree.
+        if not counting:
+            return change()
+        fold = Fold(moving)
+        try:
+            # First of all: a clear that comes after a base was read must see it.
+            set_fold(fold)
+            counted = self._add_up(counting)
+            if counted is None:
+                return None
+            move(fold, counted)
+            return change()
         finally:
             set_fold(None)
 
-    def _add_up(self, leaving: Mapping[Array, ArrayIndex]) -> dict[Array, RetainedRow] | None:
+    def _add_up(self, indexes: Mapping[Array, ArrayIndex]) -> dict[Array, RetainedRow] | None:
         # What the entries of some indexes counted, and their records; None where a base is unread.
         unread: list[_Unread] = []
         counted = {}
-        for array, index in leaving.items():
+        for array, index in indexes.items():
             rows = [one.row for one in index.records or ()]
             for reader, members in index.groups.items():
                 rows += self._read_members(array, reader, members, unread)
@@ -339,13 +331,6 @@ class Folding:
                 unread.append((reader, entry, base))
             else:
                 yield row
-
-
-def _complain(entry: Entry, value: Value, error: Exception) -> None:
-    entry.source._directory.complain(
-        ("left out", entry, value.name),
-        f"left out of what is retained: {value.name!r} holds no {describe_number(value)}: {error}",
-    )
 
 
 def _sample(array: Array, reader: Reader, bases: list[Any]) -> RetainedRow | None:
@@ -379,20 +364,11 @@ def _convert(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
 
 
 def restore_row(lineage: "Sequence[Source]", array: Array, row: RetainedRow) -> list[Directory]:
-    """Add a row to what a source retains, inside a change.
-
-    Args:
-        lineage: the source, its parent, and so on to the top.
-        array: what the row is of.
-        row: the numbers.
-
-    Returns:
-        The directories of which the files change by it.
-    """
+    """Add to what the first source of a lineage retains; return the directories that change."""
     if not array.retained:
         return []
     stale = []
-    for directory in [source._directory for source in lineage]:
+    for directory in lineage[0]._directory.lineage():
         if not directory.index.setdefault(array, ArrayIndex(array)).below:
             directory.version += 1
             stale.append(directory)
@@ -402,12 +378,21 @@ def restore_row(lineage: "Sequence[Source]", array: Array, row: RetainedRow) -> 
     return stale
 
 
-def _find_lenders(above: "Iterable[Source]", array: Array, source: "Source") -> Iterator[Retained]:
+def _find_retaining(lineage: "Sequence[Source]") -> "Sequence[Source]":
+    # The nearest source that retains and all above it, or nothing.
+    for place, source in enumerate(lineage):
+        if source.retain:
+            return lineage[place:]
+    return ()
+
+
+def _find_lender(above: "Iterable[Source]", array: Array, source: "Source") -> Retained | None:
+    # The nearest record of which a part is the source's.
     for retaining in above:
         index = retaining._directory.index.get(array)
         if index is not None and index.own is not None and source in index.own.lent:
-            yield index.own
-            return
+            return index.own
+    return None
 
 
 def _find_record(source: "Source", array: Array) -> Retained:
@@ -415,10 +400,9 @@ def _find_record(source: "Source", array: Array) -> Retained:
     return source._directory.index[array].own or Retained(source, array)
 
 
-def _place(record: Retained, lineage: "Iterable[Source]") -> None:
+def _place(record: Retained, lineage: "Sequence[Source]") -> None:
+    lineage[0]._directory.index[record.array].own = record
     for source in lineage:
         index = source._directory.index[record.array]
         if record not in (index.records or ()):
             index.retain(record)
-        if source is record.source:
-            index.own = record

@@ -1,16 +1,15 @@
 """Rows: what was read of many bases, converted and added up at C speed.
 
-A row has one item for each value of an array: an integer, or a list of buckets. Here raw rows are
-converted to the types of their values, and rows are added up: to the totals of a directory, which
-come from those of its subdirectories, so that each number is added once for each level of the tree;
-and to what a source retains. `index` computes the total of one file alone.
+Rows are added up to the totals of a directory, which come from those of its subdirectories, so that
+each number is added once for each level of the tree; and to what a source retains. `index` computes
+the total of one file alone.
 
 Threading: pure, but for pauses between a few hundred rows.
 """
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, Final, TypeVar
 
@@ -26,13 +25,14 @@ __all__ = [
     "RetainedRow",
     "Row",
     "Totals",
+    "TotalsPlan",
     "add_numbers",
     "add_retained",
     "add_rows",
     "add_totals",
     "convert_items",
-    "find_kinds",
     "convert_rows",
+    "find_plans",
 ]
 
 _T = TypeVar("_T")
@@ -46,7 +46,6 @@ RetainedRow = tuple[Any, ...]
 """For each value a sum, a peak or buckets; where nothing is retained a sum is 0, all else None."""
 
 _U64: Final = (1 << 64) - 1
-_COUNTS: Final = Aggregate.COUNT_ZERO | Aggregate.COUNT_NONZERO
 _CHUNK: Final = 256  # rows that are added up between two pauses: a millisecond or less
 _WIDE: Final = 12_000  # numbers that are added between two pauses
 
@@ -55,11 +54,7 @@ _WIDE: Final = 12_000  # numbers that are added between two pauses
 
 
 def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
-    """Convert what many bases hold for one value to its type, at C speed.
-
-    Returns:
-        Integers, or lists for a histogram; None where something is not an integer, or foreign.
-    """
+    """Convert a raw column to a value's type, at C speed; None if it may not be of integers."""
     if value.histogram:
         return convert_histograms(column, value)
     if not clean_integers(column):
@@ -71,7 +66,7 @@ def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
 
 
 def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
-    """Convert raw rows to the types of their values; None where `convert_items` returns it."""
+    """Convert raw rows as `convert_items` does columns."""
     columns = list(zip(*rows, strict=True))
     converted = list(map(convert_items, values, columns))
     if None in converted:
@@ -85,19 +80,14 @@ def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
 
 
 def add_numbers(value: Value, numbers: Sequence[Any]) -> Any:
-    """Return what several numbers of one value are together, each converted to its type.
-
-    Args:
-        value: a histogram, of which buckets are added; a PEAK, which is the largest; else a sum.
-        numbers: one or more.
-    """
+    """Return what one or more converted numbers are together: buckets, the largest PEAK, a sum."""
     if value.histogram:
         return add_buckets(numbers, value)
     return max(numbers) if value.kind is Kind.PEAK else wrap_sum(sum(numbers), value.type)
 
 
 def add_rows(array: Array, rows: Sequence[Row]) -> Row:
-    """Return what several rows are together, as `add_numbers` does; one or more rows."""
+    """Return what one or more rows are together, by `add_numbers`."""
     # A few hundred at a time: sums that wrap may be made in any steps.
     step = max(2, _WIDE // array.size)
     total = rows[0]
@@ -163,71 +153,56 @@ def add_retained(array: Array, rows: Sequence[RetainedRow]) -> RetainedRow:
 # The totals of directories
 
 
-class _TotalsPlan:
-    # Which values of an array are integers, which histograms, and which kinds of totals they have.
-    def __init__(self, array: Array, kinds: Aggregate) -> None:
-        self.values = array.values
-        self.scalars = [i for i, value in enumerate(self.values) if not value.histogram]
-        self.histograms = [i for i, value in enumerate(self.values) if value.histogram]
-        self.pick = _make_pick(self.scalars)
-        self.min = Aggregate.MIN in kinds
-        self.max = Aggregate.MAX in kinds
-        self.counts = bool(kinds & _COUNTS)
+class TotalsPlan:
+    """How the rows of an array are added to totals, of the kinds of its values or of others."""
+
+    def __init__(self, array: Array, kinds: Aggregate | None = None) -> None:
+        self.array = array
+        self.kinds = kinds or reduce(operator.or_, (value.aggregate for value in array.values))
+        self.min = Aggregate.MIN in self.kinds
+        self.max = Aggregate.MAX in self.kinds
+        self.zeros = bool(self.kinds & (Aggregate.COUNT_ZERO | Aggregate.COUNT_NONZERO))
+        self._scalars = [i for i, value in enumerate(array.values) if not value.histogram]
+        self._histograms = [i for i, value in enumerate(array.values) if value.histogram]
+        self._pick = _make_pick(self._scalars)
 
     def fold(self, function: Callable[[Any], Any], rows: Iterable[_Numbers]) -> list[Any]:
         # A function of each column; 0 for histograms.
-        if not self.histograms:
+        if not self._histograms:
             return list(map(function, zip(*rows, strict=True)))
-        folded: list[Any] = [0] * len(self.values)
-        if self.pick is not None:
-            columns = zip(*map(self.pick, rows), strict=True)
-            for index, column in zip(self.scalars, columns, strict=False):
+        folded: list[Any] = [0] * len(self.array.values)
+        if self._pick is not None:
+            columns = zip(*map(self._pick, rows), strict=True)
+            for index, column in zip(self._scalars, columns, strict=False):
                 folded[index] = function(column)
         return folded
 
     def add(self, rows: Sequence[_Numbers]) -> list[Any]:
         # The sum of each column; for histograms bucket by bucket.
         sums = self.fold(sum, rows)
-        for index in self.histograms:
-            sums[index] = add_buckets([row[index] for row in rows], self.values[index])
+        for index in self._histograms:
+            sums[index] = add_buckets([row[index] for row in rows], self.array.values[index])
         return sums
 
 
-class _TotalsPlans:
-    # Those of one array, and the kinds of its own values.
-    def __init__(self, array: Array) -> None:
-        self._array = array
-        self._plans: dict[Aggregate, _TotalsPlan] = {}
-        self.kinds = reduce(operator.or_, (value.aggregate for value in array.values))
+def find_plans(arrays: Iterable[Array]) -> dict[Array, TotalsPlan]:
+    """Return plans for the totals of a snapshot's arrays.
 
-    def of(self, kinds: Aggregate) -> _TotalsPlan:
-        plan = self._plans.get(kinds)
-        if plan is None:
-            plan = self._plans[kinds] = _TotalsPlan(self._array, kinds)
-        return plan
-
-
-def find_kinds(arrays: Iterable[Array]) -> dict[Array, Aggregate]:
-    """Return which aggregates the totals of each array must have.
-
-    They are those of its values, and of the values of other arrays that belong to them.
+    Of values that belong together, each array has the aggregates that any of them has.
     """
-    listed = list(arrays)
-    if len(listed) == 1:  # nearly always
-        return {listed[0]: listed[0].plan(_TotalsPlans).kinds}
+    plans = {array: array.plan(TotalsPlan) for array in arrays}
+    if len(plans) == 1:  # nearly always
+        return plans
     by_identity: dict[object, Aggregate] = {}
-    for array in listed:
+    for array in plans:
         for value in array.values:
             key = value.identity
             by_identity[key] = by_identity.get(key, Aggregate.NONE) | value.aggregate
-    return {
-        array: reduce(operator.or_, (by_identity[value.identity] for value in array.values))
-        for array in listed
-    }
-
-
-def _count_zeros(column: _Numbers) -> int:
-    return column.count(0)
+    for array, plan in plans.items():
+        kinds = reduce(operator.or_, (by_identity[value.identity] for value in array.values))
+        if kinds != plan.kinds:
+            plans[array] = TotalsPlan(array, kinds)
+    return plans
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -236,7 +211,7 @@ class Totals:
 
     Attributes:
         count: how many rows.
-        sums: the exact sum of each value; for a histogram the sums of its buckets.
+        sums: the exact sum of each value; for a histogram the wrapped sums of its buckets.
         mins, maxs, zeros: of each value; nothing where the array has no such aggregate.
         retained: what sources retain, which is in none of the above; nothing where none does.
     """
@@ -249,74 +224,46 @@ class Totals:
     retained: RetainedRow = ()
 
     def value(self, file: File, place: int) -> Any:
-        """Return one aggregate, as reading its file would; of nothing it is 0.
-
-        Args:
-            file: which.
-            place: of the value in the array.
-        """
-        if not self.retained or not file.retained or self.retained[place] is None:
-            return self._living(file, place)
-        numbers = [self._living(file, place)] if self.count else []
-        return add_numbers(file.value, [*numbers, self.retained[place]])
-
-    @property
-    def whole_sums(self) -> _Numbers:
-        """The exact sum of each value, where nothing is retained besides; else nothing."""
-        return () if self.retained else self.sums
-
-    def _living(self, file: File, index: int) -> Any:
+        """Return one aggregate, as reading its file would; `place` is the value's in the array."""
+        kept = self.retained[place] if self.retained and file.retained else None
         if not self.count:
-            return file.value.zero
-        if file.value.histogram:
-            return self.sums[index]
+            return file.value.zero if kept is None else kept
         match file.kind:
-            case Aggregate.SUM:
-                return wrap_sum(self.sums[index], file.value.type)
             case Aggregate.MIN:
-                return self.mins[index]
+                return self.mins[place]
             case Aggregate.MAX:
-                return self.maxs[index]
+                return self.maxs[place] if kept is None else max(self.maxs[place], kept)
             case Aggregate.AVG:
-                return divide(self.sums[index], self.count)
+                return divide(self.sums[place], self.count)
             case Aggregate.COUNT_ZERO:
-                return self.zeros[index]
-            case _:
-                return self.count - self.zeros[index]
+                return self.zeros[place]
+            case Aggregate.COUNT_NONZERO:
+                return self.count - self.zeros[place]
+        total = self.sums[place]
+        if file.value.histogram:
+            return total if kept is None else add_buckets([total, kept], file.value)
+        return wrap_sum(total + (kept or 0), file.value.type)
 
 
 def add_totals(file: File, parts: Sequence[tuple[Totals, int]]) -> Any:
-    """Return one aggregate of several arrays, as `Totals.value` does of one.
-
-    Args:
-        file: which.
-        parts: the totals of each array, and the place of the value in it.
-    """
-    living = [(totals, place) for totals, place in parts if totals.count]
-    if file.kind is Aggregate.AVG:
-        count = sum(totals.count for totals, _ in living)
-        return divide(sum(totals.sums[place] for totals, place in living), count) if count else 0
-    numbers = [
-        totals.value(file, place)
-        for totals, place in parts
-        if totals.count
-        or (file.retained and totals.retained and totals.retained[place] is not None)
-    ]
-    if not numbers:
-        return file.value.zero
-    if file.value.histogram:
-        return add_buckets(numbers, file.value)
-    match file.kind:
-        case Aggregate.MIN:
-            return min(numbers)
-        case Aggregate.MAX:
-            return max(numbers)
-        case Aggregate.SUM:
-            return wrap_sum(sum(numbers), file.value.type)
-        case _:
-            return sum(numbers)
+    """Return one aggregate of several arrays: their totals, and the value's place in each."""
+    sums = [totals.sums[place] for totals, place in parts if totals.count]
+    mins = [totals.mins[place] for totals, place in parts if totals.mins]
+    maxs = [totals.maxs[place] for totals, place in parts if totals.maxs]
+    zeros = [totals.zeros[place] for totals, place in parts if totals.zeros]
+    kept = [totals.retained[place] for totals, place in parts if totals.retained]
+    kept = [number for number in kept if number is not None]
+    return Totals(
+        sum(totals.count for totals, _ in parts),
+        [add_buckets(sums, file.value) if file.value.histogram else sum(sums)],
+        [min(mins, default=0)],
+        [max(maxs, default=0)],
+        [sum(zeros)],
+        (add_numbers(file.value, kept),) if kept else (),
+    ).value(file, 0)
 
 
+@dataclass(slots=True, eq=False)
 class Addends:
     """What the totals of one array in a directory are made of.
 
@@ -327,22 +274,13 @@ class Addends:
         below: whether the array is anywhere in the subtree besides the source itself.
     """
 
-    __slots__ = ("below", "parts", "retained", "rows")
+    rows: list[Row] = field(default_factory=list)
+    parts: list[Totals] = field(default_factory=list)
+    retained: list[RetainedRow] = field(default_factory=list)
+    below: bool = False
 
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.parts: list[Totals] = []
-        self.retained: list[RetainedRow] = []
-        self.below = False
-
-    def add_up(self, array: Array, kinds: Aggregate) -> Totals:
-        """Return the totals.
-
-        Args:
-            array: what the rows are of.
-            kinds: which aggregates are wanted, as `find_kinds` has them.
-        """
-        plan = array.plan(_TotalsPlans).of(kinds)
+    def add_up(self, plan: TotalsPlan) -> Totals:
+        """Return the totals."""
         found = [part for part in self.parts if part.count]
         for chunk in _chunks(self.rows):
             found.append(_of_rows(plan, chunk))
@@ -359,28 +297,28 @@ class Addends:
             return totals
         total = kept[0]
         for chunk in _chunks(kept[1:]):
-            total = add_retained(array, [total, *chunk])
+            total = add_retained(plan.array, [total, *chunk])
             pause()
         return replace(totals, retained=total)
 
 
-def _of_rows(plan: _TotalsPlan, rows: Sequence[Row]) -> Totals:
+def _of_rows(plan: TotalsPlan, rows: Sequence[Row]) -> Totals:
     return Totals(
         len(rows),
         plan.add(rows),
         plan.fold(min, rows) if plan.min else (),
         plan.fold(max, rows) if plan.max else (),
-        plan.fold(_count_zeros, rows) if plan.counts else (),
+        plan.fold(lambda column: column.count(0), rows) if plan.zeros else (),
     )
 
 
-def _merge(plan: _TotalsPlan, parts: Sequence[Totals]) -> Totals:
+def _merge(plan: TotalsPlan, parts: Sequence[Totals]) -> Totals:
     return Totals(
         sum(part.count for part in parts),
         plan.add([part.sums for part in parts]),
         plan.fold(min, [part.mins for part in parts]) if plan.min else (),
         plan.fold(max, [part.maxs for part in parts]) if plan.max else (),
-        plan.fold(sum, [part.zeros for part in parts]) if plan.counts else (),
+        plan.fold(sum, [part.zeros for part in parts]) if plan.zeros else (),
     )
 
 

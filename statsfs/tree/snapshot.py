@@ -1,16 +1,13 @@
 """Snapshots: one pass over a subtree, and what it found.
 
-The pass runs under the tree's lock. Its copy is decoded when it is used, under no lock.
-`snapshot_directories` works out what the directories show.
-
-Threading: the pass is made under the tree's lock. A snapshot never changes; decoding it in two
-threads at once does the same work twice.
+Threading: the pass is made under the tree's lock. Its copy is decoded when it is used, under no
+lock; decoding it in two threads at once does the same work twice.
 """
 
 import logging
 import operator
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, Any, Final
@@ -18,19 +15,24 @@ from typing import TYPE_CHECKING, Any, Final
 from statsfs.model.arrays import Array
 from statsfs.model.layout import Layout
 from statsfs.model.readers import Reader, convert_number
-from statsfs.model.values import Aggregate, Value
-from statsfs.tree.index import ArrayIndex, Entry
-from statsfs.tree.lock import lock_tree
+from statsfs.model.values import Value
+from statsfs.tree.directory import Directory
+from statsfs.tree.index import Entry
+from statsfs.tree.lock import Listening, lock_tree
 from statsfs.tree.pauses import pause
+from statsfs.tree.placement import find_lineage
+from statsfs.tree.references import check
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.retention import Retained
-from statsfs.tree.rows import RetainedRow, Row, convert_rows, find_kinds
-from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories, make_directory
+from statsfs.tree.rows import RetainedRow, Row, convert_rows
+from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 
 if TYPE_CHECKING:
-    from statsfs.tree.directory import Directory
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
+
+    _Subordinates = list[tuple[Source | Registry, list[Source]]]
+    _States = Mapping[Source, tuple[int, tuple[int, Layout] | None]]
 
 __all__ = ["Samples", "Snapshot", "take_snapshot"]
 
@@ -50,77 +52,49 @@ class _Group:
     parts: list[list[Any]] = field(default_factory=list)
 
 
+_Broken = list[tuple[Entry, Exception]]
+
+
 def _complain(entry: Entry, error: Exception) -> None:
     entry.source._directory.complain(("left out", entry), f"left out of snapshots: {error}")
 
 
-class _Pass:
-    # One pass over indexes; made under the tree's lock, and finished under none.
-
-    def __init__(self, indexes: Sequence[Mapping[Array, ArrayIndex]]) -> None:
-        found = [pair for arrays in indexes for pair in arrays.items()]
-        self.arrays = dict.fromkeys(array for array, _ in found)
-        self.declared = [entry for _, index in found for entry in index.declared or ()]
-        self.retained = [(one, one.row) for _, index in found for one in index.records or ()]
-        groups = [
-            _Group(array, reader, list(members), members.values())
-            for array, index in found
-            for reader, members in index.groups.items()
-        ]
-        self._plain = [group for group in groups if group.reader.plain]
-        self._broken: list[tuple[Entry, Exception]] = []
+def _sample_plain(groups: list[_Group], broken: _Broken) -> list[_Group]:
+    try:
+        _sample_at_once(groups)
+    except Exception:
+        # Once more without the broken ones: the others are still of one moment.
+        groups = [_sample_each(group, broken) for group in groups]
         try:
-            self._take(self._plain)
+            _sample_at_once(groups)
         except Exception:
-            # Once more without the broken ones: the others are still of one moment.
-            self._plain = [self._mend(group) for group in self._plain]
-            try:
-                self._take(self._plain)
-            except Exception:
-                # Another base just broke: the rows that were read one by one have to do.
-                log.debug("a snapshot was read one by one", exc_info=True)
-        self.moment = time.time_ns()
-        self._dynamic = [
-            _Group(group.array, group.reader, group.entries, list(group.bases))
-            for group in groups
-            if not group.reader.plain
-        ]
+            # Another base just broke: the rows that were read one by one have to do.
+            log.debug("a snapshot was read one by one", exc_info=True)
+    return groups
 
-    @staticmethod
-    def _take(groups: list[_Group]) -> None:
-        parts = [group.reader.parts(group.bases) for group in groups]
-        samplers, bases = zip(*chain.from_iterable(parts), strict=True) if parts else ((), ())
-        # One C call: nothing else runs in this process until everything is read.
-        taken = iter(list(map(list, map(map, samplers, bases))))
-        for group, several in zip(groups, parts, strict=True):
-            group.parts = list(islice(taken, len(several)))
 
-    def _mend(self, group: _Group) -> _Group:
-        # The group without what cannot be sampled.
-        entries, bases, samples = [], [], []
-        for entry, base in zip(group.entries, list(group.bases), strict=True):
-            try:
-                sample = group.reader.sample(base)
-            except Exception as error:
-                self._broken.append((entry, error))
-            else:
-                entries.append(entry)
-                bases.append(base)
-                samples.append(sample)
-        return _Group(group.array, group.reader, entries, bases, [samples])
+def _sample_at_once(groups: list[_Group]) -> None:
+    parts = [group.reader.parts(group.bases) for group in groups]
+    samplers, bases = zip(*chain.from_iterable(parts), strict=True) if parts else ((), ())
+    # One C call: nothing else runs in this process until everything is read.
+    taken = iter(list(map(list, map(map, samplers, bases))))
+    for group, several in zip(groups, parts, strict=True):
+        group.parts = list(islice(taken, len(several)))
 
-    def finish(self) -> "dict[tuple[Value, ...], Samples]":
-        # Reads the bases that run a user's code, one by one and after the lock: that code may use
-        # the tree. Returns all that was found.
-        groups = self._plain + [self._mend(group) for group in self._dynamic]
-        for entry, error in self._broken:
-            _complain(entry, error)
-        samples = {array: Samples(array) for array in self.arrays}
-        for group in groups:
-            # A kept snapshot must not keep the producers' memory.
-            group.bases = ()
-            samples[group.array]._groups.append(group)
-        return {array.values: found for array, found in samples.items()}
+
+def _sample_each(group: _Group, broken: _Broken) -> _Group:
+    # Returns the group without what cannot be sampled.
+    entries, bases, samples = [], [], []
+    for entry, base in zip(group.entries, list(group.bases), strict=True):
+        try:
+            sample = group.reader.sample(base)
+        except Exception as error:
+            broken.append((entry, error))
+        else:
+            entries.append(entry)
+            bases.append(base)
+            samples.append(sample)
+    return _Group(group.array, group.reader, entries, bases, [samples])
 
 
 class Samples:
@@ -139,7 +113,7 @@ class Samples:
         self._decoded: tuple[list[Entry], list[Row]] | None = None
 
     def decode(self) -> tuple[list[Entry], list[Row]]:
-        """Decode what was sampled, if it is not yet; return `entries` and `rows`."""
+        """Return `entries` and `rows`; they are decoded once."""
         if self._decoded is None:
             entries: list[Entry] = []
             rows: list[Row] = []
@@ -204,19 +178,17 @@ class Snapshot:
         unavailable: the sources whose refresh failed; their subtrees have no numbers either.
         declared: the entries that had no base.
         retained: what sources retained, and how much that was.
-        kinds: which aggregates the totals of each array have.
     """
 
     moment: int
     arrays: dict[tuple[Value, ...], Samples]
     root: "Source | Registry"
     lineage: "tuple[Source, ...]"
-    subordinates: "list[tuple[Source | Registry, list[Source]]]"
-    states: "Mapping[Source, tuple[int, tuple[int, Layout] | None]]"
+    subordinates: "_Subordinates"
+    states: "_States"
     unavailable: "frozenset[Source]"
     declared: list[Entry]
     retained: list[tuple[Retained, RetainedRow]]
-    kinds: dict[Array, Aggregate]
 
     def find_silent(self) -> "set[Source | Registry]":
         """Return all sources that have no numbers: a refresh of them, or above them, failed."""
@@ -227,14 +199,6 @@ class Snapshot:
             if parent in silent:
                 silent.update(subordinates)
         return silent
-
-    def directories(self) -> SnapshotDirectory:
-        """Return what the directory of the root shows, with all in its subtree."""
-        return make_directories(self)
-
-    def directory(self) -> SnapshotDirectory:
-        """Return what the directory of the root shows, itself alone; the root is a source."""
-        return make_directory(self)
 
     def decoded(self) -> list[tuple[list[Entry], list[Row]]]:
         """Decode all that was sampled; return the entries and rows of each array."""
@@ -248,7 +212,7 @@ class Snapshot:
             all of the snapshot's one moment; a histogram is a list. Hidden sources have no
             dictionary, but count.
         """
-        root = self.directories()
+        root = make_directories(self)
         whole = _to_dict(root)
         pending = [(root, whole)]
         for directory, shown in pending:
@@ -272,56 +236,68 @@ _subordinates_of: Final = operator.attrgetter("subordinates")
 _state_of: Final = operator.attrgetter("version", "cached")
 
 
-def take_snapshot(
-    root: "Source | Registry",
-    find_tops: "Callable[[], tuple[tuple[Source, ...], Sequence[Source]]]",
-) -> Snapshot:
-    """Sample subtrees in one pass.
+def take_snapshot(root: "Source | Registry") -> Snapshot:
+    """Sample a subtree in one pass; the errors are those of `Source.snapshot`."""
+    broken: _Broken = []
+    snapshot, groups = lock_tree(lambda: _pass(root, broken))
+    for group in groups:
+        # These bases run a user's code, which may use the tree: they are read under no lock.
+        done = group if group.reader.plain else _sample_each(group, broken)
+        # A kept snapshot must not keep the producers' memory.
+        done.bases = ()
+        snapshot.arrays[done.array.values]._groups.append(done)
+    for entry, error in broken:
+        _complain(entry, error)
+    return snapshot
 
-    Args:
-        root: the source, or the registry.
-        find_tops: called under the lock; returns the sources from the top to the root (none for a
-            registry), and the topmost sources to be sampled.
-    """
 
-    def take() -> tuple[_Pass, dict[str, Any]]:
-        lineage, tops = find_tops()
-        subordinates: list[tuple[Source | Registry, list[Source]]] = []
-        if not lineage:
-            subordinates.append((root, list(tops)))
-        sources: list[Source] = []
-        directories: list[Directory] = []
-        level = list(tops)
-        while level:
-            here = list(map(_directory_of, level))
-            inner = list(compress(level, map(_subordinates_of, here)))
-            sources += level
-            directories += here
-            level = []
-            for source in inner:
-                below = list(source._directory.subordinates.values())
-                subordinates.append((source, below))
-                level += below
-        states = map(_state_of, directories)
-        tree = {
-            "root": root,
-            "lineage": lineage,
-            "subordinates": subordinates,
-            "states": dict(zip(sources, states, strict=True)),
-            "unavailable": _find_unavailable(lineage, tops),
-        }
-        return _Pass([top._directory.index for top in tops]), tree
-
-    done, tree = lock_tree(take)
-    arrays = done.finish()
-    return Snapshot(
-        done.moment,
-        arrays,
-        **tree,
-        declared=done.declared,
-        retained=done.retained,
-        kinds=find_kinds(done.arrays),
+def _pass(root: "Source | Registry", broken: _Broken) -> tuple[Snapshot, list[_Group]]:
+    # Returns a snapshot without numbers, and those of plain bases; other bases are not read yet.
+    lineage: tuple[Source, ...] = ()
+    if isinstance(root, Listening):
+        tops = root.sources
+    else:
+        check(root)
+        lineage, tops = tuple(reversed(find_lineage(root))), (root,)
+    subordinates, states = _walk(tops)
+    if not lineage:
+        subordinates.insert(0, (root, list(tops)))
+    unavailable = _find_unavailable(lineage, tops)
+    found = [pair for top in tops for pair in top._directory.index.items()]
+    declared = [entry for _, index in found for entry in index.declared or ()]
+    retained = [(record, record.row) for _, index in found for record in index.records or ()]
+    groups = [
+        _Group(array, reader, list(members), members.values())
+        for array, index in found
+        for reader, members in index.groups.items()
+    ]
+    plain = _sample_plain([group for group in groups if group.reader.plain], broken)
+    moment = time.time_ns()
+    dynamic = [group for group in groups if not group.reader.plain]
+    for group in dynamic:
+        group.bases = list(group.bases)
+    arrays = {array.values: Samples(array) for array, _ in found}
+    snapshot = Snapshot(
+        moment, arrays, root, lineage, subordinates, states, unavailable, declared, retained
     )
+    return snapshot, plain + dynamic
+
+
+def _walk(level: "Sequence[Source]") -> "tuple[_Subordinates, _States]":
+    subordinates: _Subordinates = []
+    sources: list[Source] = []
+    directories: list[Directory] = []
+    while level:
+        here = list(map(_directory_of, level))
+        inner = list(compress(level, map(_subordinates_of, here)))
+        sources += level
+        directories += here
+        level = []
+        for source in inner:
+            below = list(source._directory.subordinates.values())
+            subordinates.append((source, below))
+            level += below
+    return subordinates, dict(zip(sources, map(_state_of, directories), strict=True))
 
 
 def _find_unavailable(lineage: "Sequence[Source]", tops: "Sequence[Source]") -> "frozenset[Source]":

@@ -1,18 +1,27 @@
 """What the directories of a snapshot show: their files, numbers and totals.
 
-Only what was sampled is used, as the tree may have changed since. The formats make text of it.
+Only what was sampled is used, as the tree may have changed since.
 
 Threading: pure, except that a layout that had to be worked out is kept for the next reader.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.tree.index import Entry
 from statsfs.tree.pauses import take_slowly
-from statsfs.tree.rows import Addends, RetainedRow, Row, Totals, add_totals
+from statsfs.tree.rows import (
+    Addends,
+    RetainedRow,
+    Row,
+    Totals,
+    TotalsPlan,
+    add_totals,
+    find_plans,
+)
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
@@ -21,7 +30,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SnapshotDirectory", "make_directories", "make_directory"]
 
+# Thousands of directories are leaves, which share these: making an empty list for each would take
+# longer than all else. Nothing is ever added to them.
+_NONE: Final[list[Any]] = []
 _NO_TOTALS: Final[Mapping[Array, Totals]] = {}
+_NO_FILES: Final = make_layout((), (), (), bool)
 
 
 class SnapshotDirectory:
@@ -29,10 +42,10 @@ class SnapshotDirectory:
 
     Attributes:
         source: the source; the `Registry` for the root of a mount.
-        layout: which files it shows; None where it shows none.
+        layout: which files it shows.
         own: the rows that the source itself shows.
         declared: the arrays that it shows with base None.
-        totals: the aggregates of each array, of a source that shows some.
+        totals: the aggregates of each array; a leaf has none, its rows go to the parent's addends.
         subordinates: the visible subdirectories.
     """
 
@@ -49,32 +62,26 @@ class SnapshotDirectory:
     )
 
     def __init__(
-        self, source: "Source | Registry", addends: dict[Array, Addends] | None = None
+        self, source: "Source | Registry", addends: defaultdict[Array, Addends] | None = None
     ) -> None:
         self.source: Any = source
-        self.layout: Layout | None = None
+        self.layout = _NO_FILES
         self.own: dict[Array, Row] = {}
         self._silent = False
-        # Thousands of directories are leaves, which have no totals: their rows go to the addends of
-        # the parent. They share empty containers: making these would take longer than all else.
         self._leaf = addends is not None
-        self._addends: dict[Array, Addends] = {} if addends is None else addends
-        self.declared: list[Array] | tuple[()] = () if self._leaf else []
+        self._addends = defaultdict(Addends) if addends is None else addends
+        self.declared: list[Array] = _NONE if self._leaf else []
         self.totals = _NO_TOTALS
-        self.subordinates: Sequence[SnapshotDirectory] = () if self._leaf else []
+        self.subordinates: list[SnapshotDirectory] = _NONE if self._leaf else []
 
     def number(self, file: File) -> Any:
-        """Return the number of one file of `layout`, or a histogram's buckets.
-
-        It is None for an own value whose base was broken, and where a refresh failed.
-        """
+        """Return the number of a file; None if its base was broken, or a refresh failed."""
         if self._silent:
             return None
         if file.kind is None:
             row = self.own.get(file.array)
             return None if row is None else row[file.index]
-        layout = self.layout
-        covered = layout.covered.get(file) if layout is not None else None
+        covered = self.layout.covered.get(file)
         if covered is None:
             totals = self.totals.get(file.array)
             return file.value.zero if totals is None else totals.value(file, file.index)
@@ -82,8 +89,8 @@ class SnapshotDirectory:
         return add_totals(file, [(totals, place) for totals, place in found if totals is not None])
 
     def files(self) -> Iterator[tuple[File, Any]]:
-        """Return each file with its number, but for those that have none."""
-        for file in self.layout.files.values() if self.layout is not None else ():
+        """Return each file that has a number, and the number."""
+        for file in self.layout.files.values():
             number = self.number(file)
             if number is not None:
                 yield file, number
@@ -91,23 +98,17 @@ class SnapshotDirectory:
     # Making it: first subordinates are placed, then rows are added, then totals from the bottom up
 
     def place(self, source: "Source", leaf: bool) -> "SnapshotDirectory":
-        """Add and return the directory of a subordinate; a hidden one is not shown."""
+        """Add and return the directory of a subordinate."""
         child = SnapshotDirectory(source, self._addends if leaf else None)
         if not source.hidden:
-            cast(list[SnapshotDirectory], self.subordinates).append(child)
+            self.subordinates.append(child)
         return child
-
-    def _addends_of(self, array: Array) -> Addends:
-        addends = self._addends.get(array)
-        if addends is None:
-            addends = self._addends[array] = Addends()
-        return addends
 
     def add(self, entry: Entry, row: Row) -> None:
         """Add what was sampled of one base of the source."""
         if not entry.hidden:
             self.own[entry.array] = row
-        addends = self._addends_of(entry.array)
+        addends = self._addends[entry.array]
         addends.rows.append(row)
         if self._leaf:
             addends.below = True
@@ -115,29 +116,29 @@ class SnapshotDirectory:
     def declare(self, entry: Entry) -> None:
         """Add an array without a base; not to a leaf."""
         if not entry.hidden:
-            cast(list[Array], self.declared).append(entry.array)
-        self._addends_of(entry.array)
+            self.declared.append(entry.array)
+        self._addends.setdefault(entry.array, Addends())
 
     def add_below(self, array: Array, rows: Iterable[Row]) -> None:
         """Add what was sampled of an array in the subtree, in place of the subordinates."""
-        addends = self._addends_of(array)
+        addends = self._addends[array]
         addends.rows += rows
         addends.below = True
 
     def retain(self, array: Array, row: RetainedRow) -> None:
         """Add what the source retains; not to a leaf."""
-        addends = self._addends_of(array)
+        addends = self._addends[array]
         addends.retained.append(row)
         addends.below = True
 
     def adopt(self, child: "SnapshotDirectory") -> None:
         """Add the totals of a subordinate that is complete."""
         for array, totals in child.totals.items():
-            addends = self._addends_of(array)
+            addends = self._addends[array]
             addends.parts.append(totals)
             addends.below = True
 
-    def complete(self, snapshot: "Snapshot") -> None:
+    def complete(self, snapshot: "Snapshot", plans: Mapping[Array, TotalsPlan]) -> None:
         """Work out the files, and the totals if it is not a leaf."""
         version, cached = snapshot.states[self.source]
         if cached is not None and cached[0] == version:
@@ -146,9 +147,8 @@ class SnapshotDirectory:
             directory = self.source._directory
             self.layout = directory.layout_at(version) or self._make_layout(snapshot)
         if not self._leaf:
-            kinds = snapshot.kinds
             self.totals = {
-                array: one.add_up(array, kinds[array]) for array, one in self._addends.items()
+                array: addends.add_up(plans[array]) for array, addends in self._addends.items()
             }
 
     def _make_layout(self, snapshot: "Snapshot") -> Layout:
@@ -166,6 +166,7 @@ class SnapshotDirectory:
 
 def make_directories(snapshot: "Snapshot") -> SnapshotDirectory:
     """Return what the root of a snapshot shows, with all in its subtree."""
+    plans = find_plans(samples.array for samples in snapshot.arrays.values())
     summed: set[Source | Registry] = {parent for parent, _ in snapshot.subordinates}
     summed.update(entry.source for entry in snapshot.declared)
     summed.update(record.source for record, _ in snapshot.retained)
@@ -190,11 +191,11 @@ def make_directories(snapshot: "Snapshot") -> SnapshotDirectory:
         adopt = directories[parent].adopt
         for source in take_slowly(subordinates):
             directory = directories[source]
-            directory.complete(snapshot)
+            directory.complete(snapshot, plans)
             if directory.totals:
                 adopt(directory)
     if snapshot.lineage:
-        root.complete(snapshot)
+        root.complete(snapshot, plans)
     for silent in snapshot.find_silent():
         directories.get(silent, nowhere).silence()
     return root
@@ -219,7 +220,7 @@ def make_directory(snapshot: "Snapshot") -> SnapshotDirectory:
             root.add_below(entries[0].array, below)
     for record, held in snapshot.retained:
         root.retain(record.array, held)
-    root.complete(snapshot)
+    root.complete(snapshot, find_plans(samples.array for samples in snapshot.arrays.values()))
     if snapshot.root in snapshot.find_silent():
         root.silence()
     return root

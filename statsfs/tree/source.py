@@ -1,14 +1,10 @@
 """Sources: what a program counts in, and the tree that they make.
 
-A source has a `Directory` (its place, arrays and files) and `References`. `placement` puts one into
-another.
-
 Threading: the tree changes under its lock, from any thread. Reading one value or one aggregate
 takes no lock, unless a total counts what left; a snapshot takes it for its pass.
 """
 
 from collections.abc import Callable, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.exceptions import (
@@ -27,14 +23,7 @@ from statsfs.tree.directory import Directory
 from statsfs.tree.index import ArrayIndex, Entry
 from statsfs.tree.lock import TreeChange, tree_change, tree_lock
 from statsfs.tree.refresh import Refresher, refresh_all
-from statsfs.tree.retention import (
-    Folding,
-    check_row,
-    fill_row,
-    find_retaining,
-    folding_change,
-    restore_row,
-)
+from statsfs.tree.retention import Folding, check_row, fill_row, folding_change, restore_row
 from statsfs.tree.rows import RetainedRow
 from statsfs.tree.snapshot import Snapshot, take_snapshot
 
@@ -77,7 +66,9 @@ class Source:
         "__weakref__",
         "_cleared",
         "_directory",
-        "_references",
+        "_holds",
+        "_released",
+        "_taken",
         "collapse",
         "hidden",
         "label",
@@ -113,7 +104,8 @@ class Source:
         self.collapse: Final = retain if collapse is None else collapse
         self.owner: Final = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
-        self._references: Final = references.References()
+        # References: the creator's and those of `get`; those of the tree and of open files.
+        self._taken, self._holds, self._released = 1, 0, False
         self._directory: Final = Directory(name)
         if refresh is not None:
             refresher = Refresher(self, refresh, blocking)
@@ -121,19 +113,14 @@ class Source:
             self._directory.refreshers = {refresher: None}
 
     def __repr__(self) -> str:
-        state = " released" if self._references.released else f" references={self.refcount}"
+        state = " released" if self._released else f" references={self.refcount}"
         return f"<Source {self.path!r}{state}>"
 
     def __enter__(self) -> Self:
         references.check(self)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.put()
 
     # Where it is
@@ -174,7 +161,7 @@ class Source:
     @property
     def refcount(self) -> int:
         """How many references there are: the creator's, the tree's, those of open files."""
-        return self._references.count
+        return self._taken + self._holds
 
     def get(self) -> Self:
         """Take a reference; return the source.
@@ -226,11 +213,7 @@ class Source:
     # Values
 
     def add_values(
-        self,
-        values: type[Stats] | Sequence[Value],
-        base: object,
-        *,
-        hidden: bool = False,
+        self, values: type[Stats] | Sequence[Value], base: object, *, hidden: bool = False
     ) -> None:
         """Show an array of values that are held by a base.
 
@@ -286,8 +269,7 @@ class Source:
                 leaving.setdefault(entry.array, ArrayIndex(entry.array)).add(entry)
         # The source does not retain what it drops itself: the sources above do.
         lineage = placement.find_lineage(self)
-        above = find_retaining(lineage[1:])
-        if folding.take_out(above, leaving, lambda: self._drop_bases(change)):
+        if folding.take_out(lineage[1:], leaving, lambda: self._drop_bases(change)):
             placement.note_files(change, lineage, [self._directory])
 
     def _drop_bases(self, change: TreeChange) -> bool:
@@ -309,11 +291,11 @@ class Source:
             ReleasedError: it was released.
         """
         references.check(self)
-        return list(self._directory.files)
+        return list(self._directory.layout.files)
 
     def _find_file(self, name: str) -> tuple[File, Entry | None]:
         references.check(self)
-        file = self._directory.files.get(name)
+        file = self._directory.layout.files.get(name)
         if file is not None:
             return file, self._directory.entry_of(file)
         hidden = self._directory.find_hidden(name)
@@ -417,19 +399,11 @@ class Source:
         """
         references.check(self)
         refresh_all([self])
-        return self._sample()
-
-    def _sample(self) -> Snapshot:
-        # The same without refreshes.
-        return take_snapshot(self, self._find_tops)
-
-    def _find_tops(self) -> tuple[tuple["Source", ...], list["Source"]]:
-        references.check(self)
-        return tuple(reversed(placement.find_lineage(self))), [self]
+        return take_snapshot(self)
 
 
 def directory_of(source: Source) -> Directory:
-    """Return the directory of a source, on which the rest of the package works."""
+    """Return the directory of a source; the rest of the package works on it."""
     return source._directory
 
 

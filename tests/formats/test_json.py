@@ -13,6 +13,7 @@ from statsfs.model.stats import Stats, boolean, s64, u64
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot_directories import make_directories
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_log_hist
 from tests.support.strategies import Plain
@@ -297,7 +298,7 @@ def test_others_have_their_turn(shape: str) -> None:
         nonlocal since
         since = 0
 
-    contents = top.snapshot().directories()
+    contents = make_directories(top.snapshot())
     with pausing(pause):
         text = nest(contents, head)
     assert 1 < most <= 16

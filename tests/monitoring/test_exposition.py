@@ -20,14 +20,14 @@ from prometheus_client.core import Metric
 from prometheus_client.openmetrics import exposition
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
-from statsfs.formats import openmetrics, prometheus
+from statsfs.formats import openmetrics, prometheus, views
 from statsfs.model.stats import Stats, hist, linear_hist, log_hist, s64, u64
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring import http_server
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
 from statsfs.monitoring.http_server import MetricsServer, accepts_gzip, choose_content_type
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.snapshot import Snapshot, take_snapshot
 from statsfs.tree.source import Source
 from tests.support.bare import bare_linear_hist, bare_log_hist
 from tests.support.deadlines import DEADLINE, wait_until
@@ -511,13 +511,13 @@ def test_too_many_silent_clients(
 def test_too_many_scrapes(registry: Registry, app: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     """One connection too many is closed; scrapes under way are answered."""
     monkeypatch.setattr(http_server, "_CONNECTIONS", 2)
-    sample, go_on = registry._sample, threading.Event()
+    go_on = threading.Event()
 
-    def wait() -> Snapshot:
+    def wait(root: Registry | Source) -> Snapshot:
         assert go_on.wait(DEADLINE)
-        return sample()
+        return take_snapshot(root)
 
-    monkeypatch.setattr(registry, "_sample", wait)
+    monkeypatch.setattr(views, "take_snapshot", wait)
     with serve_metrics(registry) as server, ThreadPoolExecutor(2) as pool:
         try:
             answers = [pool.submit(ask, server) for _ in range(2)]
@@ -574,11 +574,11 @@ def test_a_broken_scrape(
 ) -> None:
     """It is 500, and logged with its reason; the next one is answered."""
 
-    def fail() -> None:
+    def fail(root: Registry | Source) -> None:
         raise KeyError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(registry, "_sample", fail)
+        patch.setattr(views, "take_snapshot", fail)
         response, body = ask(server)
         assert (response.status, body) == (500, b"500 Internal Server Error\n")
     assert [record.levelno for record in caplog.records] == [logging.ERROR]

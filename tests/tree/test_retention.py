@@ -16,6 +16,7 @@ from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.monitoring.exposition import RegistryCollector
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_log_hist
 from tests.support.exported import parse_openmetrics, parse_text
@@ -66,7 +67,7 @@ def read(source: Source) -> dict[str, Any]:
     """All files of a source, by single reads and as its snapshot has them, which must agree."""
     files: dict[str, Any] = {name: source.get_value(name) for name in source.names()}
     assert source.snapshot().to_dict()["values"] == files
-    assert {f.name: n for f, n in source.snapshot().directory().files()} == files
+    assert {f.name: n for f, n in make_directory(source.snapshot()).files()} == files
     return files
 
 

@@ -12,7 +12,7 @@ from statsfs.model.columns import reduce_column
 from statsfs.model.histograms import add_buckets
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import pausing
-from statsfs.tree.rows import Addends, Row, Totals, find_kinds
+from statsfs.tree.rows import Addends, Row, Totals, find_plans
 
 ALL = Aggregate(sum(kind.value for kind in Aggregate))
 MIXED = intern_array(
@@ -68,7 +68,7 @@ def add_up(array: Array, rows: Sequence[Row], parts: Sequence[Totals] = ()) -> T
     addends = Addends()
     addends.rows += rows
     addends.parts += parts
-    return addends.add_up(array, find_kinds([array])[array])
+    return addends.add_up(find_plans([array])[array])
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 255, 256, 257, 512, 513, 1500])

@@ -11,7 +11,11 @@ from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import Snapshot
-from statsfs.tree.snapshot_directories import SnapshotDirectory
+from statsfs.tree.snapshot_directories import (
+    SnapshotDirectory,
+    make_directories,
+    make_directory,
+)
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_log_hist
 from tests.support.strategies import Plain, property_base
@@ -73,11 +77,11 @@ def check(root: SnapshotDirectory) -> None:
 def test_contents_are_what_directories_show() -> None:
     """With hidden sources counted and not shown, and arrays without a base."""
     kvm, vm, _, _ = make_tree()
-    check(kvm.snapshot().directories())
+    check(make_directories(kvm.snapshot()))
     assert set(kvm.names()) == set(KVM)
     # Again, now that the layouts are known.
-    check(kvm.snapshot().directories())
-    assert shown(vm.snapshot().directories()) == {**VM, "waits": [1, 2]}
+    check(make_directories(kvm.snapshot()))
+    assert shown(make_directories(vm.snapshot())) == {**VM, "waits": [1, 2]}
 
 
 @pytest.mark.parametrize("name", ["kvm", "vm", "cpu1"])
@@ -87,7 +91,7 @@ def test_one_directory_alone_is_the_same(name: str) -> None:
     source = {"kvm": kvm, "vm": vm, "cpu1": cpus[1]}[name]
     for _ in range(2):
         snapshot = source.snapshot()
-        alone, whole = snapshot.directory(), snapshot.directories()
+        alone, whole = make_directory(snapshot), make_directories(snapshot)
         assert shown(alone) == shown(whole) == {n: source.get_value(n) for n in source.names()}
         assert alone.subordinates == []
 
@@ -99,8 +103,8 @@ def test_an_array_that_is_only_declared_below() -> None:
     top.add_subordinate(source)
     zeros = {"exits": 0, "exits.max": 0, "waits": [0, 0]}
     snapshot = top.snapshot()
-    assert shown(snapshot.directory()) == shown(snapshot.directories()) == zeros
-    assert shown(source.snapshot().directory()) == zeros
+    assert shown(make_directory(snapshot)) == shown(make_directories(snapshot)) == zeros
+    assert shown(make_directory(source.snapshot())) == zeros
 
 
 def change_nothing(kvm: Source, vm: Source, cpu: Source) -> None:
@@ -163,9 +167,9 @@ def test_what_changes_after_the_snapshot_is_not_in_it(
         for source in sources:
             if source.refcount:
                 source.names()
-    check(snapshot.directories())
-    assert shown(alone.directory()) == {**VM, "waits": [1, 2]}
-    check(snapshot.directories())
+    check(make_directories(snapshot))
+    assert shown(make_directory(alone)) == {**VM, "waits": [1, 2]}
+    check(make_directories(snapshot))
 
 
 def test_names_that_are_lost_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -174,9 +178,9 @@ def test_names_that_are_lost_are_logged_once(caplog: pytest.LogCaptureFixture) -
     other = Source("other")
     other.add_values([Value("exits", Type.S64, Aggregate.SUM)], {"exits": 9})
     vm.add_subordinate(other)
-    kvm.snapshot().directories()
+    make_directories(kvm.snapshot())
     kvm.names()
-    kvm.snapshot().directories()
+    make_directories(kvm.snapshot())
     assert [record.getMessage() for record in caplog.records] == [
         "kvm/vm: 'exits' is not shown: another array has 'exits'",
         "kvm: the total 'exits' does not cover another value of that name: its type is s64, "
@@ -196,9 +200,8 @@ def test_a_broken_base_has_no_number(caplog: pytest.LogCaptureFixture) -> None:
     (entry,) = directory_of(top.subordinates[0]).entries.values()
     entry.base.exits = None
     with caplog.at_level(logging.ERROR):
-        root = top.snapshot().directories()
+        root = make_directories(top.snapshot())
     first, second = root.subordinates
-    assert first.layout is not None
     assert [first.number(file) for file in first.layout.files.values()] == [None, None]
     assert (shown(first), shown(second)) == ({}, {"exits": 1, "pages": 2})
     assert shown(root) == {"exits": 1}
@@ -219,9 +222,9 @@ def test_a_snapshot_of_a_registry() -> None:
         registry.register(source)
     snapshot = registry.snapshot()
     stats[0].exits = 99
-    root = snapshot.directories()
+    root = make_directories(snapshot)
     assert root.source is registry
-    assert root.layout is None
+    assert root.layout.files == {}
     assert shown(root) == {}
     check(root.subordinates[0])
     assert [content.source.name for content in root.subordinates] == ["kvm", "other"]
@@ -263,10 +266,10 @@ def test_others_get_their_turn() -> None:
         snapshot.decoded()
     assert calls.count("decoding") >= 3
     with pausing(lambda: calls.append("directories")):
-        assert shown(snapshot.directories()) == {"n": 1000}
+        assert shown(make_directories(snapshot)) == {"n": 1000}
     assert calls.count("directories") >= 3
     with pausing(lambda: calls.append("directory")):
-        assert shown(snapshot.directory()) == {"n": 1000}
+        assert shown(make_directory(snapshot)) == {"n": 1000}
     assert calls.count("directory") >= 3
 
 
@@ -278,7 +281,7 @@ def test_a_deep_tree() -> None:
         source.add_subordinate(below)
         source = below
     source.add_values([Value("n", aggregate=Aggregate.SUM)], {"n": 3})
-    content = top.snapshot().directories()
+    content = make_directories(top.snapshot())
     depth = 0
     while content.subordinates:
         assert shown(content) == {"n": 3}

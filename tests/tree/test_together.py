@@ -9,6 +9,7 @@ from statsfs.formats import json, prometheus
 from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source
 
 
@@ -58,7 +59,7 @@ def read(source: Source) -> dict[str, Any]:
     """All files, by single reads and in both kinds of view, which must agree."""
     files = {name: source.get_value(name) for name in source.names()}
     assert source.snapshot().to_dict()["values"] == files
-    assert {f.name: n for f, n in source.snapshot().directory().files()} == files
+    assert {f.name: n for f, n in make_directory(source.snapshot()).files()} == files
     return files
 
 
