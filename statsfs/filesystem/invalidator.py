@@ -17,7 +17,8 @@ from typing import Final
 import pyfuse3
 from pyfuse3 import FileNameT, InodeT
 
-from statsfs.filesystem.vfs import Stale, Vfs
+from statsfs.filesystem.inodes import Stale
+from statsfs.filesystem.vfs import Vfs
 from statsfs.tree.lock import ChangeNotice
 
 __all__ = ["Invalidator"]
@@ -35,9 +36,6 @@ class Invalidator:
     """A listener of the registry, which tells the kernel what to forget.
 
     It does nothing until `start`, and nothing after `stop`: without a session pyfuse3 crashes.
-
-    Args:
-        vfs: what the kernel was told.
     """
 
     def __init__(self, vfs: Vfs) -> None:
@@ -79,9 +77,8 @@ class Invalidator:
 
     def _hand_over(self, stale: Stale) -> None:
         if self._worker is None:
-            self._worker = threading.Thread(
-                target=self._work, name="statsfs-invalidate", daemon=True
-            )
+            name = "statsfs-invalidate"
+            self._worker = threading.Thread(target=self._work, name=name, daemon=True)
             self._worker.start()
         sent = threading.Event()
         self._queue.put((stale, sent))

@@ -83,35 +83,23 @@ ABSENT: Final = Attributes(0, 0, 0, 0, 0, (0, 0))
 
 @dataclass(slots=True, eq=False, repr=False)
 class Known:
-    """A directory that the kernel knows.
+    """A directory that the kernel knows, and what it was given of it."""
 
-    Attributes:
-        source: None for a root that shows a registry, or nothing.
-        place: the source's place when it was looked up; the directory is gone when that changes.
-        parent, name: where it was found.
-        owner: the user and the group that own it; given is that of a root without one of its own.
-        directory: the source's.
-        lookups: by file number, how often the kernel was given it; 0 is the directory itself.
-        files: the files that the kernel was given, by number.
-        rendered: the length and the moment of a view's newest rendering, by number.
-        opened: the numbers of the files that are open, by handle.
-        directories: the subdirectories that the kernel was given, by name.
-        missed: names that were looked for after the directory was gone.
-        absent: names that the kernel may cache as missing, and how long ours are kept.
-    """
-
-    source: Source | None
-    place: int
+    source: Source | None  # None for a root that shows a registry, or nothing
+    place: int  # the source's when it was looked up; the directory is gone when that changes
     parent: "Known | None"
     name: str
-    owner: Owner = (0, 0)
+    owner: Owner = (0, 0)  # given is that of a root without one of its own
     directory: Directory | None = field(init=False)
+    # By file number, how often the kernel was given it; 0 is the directory itself.
     lookups: dict[int, int] = field(default_factory=dict)
     files: dict[int, Numbered] = field(default_factory=dict)
+    # The length and the moment of a view's newest rendering, by number.
     rendered: dict[int, tuple[int, int]] = field(default_factory=dict)
-    opened: dict[int, int] = field(default_factory=dict)
+    opened: dict[int, int] = field(default_factory=dict)  # numbers by handle
     directories: dict[str, "Known"] = field(default_factory=dict)
-    missed: frozenset[bytes] = frozenset()
+    missed: frozenset[bytes] = frozenset()  # looked for after the directory was gone
+    # What the kernel may cache as missing, and how long ours are kept.
     absent: dict[bytes, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

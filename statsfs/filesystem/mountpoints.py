@@ -108,17 +108,12 @@ def lock_mountpoint(path: str) -> Iterator[None]:
             directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, directory)
             deadline = time.monotonic() + _PATIENCE
-            while not _try_lock(directory) and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 time.sleep(0.005)
         yield
-
-
-def _try_lock(directory: int) -> bool:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def make_mountpoint(path: str) -> list[str]:
@@ -151,9 +146,7 @@ def remove_mountpoint(made: list[str]) -> None:
 def unmount(path: str, *, lazy: bool = False) -> None:
     """Unmount a FUSE filesystem; raise MountError if it is busy, not there, or another user's.
 
-    Args:
-        path: where it is mounted.
-        lazy: detach it at once, even if it is busy; for a mount that is not served any more.
+    A lazy unmount detaches it at once, even if it is busy.
     """
     command = [_find_fusermount(path), "-uz" if lazy else "-u", "--", path]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -163,12 +156,7 @@ def unmount(path: str, *, lazy: bool = False) -> None:
 
 
 def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
-    """Check that a directory can be mounted on; clear the mount of a dead server of ours.
-
-    Args:
-        path: an absolute path.
-        allow_other: whether other users shall be let in.
-    """
+    """Check that an absolute path can be mounted on; clear the mount of a dead server of ours."""
     _check_system(path, allow_other)
     while _is_dead(path):
         kind = find_mount(path)

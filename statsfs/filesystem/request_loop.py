@@ -150,9 +150,8 @@ class _OwnLoop(Loop):
         self._parked: deque[tuple[_SessionTask, trio.lowlevel.Task]] = deque()
         self._descriptor = descriptor
         # A struct pollfd: the descriptor, what is asked for, what is found.
-        self._polled = ctypes.create_string_buffer(
-            struct.pack("=ihh", descriptor, select.POLLIN, 0)
-        )
+        asked = struct.pack("=ihh", descriptor, select.POLLIN, 0)
+        self._polled = ctypes.create_string_buffer(asked)
         self._turn_ends = 0.0
         self._may_yield = 0.0
 
@@ -311,13 +310,7 @@ async def run_in_thread(
 ) -> bool:
     """Run a function in a thread, in a handler; other requests are answered meanwhile.
 
-    Args:
-        function: what to run.
-        limiter: how many threads it shares.
-        seconds: how long to wait at most.
-
-    Returns:
-        False if serving ended meanwhile, and the handler must too; the function may run on.
+    Return False if serving ended meanwhile, and the handler must too. The function may run on.
     """
     task = _current.get()
     loop = task.loop

@@ -48,15 +48,6 @@ _sessions: Final[dict[None, "Session"]] = {}
 class Session:
     """A mount, and what serves it; mounted when this returns, and not served yet.
 
-    Args:
-        registry, mountpoint: as for `mount`.
-        options: how to mount.
-
-    Attributes:
-        mountpoint: where it is, as an absolute path.
-        root: the name of the one source that is the root, or None.
-        done: set when it is unmounted.
-
     Raises:
         MountError: it is refused; nothing is mounted, and nothing is left.
     """
@@ -72,7 +63,7 @@ class Session:
         self._registry = registry
         self._check_root()
         self._pid = os.getpid()
-        self.done: Final = threading.Event()
+        self.done: Final = threading.Event()  # set when it is unmounted
         self._serving = threading.Event()  # set when it is served, or will never be
         self._failure: BaseException | None = None  # why it cannot be served
         self._begun = threading.Lock()  # taken by the thread that serves, or when none is to

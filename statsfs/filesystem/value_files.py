@@ -73,8 +73,8 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # A line for each bucket that is not empty: its lower bound and its count.
-    lines = (b"%d %d\n" % (start, n) for start, n in zip(value.starts, buckets, strict=True) if n)
-    return b"".join(lines)
+    pairs = zip(value.starts, buckets, strict=True)
+    return b"".join(b"%d %d\n" % pair for pair in pairs if pair[1])
 
 
 def check_zero(file: File, data: bytes) -> None:

@@ -13,16 +13,10 @@ from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from typing import Final
 
 from statsfs.exceptions import ReadOnlyValueError, StatsfsError
-from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView, TooMuchOpenError
+from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView
 from statsfs.filesystem.inodes import Inodes, Stale
 from statsfs.filesystem.known import ABSENT, ROOT, Attributes, Known, NoSuchFileError, Numbered
-from statsfs.filesystem.value_files import (
-    FILE_SIZE,
-    BrokenValueError,
-    NotZeroError,
-    check_zero,
-    is_integer,
-)
+from statsfs.filesystem.value_files import FILE_SIZE, check_zero, is_integer
 from statsfs.formats.views import BINARY, VIEWS, Rendering, View
 from statsfs.model.arrays import File
 from statsfs.tree.access import Access, Owner
@@ -32,20 +26,7 @@ from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
-__all__ = [
-    "FILE_SIZE",
-    "ABSENT",
-    "NAME_MAX",
-    "ROOT",
-    "Attributes",
-    "BrokenValueError",
-    "NoSuchAttributeError",
-    "NoSuchFileError",
-    "NotZeroError",
-    "Stale",
-    "TooMuchOpenError",
-    "Vfs",
-]
+__all__ = ["NAME_MAX", "NoSuchAttributeError", "Vfs"]
 
 NAME_MAX: Final = 255
 
@@ -73,6 +54,8 @@ class Vfs:
         self._inodes = Inodes(registry, top, owner)
         self._handles = Handles()
         self._files = self._handles.files
+        # The subordinates of the root, where that is not a source.
+        self._top_level: Mapping[str, Source] = registry.by_name if top is None else {}
 
     # Names
 
@@ -117,11 +100,6 @@ class Vfs:
         else:
             source = known.directory.subordinates.get(name)
         return None if source is None or source.hidden else source
-
-    @property
-    def _top_level(self) -> Mapping[str, Source]:
-        # The subordinates of the root, where that is not a source.
-        return self._registry.by_name if self._top is None else {}
 
     # Each of these notes the name, looks again, and returns None if it has changed: see `inodes`.
 
@@ -180,12 +158,7 @@ class Vfs:
     # Attributes
 
     def attributes(self, inode: int, client: int | None = None) -> Attributes:
-        """Return the attributes of an inode that the kernel knows, even of one that is gone.
-
-        Args:
-            inode: the file's.
-            client: the process that asks, as for `open`.
-        """
+        """Return the attributes of an inode, even of one that is gone; a client's are its own."""
         known, file = self._inodes.find(inode)
         if file is None:
             return self._directory_attributes(known)
@@ -221,8 +194,7 @@ class Vfs:
 
     def extended_attributes(self, inode: int) -> dict[bytes, bytes]:
         """Return the extended attributes of an inode that the kernel knows."""
-        known, file = self._inodes.find(inode)
-        return known.extended_attributes(file)
+        return Known.extended_attributes(*self._inodes.find(inode))
 
     def extended_attribute(self, inode: int, name: bytes) -> bytes:
         """Return one extended attribute; raise NoSuchAttributeError if there is none."""
@@ -293,14 +265,8 @@ class Vfs:
     def open(self, inode: int, flags: int, *, user: Owner = (0, 0), client: int = 0) -> int:
         """Open a file; return its handle.
 
-        Args:
-            inode: the file's.
-            flags: those of open(2); truncation has no effect, as in sysfs.
-            user: the user and the group that open it; a view leaves out values whose files they
-                cannot read.
-            client: the process that opens it.
-
-        Where the mode has no bit for the flags, even root is refused with ReadOnlyValueError.
+        A view leaves out values whose files the user cannot read. Truncation has no effect, as in
+        sysfs. Where the mode has no bit for the flags, even root gets ReadOnlyValueError.
         """
         if (handle := self.open_value(inode, flags)) is not None:
             return handle

@@ -35,11 +35,7 @@ done
 
 
 class Watcher:
-    """Clears a mount when this process dies without closing it.
-
-    Args:
-        mountpoint: an absolute path.
-    """
+    """Clears the mount at an absolute path when this process dies without closing it."""
 
     def __init__(self, mountpoint: str) -> None:
         # A new mount there locks the parent, so only a dead one is cleared.
