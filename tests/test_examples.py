@@ -132,6 +132,7 @@ def test_monitored_daemon(number: signal.Signals, tmp_path: Path) -> None:
         assert "python_info" in "".join(samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("collected", [False, True])
 @ENDS
 def test_worker_processes(number: signal.Signals, collected: bool, tmp_path: Path) -> None:

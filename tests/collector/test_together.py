@@ -207,6 +207,7 @@ for most in count():
 """
 
 
+@pytest.mark.slow
 def test_killed_at_each_step(directory: Path) -> None:
     """Of a start, of folds and of a clear: whatever it was, the next has every number once.
 
@@ -236,6 +237,7 @@ def test_killed_at_each_step(directory: Path) -> None:
     assert totals.count(0) == 1
 
 
+@pytest.mark.slow
 def test_many_lives_at_one_path(directory: Path) -> None:
     """Dead segments of a time without a collector, at the path of a living one."""
     for number in (1, 10, 100):

@@ -4,6 +4,8 @@ import contextlib
 import os
 from pathlib import Path
 
+import pytest
+
 from statsfs.collector.watching import Watch
 
 
@@ -37,6 +39,7 @@ def test_events_of_what_is_watched_no_longer(tmp_path: Path) -> None:
     os.close(fd)
 
 
+@pytest.mark.slow
 def test_more_than_the_kernel_keeps(tmp_path: Path) -> None:
     """It is told that something is missing, once."""
     kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())

@@ -85,6 +85,7 @@ UNUSABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("device", "words"), UNUSABLE.values(), ids=UNUSABLE)
 def test_where_kvm_cannot_be_used(tmp_path: Path, device: str, words: str) -> None:
     """One line that says why, status 1, nothing mounted."""

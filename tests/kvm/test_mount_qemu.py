@@ -210,6 +210,7 @@ def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> No
 # Mistakes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [0o1777, 0o777, 0o770])
 def test_a_directory_that_others_can_write(mode: int, vms: Path, tmp_path: Path) -> None:
     """It is one line, and nothing is mounted."""

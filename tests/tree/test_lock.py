@@ -247,6 +247,7 @@ def test_a_finalizer_of_what_a_change_drops_may_change_the_tree(registry: Regist
     assert top.subordinates == (vm,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", ["add", "remove", "values", "revoke", "put"])
 def test_a_signal_handler_may_change_the_tree_at_any_moment(registry: Registry, inner: str) -> None:
     """Wherever in a change the handler runs, both changes are made, whole."""
