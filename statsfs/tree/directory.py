@@ -207,11 +207,12 @@ class Directory:
                     entry.source._cleared()
             return
         refused = []
-        told: dict[Callable[[], object], None] = {}
+        told: dict[Callable[[], object] | None, None] = {}
         for index, place in self._parts(file):
             refused += index.clear(place, told)
         for cleared in told:
-            cleared()
+            if cleared is not None:
+                cleared()
         if refused:
             first, reason = refused[0]
             log.warning(
