@@ -151,9 +151,8 @@ class Directory:
     def find_hidden(self, name: str) -> tuple[File, Entry] | None:
         """Return a hidden value of the source itself, and its entry."""
         for entry in list(self.entries.values()):
-            for file in entry.array.own:
-                unseen = entry.hidden or file.value.hidden
-                if file.name == name and unseen and not entry.declared:
+            for file in entry.array.own if not entry.declared else ():
+                if file.name == name and (entry.hidden or file.value.hidden):
                     return file, entry
         return None
 

@@ -209,9 +209,6 @@ class ArrayIndex:
             record.clear(index)
 
 
-# Reading
-
-
 Part = tuple[ArrayIndex, int]
 """An index, and the place of a value in its array."""
 

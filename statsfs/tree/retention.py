@@ -48,9 +48,6 @@ _INTEGERS: Final = {int, bool}
 _Unread = tuple[Reader, Entry, Any]
 
 
-# Rows
-
-
 def fill_row(array: Array, row: RetainedRow) -> tuple[Any, ...]:
     """Return a copy of a row with 0, or empty buckets, where nothing is retained."""
     return tuple(
@@ -153,9 +150,6 @@ def _subtract(value: Value, kept: Any, lent: Any) -> Any:
     return [wrap_sum(total, value.type) for total in map(operator.sub, kept, lent)]
 
 
-# Folds
-
-
 def folding_change(
     method: "Callable[Concatenate[_S, TreeChange, Folding, _P], None]",
 ) -> Callable[Concatenate[_S, _P], None]:
@@ -220,11 +214,8 @@ class Folding:
     ) -> _T | None:
         """Take entries out of the first source of a lineage, and keep what they counted.
 
-        Args:
-            source: what leaves, if it may come back.
-
-        Returns:
-            What `part` returns; None where nothing was done, as a base is unread.
+        `source` is what leaves, if it may come back. Return what `part` does, or None where nothing
+        was done, as a base is unread.
         """
         above = _find_retaining(lineage)
         if not above:
@@ -252,8 +243,7 @@ class Folding:
     def take_in(self, lineage: "Sequence[Source]", source: "Source") -> list[Directory] | None:
         """Put a source into the first of a lineage, and take back what is retained since it left.
 
-        Returns:
-            The directories of which the files change; None as for `take_out`.
+        Return the directories of which the files change, or None as `take_out` does.
         """
         directory, above = source._directory, _find_retaining(lineage)
 

@@ -47,9 +47,6 @@ _U64: Final = (1 << 64) - 1
 _WIDE: Final = 12_000  # numbers that are added between two pauses
 
 
-# Converting
-
-
 def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
     """Convert a raw column to a value's type, at C speed; None if it may not be of integers."""
     if value.histogram:
@@ -71,9 +68,6 @@ def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
     # Nearly always nothing had to be converted.
     same = all(map(operator.is_, columns, converted))
     return rows if same else list(zip(*converted, strict=True))
-
-
-# Adding up converted numbers
 
 
 def add_numbers(value: Value, numbers: Sequence[Any]) -> Any:
@@ -100,8 +94,6 @@ class KeptPlan:
         nothing: the row that retains nothing.
         pick: gets the numbers that `add_wide` adds from a row; None if there are none.
     """
-
-    __slots__ = ("_wide", "nothing", "others", "pick")
 
     def __init__(self, array: Array) -> None:
         # Nearly all values are such, for which no conversion is needed before a sum.
@@ -142,9 +134,6 @@ def add_retained(array: Array, rows: Sequence[RetainedRow]) -> RetainedRow:
         if numbers:
             row[file.index] = add_numbers(file.value, numbers)
     return tuple(row)
-
-
-# The totals of directories
 
 
 class TotalsPlan:
