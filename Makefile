@@ -11,8 +11,8 @@ bin := .venv/bin
 stamp := .venv/.installed
 tools := .venv/debian/usr/bin
 # Covered to the last branch is all that decides what a reader sees; not what talks to FUSE, KVM and people.
-adapters := filesystem/fuse_handlers filesystem/invalidator filesystem/request_loop filesystem/mounting filesystem/mountpoints \
-	filesystem/watcher demo/real_kvm __main__ cli/*
+adapters := filesystem/fuse_handlers filesystem/invalidator filesystem/request_loop filesystem/session filesystem/mounting \
+	filesystem/mountpoints filesystem/watcher demo/real_kvm __main__ cli/*
 empty :=
 comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))

@@ -1,7 +1,6 @@
 """Admission: which segments are let into the tree, and which wait for a path.
 
-Owns the limits of one user, and what else is asked of a file whose owner may publish in its
-directory and whose contents are sound.
+Owns the limits of one user, and the checks of a file after those of its owner and its format.
 
 Threading: for the collector's thread alone, but for `waiting` and `vacant`.
 """

@@ -164,7 +164,7 @@ class Collector:
         log.warning("%s is gone: waiting for it; what was counted stays", self._path)
         self._close_directories()
         self._liveness.keep_in({})
-        # Not at once: a new lock in it would hinder whoever is removing the directory.
+        # Not at once: a new lock file would hinder the removal of the directory.
         self._timers.add(_PAUSE, self._reopen)
 
     def _reopen(self) -> None:
@@ -276,7 +276,7 @@ class Collector:
             self._look_at_files(directories, found)
 
 
-# Those whose thread runs.
+# Those that were started.
 _live: Final[weakref.WeakSet[Collector]] = weakref.WeakSet()
 
 

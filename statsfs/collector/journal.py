@@ -5,7 +5,7 @@ sources retain, what segments that are being folded add to it, and what was clea
 collector may be killed between any two steps, and counts nothing twice and loses nothing. The steps
 of a fold::
 
-    1   nobody holds the segment's lock
+    1   the segment's lock is free
     2   its numbers are read for the last time, from the open descriptor
     3   a record with its numbers and its file's name is renamed over the old one
     4   its file is removed

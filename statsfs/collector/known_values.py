@@ -1,4 +1,4 @@
-"""The values that segments bring, each of which stays for the life of the process.
+"""The values that segments bring, each of which is kept as long as the collector lives.
 
 Owns which value of the tree stands for a value of a segment, and how many one user may bring. Each
 value is an array of its own, but for the sum of a histogram, so that a release with one more value

@@ -1,7 +1,7 @@
-"""Liveness: the segments in the tree, where their files are, and whose producers have died.
+"""Liveness: the segments in the tree, where their files are, and which of them are dead.
 
-Owns which segments there are, what each user has of them, and when a segment is dead: nobody holds
-the lock of its file. Admission and folding are elsewhere.
+Owns which segments there are, what each user has of them, and when a segment is dead: the lock of
+its file is free.
 
 Threading: for the collector's thread alone.
 """

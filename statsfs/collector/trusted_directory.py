@@ -63,7 +63,7 @@ class TrustedDirectory:
         path: for messages.
         prefix: "" for the collector's own directory; "NAME/" for a directory in it, where all paths
             of segments begin so.
-        users: whose files are opened.
+        users: only files of theirs are opened.
     """
 
     def __init__(self, fd: int, path: str, prefix: str, users: Collection[int]) -> None:

@@ -38,20 +38,12 @@ from statsfs.exceptions import (
     UnavailableError,
     UnknownValueError,
 )
+from statsfs.filesystem.handles import TooMuchOpenError
 from statsfs.filesystem.inodes import ABSENT_TIMEOUT
+from statsfs.filesystem.known import ABSENT, Attributes, NoSuchFileError
 from statsfs.filesystem.request_loop import run_in_thread
-from statsfs.filesystem.vfs import (
-    ABSENT,
-    FILE_SIZE,
-    NAME_MAX,
-    Attributes,
-    BrokenValueError,
-    NoSuchAttributeError,
-    NoSuchFileError,
-    NotZeroError,
-    TooMuchOpenError,
-    Vfs,
-)
+from statsfs.filesystem.value_files import FILE_SIZE, BrokenValueError, NotZeroError
+from statsfs.filesystem.vfs import NAME_MAX, NoSuchAttributeError, Vfs
 from statsfs.formats.views import Rendering
 from statsfs.tree import refresh
 from statsfs.tree.registry import Registry
@@ -106,11 +98,7 @@ def _refuse(code: int) -> Callable[..., Coroutine[object, None, NoReturn]]:
 
 
 class Handlers(pyfuse3.Operations):
-    """What pyfuse3 calls.
-
-    Args:
-        vfs: the filesystem.
-    """
+    """What pyfuse3 calls."""
 
     supports_dot_lookup = False
     enable_writeback_cache = False

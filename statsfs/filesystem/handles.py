@@ -50,24 +50,16 @@ class OpenFile:
 
 @dataclass(slots=True, eq=False)
 class OpenView:
-    """A view, and its newest text.
-
-    Attributes:
-        source: what it shows; None for the registry.
-        access: what its reader may read.
-        client: the process that opened it.
-        moment: when the text was made; 0 until then.
-        fresh: whether it was not read from the beginning yet.
-    """
+    """A view, and its newest text."""
 
     known: Known
-    source: Source | None
+    source: Source | None  # None for the registry
     file: View
     access: Access
-    client: int
+    client: int  # the process that opened it
     text: bytes = b""
-    moment: int = 0
-    fresh: bool = True
+    moment: int = 0  # when the text was made; 0 until then
+    fresh: bool = True  # until it is read from the beginning
 
     def read(self, offset: int, size: int) -> bytes:
         """Read the text as it was last rendered."""
@@ -83,12 +75,7 @@ class OpenDirectory:
 
 
 class Handles:
-    """All that is open, by handle.
-
-    Attributes:
-        files: files and views.
-        directories: directories.
-    """
+    """All that is open, by handle."""
 
     def __init__(self) -> None:
         self.files: dict[int, OpenFile | OpenView] = {}

@@ -48,36 +48,21 @@ _MISSED_MAX: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """What the kernel must forget after a change.
+    """What the kernel must forget after a change."""
 
-    Attributes:
-        names: directory inodes and names in them.
-        directories: inodes whose attributes changed, each with the inode and the name by which it
-            is known, None for the root.
-    """
-
-    names: list[tuple[int, bytes]] = field(default_factory=list)
+    names: list[tuple[int, bytes]] = field(default_factory=list)  # directory inodes, names in them
+    # Those whose attributes changed, each with the inode and the name by which it is known.
     directories: list[tuple[int, tuple[int, bytes] | None]] = field(default_factory=list)
 
 
 class Inodes:
-    """The directories and files that the kernel knows.
-
-    Args:
-        registry: what the root shows.
-        top: the name of the one top-level source that is the root instead; the root is empty while
-            there is none.
-        owner: the user and the group of all that has no other owner.
-
-    Attributes:
-        changed: when a top-level directory last came or went, in nanoseconds since the epoch.
-    """
+    """The directories and files that the kernel knows; the arguments are those of `Vfs`."""
 
     def __init__(self, registry: Registry, top: str | None = None, owner: Owner = (0, 0)) -> None:
         self._registry = registry
         self._top = top
         self._owner = owner
-        self.changed = time.time_ns()
+        self.changed = time.time_ns()  # when a top-level directory last came or went
         self._bare: Final = Known(None, 0, None, "", owner)
         self._root = self._bare
         self._known: dict[int, Known] = {0: self._bare}
@@ -106,10 +91,9 @@ class Inodes:
         return self._root
 
     def find(self, inode: int) -> tuple[Known, Numbered | None]:
-        """Return a directory, or a directory and a file of it; gone or not.
+        """Return a directory, or a directory and a file of it, even if they are gone.
 
-        Raises:
-            NoSuchFileError: the kernel does not know the inode.
+        An inode that the kernel does not know raises NoSuchFileError.
         """
         if inode == ROOT:
             return self.root, None
@@ -127,11 +111,7 @@ class Inodes:
         return known
 
     def note_directory(self, parent: Known, source: Source, name: str) -> Known | None:
-        """Note that the kernel is given a directory; None if that has just left.
-
-        Raises:
-            ExhaustedError: there is no inode number for it.
-        """
+        """Note that the kernel is given a directory; return it, or None if it has just left."""
         place = directory_of(source).place
         if not place:
             return None
@@ -153,10 +133,9 @@ class Inodes:
             known.missed |= {name}
 
     def note_absent(self, known: Known, name: bytes) -> bool:
-        """Note that the kernel is told that a name is missing, for `ABSENT_TIMEOUT`.
+        """Tell whether the kernel may cache a name as missing, for `ABSENT_TIMEOUT`; note it then.
 
-        Returns:
-            Whether it may be told so: only where one source is the root, and not too often.
+        It may where one source is the root, and not for too many names.
         """
         if self._top is None or not known.alive:
             return False

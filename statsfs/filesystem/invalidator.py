@@ -1,10 +1,9 @@
-"""The invalidator: what the kernel must forget after each change of the tree.
+"""The invalidator: sends the kernel what it must forget after each change of the tree.
 
-Owns who tells it, and when; what that is is the business of `vfs`.
+Owns which thread sends it, and when; `vfs` knows what to send.
 
-Threading: invalidations are sent by the thread that changed the tree, before its change returns,
-but for changes made on the serving thread: the kernel would wait for a reply that this thread must
-give, so a thread of our own sends those.
+Threading: the thread that changed the tree sends, before its change returns. For a change on the
+serving thread, a thread of our own sends: the kernel may wait for a reply of the serving thread.
 """
 
 import logging
@@ -18,26 +17,23 @@ from typing import Final
 import pyfuse3
 from pyfuse3 import FileNameT, InodeT
 
-from statsfs.filesystem.vfs import Stale, Vfs
+from statsfs.filesystem.inodes import Stale
+from statsfs.filesystem.vfs import Vfs
 from statsfs.tree.lock import ChangeNotice
 
 __all__ = ["Invalidator"]
 
 log = logging.getLogger(__name__)
 
-# How long a change on the serving thread waits for its invalidations, at most, in seconds: they
-# take 10 to 100 us, unless a lookup in the same directory is under way, which waits for us.
+# Seconds that a change on the serving thread waits for its invalidations, with a request pending
+# and without. They take 10 to 100 us, unless a lookup in the same directory is under way.
 _PATIENCE: Final = 0.002
 _PATIENCE_UNASKED: Final = 0.25
-# How often `stop` looks whether all is quiet, in seconds.
-_POLL: Final = 0.001
+_POLL: Final = 0.001  # seconds between two looks of `stop`
 
 
 class Invalidator:
-    """Tells the kernel what to forget after each change of the tree; a listener of the registry.
-
-    Args:
-        vfs: knows what the kernel was told.
+    """A listener of the registry, which tells the kernel what to forget.
 
     It does nothing until `start`, and nothing after `stop`: without a session pyfuse3 crashes.
     """
@@ -47,7 +43,7 @@ class Invalidator:
         self._pid = os.getpid()
         self._serving: int | None = None
         self._running = False
-        # How deep each thread is in here. Each touches its own number only, so there is no lock
+        # How deep each thread is in `_send`. Each changes its own number only, so there is no lock
         # that a signal handler's exception could leave held.
         self._busy: dict[int, int] = {}
         self._stoppers: set[int] = set()
@@ -81,9 +77,8 @@ class Invalidator:
 
     def _hand_over(self, stale: Stale) -> None:
         if self._worker is None:
-            self._worker = threading.Thread(
-                target=self._work, name="statsfs-invalidate", daemon=True
-            )
+            name = "statsfs-invalidate"
+            self._worker = threading.Thread(target=self._work, name=name, daemon=True)
             self._worker.start()
         sent = threading.Event()
         self._queue.put((stale, sent))
@@ -91,8 +86,8 @@ class Invalidator:
             # `stop` may have come before there was a worker to end.
             self._queue.put(None)
         deadline = time.monotonic() + _PATIENCE_UNASKED
-        # Nearly always done by then. If not, and there is a request, it may be a lookup that waits
-        # for this very thread; if there is none, the other thread just had no turn yet.
+        # Nearly always done by then. If not, a pending request may be a lookup that waits for this
+        # very thread; without a request, the other thread just had no turn yet.
         while not sent.wait(_PATIENCE) and not self._is_asked() and time.monotonic() < deadline:
             pass
 
@@ -125,8 +120,8 @@ class Invalidator:
             else:
                 self._busy.pop(thread, None)
 
-    # Each call to pyfuse3 is preceded by a look at `_running`: a signal handler may have closed the
-    # mount in the middle of a change.
+    # Before each call to pyfuse3 `_running` is checked: a signal handler may have closed the mount
+    # in the middle of a change.
 
     def _forget_name(self, parent: int, name: bytes) -> None:
         if self._running:
@@ -137,8 +132,8 @@ class Invalidator:
             if self._running:
                 pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
         except FileNotFoundError:
-            # The kernel is being told of this directory just now, perhaps with old attributes; this
-            # waits until it knows it.
+            # A lookup of this directory is under way, perhaps with old attributes; this waits for
+            # it.
             if by_name is not None:
                 self._forget_name(*by_name)
         except OSError as error:
@@ -147,8 +142,8 @@ class Invalidator:
     def stop(self) -> None:
         """End; return when nothing is being sent any more.
 
-        Not on the serving thread while it serves: what is being sent may wait for it. From a signal
-        handler that interrupted a change, that change sends nothing more.
+        Not on the serving thread while it serves: an invalidation may wait for it. A change that is
+        interrupted by a signal handler which calls this sends nothing more.
         """
         self._stoppers.add(threading.get_ident())
         self._running = False

@@ -1,20 +1,21 @@
 """Known directories: what the kernel was given of one directory; inode numbers and attributes.
 
 An inode number is a source's place times 2^30 plus the file's number, 0 for the directory: it stays
-while the source stays in its place, needs no table, and is never used again. The root is 1,
-whatever it shows.
+while the source stays in its place, needs no table, and is never used again. The root is always 1.
 
 Threading: changed by the serving thread only; names are read by any.
 """
 
 import stat
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from statsfs.exceptions import ExhaustedError, StatsfsError
 from statsfs.filesystem.value_files import FILE_SIZE, describe_file, find_size
 from statsfs.model.arrays import FILE_NUMBERS, File
 from statsfs.tree.access import Owner
+from statsfs.tree.directory import Directory
 from statsfs.tree.source import Source, directory_of
 
 __all__ = [
@@ -55,11 +56,7 @@ class Numbered(Protocol):
 
 
 def number_inode(place: int, number: int = 0) -> int:
-    """Return the inode number of a file in a place; 0 is the directory itself.
-
-    Raises:
-        ExhaustedError: it would be that of another.
-    """
+    """Return the inode number of a file in a place; ExhaustedError if it would be another's."""
     if place >= _PLACES or number >= FILE_NUMBERS:
         raise ExhaustedError(f"no inode number is left for place {place}, file {number}", place)
     return place << FILE_BITS | number
@@ -84,53 +81,31 @@ ABSENT: Final = Attributes(0, 0, 0, 0, 0, (0, 0))
 """Those of a missing name that the kernel may cache as missing for a second."""
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Known:
-    """A directory that the kernel knows.
+    """A directory that the kernel knows, and what it was given of it."""
 
-    Args:
-        source: None for a root that shows a registry, or nothing.
-        place: the source's place when it was looked up; the directory is gone when that changes.
-        parent, name: where it was found.
-        owner: whose it is if the source has no owner; by default the parent's.
+    source: Source | None  # None for a root that shows a registry, or nothing
+    place: int  # the source's when it was looked up; the directory is gone when that changes
+    parent: "Known | None"
+    name: str
+    owner: Owner = (0, 0)  # given is that of a root without one of its own
+    directory: Directory | None = field(init=False)
+    # By file number, how often the kernel was given it; 0 is the directory itself.
+    lookups: dict[int, int] = field(default_factory=dict)
+    files: dict[int, Numbered] = field(default_factory=dict)
+    # The length and the moment of a view's newest rendering, by number.
+    rendered: dict[int, tuple[int, int]] = field(default_factory=dict)
+    opened: dict[int, int] = field(default_factory=dict)  # numbers by handle
+    directories: dict[str, "Known"] = field(default_factory=dict)
+    missed: frozenset[bytes] = frozenset()  # looked for after the directory was gone
+    # What the kernel may cache as missing, and how long ours are kept.
+    absent: dict[bytes, float] = field(default_factory=dict)
 
-    Attributes:
-        directory: the source's.
-        lookups: by file number, how often the kernel was given it; 0 is the directory itself.
-        files: the files that the kernel was given, by number.
-        opened: the numbers of the files that are open, by handle.
-        rendered: the length and the moment of a view's newest rendering, by number.
-        directories: the subdirectories that the kernel was given, by name.
-        missed: names that were looked for after the directory was gone.
-        absent: names that the kernel may cache as missing, and how long ours are kept.
-    """
-
-    __slots__ = (
-        "absent", "directories", "directory", "files", "lookups", "missed", "name", "opened",
-        "owner", "parent", "place", "rendered", "source",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        source: Source | None,
-        place: int,
-        parent: "Known | None",
-        name: str,
-        owner: Owner = (0, 0),
-    ) -> None:
-        self.source = source
-        self.directory = None if source is None else directory_of(source)
-        self.place = place
-        self.parent = parent
-        self.name = name
-        inherited = owner if parent is None else parent.owner
-        self.owner: Owner = (source.owner if source is not None else None) or inherited
-        self.lookups: dict[int, int] = {}
-        self.files: dict[int, Numbered] = {}
-        self.rendered: dict[int, tuple[int, int]] = {}
-        self.opened: dict[int, int] = {}
-        self.directories: dict[str, Known] = {}
-        self.missed: frozenset[bytes] = frozenset()
-        self.absent: dict[bytes, float] = {}
+    def __post_init__(self) -> None:
+        self.directory = None if self.source is None else directory_of(self.source)
+        inherited = self.owner if self.parent is None else self.parent.owner
+        self.owner = (self.source.owner if self.source is not None else None) or inherited
 
     @property
     def inode(self) -> int:
@@ -223,13 +198,9 @@ class Known:
             if directory.parent is None:
                 continue  # by these names the root has what it shows now
             missed, directory.missed = directory.missed, frozenset()
-            files = [file.name.encode() for file in list(directory.files.values())]
-            for name in (
-                *missed,
-                *files,
-                *(name.encode() for name in directory.directories.copy()),
-            ):
-                yield directory.inode, name
+            files = [file.name for file in list(directory.files.values())]
+            names = [name.encode() for name in (*files, *directory.directories.copy())]
+            yield from ((directory.inode, name) for name in (*missed, *names))
 
     def _all(self) -> Iterator["Known"]:
         below = [self]

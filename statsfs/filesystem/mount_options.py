@@ -29,11 +29,7 @@ class MountOptions:
     root: str | None = None
 
     def check(self, mountpoint: str) -> None:
-        """Raise MountError if an owner or the switch interval is invalid.
-
-        Args:
-            mountpoint: for the message.
-        """
+        """Raise MountError, which names the mount point, if an option is invalid."""
         for what, number in (("uid", self.uid), ("gid", self.gid)):
             if number is not None and not _is_id(number):
                 raise MountError(f"{mountpoint}: invalid {what} {number!r}", mountpoint)

@@ -50,7 +50,7 @@ class Mount:
 
     @property
     def closed(self) -> bool:
-        """Whether it is unmounted, by `close` or by somebody else."""
+        """Whether it is unmounted, by `close` or in another way."""
         return self._session.done.is_set()
 
     def close(self) -> None:
@@ -64,7 +64,7 @@ class Mount:
         self._session.close()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is unmounted, by `close` or by somebody else.
+        """Wait until it is unmounted, by `close` or in another way.
 
         Args:
             timeout: seconds to wait at most; None for ever.

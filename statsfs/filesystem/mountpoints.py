@@ -2,7 +2,7 @@
 
 Owns the checks before a mount. libfuse accepts a file, a directory that is not empty and an
 existing mount as mount points, and prints to stderr about bad ones; so everything is checked first,
-and every refusal is one line that says what to do.
+and every refusal, a MountError, is one line that says what to do.
 
 Threading: as the caller's.
 """
@@ -86,11 +86,7 @@ def _refusal(path: str, reason: str, number: int | None = None) -> MountError:
 
 
 def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
-    """Return the absolute path of a mount point, without symbolic links.
-
-    Raises:
-        MountError: it is not a path.
-    """
+    """Return the absolute path, without symbolic links; raise MountError if it is not a path."""
     try:
         text = os.fsdecode(path)
         if not text:
@@ -112,25 +108,16 @@ def lock_mountpoint(path: str) -> Iterator[None]:
             directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
             stack.callback(os.close, directory)
             deadline = time.monotonic() + _PATIENCE
-            while not _try_lock(directory) and time.monotonic() < deadline:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
                 time.sleep(0.005)
         yield
 
 
-def _try_lock(directory: int) -> bool:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def make_mountpoint(path: str) -> list[str]:
-    """Make a directory and its parents; return those that were not there, the innermost first.
-
-    Raises:
-        MountError: they cannot be made.
-    """
+    """Make a directory and its parents; return those that were not there, the innermost first."""
     missing = []
     while not os.path.lexists(path) and not _is_dead(path):
         missing.append(path)
@@ -157,14 +144,9 @@ def remove_mountpoint(made: list[str]) -> None:
 
 
 def unmount(path: str, *, lazy: bool = False) -> None:
-    """Unmount a FUSE filesystem.
+    """Unmount a FUSE filesystem; raise MountError if it is busy, not there, or another user's.
 
-    Args:
-        path: where it is mounted.
-        lazy: detach it at once, even if it is busy; for what nobody serves any more.
-
-    Raises:
-        MountError: it is busy, not there, or somebody else's.
+    A lazy unmount detaches it at once, even if it is busy.
     """
     command = [_find_fusermount(path), "-uz" if lazy else "-u", "--", path]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
@@ -174,15 +156,7 @@ def unmount(path: str, *, lazy: bool = False) -> None:
 
 
 def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
-    """Check that a directory can be mounted on; clear the mount of a dead server of ours.
-
-    Args:
-        path: an absolute path.
-        allow_other: whether other users shall be let in.
-
-    Raises:
-        MountError: it cannot; the message says why, and what to do.
-    """
+    """Check that an absolute path can be mounted on; clear the mount of a dead server of ours."""
     _check_system(path, allow_other)
     while _is_dead(path):
         kind = find_mount(path)

@@ -23,7 +23,6 @@ which a few pages are used. Our loop makes that rare, as it polls just before ea
 Threading: all of this runs on the serving thread.
 """
 
-import contextlib
 import ctypes
 import errno
 import logging
@@ -32,7 +31,7 @@ import select
 import stat
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import inf
@@ -88,16 +87,12 @@ class Loop:
 
     def __init__(self) -> None:
         self.ended = False
-        self._waiting: set[trio.CancelScope] = set()
+        self.waiting: set[trio.CancelScope] = set()  # those of handlers that wait
         self._tasks = 0
         self._nursery: trio.Nursery | None = None
 
     async def serve(self) -> None:
-        """Answer requests until the session is terminated or unmounted.
-
-        Raises:
-            OSError: reading failed in a way that serving cannot survive; in an exception group.
-        """
+        """Answer requests until the session ends; raise an exception group if reading fails."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for _ in range(_TASKS):
@@ -111,7 +106,7 @@ class Loop:
     def _end(self) -> None:
         # The session has ended, or is ending.
         self.ended = True
-        for scope in self._waiting:
+        for scope in self.waiting:
             scope.cancel()
 
     def _add(self) -> None:
@@ -121,45 +116,27 @@ class Loop:
 
     @trio.lowlevel.enable_ki_protection
     async def _run_task(self) -> None:
-        task = _SessionTask(self)
+        task, done = _SessionTask(self), False
         _current.set(task)
         try:
-            while not await self._run_main():
-                log.debug("a client took its request back")
+            while not done:
+                try:
+                    await pyfuse3.main(min_tasks=self._least, max_tasks=_NO_MORE)
+                    done = True
+                except* OSError as group:
+                    if group.split(_is_again)[1] is not None:
+                        raise
+                    log.debug("a client took its request back")
         finally:
             self._tasks -= 1
             self._left(task)
-
-    async def _run_main(self) -> bool:
-        # Whether the task is done, or must start again.
-        done = False
-        try:
-            await pyfuse3.main(min_tasks=self._least, max_tasks=_NO_MORE)
-            done = True
-        except* OSError as group:
-            if group.split(_is_again)[1] is not None:
-                raise
-        return done
 
     def _left(self, task: _SessionTask) -> None:
         pass
 
     def hand_over(self, task: _SessionTask) -> None:
-        """Have requests read while the handler of a session task waits; once more does nothing."""
+        """Have requests read while the handler of a session task waits."""
         self._add()
-
-    @contextlib.contextmanager
-    def waiting(self, task: _SessionTask, seconds: float) -> Iterator[None]:
-        """Cancel what a handler waits for after so many seconds, or when serving ends."""
-        self.hand_over(task)
-        with trio.move_on_after(seconds) as scope:
-            self._waiting.add(scope)
-            try:
-                if self.ended:
-                    scope.cancel()
-                yield
-            finally:
-                self._waiting.discard(scope)
 
 
 class _OwnLoop(Loop):
@@ -173,9 +150,8 @@ class _OwnLoop(Loop):
         self._parked: deque[tuple[_SessionTask, trio.lowlevel.Task]] = deque()
         self._descriptor = descriptor
         # A struct pollfd: the descriptor, what is asked for, what is found.
-        self._polled = ctypes.create_string_buffer(
-            struct.pack("=ihh", descriptor, select.POLLIN, 0)
-        )
+        asked = struct.pack("=ihh", descriptor, select.POLLIN, 0)
+        self._polled = ctypes.create_string_buffer(asked)
         self._turn_ends = 0.0
         self._may_yield = 0.0
 
@@ -320,11 +296,7 @@ def _is_again(error: BaseException) -> bool:
 
 
 def make_loop(descriptor: int) -> Loop:
-    """Return the loop that serves a session.
-
-    Args:
-        descriptor: the session's, on /dev/fuse; from now on it does not block.
-    """
+    """Return the loop for a session's descriptor on /dev/fuse, which does not block from now on."""
     os.set_blocking(descriptor, False)
     missing = [name for name in _HOOKS if not hasattr(pyfuse3, name)]
     if not missing:
@@ -338,16 +310,17 @@ async def run_in_thread(
 ) -> bool:
     """Run a function in a thread, in a handler; other requests are answered meanwhile.
 
-    Args:
-        function: what to run.
-        limiter: how many threads it shares.
-        seconds: how long to wait at most.
-
-    Returns:
-        False if serving ended meanwhile, and the handler must too; the function may run on.
+    Return False if serving ended meanwhile, and the handler must too. The function may run on.
     """
-    task, done = _current.get(), False
-    with task.loop.waiting(task, seconds):
-        await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
-        done = True
-    return done or not task.loop.ended
+    task = _current.get()
+    loop = task.loop
+    loop.hand_over(task)
+    with trio.move_on_after(seconds) as scope:
+        loop.waiting.add(scope)
+        try:
+            if loop.ended:
+                scope.cancel()
+            await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+        finally:
+            loop.waiting.discard(scope)
+    return not (scope.cancelled_caught and loop.ended)

@@ -41,21 +41,12 @@ __all__ = ["Session", "serve_in_trio", "switch_interval"]
 
 log = logging.getLogger(__name__)
 
-_lock: Final = threading.Lock()
-_current: "Session | None" = None
+# The session of this process, if it has one. `setdefault` needs no lock.
+_sessions: Final[dict[None, "Session"]] = {}
 
 
 class Session:
     """A mount, and what serves it; mounted when this returns, and not served yet.
-
-    Args:
-        registry, mountpoint: as for `mount`.
-        options: how to mount.
-
-    Attributes:
-        mountpoint: where it is, as an absolute path.
-        root: the name of the one source that is the root, or None.
-        done: set when it is unmounted.
 
     Raises:
         MountError: it is refused; nothing is mounted, and nothing is left.
@@ -72,7 +63,7 @@ class Session:
         self._registry = registry
         self._check_root()
         self._pid = os.getpid()
-        self.done: Final = threading.Event()
+        self.done: Final = threading.Event()  # set when it is unmounted
         self._serving = threading.Event()  # set when it is served, or will never be
         self._failure: BaseException | None = None  # why it cannot be served
         self._begun = threading.Lock()  # taken by the thread that serves, or when none is to
@@ -85,7 +76,12 @@ class Session:
         self._device: str | None = None
         self._undo = contextlib.ExitStack()
         self._undo_in_child = contextlib.ExitStack()
-        self._claim()
+        other = _sessions.setdefault(None, self)
+        if other is not self:
+            raise self._error(
+                f"this process has a mount already, at {other.mountpoint}; "
+                "close it first, or mount from another process"
+            )
         try:
             self._mount(self._undo, options)
         except BaseException as error:
@@ -107,23 +103,8 @@ class Session:
                 f"there is {', '.join(map(repr, shown)) or 'none'}"
             )
 
-    def _claim(self) -> None:
-        global _current
-        with _lock:
-            if _current is not None:
-                raise self._error(
-                    f"this process has a mount already, at {_current.mountpoint}; "
-                    "close it first, or mount from another process"
-                )
-            _current = self
-
-    def _unclaim(self) -> None:
-        global _current
-        with _lock:
-            _current = None
-
     def _mount(self, undo: contextlib.ExitStack, options: MountOptions) -> None:
-        undo.callback(self._unclaim)
+        undo.callback(_sessions.clear)
         created = make_mountpoint(self.mountpoint) if options.create else []
         undo.callback(remove_mountpoint, created)
         undo.callback(self._undo_in_child.close)
@@ -349,16 +330,14 @@ async def serve_in_trio(
 
 
 def _disown_in_child() -> None:
-    global _current, _lock
-    session, _current = _current, None
-    _lock = threading.Lock()  # type: ignore[misc]  # its owner is not in this process
-    if session is not None:
-        session.disown()
+    while _sessions:
+        _sessions.popitem()[1].disown()
 
 
 def _close_at_exit() -> None:
-    if _current is not None and _current._open:
-        _current.call_off()
+    session = _sessions.get(None)
+    if session is not None and session._open:
+        session.call_off()
 
 
 os.register_at_fork(after_in_child=_disown_in_child)

@@ -1,7 +1,6 @@
-"""Texts: what the file of a value says, and what may be written into it.
+"""Value files: the text of a value's file, and what may be written into it.
 
-Owns the form of numbers, of histograms and of extended attributes, and the one text that is taken.
-Texts of whole subtrees are the business of `views`.
+Owns the form of numbers, histograms and extended attributes, and the one text that is accepted.
 
 Threading: pure, but for `render_file`, which reads a value as `Source.get_value` does.
 """
@@ -35,19 +34,15 @@ _SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
 
 
 class NotZeroError(StatsfsError, ValueError):
-    """Something else than 0 was written."""
+    """Something other than 0 was written."""
 
 
 class BrokenValueError(StatsfsError, ValueError):
-    """A value has no text: its base holds no integer, or its `show` fails."""
+    """A value has no text: its base does not hold an integer, or its `show` fails."""
 
 
 def render_file(directory: Directory, file: File, entry: Entry | None) -> bytes:
-    """Return what a file says now.
-
-    Args:
-        directory: the source's.
-        file, entry: as for `Directory.read`.
+    """Return the text of a file now; the arguments are those of `Directory.read`.
 
     Raises:
         BrokenValueError: there is no number, or no text for it; logged once for each file.
@@ -71,29 +66,25 @@ def render_file(directory: Directory, file: File, entry: Entry | None) -> bytes:
 
 
 def is_integer(file: File) -> bool:
-    """Tell whether a file says one integer: it is no histogram, and no text is shown instead."""
+    """Tell whether the text of a file is one integer: not a histogram, nor a `show`'s text."""
     value = file.value
     return not value.histogram and (value.show is None or file.kind not in _SHOWN)
 
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
-    # One line for each bucket that is not empty: where it begins, and its count.
-    lines = (b"%d %d\n" % (start, n) for start, n in zip(value.starts, buckets, strict=True) if n)
-    return b"".join(lines)
+    # A line for each bucket that is not empty: its lower bound and its count.
+    pairs = zip(value.starts, buckets, strict=True)
+    return b"".join(b"%d %d\n" % pair for pair in pairs if pair[1])
 
 
 def check_zero(file: File, data: bytes) -> None:
-    """Check that what is written is 0.
-
-    Raises:
-        NotZeroError: it is something else.
-    """
+    """Raise NotZeroError unless what is written is 0."""
     if not _ZERO.fullmatch(data):
-        raise NotZeroError(f"{file.name!r} takes 0 and nothing else", file.name)
+        raise NotZeroError(f"only 0 can be written into {file.name!r}", file.name)
 
 
 def find_size(value: Value) -> int:
-    """Return the size that stat(2) tells of a histogram: its longest text, up to the next page."""
+    """Return the size of a histogram for stat(2): that of its longest text, in whole pages."""
     longest = value.size * (len(str(value.starts[-1])) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 

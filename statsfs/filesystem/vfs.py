@@ -8,28 +8,15 @@ changed the tree.
 """
 
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from typing import Final
 
 from statsfs.exceptions import ReadOnlyValueError, StatsfsError
-from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView, TooMuchOpenError
+from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView
 from statsfs.filesystem.inodes import Inodes, Stale
-from statsfs.filesystem.known import (
-    ABSENT,
-    ROOT,
-    Attributes,
-    Known,
-    NoSuchFileError,
-    Numbered,
-)
-from statsfs.filesystem.value_files import (
-    FILE_SIZE,
-    BrokenValueError,
-    NotZeroError,
-    check_zero,
-    is_integer,
-)
+from statsfs.filesystem.known import ABSENT, ROOT, Attributes, Known, NoSuchFileError, Numbered
+from statsfs.filesystem.value_files import FILE_SIZE, check_zero, is_integer
 from statsfs.formats.views import BINARY, VIEWS, Rendering, View
 from statsfs.model.arrays import File
 from statsfs.tree.access import Access, Owner
@@ -39,20 +26,7 @@ from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
-__all__ = [
-    "FILE_SIZE",
-    "ABSENT",
-    "NAME_MAX",
-    "ROOT",
-    "Attributes",
-    "BrokenValueError",
-    "NoSuchAttributeError",
-    "NoSuchFileError",
-    "NotZeroError",
-    "Stale",
-    "TooMuchOpenError",
-    "Vfs",
-]
+__all__ = ["NAME_MAX", "NoSuchAttributeError", "Vfs"]
 
 NAME_MAX: Final = 255
 
@@ -80,26 +54,28 @@ class Vfs:
         self._inodes = Inodes(registry, top, owner)
         self._handles = Handles()
         self._files = self._handles.files
+        # The subordinates of the root, where that is not a source.
+        self._top_level: Mapping[str, Source] = registry.by_name if top is None else {}
 
     # Names
 
     def lookup(self, parent: int, name: bytes) -> Attributes:
         """Find a name, which the kernel then knows until `forget`; return its attributes.
 
-        They are `ABSENT` for a missing name that the kernel may cache as missing, where one source
-        is the root.
+        Where one source is the root, they may be `ABSENT`.
         """
         known, file = self._inodes.find(parent)
         if file is not None:
             raise NoSuchFileError(f"{file.name!r} is not a directory", file.name)
+        text = name.decode(errors="surrogateescape")  # our names have no surrogates
         try:
-            return self._lookup(known, _decode(name))
+            return self._lookup(known, text)
         except NoSuchFileError:
             self._inodes.note_miss(known, name)
             if not self._inodes.note_absent(known, name):
                 raise
         try:
-            return self._lookup(known, _decode(name))
+            return self._lookup(known, text)
         except NoSuchFileError:
             if not known.alive or self._inodes.find(parent)[0] is not known:
                 raise
@@ -120,13 +96,12 @@ class Vfs:
 
     def _subordinate(self, known: Known, name: str) -> Source | None:
         if known.directory is None:
-            source = self._registry.by_name.get(name) if self._top is None else None
+            source = self._top_level.get(name)
         else:
             source = known.directory.subordinates.get(name)
         return None if source is None or source.hidden else source
 
-    # Each of these notes the name as known, looks at it a second time, and returns None if it has
-    # changed: see `inodes`.
+    # Each of these notes the name, looks again, and returns None if it has changed: see `inodes`.
 
     def _lookup_cached(self, known: Known, name: str) -> Attributes | None:
         # Fast path: the cached layout. Whatever would hide the file changes the version.
@@ -183,12 +158,7 @@ class Vfs:
     # Attributes
 
     def attributes(self, inode: int, client: int | None = None) -> Attributes:
-        """Return the attributes of an inode that the kernel knows, even of one that is gone.
-
-        Args:
-            inode: the file's.
-            client: the process that asks, as for `open`.
-        """
+        """Return the attributes of an inode, even of one that is gone; a client's are its own."""
         known, file = self._inodes.find(inode)
         if file is None:
             return self._directory_attributes(known)
@@ -201,8 +171,7 @@ class Vfs:
             known = self._inodes.root  # which may be another by now
         directory = known.directory
         if directory is None:
-            shown = self._registry.sources if self._top is None else ()
-            visible = sum(not source.hidden for source in shown)
+            visible = sum(not source.hidden for source in list(self._top_level.values()))
             return Attributes(ROOT, mode, 2 + visible, 0, changed, known.owner)
         links = 2 + directory.visible if known.alive else 0
         moment = directory.changed if known.parent is not None else max(directory.changed, changed)
@@ -225,17 +194,16 @@ class Vfs:
 
     def extended_attributes(self, inode: int) -> dict[bytes, bytes]:
         """Return the extended attributes of an inode that the kernel knows."""
-        known, file = self._inodes.find(inode)
-        return known.extended_attributes(file)
+        return Known.extended_attributes(*self._inodes.find(inode))
 
     def extended_attribute(self, inode: int, name: bytes) -> bytes:
         """Return one extended attribute; raise NoSuchAttributeError if there is none."""
         # The kernel asks for security.capability before each write.
         ours = name.startswith(b"user.statsfs.")
-        try:
-            return self.extended_attributes(inode if ours else ROOT)[name]
-        except KeyError:
-            raise NoSuchAttributeError(f"no attribute {name!r}", name) from None
+        found = self.extended_attributes(inode).get(name) if ours else None
+        if found is None:
+            raise NoSuchAttributeError(f"no attribute {name!r}", name)
+        return found
 
     # Directories
 
@@ -263,27 +231,27 @@ class Vfs:
                 opened.known = self._inodes.root
             opened.names = self._names(opened.known) if opened.known.alive else []
         for index in range(start, len(opened.names)):
-            name, offset = opened.names[index], index + 1
-            if name in (b".", b".."):
-                known = opened.known.parent or opened.known if name == b".." else opened.known
-                if not reply(name, self._directory_attributes(known), offset):
-                    return
-                continue
+            name = opened.names[index]
             try:
-                attributes = self._lookup(opened.known, name.decode())
+                attributes = self._lookup_listed(opened.known, name)
             except StatsfsError:
                 continue
-            if not reply(name, attributes, offset):
-                self.forget(attributes.inode, 1)
+            if not reply(name, attributes, index + 1):
+                if name not in (b".", b".."):
+                    self.forget(attributes.inode, 1)
                 return
+
+    def _lookup_listed(self, known: Known, name: bytes) -> Attributes:
+        if name in (b".", b".."):
+            return self._directory_attributes((name == b".." and known.parent) or known)
+        return self._lookup(known, name.decode())
 
     def _names(self, known: Known) -> list[bytes]:
         # Files before the directories and once more after them: a name that turns from one into the
         # other meanwhile is not missed, and comes once.
         before = known.files_now
-        below = known.source.subordinates if known.source is not None else ()
-        if known.source is None and self._top is None:
-            below = self._registry.sources
+        source = known.source
+        below = list(self._top_level.values()) if source is None else source.subordinates
         directories = [found.name for found in below if not found.hidden]
         after = known.files_now
         return [name.encode() for name in dict.fromkeys((".", "..", *directories, *before, *after))]
@@ -297,18 +265,10 @@ class Vfs:
     def open(self, inode: int, flags: int, *, user: Owner = (0, 0), client: int = 0) -> int:
         """Open a file; return its handle.
 
-        Args:
-            inode: the file's.
-            flags: those of open(2); truncation has no effect, as in sysfs.
-            user: the user and the group that open it; a view leaves out values whose files they
-                cannot read.
-            client: the process that opens it.
-
-        Raises:
-            ReadOnlyValueError: its mode has no bit for what is wanted, not even for root.
+        A view leaves out values whose files the user cannot read. Truncation has no effect, as in
+        sysfs. Where the mode has no bit for the flags, even root gets ReadOnlyValueError.
         """
-        handle = self.open_value(inode, flags)
-        if handle is not None:
+        if (handle := self.open_value(inode, flags)) is not None:
             return handle
         known, file = self._inodes.find(inode)
         if not isinstance(file, View) or not known.alive:
@@ -340,9 +300,6 @@ class Vfs:
         Args:
             handle: from `open`.
             offset: where it is to be read; None right after `open`, 0 for clearing.
-
-        Raises:
-            TooMuchOpenError: all open views would take too much memory; the view is as it was.
         """
         opened = self._files[handle]
         if isinstance(opened, OpenFile):
@@ -371,21 +328,16 @@ class Vfs:
         return opened.read(offset, size)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Read an open file: computed at offset 0, and then the same text at every other.
+        """Read an open file: made at offset 0, and then the same text at every other offset.
 
-        A view is read as it was last rendered.
-
-        Raises:
-            BrokenValueError: there is no number, or no text for it; logged once for each file.
+        A view is read as it was last rendered. A value without a text raises BrokenValueError.
         """
         return self._files[handle].read(offset, size)
 
     def write(self, handle: int, data: bytes) -> int:
         """Clear an open file if what is written is 0; return how much was written.
 
-        Raises:
-            NotZeroError: it is something else; nothing changes.
-            ReadOnlyValueError: the base refuses.
+        Anything else raises NotZeroError, and a base that refuses ReadOnlyValueError.
         """
         opened = self._files[handle]
         if isinstance(opened, OpenView):
@@ -406,13 +358,6 @@ class Vfs:
             self.close(handle)
         self._handles.directories.clear()
         self._inodes.forget_all()
-
-
-def _decode(name: bytes) -> str:
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        raise NoSuchFileError(f"{name!r} is not UTF-8", name) from None
 
 
 def _check_access(file: Numbered, mode: int, flags: int) -> None:

@@ -1,9 +1,9 @@
 """The watcher: a shell that clears the mount of a server that was killed.
 
 Owns one process per mount, blocked on a pipe of which the server has the other end. When the server
-dies, however it dies, the pipe closes; the watcher then asks the mount, and unmounts it if it
-answers that nobody serves it (ENOTCONN). libfuse's `auto_unmount` would leak a descriptor and a
-process for each mount until the program ends.
+dies in any way, the pipe closes; the watcher then asks the mount, and unmounts it if it is not
+served any more (ENOTCONN). libfuse's `auto_unmount` would leak a descriptor and a process for each
+mount until the program ends.
 
 Threading: as the caller's; `disown` runs in a forked child.
 """
@@ -15,9 +15,9 @@ from typing import Final
 
 __all__ = ["Watcher"]
 
-# It wakes at a line, which is a clean end, as at the end of the server: a server that gave up its
-# rights after mounting cannot unmount, and the watcher still can. `stat -f` always asks the server,
-# whatever is cached; while a dead one's descriptors are being closed, a request is aborted first.
+# It does the same after a clean end, for which it reads a line: a server that gave up its rights
+# after mounting cannot unmount, and the watcher can. `stat -f` always asks the server, whatever is
+# cached; while a dead server's descriptors are being closed, the request is aborted first.
 _SCRIPT: Final = """
 trap '' HUP INT TERM
 read -r line
@@ -35,14 +35,10 @@ done
 
 
 class Watcher:
-    """Clears a mount when this process dies without closing it.
-
-    Args:
-        mountpoint: an absolute path.
-    """
+    """Clears the mount at an absolute path when this process dies without closing it."""
 
     def __init__(self, mountpoint: str) -> None:
-        # Locked by whoever mounts there anew, so that only a dead mount is cleared.
+        # A new mount there locks the parent, so only a dead one is cleared.
         parent = os.path.dirname(mountpoint)
         reading, self._writing = os.pipe()
         try:
@@ -62,7 +58,7 @@ class Watcher:
             os.close(reading)
 
     def close(self) -> None:
-        """End the watcher; the mount is closed. Return when nothing is left of it."""
+        """End the watcher of a closed mount; return when its process has ended."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._writing, b"\n")
         os.close(self._writing)
@@ -71,5 +67,5 @@ class Watcher:
     def disown(self) -> None:
         """Let go of the pipe in a forked child, which must not keep the watcher waiting."""
         os.close(self._writing)
-        # The child can neither wait for it nor should it be warned that nobody did.
+        # The process is not the child's to wait for; no warning about that.
         self._process.returncode = 0

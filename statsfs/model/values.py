@@ -164,7 +164,7 @@ class Value:
         histogram: whether the value is a list of buckets.
 
     Raises:
-        InvalidNameError: the name, or that of one of its aggregates, is none for a file.
+        InvalidNameError: a file cannot have the name, or that of one of its aggregates.
         ValueError: a mode with other bits than read and write, or with a write bit on an INSTANT
             value; an offset below 0; a base that is neither 10 nor 2; a size, a bucket size or
             bounds that the kind has not; a histogram of booleans, with a `show` or with another
@@ -200,14 +200,14 @@ class Value:
                 continue
             if not isinstance(found, wanted) or (wanted is int and isinstance(found, bool)):
                 raise TypeError(
-                    f"value {self.name!r}: {attribute} is no {wanted.__name__}: {found!r}"
+                    f"value {self.name!r}: {attribute} is not of type {wanted.__name__}: {found!r}"
                 )
         if self.show is not None and not callable(self.show):
             raise TypeError(f"value {self.name!r}: show is not callable: {self.show!r}")
         if self.base not in (2, 10):
             raise ValueError(f"value {self.name!r}: base is {self.base}, not 10 or 2")
         if not -0x8000 <= self.exponent <= 0x7FFF:
-            raise ValueError(f"value {self.name!r}: exponent {self.exponent} is no 16-bit integer")
+            raise ValueError(f"value {self.name!r}: exponent {self.exponent} does not fit 16 bits")
         # A field, not a property: each read of a file asks for it.
         object.__setattr__(self, "histogram", self.kind in _HISTOGRAMS)
         self._check_mode()
@@ -275,7 +275,7 @@ class Value:
         return known
 
     def __getstate__(self) -> dict[str, object]:
-        # What is pickled has no hash: those of strings differ from process to process.
+        # Hashes are not pickled: those of strings differ from process to process.
         return {name: item for name, item in vars(self).items() if not name.startswith("_")}
 
     @property

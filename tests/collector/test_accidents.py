@@ -11,11 +11,9 @@ import pytest
 from statsfs.collector import Collector
 from statsfs.collector.admission import Admission
 from statsfs.collector.collector import _disown_in_child as disown_in_child
-from statsfs.collector.directories import Directories
 from statsfs.collector.journal import Journal
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
-from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, TreeError
 from statsfs.segments import locks, publish
 from statsfs.segments.file_format import decode
@@ -28,6 +26,7 @@ from tests.support.collecting import (
     WorkerStats,
     collecting,
     find,
+    lose_events,
     total,
     wait_for,
 )
@@ -119,7 +118,7 @@ def test_a_second_way_back_is_none(directory: Path) -> None:
 def test_a_directory_that_went_unnoticed(
     directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Those who publish in it are seen to die nevertheless, and are counted once."""
+    """The deaths of its producers are seen nevertheless, and their segments count once."""
     caplog.set_level(logging.ERROR)
     registry = Registry()
     with Collector(registry, directory) as collector:
@@ -128,14 +127,7 @@ def test_a_directory_that_went_unnoticed(
             wait_for(registry, "www/w1")
             producer.count(3)
             with monkeypatch.context() as patcher:
-                # More happens than the kernel keeps.
-                sort = Watch._sort
-
-                def lose(self: Watch, told: list[object]) -> Events:
-                    sort(self, told)
-                    return Events(lost=bool(told))
-
-                patcher.setattr(Watch, "_sort", lose)
+                lose_events(patcher)
                 # At once, so that its file is never seen to go.
                 os.rename(directory / "www", directory.with_name("elsewhere"))
                 wait_until(lambda: len(collector._liveness.orphans) == 1)
@@ -254,7 +246,7 @@ def test_what_a_forked_child_gives_up(
 
 @pytest.mark.root
 def test_a_stranger_cannot_keep_collectors_out(directory: Path, tmp_path: Path) -> None:
-    """Who could read the file of the lock could lock it; one that an older collector left too."""
+    """A reader of the lock file could lock it, so only its owner may read it; an old one too."""
     lock = directory / COLLECTOR
     lock.touch(0o644)
     with collecting(directory):
@@ -263,28 +255,6 @@ def test_a_stranger_cannot_keep_collectors_out(directory: Path, tmp_path: Path) 
         above.chmod(above.stat().st_mode | 0o011)
     run("setpriv", f"--reuid={NOBODY}", "--clear-groups", "ls", directory)
     run("setpriv", f"--reuid={NOBODY}", "--clear-groups", "cat", lock, status=1)
-
-
-def test_a_directory_that_is_replaced_as_it_is_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a link in its place leads to keeps its rights."""
-    secret = tmp_path / "secret"
-    secret.mkdir(mode=0o700)
-    mkdir = os.mkdir
-
-    def swap(path: str, mode: int) -> None:
-        mkdir(path, mode)
-        os.rmdir(path)
-        os.symlink(secret, path)
-
-    watch = Watch()
-    with monkeypatch.context() as patcher:
-        patcher.setattr(os, "mkdir", swap)
-        with pytest.raises(NotADirectoryError):
-            Directories(str(tmp_path / "segments"), watch)
-    watch.close()
-    assert stat.S_IMODE(secret.stat().st_mode) == 0o700
 
 
 def test_nobody_can_lock_a_segment_before_its_producer(

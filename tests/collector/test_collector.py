@@ -317,7 +317,7 @@ def test_published_again_at_once(directory: Path) -> None:
 
 
 def test_a_name_that_the_program_has(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A top-level name is that of whoever registered it first, until it leaves."""
+    """A top-level name belongs to the source that was registered first, until it leaves."""
     registry = Registry()
     own = Source("app")
     registry.register(own)
@@ -381,7 +381,7 @@ def test_starting_twice_and_closing_twice(directory: Path) -> None:
 
 
 def test_a_second_collector_is_refused(directory: Path) -> None:
-    """By a line that says who has the directory; when that is closed the next may have it."""
+    """By a line that names the other process; when that collector is closed the next may start."""
     with collecting(directory):
         with pytest.raises(SegmentError, match=f"a collector already: process {os.getpid()}$"):
             Collector(Registry(), directory).start()
@@ -394,11 +394,21 @@ def test_a_second_collector_is_refused(directory: Path) -> None:
 
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o757])
 def test_a_directory_that_others_may_write(directory: Path, mode: int) -> None:
-    """Is refused: anybody could put segments there."""
+    """It is refused: any of them could put segments there."""
     directory.chmod(mode)
     with pytest.raises(SegmentError, match="chmod go-w"):
         Collector(Registry(), directory).start()
     assert os.listdir(directory) == []
+
+
+def test_a_missing_directory_is_made(tmp_path: Path) -> None:
+    """For its owner alone to write, and all to read, whatever the umask is."""
+    umask = os.umask(0o077)
+    try:
+        with collecting(tmp_path / "missing"):
+            assert (tmp_path / "missing").stat().st_mode & 0o777 == 0o755
+    finally:
+        os.umask(umask)
 
 
 def test_what_is_no_directory(tmp_path: Path) -> None:
@@ -498,7 +508,7 @@ def test_a_segment_that_grew(directory: Path) -> None:
 
 
 def test_a_file_that_is_longer_than_its_data(directory: Path) -> None:
-    """As by whoever makes it a page long: it may."""
+    """It is accepted: a producer may make its file a page long."""
     with collecting(directory) as registry:
         values = [Value("a", aggregate=Aggregate.SUM)]
         encoded = file_format.encode("app/w1", values, numbers=[3]).ljust(4096, b"\0")

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from statsfs.collector import Collector
 from statsfs.collector.journal import Journal
-from statsfs.collector.journal_file import decode_record
+from statsfs.collector.journal_file import JournalFiles, decode_record
 from statsfs.collector.live_segment import SegmentNumbers
 from statsfs.collector.path_sources import PathSources
 from statsfs.collector.trusted_directory import TrustedDirectory
@@ -31,7 +32,7 @@ SUM = Value("sum", aggregate=Aggregate.SUM)
 
 
 def leave(directory: Path, path: str, sum: int, peak: int = 0) -> None:
-    """Leave what a producer did who died while nobody looked."""
+    """Leave the segment of a producer that died while no collector ran."""
     file = directory / f"{path.replace('/', '_')}-{os.urandom(8).hex()}.stats"
     HandMade.of(file, path, [sum, peak], [SUM, PEAK], alive=False)
 
@@ -183,7 +184,7 @@ def test_cleared_stays_cleared(directory: Path) -> None:
 
 
 def test_what_was_cleared_of_one_that_is_gone(directory: Path) -> None:
-    """Is forgotten at the next start, and was not when nobody could know."""
+    """The next start forgets it; the collector that cleared could not know."""
     segments = [publish("app/w%d", i, values=[SUM, PEAK], directory=directory) for i in (1, 2)]
     with collecting(directory) as registry:
         for number, segment in enumerate(segments):
@@ -262,8 +263,66 @@ def test_clearing_while_the_dead_are_folded(
         assert sums(registry) == (0, 0)
 
 
+def test_clearing_while_segments_come_and_go(directory: Path) -> None:
+    """In several threads: each count is shown once or cleared, and so in the next life."""
+    ended = threading.Event()
+    errors: list[BaseException] = []
+
+    def clear(registry: Registry) -> None:
+        try:
+            while True:
+                registry.by_name["app"].clear_value("sum")
+                if ended.is_set():
+                    break
+        except BaseException as error:
+            errors.append(error)
+
+    leave(directory, "app/w0", 1)
+    with collecting(directory) as registry:
+        threads = [threading.Thread(target=clear, args=(registry,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for number in range(60):
+                path = f"app/group{number % 3}/w{number % 7}"
+                HandMade.of(directory / f"{number}.stats", path, [10, 0], [SUM, PEAK]).die()
+            wait_until(lambda: files_in(directory) == [])
+        finally:
+            ended.set()
+            for thread in threads:
+                thread.join()
+        assert errors == []
+        wait_until(lambda: registry.by_name["app"].subordinates == ())
+        left = sums(registry)
+        assert left[0] % 10 == 0
+    with collecting(directory) as registry:
+        assert sums(registry) == left
+
+
+def test_clearing_while_records_are_taken_over(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clear does not write over a record that is not in the tree yet."""
+    leave(directory, "app/w1", 5)
+    leave(directory, "other/w1", 7)
+    with collecting(directory):
+        pass
+    restore = Journal.restore
+
+    def restore_late(self: Journal, name: str) -> None:
+        clear = threading.Thread(target=self.note_clear)
+        clear.start()
+        clear.join()
+        restore(self, name)
+
+    monkeypatch.setattr(Journal, "restore", restore_late)
+    for _ in range(2):
+        with collecting(directory) as registry:
+            assert (sums(registry), sums(registry, "other")) == ((5, 0), (7, 0))
+
+
 def test_a_negative_peak(directory: Path) -> None:
-    """Is one too: what is not retained is no 0."""
+    """It is retained: a value without a retained peak does not count as 0."""
     peak = Value("peak", type=SUM.type.S64, aggregate=Aggregate.MAX, kind=Kind.PEAK)
     HandMade.of(directory / "x.stats", "app/w1", [-5], [peak], alive=False)
     with collecting(directory) as registry:
@@ -316,8 +375,35 @@ def test_a_new_segment_with_the_name_of_a_folded_one(directory: Path) -> None:
         assert files_in(directory) == []
 
 
+def test_a_new_segment_beside_a_record_that_cannot_be_written(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is refused while the record has its name: the next collector would remove it."""
+    monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.05)
+    file = directory / "counter.stats"
+    HandMade.of(file, "app/w1", [5, 0], [SUM, PEAK], alive=False)
+    with collecting(directory):
+        pass
+    living = HandMade.of(file, "app/w1", [10, 0], [SUM, PEAK])
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patcher:
+        patcher.setattr(JournalFiles, "write", refuse)
+        registry = Registry()
+        collector = Collector(registry, directory)
+        collector.start()
+        assert sums(registry) == (5, 0)
+        assert "a record has its name, and cannot be written" in caplog.text
+    with contextlib.closing(collector):
+        wait_for(registry, "app/w1")
+        assert sums(registry) == (15, 0)
+    living.die()
+
+
 def test_what_lies_where_a_folded_file_was(directory: Path) -> None:
-    """Is left there if it is none: a link, say, or nothing at all."""
+    """Another thing, such as a link, is left there."""
     leave(directory, "app/w1", 5)
     (directory / "sub").mkdir()
     HandMade.of(directory / "sub" / "x.stats", "sub/w1", [6, 0], [SUM, PEAK], alive=False)
@@ -380,17 +466,20 @@ def test_another_file_in_the_place_of_one(directory: Path) -> None:
 def test_files_that_go_while_they_are_looked_at(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At any moment somebody else may remove them: before they are opened, or by the collector."""
+    """Other processes may remove them at any moment: before they are opened, or removed."""
     leave(directory, "app/w1", 5)
     (name,) = files_in(directory)
     unlink, open_ = os.unlink, TrustedDirectory.open
+    opened: list[str] = []
 
     def unlink_first(path: Any, **options: Any) -> None:
         unlink(path, **options)
         unlink(path, **options)
 
     def open_late(self: TrustedDirectory, file: str, *how: int) -> Any:
-        if file != name:
+        # At first it is opened to find the order.
+        opened.append(file)
+        if file != name and opened.count(file) == 2:
             unlink(directory / file)
         return open_(self, file, *how)
 
@@ -545,7 +634,7 @@ def tiny(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    """Write until there is no room."""
+    """Write until the disk is full."""
     with contextlib.suppress(OSError), ballast.open("wb", 0) as file:
         while file.write(bytes(4096)):
             pass
@@ -638,7 +727,7 @@ def test_sources_that_somebody_else_removed(
 def test_a_file_that_goes_as_its_producer_dies(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody removes it after it was seen to be dead, and before it is folded."""
+    """Another process removes it after it was seen to be dead, and before it is folded."""
     probe = SegmentNumbers.probe
 
     def remove_the_dead(self: SegmentNumbers) -> bool:

@@ -28,6 +28,7 @@ from tests.support.collecting import (
     collecting,
     files_in,
     find,
+    lose_events,
     total,
     wait_for,
 )
@@ -51,7 +52,7 @@ def patched(offset: int, *numbers: int) -> bytes:
 
 
 def renamed(path: bytes) -> bytes:
-    """A file whose path is not that of a segment."""
+    """A file with a path that a segment cannot have."""
     return segment("x" * len(path)).replace(b"x" * len(path), path)
 
 
@@ -81,7 +82,7 @@ def make_link(file: Path) -> None:
 
 
 def make_others(file: Path) -> None:
-    """Put somebody else's segment there."""
+    """Put another user's segment there."""
     file.with_name(".hidden").write_bytes(segment())
     os.chown(file.with_name(".hidden"), 1234, 1234)
     file.with_name(".hidden").rename(file)
@@ -117,7 +118,7 @@ REFUSED = {
 def test_what_is_refused(
     directory: Path, caplog: pytest.LogCaptureFixture, what: str, when: str
 ) -> None:
-    """It is left where it is and said once, in a line, unless it is no segment; others are read."""
+    """It stays there, and is logged once, in a line, if it is a segment; others are read."""
     make, why = REFUSED[what]
     file = directory / "hostile.stats"
     if when == "before":
@@ -147,7 +148,7 @@ def test_a_million_values(directory: Path, caplog: pytest.LogCaptureFixture) -> 
     encoded += bytes(1 << 20)
     with collecting(directory) as registry:
         (directory / "x.stats").write_bytes(encoded[: 1 << 20])
-        assert start > len(encoded)  # so there is no block, and it is no segment
+        assert start > len(encoded)  # so there is no block, and it is not a segment
         HandMade.of(directory / "y.stats", "app/w1", [1])
         wait_for(registry, "app/w1")
     assert "x.stats" not in caplog.text
@@ -193,7 +194,7 @@ def test_a_file_that_changes_all_the_time(directory: Path, monkeypatch: pytest.M
 
 
 def test_a_writer_that_keeps_writing(directory: Path) -> None:
-    """It slows nobody: others come and go, and its file is read as what it says it is."""
+    """Other segments come and go in time, and its own file is read as far as it is valid."""
     ended = threading.Event()
     with collecting(directory) as registry:
         hostile = HandMade.of(directory / "hostile.stats", "app/hostile", [1])
@@ -392,7 +393,7 @@ def said(caplog: pytest.LogCaptureFixture, words: str, count: int) -> bool:
 def test_a_directory_removed_and_made_again(
     directory: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was counted stays, those who live go on, and the next are shown."""
+    """The counts stay, living segments go on, and new ones are shown."""
     with collecting(directory) as registry:
         one = publish("app/w1", values=WorkerStats, directory=directory)
         wait_for(registry, "app/w1")
@@ -508,13 +509,7 @@ def test_more_events_than_the_kernel_keeps(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Then all is looked at."""
-    sort = Watch._sort
-
-    def lose(self: Watch, told: list[object]) -> Events:
-        sort(self, told)
-        return Events(lost=bool(told))
-
-    monkeypatch.setattr(Watch, "_sort", lose)
+    lose_events(monkeypatch)
     with collecting(directory) as registry:
         with publish("app/w1", values=WorkerStats, directory=directory):
             wait_for(registry, "app/w1")

@@ -168,7 +168,7 @@ def test_what_is_broken(what: str) -> None:
 
 
 def test_a_record_of_another_name() -> None:
-    """A file that was renamed is none."""
+    """A file that was renamed is refused."""
     with pytest.raises(FormatError, match="of that name"):
         decode_record("other", encode_record("app", RECORD))
     with pytest.raises(FormatError, match="of that name"):

@@ -237,7 +237,7 @@ def test_killed_at_each_step(directory: Path) -> None:
 
 
 def test_many_lives_at_one_path(directory: Path) -> None:
-    """Who died while no collector was there, at a path that one who lives has by now."""
+    """Dead segments of a time without a collector, at the path of a living one."""
     for number in (1, 10, 100):
         publish_and_die(directory, "app/w1", number)
         # The living one is found before the dead.
@@ -255,7 +255,7 @@ def test_many_lives_at_one_path(directory: Path) -> None:
 
 
 def test_two_who_live_at_one_path(directory: Path) -> None:
-    """Who has it keeps it when a daemon follows another, or a total would fall."""
+    """The first one keeps it when a daemon follows another, or a total would fall."""
     with (
         publish("app/w1", values=WorkerStats, directory=directory) as first,
         publish("app/w1", values=WorkerStats, directory=directory) as second,

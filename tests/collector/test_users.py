@@ -60,7 +60,7 @@ def put(file: Path, path: str, uid: int, mode: int = 0o644, number: int = 1) -> 
 
 
 def test_a_directory_is_left_to_its_owner(directory: Path) -> None:
-    """With the names below its own, of which the totals are his too."""
+    """With the names below its own; the totals have the same owner."""
     with collecting(directory) as registry:
         with Producer(directory / "www", "www/w1", 0o640, USER) as producer:
             source = wait_for(registry, "www/w1")
@@ -70,7 +70,7 @@ def test_a_directory_is_left_to_its_owner(directory: Path) -> None:
             assert directory_of(source).files["requests"].value.mode == 0o640
         wait_until(lambda: find(registry, "www/w1") is None)
         assert total(registry, path="www") == 3
-        # Whoever uses the name first.
+        # Whichever user takes the name first.
         assert registry.by_name["www"].owner == (USER, USER)
         assert files_in(directory / "www") == []
     with collecting(directory) as registry:
@@ -124,7 +124,7 @@ REFUSED = {
 def test_names_that_are_not_theirs(
     directory: Path, caplog: pytest.LogCaptureFixture, what: str
 ) -> None:
-    """Nobody takes a name that was not left to him."""
+    """A user cannot take a name that was not delegated to that user."""
     file, path, uid, why = REFUSED[what]
     with collecting(directory) as registry:
         put(directory / file, path, uid)
@@ -133,7 +133,7 @@ def test_names_that_are_not_theirs(
 
 
 def test_only_one_level(directory: Path) -> None:
-    """What is in a directory of a directory is nobody's business."""
+    """A directory in such a directory is not read."""
     (directory / "www" / "deep").mkdir()
     with collecting(directory) as registry:
         put(directory / "www" / "deep" / "x.stats", "www/w1", USER)
@@ -143,7 +143,7 @@ def test_only_one_level(directory: Path) -> None:
 
 
 def test_who_has_a_path_first(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the host's own segments nor those of whom a name was left to come before others."""
+    """Neither the host's own segments nor the owner's of a delegated name come before others."""
     with collecting(directory) as registry:
         with publish("www/w1", values=WorkerStats, directory=directory) as first:
             wait_for(registry, "www/w1")
@@ -183,7 +183,7 @@ def test_a_directory_that_others_may_write(
 
 
 def test_a_directory_that_is_none(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A link to somebody's directory is none, nor is a mount point."""
+    """Links to directories and mount points are not read."""
     shutil.rmtree(directory / "www")
     (directory / "www").symlink_to("/tmp")
     (directory / "db").mkdir()
@@ -200,7 +200,7 @@ def test_a_directory_that_is_none(directory: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_no_reading_for_others(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The daemon reads nothing for a user that he could not read himself."""
+    """The daemon does not read for a user what that user may not read."""
     secret = directory / ".secret"
     secret.write_bytes(file_format.encode("www/w1", [SUM], numbers=[42]))
     secret.chmod(0o600)
@@ -225,7 +225,7 @@ time.sleep(60)
 
 
 def test_no_stranger_keeps_the_dead_alive(directory: Path) -> None:
-    """A lock of one who may only read is none."""
+    """A reader's lock does not count."""
     with collecting(directory) as registry:
         with Producer(directory, "app/w1") as producer:
             wait_for(registry, "app/w1")
@@ -243,7 +243,7 @@ def test_no_stranger_keeps_the_dead_alive(directory: Path) -> None:
 
 
 def test_a_collector_of_a_users_own(directory: Path) -> None:
-    """Root's directory is not his, nor is a third one's; his own is, with segments of his."""
+    """It is refused root's directory and a third user's, and gets its owner's."""
     program = (
         "import sys, inotify_simple\n"
         "from statsfs import Collector, Registry, SegmentError\n"
@@ -286,7 +286,7 @@ CLEAR = ("sh", "-c", 'echo 0 >"$1"', "sh")
 
 @pytest.mark.mount
 def test_files_carry_owner_and_rights(server: Server, directory: Path) -> None:
-    """Of the segment; its owner and root may clear, whoever may read the segment may read."""
+    """They are those of the segment; its owner and root may clear, its readers may read."""
     made = [
         put(directory / "www" / "x.stats", "www/w1", USER, 0o640, 5),
         put(directory / "www" / "y.stats", "www/w2", USER, 0o640, 6),

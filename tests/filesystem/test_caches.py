@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from statsfs.exceptions import StatsfsError
-from statsfs.filesystem.vfs import ROOT, NoSuchFileError, Vfs
+from statsfs.filesystem.known import ROOT, NoSuchFileError
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.arrays import FILE_NUMBERS
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry

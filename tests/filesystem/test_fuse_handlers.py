@@ -16,9 +16,10 @@ from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT, RequestCon
 
 from statsfs import exceptions
 from statsfs.exceptions import StatsfsError
-from statsfs.filesystem import handles, vfs
+from statsfs.filesystem import handles, known, vfs
 from statsfs.filesystem.fuse_handlers import ERRNOS, Handlers
-from statsfs.filesystem.vfs import ROOT, Vfs
+from statsfs.filesystem.known import ROOT
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.values import Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
@@ -314,7 +315,7 @@ def test_nothing_but_an_errno_leaves_a_handler(
 
 def test_what_is_in_no_table_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """With its traceback, for each handler and message; what is in the table is not logged."""
-    for error, logged in ((ValueError("x"), 2), (vfs.NoSuchFileError("x"), 0)):
+    for error, logged in ((ValueError("x"), 2), (known.NoSuchFileError("x"), 0)):
         handlers = Handlers(raising(error))
         caplog.clear()
         for _ in range(3):

@@ -15,7 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from pyfuse3 import FileHandleT, FileNameT, FlagT, FUSEError, InodeT
 
 from statsfs.filesystem.fuse_handlers import Handlers
-from statsfs.filesystem.vfs import ROOT, Vfs
+from statsfs.filesystem.known import ROOT
+from statsfs.filesystem.vfs import Vfs
 from statsfs.formats.views import VIEWS
 from statsfs.tree.registry import Registry
 from tests.filesystem.test_fuse_handlers import CTX, ENTRY, TOKEN, fields, run

@@ -5,9 +5,9 @@ from itertools import count
 import pytest
 
 from statsfs.exceptions import ExhaustedError, StatsfsError
-from statsfs.filesystem.inodes import Inodes
+from statsfs.filesystem.inodes import Inodes, Stale
 from statsfs.filesystem.known import ROOT, Known, NoSuchFileError, number_inode
-from statsfs.filesystem.vfs import Stale, Vfs
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.arrays import FILE_NUMBERS
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry

@@ -12,8 +12,10 @@ from typing import Any
 import pyfuse3
 import pytest
 
+from statsfs.filesystem.inodes import Stale
 from statsfs.filesystem.invalidator import Invalidator
-from statsfs.filesystem.vfs import ROOT, Stale, Vfs
+from statsfs.filesystem.known import ROOT
+from statsfs.filesystem.vfs import Vfs
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

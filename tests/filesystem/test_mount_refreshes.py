@@ -68,7 +68,7 @@ def test_one_that_hangs_delays_nobody_else(vms: tuple[Server, Path]) -> None:
     assert first.returncode == 1
     assert NO_DATA in errors
     assert turns > 1  # the others waited for one another, it would be one
-    server.call(asking.set_deadline, 1000.0)  # whoever waits, waits longer than the test may take
+    server.call(asking.set_deadline, 1000)  # whoever waits, waits longer than the test may take
     for _ in range(20):
         with pytest.raises(OSError, match=NO_DATA) as raised:
             (kvm / "vm0/exits").read_text()

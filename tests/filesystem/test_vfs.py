@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statsfs.filesystem.vfs import ROOT, Attributes, NoSuchAttributeError, NoSuchFileError, Vfs
+from statsfs.filesystem.known import ROOT, Attributes, NoSuchFileError
+from statsfs.filesystem.vfs import NoSuchAttributeError, Vfs
 from statsfs.model.values import Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

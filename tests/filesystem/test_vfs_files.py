@@ -12,7 +12,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from statsfs.exceptions import ReadOnlyValueError
-from statsfs.filesystem.vfs import ROOT, BrokenValueError, NoSuchFileError, NotZeroError, Vfs
+from statsfs.filesystem.known import ROOT, NoSuchFileError
+from statsfs.filesystem.value_files import BrokenValueError, NotZeroError
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

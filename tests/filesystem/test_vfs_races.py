@@ -6,8 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from statsfs.filesystem.inodes import Inodes
-from statsfs.filesystem.known import Known
-from statsfs.filesystem.vfs import ROOT, NoSuchFileError
+from statsfs.filesystem.known import ROOT, Known, NoSuchFileError
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 from tests.support.kernel import Kernel, list_directory

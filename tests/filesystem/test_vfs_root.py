@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from statsfs.filesystem.known import ROOT, NoSuchFileError
-from statsfs.filesystem.vfs import ABSENT, Attributes, Vfs
+from statsfs.filesystem.known import ABSENT, ROOT, Attributes, NoSuchFileError
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.stats import Stats, u64
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry

@@ -6,7 +6,8 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from statsfs.filesystem.vfs import ROOT, Vfs
+from statsfs.filesystem.known import ROOT
+from statsfs.filesystem.vfs import Vfs
 from statsfs.formats.schema import describe_value, render
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry

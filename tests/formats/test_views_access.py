@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from statsfs.filesystem.vfs import ROOT, Attributes, Vfs
+from statsfs.filesystem.known import ROOT, Attributes
+from statsfs.filesystem.vfs import Vfs
 from statsfs.formats import binary
 from statsfs.formats.views import VIEWS, Rendering
 from statsfs.model.values import Aggregate, Value

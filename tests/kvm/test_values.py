@@ -75,7 +75,7 @@ WRONG = {
     "name": ([Descriptor("a/b")], "'a/b'"),
     "several": ([Descriptor("pair", size=2)], "only histograms"),
     "buckets": ([Descriptor("waits", Kind.LOG_HIST, size=66)], "not 1 to 65"),
-    "exponent": ([Descriptor("x", exponent=1 << 15)], "16-bit"),
+    "exponent": ([Descriptor("x", exponent=1 << 15)], "does not fit 16 bits"),
 }
 
 

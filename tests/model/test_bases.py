@@ -605,11 +605,13 @@ def test_slots_of_another_array_are_read_by_attribute() -> None:
 
 def test_readers_are_shared_by_all_bases_of_one_sort() -> None:
     """Bases of one array and one sort are sampled together, however many classes they have."""
+    kept = intern_array(PAIR)  # or it might be collected, with its readers, in between
     assert bind({"a": 1, "b": 2})[0] is bind(PlainDict(HELD))[0]
     assert bind(Plain(HELD))[0] is bind(Slotted())[0]
     assert bind(Plain(HELD))[0] is not bind(property_base(HELD, True))[0]
     assert isinstance(bind({"a": 1, "b": 2})[0], MappingReader)
     assert isinstance(bind(bytearray(32), PLACED)[0], BufferReader)
+    assert intern_array(PAIR) is kept
 
 
 def test_a_reader_of_no_sort_reads_nothing() -> None:

@@ -39,7 +39,7 @@ def counting(counter: Path, directory: Path) -> Iterator[subprocess.Popen[bytes]
 
 
 def test_it_is_short_and_needs_no_library() -> None:
-    """What others have to write is no more than that."""
+    """Producers in other languages need no more code than that."""
     source = SOURCE.read_text()
     assert source.count("\n") < 150
     assert "statsfs.h" not in source

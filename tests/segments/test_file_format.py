@@ -43,7 +43,7 @@ def decoded(encoded: bytes) -> SegmentMetadata:
 
 
 def make(said: bytes, descriptors: int = 1, reserved: int = 0, claimed: int | None = None) -> bytes:
-    """A file of values `v0`, … whose JSON is what a test says, sound in all else."""
+    """A file of values `v0`, … with a test's JSON, sound in all else."""
     described = [binary.Descriptor(f"v{number}") for number in range(descriptors)]
     start = binary.make_layout("a/b", described).desc_end
     data_offset = -(-(start + 16 + len(said)) // 64) * 64
@@ -124,7 +124,7 @@ def test_equal_files_share_what_is_equal() -> None:
 
 
 def test_large_heads_are_not_kept() -> None:
-    """A stranger's megabytes leave memory with whoever looked at them."""
+    """The metadata of megabytes is freed with its last user."""
     encoded = encode("x", [Value(f"v{number}") for number in range(1200)])
     assert decoded(encoded).values is not decoded(encoded).values
 
@@ -168,7 +168,7 @@ def test_whatever_is_encoded_is_decoded(recipe: Any, components: list[str], data
      '{"values": {"v0": {"type": null, "mode": null}, "other": 3}, "future": [[]]}'],
 )  # fmt: skip
 def test_everything_in_the_json_has_a_default(said: str) -> None:
-    """A u64 with a sum, 0644 and no labels is what a producer means who says nothing."""
+    """The default is a u64 with a sum, 0644, without labels."""
     head = decoded(make(said.encode()))
     assert head.values == (Value("v0", Type.U64, Aggregate.SUM, 0o644),)
     assert head.labels == (None, None)
@@ -192,12 +192,12 @@ def test_the_defaults_follow_the_kind() -> None:
 
 
 def test_no_aggregate_at_all_can_be_said() -> None:
-    """An empty list is none; it is not what is left out."""
+    """An empty list means no aggregate; without a list there is the default."""
     said = b'{"values": {"v0": {"aggregate": []}}}'
     assert decoded(make(said)).values == (Value("v0"),)
 
 
-# What is no segment
+# Other files than segments
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_no_aggregate_at_all_can_be_said() -> None:
     ids=["empty", "short", "a kernel's", "zeros", "ones", "truncated", "in the block", "version 2"],
 )  # fmt: skip
 def test_what_has_no_block_of_ours_is_no_segment(encoded: bytes) -> None:
-    """It is not refused either: it is somebody else's."""
+    """Such a file is ignored, and not refused."""
     assert decode(encoded) is None
 
 

@@ -1,4 +1,4 @@
-"""Locks that say who is alive: who holds one, who asks, and who cannot fake it."""
+"""Locks that tell whether a producer is alive: held, probed, and not to be faked."""
 
 import contextlib
 import fcntl
@@ -65,7 +65,7 @@ def test_who_may_only_read_cannot_fake_it(fds: list[int]) -> None:
 
 
 def test_locks_of_processes_count_too(tmp_path: Path) -> None:
-    """Whoever may write and holds a lock of the old kind is alive as well, in another process."""
+    """A write lock of the old kind, of another process, counts as well."""
     path = tmp_path / "file"
     fd = opened(path)
     program = (

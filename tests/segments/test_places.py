@@ -62,7 +62,7 @@ def test_then_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 def test_else_somebody_must_say(monkeypatch: pytest.MonkeyPatch, host: Path) -> None:
-    """The error says what to do; a user without a name is no other error."""
+    """The error says what to do; it is the same for a user without a name."""
 
     def nobody(uid: int) -> None:
         raise KeyError(uid)
@@ -75,7 +75,7 @@ def test_else_somebody_must_say(monkeypatch: pytest.MonkeyPatch, host: Path) -> 
 
 @pytest.mark.parametrize("mode", [0o755, 0o700, 0o1755, 0o500])
 def test_a_directory_that_its_owner_alone_may_write(tmp_path: Path, mode: int) -> None:
-    """Whoever may look."""
+    """Others may read it or not."""
     tmp_path.chmod(mode)
     check_directory(tmp_path.stat(), tmp_path)
     tmp_path.chmod(0o755)

@@ -82,7 +82,7 @@ def test_what_is_counted_is_in_the_file(segment: Segment[WorkerStats]) -> None:
 
 
 def test_unknown_attributes_are_refused(segment: Segment[WorkerStats]) -> None:
-    """A misspelt name is no new attribute."""
+    """A misspelt name does not make a new attribute."""
     stats: Any = segment.stats
     with pytest.raises(AttributeError):
         stats.request += 1
@@ -306,7 +306,7 @@ def test_a_mapping_that_the_kernel_refuses(directory: Path) -> None:
 
 
 def test_closing_ends_it(segment: Segment[WorkerStats], directory: Path) -> None:
-    """The file is gone, for nobody collects here; each attribute raises, in views held too."""
+    """The file is gone, as there is no collector; each attribute raises, in kept views too."""
     stats: Any = segment.stats
     buckets = stats.latency
     stats.requests += 1
@@ -354,7 +354,7 @@ def test_a_removed_file_or_directory_is_no_error(directory: Path) -> None:
 
 
 def test_a_segment_lives_without_its_object(directory: Path) -> None:
-    """Who keeps the attributes only may count in them."""
+    """A program that keeps only the attributes may count in them."""
     stats = publish("a", values=WorkerStats, directory=directory).stats
     stats.requests += 1
     (file,) = segments_in(directory)

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from statsfs.collector import Collector
+from statsfs.collector.live_segment import LiveSegment, SegmentNumbers
+from statsfs.collector.trusted_directory import Location, TrustedDirectory
+from statsfs.collector.watching import Events, Watch
 from statsfs.formats.binary import Number
 from statsfs.model.stats import Stats, s64, u64
 from statsfs.model.values import Aggregate, Kind, Value
@@ -19,6 +22,9 @@ from tests.support.bare import bare_log_hist
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT
 
+if TYPE_CHECKING:
+    import pytest  # which the processes of producers do not have
+
 __all__ = [
     "Crash",
     "HandMade",
@@ -28,6 +34,8 @@ __all__ = [
     "collecting",
     "files_in",
     "find",
+    "lose_events",
+    "make_segment",
     "total",
     "wait_for",
 ]
@@ -189,3 +197,34 @@ class Producer:
         """End it by SIGKILL, and wait for that."""
         self.process.kill()
         self.process.communicate()
+
+
+_VALUES = (
+    Value("sum", aggregate=Aggregate.SUM),
+    Value("waits", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=3),
+    Value("peak", aggregate=Aggregate.MAX, kind=Kind.PEAK),
+)
+
+
+def make_segment(directory: TrustedDirectory, path: str) -> LiveSegment:
+    """A segment of a sum, a histogram and a peak that is in no tree yet."""
+    file = Path(directory.path, f"{path.replace('/', '_')}.stats")
+    file.write_bytes(file_format.encode(path, _VALUES, numbers=[5, [1, 2, 3], 7]))
+    fd, status = directory.open(file.name)
+    metadata = file_format.decode(file.read_bytes())
+    assert metadata is not None
+    by_name = {value.name: value for value in _VALUES}
+    numbers = SegmentNumbers(by_name, metadata, Location(directory, file.name), fd, status)
+    source = numbers.make_source((0, 0), lambda: None)
+    return LiveSegment(metadata, numbers, source, (0, 0))
+
+
+def lose_events(patcher: "pytest.MonkeyPatch") -> None:
+    """Have more happen than the kernel keeps, at each event."""
+    sort = Watch._sort
+
+    def lose(self: Watch, told: list[object]) -> Events:
+        sort(self, told)
+        return Events(lost=bool(told))
+
+    patcher.setattr(Watch, "_sort", lose)

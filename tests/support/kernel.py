@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from statsfs.exceptions import StatsfsError
-from statsfs.filesystem.inodes import ABSENT_TIMEOUT
-from statsfs.filesystem.vfs import ABSENT, ROOT, Attributes, NoSuchFileError, Stale, Vfs
+from statsfs.filesystem.inodes import ABSENT_TIMEOUT, Stale
+from statsfs.filesystem.known import ABSENT, ROOT, Attributes, NoSuchFileError
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.arrays import FILE_NUMBERS
 from statsfs.tree.lock import ChangeNotice
 

@@ -390,11 +390,12 @@ def wake_for_nothing(world: World, times: int) -> None:
 
     async def wait_readable(descriptor: Any) -> None:
         # The program's own connection is none of the devices.
-        if is_over() or descriptor not in devices or select.select([descriptor], [], [], 0)[0]:
-            await original(descriptor)
-        else:
-            # Not before the other: the end of the session, if it came then, would go unnoticed.
+        if descriptor in devices and not is_over():
             await trio.lowlevel.checkpoint()
+            if not (is_over() or select.select([descriptor], [], [], 0)[0]):
+                return
+        # In the end without a checkpoint: the end of serving wakes only a task that waits already.
+        await original(descriptor)
 
     # pyfuse3's own loop waits with the one, ours looks with the other.
     patched: Any = trio.lowlevel

@@ -37,6 +37,18 @@ def add_second(world: World, path: str = "") -> None:
     source.add_values(SECOND, {"second": 2})
 
 
+def keep_missing_names(world: World, seconds: float) -> float:
+    """Let the kernel cache names as missing for so long; return for how long it did before."""
+    from statsfs.filesystem import fuse_handlers, inodes
+
+    patched: Any = fuse_handlers
+    before: float = patched.ABSENT_TIMEOUT
+    patched.ABSENT_TIMEOUT = seconds
+    patched = inodes
+    patched._ABSENT_FOR = 2 * seconds
+    return before
+
+
 def count_lookups(world: World) -> None:
     """Count what the kernel looks for in vain from now on."""
     vfs: Any = world.mount._session._vfs

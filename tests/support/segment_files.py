@@ -1,4 +1,4 @@
-"""Segments as anybody sees them: the files of a directory, what they hold and who is alive."""
+"""Segments as other processes see them: files, contents and locks."""
 
 import os
 from pathlib import Path
@@ -44,7 +44,7 @@ def read_segment(file: Path) -> Seen:
 
 
 def alive(file: Path) -> bool:
-    """Whether somebody holds a file's lock."""
+    """Whether another open file holds a file's lock."""
     fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return locks.is_alive(fd)

@@ -1,0 +1,53 @@
+"""Watching: events, and what is not told."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from statsfs.collector.watching import Watch
+
+
+def test_waking_what_is_closed() -> None:
+    """It does nothing: another thread may wake it too late."""
+    watch = Watch()
+    watch.wake()
+    assert watch.wait(60).names == {}
+    watch.close()
+    watch.wake()
+
+
+def test_events_of_what_is_watched_no_longer(tmp_path: Path) -> None:
+    """Are not told; taking a watch away twice does no harm, nor when it went by itself."""
+    watch = Watch()
+    (tmp_path / "sub").mkdir()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    below = os.open(tmp_path / "sub", os.O_RDONLY)
+    with contextlib.closing(watch):
+        watch.add("", fd)
+        watch.add("sub/", below)
+        os.close(below)
+        (tmp_path / "sub").rmdir()
+        (tmp_path / "x").write_text("")
+        watch.remove("sub/")
+        watch.remove("sub/")
+        assert watch.wait(0).names == {"": {"sub": None, "x": None}}
+        (tmp_path / "y").write_text("")
+        watch.remove("")
+        assert watch.wait(0).names == {}
+    os.close(fd)
+
+
+def test_more_than_the_kernel_keeps(tmp_path: Path) -> None:
+    """It is told that something is missing, once."""
+    kept = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    watch = Watch()
+    fd = os.open(tmp_path, os.O_RDONLY)
+    with contextlib.closing(watch):
+        watch.add("", fd)
+        for number in range(kept // 2 + 100):
+            file = tmp_path / f"x{number % 10}"
+            file.touch()
+            file.unlink()
+        assert watch.wait(0).lost
+        assert not watch.wait(0).lost
+    os.close(fd)
