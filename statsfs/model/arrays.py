@@ -1,7 +1,6 @@
 """Arrays of values, and the files that they can make.
 
-Equal tuples of values share one `Array`, as long as anything uses it. A source shows an array's own
-values, each directory above it the array's aggregates; a `File` is one of either.
+Equal tuples of values share one `Array`, as long as anything uses it.
 
 Threading: arrays and files do not change once made. Interning has a lock of its own, under which a
 `show` function may be compared; no other lock is taken under it.
@@ -34,9 +33,7 @@ class File:
     """One file that an array can make: an own value, or one kind of aggregate.
 
     Attributes:
-        array, index, value: what it shows.
         kind: the aggregate's kind, or None for an own value.
-        name: its name in a directory.
         number: unique in the process and never reused; from 8 up to `FILE_NUMBERS`.
         retained: whether it counts what left: sums of what only grows, and the largest peak. All
             other aggregates are of what is in the tree.
@@ -68,26 +65,12 @@ class Array:
         values: the tuple that came first.
         serial: grows with each array that is made; the older wins where names meet. It is the
             number of its first file; the others follow.
-        binder: recognises bases of this array.
         own: the files of a source that has the array, by value.
         aggregates: the files of a directory above, a tuple of kinds by value.
         retained: the files that are retained, one at most of each value.
         size: how many numbers a row has.
         sums: by the index of a histogram that of its sum, which is cleared and exported with it.
     """
-
-    __slots__ = (
-        "__weakref__",
-        "_plans",
-        "aggregates",
-        "binder",
-        "own",
-        "retained",
-        "serial",
-        "size",
-        "sums",
-        "values",
-    )
 
     def __init__(self, values: tuple[Value, ...], serial: int) -> None:
         self.values = values
@@ -109,10 +92,7 @@ class Array:
         self.retained = [file for files in self.aggregates for file in files if file.retained]
 
     def plan(self, make: Callable[["Array"], _T]) -> _T:
-        """Return what a function, or class, makes of this array; it is called once for each array.
-
-        What it makes lives as long as the array.
-        """
+        """Return what a function or class makes of this array, once, and as long as that lives."""
         made: _T | None = self._plans.get(make)
         if made is None:
             made = self._plans[make] = make(self)
@@ -139,14 +119,10 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 
 def intern_array(values: type[Stats] | Sequence[Value]) -> Array:
-    """Return the one array of equal values.
-
-    Args:
-        values: a `Stats` class, which keeps its array, or values.
+    """Return the one array of equal values; a `Stats` class keeps its own.
 
     Raises:
-        TypeError: one of them is not a `Value`.
-        ValueError: there are no values.
+        TypeError, ValueError: one of them is not a `Value`, or there are none.
         DuplicateNameError: two visible values have one name.
         BaseMismatchError: the offsets are wrong.
         ExhaustedError: the process has declared too many values.
@@ -205,10 +181,7 @@ def split_array(values: Sequence[Value]) -> list[tuple[Value, ...]]:
 
 
 def _check_names(values: tuple[Value, ...]) -> None:
-    seen = set()
-    for value in values:
-        if value.hidden:
-            continue
-        if value.name in seen:
-            raise DuplicateNameError(f"value {value.name!r} is twice in one array", value.name)
-        seen.add(value.name)
+    names = [value.name for value in values if not value.hidden]
+    if len({*names}) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise DuplicateNameError(f"value {name!r} is twice in one array", name)

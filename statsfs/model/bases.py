@@ -1,7 +1,4 @@
-"""The bases: the objects of a producer in which the integers are.
-
-Owns how a base is recognised and checked, and which reader it gets: there is one for each array and
-each way of holding integers. It knows nothing of sources.
+"""The bases: the objects of a producer in which the integers are, and which reader each gets.
 
 Threading: what is found out about a class is kept, and stays true. Properties, `__getattr__` and
 mappings of one's own are *dynamic*: they run the user's code, and are read outside every lock; all
@@ -53,12 +50,7 @@ _C_DESCRIPTORS: Final = (MemberDescriptorType, GetSetDescriptorType, type(_Probe
 
 
 def check_offsets(values: Sequence[Value]) -> bool:
-    """Tell whether the values of an array have offsets.
-
-    Raises:
-        BaseMismatchError: some have and some have not, or one is not aligned to its width, or two
-            overlap.
-    """
+    """Tell whether the values of an array have offsets; BaseMismatchError if these are wrong."""
     placed = sorted(
         ((value.offset, value) for value in values if value.offset is not None),
         key=operator.itemgetter(0),
@@ -125,25 +117,19 @@ def _is_buffer(base: object) -> bool:
 
 
 def _find_attribute(cls: type, name: str) -> object:
-    for klass in cls.__mro__:
-        if name in vars(klass):
-            return vars(klass)[name]
-    return None
+    return next((vars(klass)[name] for klass in cls.__mro__ if name in vars(klass)), None)
 
 
 def _is_plain_class(cls: type, names: Sequence[str]) -> bool:
-    if cls.__getattribute__ not in _PLAIN_GETATTRIBUTES:
+    if _find_attribute(cls, "__getattr__") is not None or any("." in name for name in names):
         return False
-    if _find_attribute(cls, "__getattr__") is not None:
-        return False
-    return _has_plain_attributes(cls, names) and not any("." in name for name in names)
+    return cls.__getattribute__ in _PLAIN_GETATTRIBUTES and _has_plain_attributes(cls, names)
 
 
 def _has_plain_attributes(cls: type, names: Iterable[str]) -> bool:
-    found = (_find_attribute(cls, name) for name in names)
     return all(
         isinstance(attribute, _C_DESCRIPTORS) or not hasattr(type(attribute), "__get__")
-        for attribute in found
+        for attribute in (_find_attribute(cls, name) for name in names)
     )
 
 
@@ -156,14 +142,7 @@ def _is_plain_mapping(cls: type) -> bool:
 
 
 class Binder:
-    """What recognises the bases of one array.
-
-    Args:
-        values: the array.
-
-    Raises:
-        BaseMismatchError: the offsets of the array are wrong.
-    """
+    """What recognises the bases of one array; BaseMismatchError if its offsets are wrong."""
 
     # It keeps which classes are plain for its names: looking 47 names up in a class takes longer
     # than all the rest of `bind`.
@@ -204,8 +183,7 @@ class Binder:
         """Return the reader for a base, and what to give that reader in the base's place.
 
         Raises:
-            BaseMismatchError: the base lacks a value, or is a raw buffer where none is meant, or
-                one too small or read-only.
+            BaseMismatchError: the base lacks a value, or is a buffer of the wrong sort.
         """
         if self.has_offsets:
             return self._reader(BufferReader), _bind_buffer(self.values, base)

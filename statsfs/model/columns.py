@@ -9,7 +9,7 @@ from typing import Final
 
 from statsfs.model.values import Aggregate, Type
 
-__all__ = ["Aggregate", "clean_integers", "convert_column", "divide", "reduce_column", "wrap_sum"]
+__all__ = ["clean_integers", "convert_column", "divide", "reduce_column", "wrap_sum"]
 
 _U64: Final = (1 << 64) - 1
 
@@ -25,10 +25,7 @@ def divide(total: int, count: int) -> int:
 
 
 def clean_integers(column: Sequence[object]) -> bool:
-    """Tell whether a column holds only integers, at C speed.
-
-    A float, a string or None makes the sum fail, or gives it another type than int.
-    """
+    """Tell whether a column holds only integers, at C speed: else their sum fails or is no int."""
     try:
         return type(sum(column)) is int  # type: ignore[arg-type]  # that is the question
     except Exception:  # foreign objects may raise anything when they are added
@@ -36,11 +33,9 @@ def clean_integers(column: Sequence[object]) -> bool:
 
 
 def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
-    """Convert a column of integers to a type, as C does.
-
-    First an array of the type is made, which fails if an integer is out of range. Nearly always
-    none is, and that takes a fraction of the time of converting each integer.
-    """
+    """Convert a column of integers to a type, as C does."""
+    # First an array of the type is made, which fails if an integer is out of range. Nearly always
+    # none is, and that takes a fraction of the time of converting each integer.
     if type is Type.BOOL:
         return bytes(map(bool, column)) if {*column} - {0, 1} else column
     try:
@@ -57,16 +52,10 @@ def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
 
 
 def reduce_column(column: Sequence[int], type: Type, kind: Aggregate) -> int:
-    """Reduce converted integers to one aggregate of a single kind.
+    """Reduce integers of a type to one kind of aggregate; of nothing it is 0.
 
-    Args:
-        column: the integers, converted to `type` already.
-        type: the value's type; it says whether a sum wraps as S64 or U64.
-        kind: one kind.
-
-    Returns:
-        The aggregate. Of nothing it is 0. SUM is modulo 2^64 and never narrowed to the type; AVG
-        is the exact sum divided toward zero; MIN and MAX are as they are.
+    SUM is modulo 2^64, signed or not as the type, and never narrowed to it; AVG is the exact sum
+    divided toward zero.
     """
     if not column:
         return 0

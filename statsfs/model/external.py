@@ -1,11 +1,9 @@
-"""Numbers that are counted elsewhere, and their baselines.
+"""Numbers that this process reads but cannot write: a kernel's counters, another process's.
 
-Owns the base for numbers that this process reads but cannot write: a kernel's counters, another
-process's. A clear makes the number of that moment the baseline, which is subtracted from then on.
-`take` brings new numbers before a read.
+A clear makes the number of that moment the baseline, which is subtracted from then on.
 
-Threading: `take` and `clear_value` may be called from any thread, one at a time: they take a lock.
-Reading takes none. It sees all numbers of one `take`, which one C call replaces.
+Threading: `take` and `clear_value` take a lock. Reading takes none; it sees all numbers of one
+`take`, which one C call replaces.
 """
 
 import threading
@@ -21,12 +19,12 @@ class Numbers(dict[str, Any]):
     """The numbers of some values by name, a base for arrays of any of them.
 
     Args:
-        values: the values by name, in the order of the numbers that `take` gets. The mapping is
-            not copied: thousands may share it.
+        values: the values by name, in the order of the numbers that `take` gets; not copied, as
+            thousands may share it.
 
     Attributes:
-        baselines: by name the number of each cleared value when it was cleared: an integer, or
-            buckets. Saved ones may be put back before the first `take`.
+        baselines: by name what each cleared value was when it was cleared; saved ones may be put
+            back before the first `take`.
     """
 
     __slots__ = ("_lock", "_raw", "_values", "baselines")
@@ -40,13 +38,8 @@ class Numbers(dict[str, Any]):
         self._lock = threading.RLock()
 
     def take(self, raw: Sequence[Any]) -> None:
-        """Replace all numbers.
-
-        A number below its baseline shows that counting began anew: the baseline is dropped.
-
-        Args:
-            raw: for each value an integer, or the list of a histogram's buckets; not copied.
-        """
+        """Replace all numbers by an integer or a list for each value, which are not copied."""
+        # A number below its baseline shows that counting began anew: the baseline is dropped.
         with self._lock:
             self._raw = raw
             if not self.baselines:
@@ -62,10 +55,9 @@ class Numbers(dict[str, Any]):
             self.update(numbers)
 
     def clear_value(self, name: str) -> None:
-        """Make the number of a value its baseline; readers call it in place of `self[name] = 0`.
+        """Make the number of a cumulative value its baseline, else raise ValueError.
 
-        Raises:
-            ValueError: it is neither cumulative nor a histogram: a difference would mean nothing.
+        Readers call it in place of `self[name] = 0`.
         """
         value = self._values[name]
         if not value.cumulative:

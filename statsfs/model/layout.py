@@ -4,6 +4,7 @@ Threading: layouts do not change once made. Two threads may make one twice; the 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
@@ -12,21 +13,17 @@ from statsfs.model.arrays import Array, File
 __all__ = ["Layout", "Loss", "make_layout"]
 
 
+@dataclass(slots=True, eq=False)
 class Loss:
     """Files of one value that are not shown, because a name of theirs is taken.
 
     Attributes:
-        files: what is not shown.
         winner: the file that has the name, or None where it is a subdirectory.
-        name: the name.
     """
 
-    __slots__ = ("files", "name", "winner")
-
-    def __init__(self, files: tuple[File, ...], winner: File | None, name: str) -> None:
-        self.files = files
-        self.winner = winner
-        self.name = name
+    files: tuple[File, ...]
+    winner: File | None
+    name: str
 
 
 class Layout:
@@ -44,7 +41,7 @@ class Layout:
     __slots__ = ("__weakref__", "_claims", "claimed", "covered", "files", "losses")
 
     def __init__(self, claims: "_Claims", directories: frozenset[str]) -> None:
-        self._claims = claims
+        self._claims = claims  # as long as it lives, equal layouts are one
         self.claimed = claims.claimed
         self.covered = claims.covered
         self.losses: list[Loss] = []
@@ -76,8 +73,6 @@ _Claim = tuple[int, int, int, tuple[File, ...]]  # a rank, the age and place of 
 class _Claims:
     # The claims of one combination of arrays, best first, and the layouts that they make. Thousands
     # of sources have the same one: a leaf then costs a pointer, not a dictionary of 47 files.
-    __slots__ = ("__weakref__", "_layouts", "claimed", "covered", "ranked")
-
     def __init__(
         self, own: Iterable[Array], declared: _Arrays, below: _Arrays, unseen: _Arrays
     ) -> None:
@@ -96,12 +91,7 @@ class _Claims:
         claims.sort(key=lambda claim: claim[:3])
         self.ranked: list[tuple[File, ...]] = [claim[3] for claim in claims]
         self.claimed = frozenset(file.name for files in self.ranked for file in files)
-        self._layouts: dict[frozenset[str], Layout] = {}
-
-    def layout(self, directories: frozenset[str]) -> Layout:
-        return self._layouts.get(directories) or self._layouts.setdefault(
-            directories, Layout(self, directories)
-        )
+        self.layouts: dict[frozenset[str], Layout] = {}
 
 
 def _group(arrays: Iterable[Array]) -> dict[tuple[object, ...], _Places]:
@@ -158,6 +148,7 @@ def make_layout(
     key = (tuple(own), frozenset(declared), frozenset(below), frozenset(unseen))
     claims = _known_claims.get(key)
     if claims is None:
-        claims = _Claims(*key)
-        _known_claims[key] = claims
-    return claims.layout(frozenset(filter(is_directory, claims.claimed)))
+        claims = _known_claims[key] = _Claims(*key)
+    directories = frozenset(filter(is_directory, claims.claimed))
+    layout = claims.layouts.get(directories)
+    return layout or claims.layouts.setdefault(directories, Layout(claims, directories))

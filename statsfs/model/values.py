@@ -293,8 +293,7 @@ class Value:
 
     def describe_difference(self, other: "Value") -> str:
         """Say by what another value of the same name does not belong to this one."""
-        names = ("type", "kind", "unit", "base", "exponent", "size", "bucket_size", "bounds")
-        for name in names:
+        for name in ("type", "kind", "unit", "base", "exponent", "size", "bucket_size", "bounds"):
             if getattr(other, name) != getattr(self, name):
                 return f"{name} is {getattr(other, name)}, not {getattr(self, name)}"
         return f"mode is {other.mode:04o}, not {self.mode:04o}"

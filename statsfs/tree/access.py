@@ -10,7 +10,7 @@ from operator import attrgetter
 from stat import S_IRGRP, S_IROTH, S_IRUSR
 from typing import TYPE_CHECKING, Final
 
-from statsfs.tree.pauses import pause
+from statsfs.tree.pauses import take_chunks
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
@@ -24,8 +24,6 @@ Owner = tuple[int, int]
 
 # The highest number means "none" to the kernel.
 _ID_END: Final = 0xFFFFFFFF
-
-_CHUNK: Final = 256  # sources between two pauses
 
 _owner_of: Final = attrgetter("owner")
 
@@ -90,8 +88,7 @@ def find_masks(mask: Mask, snapshot: "Snapshot") -> Masks:
     bits_of = cache(mask.mask_of)
     for parent, subordinates in snapshot.subordinates:  # parents come first
         inherited = owners.get(parent)
-        for start in range(0, len(subordinates), _CHUNK):
-            some = subordinates[start : start + _CHUNK]
+        for some in take_chunks(subordinates):
             # Nearly always no source has an owner: then this takes some 50 ns a source.
             if inherited is not None or any(map(_owner_of, some)):
                 for source in some:
@@ -100,5 +97,4 @@ def find_masks(mask: Mask, snapshot: "Snapshot") -> Masks:
                         owners[source] = owner
                         if bits_of(owner) != common:
                             others[source] = bits_of(owner)
-            pause()
     return Masks(common, others)

@@ -151,9 +151,8 @@ class Directory:
     def find_hidden(self, name: str) -> tuple[File, Entry] | None:
         """Return a hidden value of the source itself, and its entry."""
         for entry in list(self.entries.values()):
-            for file in entry.array.own:
-                unseen = entry.hidden or file.value.hidden
-                if file.name == name and unseen and not entry.declared:
+            for file in entry.array.own if not entry.declared else ():
+                if file.name == name and (entry.hidden or file.value.hidden):
                     return file, entry
         return None
 
@@ -207,11 +206,12 @@ class Directory:
                     entry.source._cleared()
             return
         refused = []
-        told: dict[Callable[[], object], None] = {}
+        told: dict[Callable[[], object] | None, None] = {}
         for index, place in self._parts(file):
             refused += index.clear(place, told)
         for cleared in told:
-            cleared()
+            if cleared is not None:
+                cleared()
         if refused:
             first, reason = refused[0]
             log.warning(

@@ -180,13 +180,13 @@ class ArrayIndex:
         self.below += 1
 
     def clear(
-        self, index: int, told: dict[Callable[[], object], None]
+        self, index: int, told: dict[Callable[[], object] | None, None]
     ) -> list[tuple[Entry, ReadOnlyValueError]]:
         """Write 0 into every base, and forget what is retained; return what refused, and why.
 
         Args:
             index: the place of the value in the array.
-            told: gets the `cleared` functions of the sources that were cleared.
+            told: gets the `cleared` of each source that was cleared, None too.
         """
         refused = []
         for reader, entry, base, _ in list(_entries([(self, index)])):
@@ -195,21 +195,18 @@ class ArrayIndex:
             except ReadOnlyValueError as error:
                 refused.append((entry, error))
             else:
-                _tell(entry.source, told)
+                told[entry.source._cleared] = None
         # A fold may have read a base before it was cleared, and retain it afterwards.
         if self.records is not None or _fold is not None:
             apply_change(lambda change: self._clear_retained(index))
             for record in list(self.records or ()):
                 if any(file.index == index for file in record.array.retained):
-                    _tell(record.source, told)
+                    told[record.source._cleared] = None
         return refused
 
     def _clear_retained(self, index: int) -> None:
         for record in self.records or ():
             record.clear(index)
-
-
-# Reading
 
 
 Part = tuple[ArrayIndex, int]
@@ -315,11 +312,6 @@ def _entries(parts: Sequence[Part]) -> Iterator[_Found]:
         for reader, members in index.groups.copy().items():
             for entry, base in members.copy().items():
                 yield reader, entry, base, place
-
-
-def _tell(source: "Source", told: dict[Callable[[], object], None]) -> None:
-    if source._cleared is not None:
-        told[source._cleared] = None
 
 
 def _is_wide(value: Value) -> bool:

@@ -54,8 +54,6 @@ class ChangeNotice:
 class Listening:
     """The base class of the registry: it tells listeners of changes."""
 
-    __slots__ = ()
-
     def notify(self, notice: ChangeNotice) -> None:
         """Call the listeners, in the calling thread and under no lock."""
         raise NotImplementedError

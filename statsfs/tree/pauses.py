@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 
-__all__ = ["make_pause", "pause", "pausing", "take_slowly"]
+__all__ = ["make_pause", "pause", "pausing", "take_chunks", "take_slowly"]
 
 _T = TypeVar("_T")
 
@@ -67,8 +67,14 @@ def make_pause(turn: float = _TURN) -> Callable[[], None]:
     return rest
 
 
+def take_chunks(items: Sequence[_T], size: int = _CHUNK) -> Iterator[Sequence[_T]]:
+    """Return some items at a time, with a pause after each."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+        pause()
+
+
 def take_slowly(items: Sequence[_T]) -> Iterator[_T]:
     """Return the items one by one, with a pause every few hundred and at the end."""
-    for start in range(0, len(items), _CHUNK):
-        yield from items[start : start + _CHUNK]
-        pause()
+    for chunk in take_chunks(items):
+        yield from chunk

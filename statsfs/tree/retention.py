@@ -48,9 +48,6 @@ _INTEGERS: Final = {int, bool}
 _Unread = tuple[Reader, Entry, Any]
 
 
-# Rows
-
-
 def fill_row(array: Array, row: RetainedRow) -> tuple[Any, ...]:
     """Return a copy of a row with 0, or empty buckets, where nothing is retained."""
     return tuple(
@@ -129,33 +126,28 @@ class Retained:
             file.index: file.value
             for file in self.array.retained
             if self._clears.get(file.index) == clears.get(file.index)
-            and _has_grown(file.value, lent[file.index], counted[file.index])
+            and _has_grown(file.value, row[file.index], lent[file.index], counted[file.index])
         }
         for histogram, summed in self.array.sums.items():
             if not same.keys() >= {histogram, summed}:
                 same.pop(histogram, None)
                 same.pop(summed, None)
         for index, value in same.items():
-            row[index] = _take_back(value, row[index], lent[index])
+            row[index] = _subtract(value, row[index], lent[index])
         self.row = tuple(row)
 
 
-def _has_grown(value: Value, lent: Any, counted: Any) -> bool:
+def _has_grown(value: Value, kept: Any, lent: Any, counted: Any) -> bool:
     # Else it was reset. A peak stays what it was, with or without the source.
-    if None in (lent, counted) or value.kind is Kind.PEAK:
+    if None in (kept, lent, counted) or value.kind is Kind.PEAK:
         return False
     return all(map(operator.ge, counted, lent)) if value.histogram else bool(counted >= lent)
 
 
-def _take_back(value: Value, kept: Any, lent: Any) -> Any:
-    if kept is None:
-        return None
+def _subtract(value: Value, kept: Any, lent: Any) -> Any:
     if not value.histogram:
         return wrap_sum(kept - lent, value.type)
     return [wrap_sum(total, value.type) for total in map(operator.sub, kept, lent)]
-
-
-# Folds
 
 
 def folding_change(
@@ -222,11 +214,8 @@ class Folding:
     ) -> _T | None:
         """Take entries out of the first source of a lineage, and keep what they counted.
 
-        Args:
-            source: what leaves, if it may come back.
-
-        Returns:
-            What `part` returns; None where nothing was done, as a base is unread.
+        `source` is what leaves, if it may come back. Return what `part` does, or None where nothing
+        was done, as a base is unread.
         """
         above = _find_retaining(lineage)
         if not above:
@@ -254,8 +243,7 @@ class Folding:
     def take_in(self, lineage: "Sequence[Source]", source: "Source") -> list[Directory] | None:
         """Put a source into the first of a lineage, and take back what is retained since it left.
 
-        Returns:
-            The directories of which the files change; None as for `take_out`.
+        Return the directories of which the files change, or None as `take_out` does.
         """
         directory, above = source._directory, _find_retaining(lineage)
 

@@ -8,16 +8,16 @@ Threading: pure, but for pauses between a few hundred rows.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import reduce
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import clean_integers, convert_column, divide, wrap_sum
 from statsfs.model.histograms import add_buckets, convert_histograms
 from statsfs.model.values import Aggregate, Kind, Type, Value
-from statsfs.tree.pauses import pause
+from statsfs.tree.pauses import take_chunks
 
 __all__ = [
     "Addends",
@@ -35,8 +35,6 @@ __all__ = [
     "find_plans",
 ]
 
-_T = TypeVar("_T")
-
 Row = tuple[Any, ...]
 """One item for each value: an integer, or a list of buckets."""
 
@@ -46,11 +44,7 @@ RetainedRow = tuple[Any, ...]
 """For each value a sum, a peak or buckets; where nothing is retained a sum is 0, all else None."""
 
 _U64: Final = (1 << 64) - 1
-_CHUNK: Final = 256  # rows that are added up between two pauses: a millisecond or less
 _WIDE: Final = 12_000  # numbers that are added between two pauses
-
-
-# Converting
 
 
 def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
@@ -76,9 +70,6 @@ def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:
     return rows if same else list(zip(*converted, strict=True))
 
 
-# Adding up converted numbers
-
-
 def add_numbers(value: Value, numbers: Sequence[Any]) -> Any:
     """Return what one or more converted numbers are together: buckets, the largest PEAK, a sum."""
     if value.histogram:
@@ -89,12 +80,9 @@ def add_numbers(value: Value, numbers: Sequence[Any]) -> Any:
 def add_rows(array: Array, rows: Sequence[Row]) -> Row:
     """Return what one or more rows are together, by `add_numbers`."""
     # A few hundred at a time: sums that wrap may be made in any steps.
-    step = max(2, _WIDE // array.size)
     total = rows[0]
-    for start in range(1, len(rows), step):
-        columns = zip(total, *rows[start : start + step], strict=True)
-        total = tuple(map(add_numbers, array.values, columns))
-        pause()
+    for chunk in take_chunks(rows[1:], max(2, _WIDE // array.size)):
+        total = tuple(map(add_numbers, array.values, zip(total, *chunk, strict=True)))
     return total
 
 
@@ -106,8 +94,6 @@ class KeptPlan:
         nothing: the row that retains nothing.
         pick: gets the numbers that `add_wide` adds from a row; None if there are none.
     """
-
-    __slots__ = ("_wide", "nothing", "others", "pick")
 
     def __init__(self, array: Array) -> None:
         # Nearly all values are such, for which no conversion is needed before a sum.
@@ -150,9 +136,6 @@ def add_retained(array: Array, rows: Sequence[RetainedRow]) -> RetainedRow:
     return tuple(row)
 
 
-# The totals of directories
-
-
 class TotalsPlan:
     """How the rows of an array are added to totals, of the kinds of its values or of others."""
 
@@ -186,10 +169,7 @@ class TotalsPlan:
 
 
 def find_plans(arrays: Iterable[Array]) -> dict[Array, TotalsPlan]:
-    """Return plans for the totals of a snapshot's arrays.
-
-    Of values that belong together, each array has the aggregates that any of them has.
-    """
+    """Return plans for the totals of a snapshot; values that belong together share their kinds."""
     plans = {array: array.plan(TotalsPlan) for array in arrays}
     if len(plans) == 1:  # nearly always
         return plans
@@ -282,23 +262,16 @@ class Addends:
     def add_up(self, plan: TotalsPlan) -> Totals:
         """Return the totals."""
         found = [part for part in self.parts if part.count]
-        for chunk in _chunks(self.rows):
-            found.append(_of_rows(plan, chunk))
-            pause()
+        found += [_of_rows(plan, chunk) for chunk in take_chunks(self.rows)]
         while len(found) > 1:
-            merged = []
-            for some in _chunks(found):
-                merged.append(_merge(plan, some))
-                pause()
-            found = merged
+            found = [_merge(plan, chunk) for chunk in take_chunks(found)]
         totals = found[0] if found else Totals()
         kept = [*self.retained, *(part.retained for part in self.parts if part.retained)]
         if not kept:
             return totals
         total = kept[0]
-        for chunk in _chunks(kept[1:]):
+        for chunk in take_chunks(kept[1:]):
             total = add_retained(plan.array, [total, *chunk])
-            pause()
         return replace(totals, retained=total)
 
 
@@ -320,7 +293,3 @@ def _merge(plan: TotalsPlan, parts: Sequence[Totals]) -> Totals:
         plan.fold(max, [part.maxs for part in parts]) if plan.max else (),
         plan.fold(sum, [part.zeros for part in parts]) if plan.zeros else (),
     )
-
-
-def _chunks(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    return (items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK))

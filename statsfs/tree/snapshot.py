@@ -98,11 +98,7 @@ def _sample_each(group: _Group, broken: _Broken) -> _Group:
 
 
 class Samples:
-    """The rows of one array in a snapshot.
-
-    Attributes:
-        array, values: the array.
-    """
+    """The rows of one array in a snapshot, and its values."""
 
     __slots__ = ("_decoded", "_groups", "array", "values")
 

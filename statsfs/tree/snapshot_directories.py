@@ -13,15 +13,7 @@ from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.tree.index import Entry
 from statsfs.tree.pauses import take_slowly
-from statsfs.tree.rows import (
-    Addends,
-    RetainedRow,
-    Row,
-    Totals,
-    TotalsPlan,
-    add_totals,
-    find_plans,
-)
+from statsfs.tree.rows import Addends, RetainedRow, Row, Totals, TotalsPlan, add_totals, find_plans
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry

@@ -123,8 +123,6 @@ class Source:
     def __exit__(self, *error: object) -> None:
         self.put()
 
-    # Where it is
-
     @property
     def parent(self) -> "Source | Registry | None":
         """The source or registry that this one is in, or None."""
@@ -155,8 +153,6 @@ class Source:
         for name in path.split("/"):
             found = None if found is None else found._directory.subordinates.get(name)
         return found
-
-    # References
 
     @property
     def refcount(self) -> int:
@@ -381,8 +377,6 @@ class Source:
         references.check(self)
         lineage = placement.find_lineage(self)
         placement.note_files(change, lineage, restore_row(lineage, array, row))
-
-    # Sampling
 
     def snapshot(self) -> Snapshot:
         """Sample the whole subtree in one uninterrupted pass.

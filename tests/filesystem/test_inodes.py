@@ -364,7 +364,8 @@ def test_a_name_that_an_older_array_takes(kernel: Kernel, registry: Registry) ->
         [Value("count", aggregate=Aggregate.SUM, description=f"{age} of this test")]
         for age in ("older", "newer")
     )
-    Source("first").add_values(older, None)
+    first = Source("first")  # as long as it is there, so is the array
+    first.add_values(older, None)
     top = Source("top")
     registry.register(top)
     low, late = Source("low"), Source("late")

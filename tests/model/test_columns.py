@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statsfs.model import values
-from statsfs.model.columns import Aggregate, clean_integers, convert_column, reduce_column, wrap_sum
-from statsfs.model.values import Type
+from statsfs.model.columns import clean_integers, convert_column, reduce_column, wrap_sum
+from statsfs.model.values import Aggregate, Type
 from tests.support import model
 from tests.support.strategies import Indexed, numbers, value_types
 
