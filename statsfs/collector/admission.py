@@ -5,6 +5,7 @@ Owns the limits of one user, and the checks of a file after those of its owner a
 Threading: for the collector's thread alone, but for `waiting` and `vacant`.
 """
 
+import contextlib
 import os
 import resource
 from collections.abc import Collection, Sequence
@@ -82,8 +83,7 @@ class Admission:
             return
         try:
             if self._admit(location):
-                self._refusals.known.pop(location.key, None)
-                self.waiting.pop(location.key, None)
+                self._forget(location.key)
             else:
                 self._refusals.note(location, status, None)
         except FileNotFoundError:
@@ -95,17 +95,15 @@ class Admission:
     def _admit(self, location: Location) -> bool:
         # False, with nothing to log, if it is not a segment, or its path is free in a moment.
         fd, status = location.directory.open(location.name)
-        try:
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, fd)
             metadata = decode(os.pread(fd, FILE_MAX + 1, 0))
             if metadata is None or self._check(location, metadata, fd, status):
-                os.close(fd)
                 return False
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
             numbers = SegmentNumbers(values, metadata, location, fd, status)
-        except BaseException:
-            os.close(fd)
-            raise
-        try:
+            undo.pop_all()
+            undo.callback(numbers.close)
             if not self._journal.disown(location.key):
                 raise SegmentError("a record has its name, and cannot be written", location.name)
             numbers.restore(self._journal.baselines.get(location.key, ("", {}))[1])
@@ -115,10 +113,7 @@ class Admission:
             segment = LiveSegment(metadata, numbers, source, owner)
             alive = numbers.probe()
             self._journal.path_sources.add(segment)
-        except BaseException:
-            numbers.close()
-            raise
-        self._journal.forget_baselines(location.key)
+            undo.pop_all()
         self._liveness.add(segment, alive)
         return True
 
@@ -137,11 +132,8 @@ class Admission:
         user = status.st_uid
         count, weight = self._liveness.counts[user], self._liveness.weights[user]
         if count >= SEGMENTS_MAX or weight + weigh(metadata) > WEIGHT_MAX:
-            raise SegmentError(
-                f"user {user} has {count} segments of {weight} integers; "
-                f"no more than {SEGMENTS_MAX} of {WEIGHT_MAX}",
-                file,
-            )
+            has = f"user {user} has {count} segments of {weight} integers"
+            raise SegmentError(f"{has}; no more than {SEGMENTS_MAX} of {WEIGHT_MAX}", file)
         folded = any(location.key in keys for keys in self._journal.folded.values())
         if folded and not is_alive(fd):
             raise SegmentError("it is counted already, and cannot be removed", file)

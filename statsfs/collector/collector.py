@@ -89,7 +89,11 @@ class Collector:
             return
         self._stopping = False
         self._watch = Watch()
-        self._make_parts()
+        known_values, self._timers = KnownValues(), Timers()
+        self._journal = journal = Journal(self._registry, known_values, self._watch.wake)
+        self._liveness = Liveness(self._timers)
+        self._admission = Admission(journal, known_values, self._liveness, self._timers)
+        self._folding = SegmentFolding(journal, self._liveness, self._admission, self._timers)
         try:
             self._open()
         except BaseException as error:
@@ -103,15 +107,6 @@ class Collector:
         self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
         _live.add(self)
         self._thread.start()
-
-    def _make_parts(self) -> None:
-        known_values, timers = KnownValues(), Timers()
-        journal = Journal(self._registry, known_values, self._watch.wake)
-        liveness = Liveness(timers)
-        admission = Admission(journal, known_values, liveness, timers)
-        self._folding = SegmentFolding(journal, liveness, admission, timers)
-        self._timers, self._journal = timers, journal
-        self._liveness, self._admission = liveness, admission
 
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
@@ -146,7 +141,6 @@ class Collector:
         try:
             directories.look_around()
             self._journal.load(directories)
-            self._folding.remove_folded(directories.by_prefix)
             self._scan(directories)
             self._journal.path_sources.prune()
         except BaseException:
@@ -184,6 +178,7 @@ class Collector:
             log.warning("%s is there again", self._path)
 
     def _scan(self, directories: Directories) -> None:
+        self._folding.remove_folded(directories.by_prefix)
         directories.look_around()
         self._liveness.keep_in(directories.by_prefix)
         for directory in list(directories.by_prefix.values()):
@@ -212,7 +207,6 @@ class Collector:
         if directories is not None and not directories.is_there():
             self._lose()
         elif directories is not None:
-            self._folding.remove_folded(directories.by_prefix)
             self._scan(directories)
 
     def _run(self) -> None:

@@ -39,9 +39,7 @@ def default_directory() -> Path:
 class Directories:
     """The directories of a collector, the first of which is made if it is missing.
 
-    Raises:
-        SegmentError: it is refused, or has another collector; the message is one line.
-        OSError: it cannot be opened.
+    If that one is refused, or has another collector, it is a SegmentError, else an OSError.
     """
 
     def __init__(self, path: str, watch: Watch) -> None:

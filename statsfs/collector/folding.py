@@ -1,7 +1,6 @@
 """Folding: what is done about dead segments.
 
-Owns the batches, and the removal of files. The steps of a fold, and what it writes, are in
-`journal`.
+Owns the batches, and the removal of files. What a fold writes is in `journal`.
 
 Threading: for the collector's thread alone.
 """
@@ -58,9 +57,8 @@ class SegmentFolding:
     def _fold(self, name: str, segments: list[LiveSegment]) -> None:
         for segment in segments:
             if not segment.numbers.finish():
-                log.warning(
-                    "%s: its last numbers cannot be read; those before count", segment.metadata.path
-                )
+                path = segment.metadata.path
+                log.warning("%s: its last numbers cannot be read; those before count", path)
         if not self.journal.begin_fold(name, segments):
             self.timers.add(_PAUSE, lambda: self.liveness.dead.update(dict.fromkeys(segments)))
             return
@@ -88,10 +86,8 @@ def _remove_if_dead(location: Location) -> bool:
     # Whether the file that was folded is gone. A living segment may have its name by now.
     try:
         fd, _ = location.directory.open(location.name)
-        try:
+        with open(fd, "rb", 0):
             alive = is_alive(fd)
-        finally:
-            os.close(fd)
     except (FileNotFoundError, SegmentError):
         return True  # what is refused was never folded
     except OSError:

@@ -2,17 +2,10 @@
 
 Owns the order of a fold, and what the record of a top-level name has at any moment: what its path
 sources retain, what segments that are being folded add to it, and what was cleared of others. A
-collector may be killed between any two steps, and counts nothing twice and loses nothing. The steps
-of a fold::
-
-    1   the segment's lock is free
-    2   its numbers are read for the last time, from the open descriptor
-    3   a record with its numbers and its file's name is renamed over the old one
-    4   its file is removed
-        in the tree its source leaves, and its parent retains what it counted, in one change
-
-The next start removes the files that a record names before anything else. A clear only writes the
-records: what was cleared of living segments is a baseline, for thousands of them one rename.
+collector may be killed between any two steps, and counts nothing twice and loses nothing: (1) the
+segment's lock is free; (2) its numbers are read for the last time, from the open descriptor; (3) a
+record with its numbers and its file's name is renamed over the old one; (4) its file is removed,
+and in the tree its source leaves. The next start first removes the files that a record names.
 
 Threading: `note_clear` comes from any thread, all else from the collector's. The lock of the
 journal guards the state here, and is held while a record is made and written, so that the last one
@@ -27,13 +20,7 @@ from functools import partial
 from typing import Final
 
 from statsfs.collector.directories import Directories
-from statsfs.collector.journal_file import (
-    Baselines,
-    JournalFiles,
-    JournalRecord,
-    RetainedRows,
-    RetainedSource,
-)
+from statsfs.collector.journal_file import Baselines, JournalFiles, JournalRecord, RetainedRows
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
@@ -183,7 +170,11 @@ class Journal:
                 folded.add(key)
             elif segment.numbers.baselines:
                 baselines[key] = dict(segment.numbers.baselines)
-        return JournalRecord(_leave_out_empty(sources), baselines, sorted(folded))
+        # A source that retains nothing is left out, if that is so of all below it.
+        full = [path for path, retained in rows.items() if retained]
+        needed = {path[:size] for path in full for size in range(1, len(path) + 1)}
+        kept = [one for one in sources if one.path in needed]
+        return JournalRecord(kept, baselines, sorted(folded))
 
     def _matters(self, segment: LiveSegment) -> bool:
         # Few of thousands do; to write all of 8,000 made a death take 30 ms.
@@ -237,12 +228,3 @@ def _add_number(value: Value, before: Number | None, number: Number) -> Number:
         return number
     added: Number = add_numbers(value, [before, number])
     return added
-
-
-def _leave_out_empty(sources: list[RetainedSource]) -> list[RetainedSource]:
-    # Those that retain nothing, nor does a source below them.
-    needed: set[tuple[str, ...]] = set()
-    for one in reversed(sources):
-        if one.rows or one.path in needed:
-            needed.update((one.path, one.path[:-1]))
-    return [one for one in sources if one.path in needed]

@@ -10,12 +10,10 @@ and when it is written, is decided in `journal`. A file is JSON in ASCII::
      "baselines": {"a-01.stats": {"requests": 5}},
      "folded": ["b-02.stats"]}
 
-A number is an integer, or the list of a histogram's buckets. A file is written whole under a
-temporary name and renamed over the old one, so that it is never there in part. It is not
-synchronised to the disk: a collector's death loses nothing that the kernel has, and /run, where
-segments belong, ends with the kernel.
-
-Version 1 was a file of the segments' format. Such a file is read, and replaced by the next write.
+A number is an integer, or the list of a histogram's buckets. A file is renamed over the old one, so
+that it is never there in part. It is not synchronised to the disk: a collector's death loses
+nothing that the kernel has, and /run, where segments belong, ends with the kernel. A file of
+version 1, in the segments' format, is read, and replaced by the next write.
 
 Threading: no lock; the caller has that of `journal`.
 """
@@ -28,6 +26,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -135,9 +134,8 @@ def decode_record(name: str, encoded: bytes) -> JournalRecord:
 
 
 def _make_value(described: dict[str, Any]) -> Value:
-    aggregate = Aggregate.NONE
-    for kind in described["aggregate"]:
-        aggregate |= Aggregate[kind.upper()]
+    kinds = (Aggregate[kind.upper()] for kind in described["aggregate"])
+    aggregate = reduce(Aggregate.__or__, kinds, Aggregate.NONE)
     enums = {"type": Type, "kind": Kind, "unit": Unit}
     members: dict[str, Any] = {key: enum[described[key].upper()] for key, enum in enums.items()}
     return Value(**{**described, **members, "aggregate": aggregate})
@@ -164,9 +162,8 @@ def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[
 def _convert_version_1(encoded: bytes) -> dict[str, Any]:
     # All numbers were the data, in chunks, in the order of the indices in `parts`.
     found = binary.decode(encoded)
-    start = found.layout.desc_end + len(MAGIC)
-    size = int.from_bytes(encoded[start : start + 4], sys.byteorder)
-    start += 8
+    start = found.layout.desc_end + len(MAGIC) + 8
+    size = int.from_bytes(encoded[start - 8 : start - 4], sys.byteorder)
     described = json.loads(encoded[start : start + size])["retained"]
     values = [_make_value(one) for one in described["values"]]
     numbers = chain.from_iterable(n if isinstance(n, list) else (n,) for n in found.numbers)
@@ -186,12 +183,7 @@ def _convert_version_1(encoded: bytes) -> dict[str, Any]:
 
 
 class JournalFiles:
-    """The files in `.retained/` of a collector's directory.
-
-    Raises:
-        SegmentError: another user could write records there.
-        OSError: the directory cannot be made.
-    """
+    """The files in `.retained/` of a collector's directory, if no other user may write there."""
 
     def __init__(self, directory: TrustedDirectory) -> None:
         self._path: Final = f"{directory.path}/{_RETAINED}"
@@ -202,11 +194,9 @@ class JournalFiles:
         status = os.fstat(self._fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             self.close()
-            raise SegmentError(
-                f"{self._path} is user {status.st_uid}'s with mode {status.st_mode & 0o777:o}, "
-                f"not user {os.geteuid()}'s with 700",
-                self._path,
-            )
+            found = f"user {status.st_uid}'s with mode {status.st_mode & 0o777:o}"
+            why = f"{self._path} is {found}, not user {os.geteuid()}'s with 700"
+            raise SegmentError(why, self._path)
 
     def close(self) -> None:
         """Close the directory, if it is open."""

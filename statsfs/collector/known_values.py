@@ -2,8 +2,7 @@
 
 Owns which value of the tree stands for a value of a segment, and how many one user may bring. Each
 value is an array of its own, but for the sum of a histogram, so that a release with one more value
-shares the totals of the others.
-Values that differ in nothing but their description are one: the first that was seen.
+shares the totals of the others. Values that differ in nothing but their description are one.
 
 Threading: for the collector's thread alone.
 """
@@ -41,12 +40,9 @@ class KnownValues:
         self._adopted: Final[dict[tuple[object, ...], Mapping[str, Value]]] = {}
 
     def adopt(self, values: Sequence[Value], mode: int, user: int) -> Mapping[str, Value]:
-        """Return the tree's values for those of a user's file, by name; equal ones are one mapping.
+        """Return the tree's values for those of a user's file, by name, or raise SegmentError.
 
-        The permission bits of the file limit those of the values.
-
-        Raises:
-            SegmentError: the user brought too many values.
+        The file's permission bits, `mode`, limit those of the values. Equal files share a mapping.
         """
         mask = mode & 0o444 | 0o200  # the owner may clear
         key = (tuple(values), mask, user)
@@ -62,13 +58,11 @@ class KnownValues:
         bare = [replace(value, description="") for value in values]
         brought = self._brought.setdefault(user, set())
         if len(brought.union(bare)) > BROUGHT_MAX:
-            raise SegmentError(
-                f"user {user} brought {len(brought)} different values, not more than {BROUGHT_MAX}",
-                user,
-            )
+            has = f"user {user} brought {len(brought)} different values"
+            raise SegmentError(f"{has}, not more than {BROUGHT_MAX}", user)
         brought.update(bare)
         return MappingProxyType({value.name: self.restore(value) for value in values})
 
     def restore(self, value: Value) -> Value:
-        """Return the tree's value for one of a segment, or of a record."""
+        """Return the tree's value for one of a segment, or of a record: the first equal one."""
         return self._first.setdefault(replace(value, description=""), value)

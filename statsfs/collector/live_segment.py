@@ -1,8 +1,8 @@
 """Live segments: the segments in the tree, as sources.
 
-Owns how the numbers of one segment are read while its producer counts. A file is read by `pread`,
-never through a mapping, where truncation raises SIGBUS. A file that was truncated, or grew, is not
-read again; totals keep its last numbers.
+Owns how the numbers of one segment are read while its producer counts: by `pread`, never through a
+mapping, where truncation raises SIGBUS. A file that was truncated, or grew, is not read again;
+totals keep its last numbers.
 
 Threading: `refresh` and `clear_value` come from readers' threads, all else from the collector's.
 The lock of the numbers is held from reading the file to taking what was read, so that no older
@@ -130,23 +130,16 @@ class SegmentNumbers(Numbers):
     def _write_zero(self, index: int) -> None:
         directory, name = self.location
         fd = directory.open_for_writing(name, self.identity)
-        try:
-            offset = self._offset + self._metadata.layout.descriptors[index].offset
-            os.pwrite(fd, bytes(8), offset)
-        finally:
-            os.close(fd)
+        with open(fd, "wb", 0):
+            os.pwrite(fd, bytes(8), self._offset + self._metadata.layout.descriptors[index].offset)
         # The producer may write the same number again, which has to be taken then.
         self._last = b""
 
     def make_source(self, owner: tuple[int, int], cleared: Callable[[], object]) -> Source:
         """Return a source that shows the numbers; `cleared` is called after they were cleared."""
+        name, label = self._metadata.components[-1], self._metadata.labels[-1]
         source = Source(
-            self._metadata.components[-1],
-            label=self._metadata.labels[-1],
-            refresh=self.refresh,
-            blocking=False,
-            cleared=cleared,
-            owner=owner,
+            name, label=label, refresh=self.refresh, blocking=False, cleared=cleared, owner=owner
         )
         for array in split_array(list(self._values.values())):
             source.add_values(array, self)

@@ -1,7 +1,6 @@
 """Liveness: the segments in the tree, where their files are, and which of them are dead.
 
-Owns which segments there are, what each user has of them, and when a segment is dead: the lock of
-its file is free.
+Owns which segments there are, what each user has of them, and when one is dead: its lock is free.
 
 Threading: for the collector's thread alone.
 """

@@ -60,9 +60,8 @@ class PathSources:
         lineage = self._find_lineage(components)
         if not lineage:
             return self._registry.by_name.get(components[0])
-        last = lineage[-1]
-        whole = len(lineage) == len(components)
-        return last if whole or self._known[last] is not None else None
+        held = len(lineage) == len(components) or self._known[lineage[-1]] is not None
+        return lineage[-1] if held else None
 
     def _find_lineage(self, components: Sequence[str]) -> list[Source]:
         # The sources of a path that are there, from the top; a segment is the last.
@@ -85,12 +84,11 @@ class PathSources:
         top = self.find_top(name)
         found = [] if top is None else [top]
         segments, retained = [], []
-        known = self._known
         for source in found:
-            if (segment := known.get(source)) is not None:
+            if (segment := self._known.get(source)) is not None:
                 if wanted(segment):
                     segments.append(segment)
-            elif source in known:
+            elif source in self._known:
                 path = tuple(source.path.split("/"))
                 retained.append(RetainedSource(path, source.label, source.retained))
                 found += source.subordinates
@@ -106,17 +104,14 @@ class PathSources:
     def add(self, segment: LiveSegment) -> None:
         """Put a segment where its path says, with the path sources that are missing.
 
-        Raises:
-            StatsfsError: another source has a name; nothing changed.
+        A StatsfsError says that another source has a name; nothing changed.
         """
         components, labels = segment.metadata.components, segment.metadata.labels
         for source, label in zip(self._find_lineage(components), labels, strict=False):
             if source.label != label and source not in self._warned:
                 self._warned.add(source)
-                log.warning(
-                    "%s: the label stays %r, of its first segment; another segment has %r",
-                    source.path, source.label, label,
-                )  # fmt: skip
+                text = "%s: the label stays %r, of its first segment; another segment has %r"
+                log.warning(text, source.path, source.label, label)
         self._known[segment.source] = segment
         self.place(segment.source, components, labels)
 

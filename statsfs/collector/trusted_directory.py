@@ -122,10 +122,8 @@ class TrustedDirectory:
     def _probe(self, name: str) -> tuple[bool, int]:
         # Whether its producer lives, and when the file last changed, in nanoseconds.
         fd, status = self.open(name)
-        try:
+        with open(fd, "rb", 0):
             return is_alive(fd), status.st_ctime_ns
-        finally:
-            os.close(fd)
 
     def open_for_writing(self, name: str, identity: tuple[int, int]) -> int:
         """Open the file of this name and identity for writing, as `open` does."""
@@ -138,9 +136,7 @@ class TrustedDirectory:
     def open(self, name: str, how: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
         """Open a file that anybody may have put there; return its descriptor and its status.
 
-        Raises:
-            SegmentError: it is refused; the message is one line.
-            OSError: it cannot be opened.
+        If it is refused, that is a SegmentError with a message of one line; else an OSError.
         """
         seen = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         self._check(name, seen)
@@ -172,11 +168,8 @@ def open_directory(path: str, inside: TrustedDirectory | None = None) -> Trusted
     """Open the collector's directory, or one `inside` it by its name.
 
     Only its owner may be able to put files there; the collector's user is trusted as well, in its
-    own directory.
-
-    Raises:
-        SegmentError: it is refused; the message is one line that says what to do.
-        OSError: it cannot be opened.
+    own directory. If it is refused, that is a SegmentError with a message of one line that says
+    what to do; else an OSError.
     """
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
     if inside is None:

@@ -33,12 +33,7 @@ class Events:
 
 
 class Watch:
-    """A watch on directories, each of which has a key.
-
-    Raises:
-        SegmentError: the library is missing, or the kernel has no more watches; the message is one
-            line that says what to do.
-    """
+    """A watch on directories, each of which has a key. A SegmentError says what is missing."""
 
     def __init__(self) -> None:
         try:

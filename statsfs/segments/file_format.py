@@ -1,32 +1,8 @@
 """The file of a segment, from its first byte to its last.
 
-Owns the format, and decodes files that anybody may have written. Locks, directories and owners of
-files are elsewhere. A file is an object of KVM's binary statistics format, laid out as the kernel
-does, in the machine's byte order. Between the descriptors and the data, where a KVM decoder does
-not look, it has a block of its own::
-
-    0            six u32: flags (0), name_size, num_desc, id_offset (24), desc_offset, data_offset
-    24           the id string, `name_size` bytes: the path, as "app/worker-17"
-    desc_offset  = 24 + name_size; num_desc descriptors of 16 + name_size bytes
-    block        = desc_offset + num_desc * (16 + name_size): the magic "statsfs\\1", u32 size of
-                 the JSON, u32 0, the JSON, zeros
-    data_offset  a multiple of 64; the integers, and zeros up to a multiple of 64
-
-`name_size` is 48, or the next multiple of 8 in which the longest text has room for its NUL. The
-JSON is one object in UTF-8, with what the binary format cannot say, in the words of `.schema.json`.
-It may be `{}`: each key has a default, and unknown keys are ignored::
-
-    {"labels": ["app", "worker"],     for each component of the path its label, or null; no labels
-     "values": {"requests": {         by name, in any order; a missing value has the defaults
-        "type": "u64",                bool u8 u16 u32 u64 s8 s16 s32 s64; u64
-        "aggregate": ["sum"],         sum min max avg count_zero count_nonzero; sum, a peak's max
-        "mode": 420,                  permission bits; 0644, and 0444 for INSTANT
-        "description": "Requests",    one line; empty
-        "hidden": false,              counted in the sources above, but not shown; false
-        "bounds": [100, 300]}}}       of a CUMULATIVE value with one integer more: it is a histogram
-                                      whose buckets, but the last, end with these; no histogram
-
-The sum of what a histogram observes is the value behind it, as `histograms.find_sums` tells.
+Owns the format, which README.md describes, and decodes files that anybody may have written. The
+block of JSON is between the descriptors and the data, where a KVM decoder does not look. Locks,
+directories and owners of files are elsewhere.
 
 Threading: pure functions and immutable objects.
 """
@@ -35,7 +11,7 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, Final, cast
 
 from statsfs.exceptions import FormatError, StatsfsError
@@ -64,7 +40,7 @@ _ALIGNMENT: Final = 64  # of the data: a `pread` then never tore an integer
 _DIGITS_MAX: Final = 20  # of an integer in the JSON; to convert many digits takes long
 _HEADER: Final = struct.Struct("=6I")
 _FIXED: Final = 16  # bytes of a descriptor before its name
-_LENGTHS: Final = struct.Struct("=II")
+_LENGTHS: Final = struct.Struct("=II")  # of the JSON, and 0
 _TYPES: Final = {type.label: type for type in Type}
 _WANTED: Final = {
     "type": str,
@@ -121,12 +97,7 @@ class SegmentMetadata:
 
 
 def split_path(path: object) -> tuple[str, ...]:
-    """Return the components of the path of a segment.
-
-    Raises:
-        InvalidNameError: a component cannot be the name of a source.
-        FormatError: there are more than `COMPONENTS_MAX`.
-    """
+    """Return the components of a segment's path, or raise InvalidNameError or FormatError."""
     components = path.split("/") if isinstance(path, str) else [path]
     if len(components) > COMPONENTS_MAX:
         raise FormatError(f"a path of {len(components)} components, not 1 to {COMPONENTS_MAX}")
@@ -156,32 +127,26 @@ def encode(
         numbers: for each value an integer, or a list of buckets; by default 0.
 
     Raises:
-        InvalidNameError: a component of the path or a label is not a valid name.
+        InvalidNameError: a component of the path is not a valid name.
         FormatError: `decode` refuses the file.
     """
     split_path(path)
     described: dict[str, Any] = {"values": dict(_describe(value) for value in values)}
     if labels is not None:
         described["labels"] = list(labels)
-    text = json.dumps(described, ensure_ascii=False, separators=(",", ":")).encode(
-        errors="surrogatepass"
-    )
+    dumped = json.dumps(described, ensure_ascii=False, separators=(",", ":"))
+    text = dumped.encode(errors="surrogatepass")
     descriptors = [describe(value) for value in values]
     if not 1 <= len(descriptors) <= VALUES_MAX:
         raise FormatError(f"{len(descriptors)} values, not 1 to {VALUES_MAX}", values)
-    start = make_layout(path, descriptors).desc_end
-    data_offset = _pad(start + len(MAGIC) + _LENGTHS.size + len(text))
+    block = MAGIC + _LENGTHS.pack(len(text), 0) + text
+    data_offset = _pad(make_layout(path, descriptors).desc_end + len(block))
     layout = make_layout(path, descriptors, data_offset=data_offset)
     size = data_offset + _pad(layout.data_size)
     if size > FILE_MAX:
         raise FormatError(f"{size} bytes, not at most {FILE_MAX}", size)
-    file = bytearray(size)
-    block = MAGIC + _LENGTHS.pack(len(text), 0) + text
-    file[:start] = layout.head()
-    file[start : start + len(block)] = block
-    if numbers is not None:
-        file[data_offset : data_offset + layout.data_size] = layout.data(numbers)
-    encoded = bytes(file)
+    data = b"" if numbers is None else layout.data(numbers)
+    encoded = ((layout.head() + block).ljust(data_offset, b"\0") + data).ljust(size, b"\0")
     # The rules are written once, there.
     decode(encoded)
     return encoded
@@ -205,10 +170,7 @@ def _describe(value: Value) -> tuple[str, dict[str, Any]]:
 
 
 def decode(encoded: bytes) -> SegmentMetadata | None:
-    """Decode a whole file that anybody may have written.
-
-    Returns:
-        None if it has no block of ours, and so is not a segment.
+    """Decode a whole file that anybody may have written; None if it has no block of ours.
 
     Raises:
         FormatError: it has one, and something is wrong; the message is one line.
@@ -229,10 +191,8 @@ def decode(encoded: bytes) -> SegmentMetadata | None:
     share = _decode_shared if data_offset - desc_offset <= _CACHED_MAX else _decode_uncached
     shared = share(encoded[: _HEADER.size], encoded[desc_offset:data_offset])
     size = _pad(shared.layout.data_size)
-    if data_offset + size > len(encoded):
-        raise FormatError(
-            f"the data ends at {data_offset + size}, the file at {len(encoded)}", size
-        )
+    if (end := data_offset + size) > len(encoded):
+        raise FormatError(f"the data ends at {end}, the file at {len(encoded)}", size)
     path = _decode_path(encoded[id_offset:desc_offset])
     components = path.count("/") + 1
     labels = shared.labels if shared.labels is not None else (None,) * components
@@ -331,7 +291,8 @@ def _make_value(one: Descriptor, described: object) -> Value:
             hidden=described.get("hidden", False),
         )
     except (ValueError, TypeError, KeyError) as error:
-        raise FormatError(f"{one.name[:40]!r}: {_shorten(error)}", described) from None
+        why = ascii(str(error))[1:-1][:200]  # one line, whatever the file has
+        raise FormatError(f"{one.name[:40]!r}: {why}", described) from None
 
 
 def _find_kind(one: Descriptor, described: dict[str, Any]) -> Kind:
@@ -346,10 +307,8 @@ def _find_kind(one: Descriptor, described: dict[str, Any]) -> Kind:
 def _make_aggregate(kinds: list[Any] | None, kind: Kind) -> Aggregate:
     if kinds is None:
         return Aggregate.MAX if kind is Kind.PEAK else Aggregate.SUM
-    aggregate = Aggregate.NONE
-    for one in kinds[: len(_AGGREGATES)]:
-        aggregate |= _AGGREGATES[one]
-    return aggregate
+    some = (_AGGREGATES[one] for one in kinds[: len(_AGGREGATES)])
+    return reduce(Aggregate.__or__, some, Aggregate.NONE)
 
 
 def _check_description(description: str) -> str:
@@ -357,8 +316,3 @@ def _check_description(description: str) -> str:
     if len(description.encode()) > _DESCRIPTION_MAX:
         raise ValueError(f"a description of more than {_DESCRIPTION_MAX} bytes")
     return description
-
-
-def _shorten(error: Exception) -> str:
-    # One line, whatever the file has.
-    return ascii(str(error))[1:-1][:200]

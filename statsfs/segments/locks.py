@@ -2,7 +2,7 @@
 
 Owns the calls for open-file-description locks (fcntl(2), "Open file description locks"). They
 belong to the open file and not to a process: a mapping keeps one after its descriptor is closed,
-and probes from several descriptors do not collide.
+and probes from several descriptors do not collide. Each may raise OSError.
 
 Threading: system calls; safe from any thread.
 """
@@ -27,14 +27,7 @@ def _pack(type: int) -> bytes:
 
 
 def hold(fd: int) -> bool:
-    """Take the lock of an open file, without waiting; return whether it was free.
-
-    Args:
-        fd: a descriptor that may write.
-
-    Raises:
-        OSError: no such descriptor, or a filesystem without locks.
-    """
+    """Take the lock of a file that is open for writing; return whether it was free."""
     try:
         fcntl.fcntl(fd, _F_OFD_SETLK, _pack(fcntl.F_WRLCK))
     except OSError as error:
@@ -45,12 +38,7 @@ def hold(fd: int) -> bool:
 
 
 def is_alive(fd: int) -> bool:
-    """Tell whether a process that may write a file holds its lock, through another descriptor.
-
-    It asks for a read lock, with which the locks of readers do not collide.
-
-    Raises:
-        OSError: no such descriptor, or a filesystem without locks.
-    """
+    """Tell whether a process that may write a file holds its lock, through another descriptor."""
+    # A read lock does not collide with the locks of readers.
     (found, *_) = _FLOCK.unpack(fcntl.fcntl(fd, _F_OFD_GETLK, _pack(fcntl.F_RDLCK)))
     return bool(found != fcntl.F_UNLCK)

@@ -1,8 +1,7 @@
 """The directories of segments: the default one, and whether one can be trusted.
 
 Owns the choice of the default, and the rules for any. The environment is read by the calls, never
-at import. `COLLECTOR` is a file that each collector leaves in its directory, and locks while it
-lives.
+at import. `COLLECTOR` is a file in each collector's directory, locked while the collector lives.
 
 Threading: no state.
 """
@@ -72,12 +71,7 @@ def check_path(directory: Path, path: str) -> None:
 
 
 def check_directory(status: os.stat_result, path: object) -> None:
-    """Raise SegmentError if it is not a directory, or others than its owner may write it.
-
-    Args:
-        status: of the open directory.
-        path: its name, for the message of one line that says what to do.
-    """
+    """Raise SegmentError if `path` is not a directory, or others than its owner may write it."""
     if not stat.S_ISDIR(status.st_mode):
         raise SegmentError(f"{path} is not a directory", path)
     # With an access control list these bits of the group are the most that the list grants.

@@ -76,16 +76,12 @@ class Segment(Generic[_S]):
         with _lock:
             if self._address not in _live:
                 return
-            if not self._is_collected():
+            # The collector of a directory reads its subdirectories as well.
+            if not any((place / places.COLLECTOR).exists() for place in self.file.parents[:2]):
                 # While it is locked: a collector that has just opened it folds it after that.
                 with contextlib.suppress(OSError):
                     self.file.unlink()
             self._end(f"segment {self.path!r} was closed")
-
-    def _is_collected(self) -> bool:
-        # The collector of a directory reads its subdirectories as well.
-        directory = self.file.parent
-        return any((place / places.COLLECTOR).exists() for place in (directory, directory.parent))
 
     def _end(self, why: str) -> None:
         del _live[self._address]
@@ -96,17 +92,14 @@ class Segment(Generic[_S]):
 
 
 def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
-    def refuse(name: str) -> NoReturn:
+    def refuse(_: object, name: str, number: object = None) -> NoReturn:
         # `copy`, for example, looks for optional methods.
         if name.startswith("__"):
             raise AttributeError(name)
         raise SegmentError(f"{why}: no {name!r}", name)
 
-    body = {
-        "__slots__": living.__slots__,  # the layout must be the same
-        "__getattr__": lambda self, name: refuse(name),
-        "__setattr__": lambda self, name, number: refuse(name),
-    }
+    # The layout must be the same.
+    body = {"__slots__": living.__slots__, "__getattr__": refuse, "__setattr__": refuse}
     return type("EndedStats", (SlotBuffer,), body)
 
 
@@ -181,7 +174,10 @@ def publish(
         InvalidNameError: a name of the path or a label is not valid, or the name of a value cannot
             be an attribute over shared memory.
     """
-    path = _format(path, args)
+    try:
+        path = path % args if args else path
+    except (TypeError, ValueError) as error:
+        raise InvalidNameError(f"a segment's path {path!r} % {args!r}: {error}", path) from error
     array = values_of(values) if isinstance(values, type) else tuple(values)
     attributes = make_buffer_class(values if isinstance(values, type) else array)
     if mode & ~_MODES or mode & 0o600 != 0o600:
@@ -205,31 +201,18 @@ def publish(
     return segment
 
 
-def _format(path: str, args: tuple[object, ...]) -> str:
-    if not args:
-        return path
-    try:
-        return path % args
-    except (TypeError, ValueError) as error:
-        raise InvalidNameError(f"a segment's path {path!r} % {args!r}: {error}", path) from error
-
-
 def _create(place: Path, name: str, encoded: bytes, mode: int, path: str) -> int:
     # Returns the address of the mapping.
     try:
         with _opened(place, os.O_RDONLY | os.O_DIRECTORY) as directory:
             places.check_directory(os.fstat(directory), place)
             return _create_in(directory, name, encoded, mode)
-    except FileNotFoundError as error:
-        raise SegmentError(
-            f"segment {path!r}: no directory {place}: make it", path, error.errno
-        ) from error
+    except SegmentError:
+        raise
     except OSError as error:
-        if isinstance(error, SegmentError):
-            raise
-        raise SegmentError(
-            f"segment {path!r} in {place}: {error.strerror}", path, error.errno
-        ) from error
+        missing = isinstance(error, FileNotFoundError)
+        why = f": no directory {place}: make it" if missing else f" in {place}: {error.strerror}"
+        raise SegmentError(f"segment {path!r}{why}", path, error.errno) from error
 
 
 def _create_in(directory: int, name: str, encoded: bytes, mode: int) -> int:
