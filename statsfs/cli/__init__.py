@@ -1,8 +1,6 @@
 """The command line, `statsfs`: arguments, output, exit codes.
 
-Owns the entry point: without click or rich it prints one line that names what is missing. Exit
-codes: 0 done, also when stopped by a signal; 1 failed; 2 wrong usage.
-
+Owns the entry point: without click or rich it prints one line that names what is missing.
 Threading: everything here runs in the main thread; mounts are served by threads of their own.
 """
 

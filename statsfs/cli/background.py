@@ -1,8 +1,6 @@
 """Going to the background: a child that serves, a parent that waits until it does.
 
-Owns the fork, the pipe through which the parent learns of the mount, and the server's output: until
-the mount is ready the caller sees it, then it goes to a file, or to the system log.
-
+Owns the fork, the pipe through which the parent learns of the mount, and the server's output.
 Threading: main thread only, before other threads start, as a child has only the thread that forked.
 In the child stdout and stderr then have a thread each, which copies lines to the system log.
 """
@@ -15,9 +13,9 @@ import signal
 import socket
 import sys
 import syslog
-import threading
 from collections.abc import Callable
 from functools import partial
+from threading import Thread
 from typing import Final
 
 import click
@@ -33,12 +31,8 @@ def detach(log: str | None) -> Callable[[], None]:
     """Fork, and return in the child a function for it to call when it is ready.
 
     The function lets the parent end, leaves its terminal and directory, and sends later output to
-    the file `log`, or to the system log. BrokenPipeError: the parent has ended already, so that the
-    server is not wanted.
-
-    Raises:
-        SystemExit: in the parent: with 0 when the child is ready, else with its status.
-        click.ClickException: in the parent: the child could not start, or it ended silently.
+    the file `log`, or to the system log. It raises BrokenPipeError if the parent has ended already,
+    so that the server is not wanted. The parent exits, with 0 once the child is ready.
     """
     try:
         file = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -103,15 +97,13 @@ def _log_to_system() -> None:
     # All output: logged lines, tracebacks of threads, messages of libfuse. glibc connects again
     # after a restart of the log, and writes to the console if there is none.
     syslog.openlog("statsfs", syslog.LOG_PID | syslog.LOG_CONS, syslog.LOG_DAEMON)
-    threads = []
     for descriptor, priority in ((1, syslog.LOG_INFO), (2, syslog.LOG_WARNING)):
         reading, writing = os.pipe()
         _redirect(writing, descriptor)
-        arguments = reading, priority
-        thread = threading.Thread(target=_copy, args=arguments, name="statsfs-syslog", daemon=True)
+        thread = Thread(target=_copy, args=(reading, priority), name="statsfs-syslog", daemon=True)
         thread.start()
-        threads.append(thread)
-    atexit.register(_end, threads)
+        atexit.register(thread.join, _PATIENCE)
+    atexit.register(_end)  # runs before the joins
 
 
 def _copy(pipe: int, priority: int) -> None:
@@ -121,10 +113,8 @@ def _copy(pipe: int, priority: int) -> None:
             syslog.syslog(priority, line.rstrip("\n").replace("\0", "").removeprefix("statsfs: "))
 
 
-def _end(threads: list[threading.Thread]) -> None:
-    # Copies the last lines: with its writers closed, each pipe comes to an end.
+def _end() -> None:
+    # The last lines are copied: with its writers closed, each pipe comes to an end.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     _redirect(os.open(os.devnull, os.O_WRONLY), 1, 2)
-    for thread in threads:
-        thread.join(_PATIENCE)

@@ -20,8 +20,6 @@ from statsfs.filesystem.mountpoints import find_mount, unmount
 
 __all__ = ["cli", "run"]
 
-_FAILED, _USAGE = 1, 2  # exit codes
-
 
 @click.group(
     commands=[demo, install_mount_helper, mount_command],
@@ -67,10 +65,10 @@ def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
         cli.main(arguments, prog_name="statsfs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
-        return _USAGE
+        return error.exit_code
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "statsfs"
-        return _fail(program, f"{error.format_message()} (see {command} --help)", _USAGE)
+        return _fail(program, f"{error.format_message()} (see {command} --help)", error.exit_code)
     except (click.ClickException, StatsfsError) as error:
         return _fail(program, error.message)
     except (Stopped, click.Abort, BrokenPipeError):
@@ -78,6 +76,6 @@ def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
     return 0
 
 
-def _fail(program: str, message: str, code: int = _FAILED) -> int:
+def _fail(program: str, message: str, code: int = 1) -> int:
     click.echo(f"{program}: error: {' '.join(message.split())}", err=True)
     return code

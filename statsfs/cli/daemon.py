@@ -20,13 +20,8 @@ from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop
 from statsfs.cli.systemd import notify
 from statsfs.collector.collector import Collector
-from statsfs.filesystem.mounting import Mount, mount
-from statsfs.filesystem.mountpoints import (
-    find_mount,
-    lock_mountpoint,
-    prepare_mountpoint,
-    resolve_mountpoint,
-)
+from statsfs.filesystem import mountpoints
+from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import COLLECTOR
@@ -130,6 +125,7 @@ def mount_command(
     """
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root)
     ready = _start(mountpoint, background, log)
     stop = Stop()
     registry = Registry()
@@ -138,16 +134,7 @@ def mount_command(
     with (
         _filling(registry, qmp, segments or ([] if load or qmp else [None])),
         serving.listening(registry, listen) as server,
-        mount(
-            registry,
-            mountpoint,
-            uid=uid,
-            gid=gid,
-            allow_other=allow_other,
-            create=create,
-            switch_interval=switch_interval,
-            root=root,
-        ) as mounted,
+        mount_with(registry, mountpoint, options) as mounted,
     ):
         if read_only:
             _protect(mounted)
@@ -169,11 +156,11 @@ def mount_command(
 
 def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], None] | None:
     # Goes to the background, if that is wanted, before any thread is started; see `detach`.
-    path = resolve_mountpoint(mountpoint)
-    if find_mount(path) is not None:
+    path = mountpoints.resolve_mountpoint(mountpoint)
+    if mountpoints.find_mount(path) is not None:
         # Before a directory of segments is refused: its collector may be the server of this mount.
-        with lock_mountpoint(path):
-            prepare_mountpoint(path, allow_other=False)
+        with mountpoints.lock_mountpoint(path):
+            mountpoints.prepare_mountpoint(path, allow_other=False)
     if background:
         return detach(log)
     if log is not None:
@@ -185,8 +172,7 @@ def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], N
 def _filling(
     registry: Registry, sockets: Sequence[str], directories: Sequence[str | None]
 ) -> Iterator[None]:
-    # Shows, within the context, the VMs behind QMP sockets in `kvm`, and the segments of
-    # directories, of which None is the host's or the user's.
+    # Shows VMs in `kvm`, and segments; the directory None is the host's or the user's.
     with contextlib.ExitStack() as stack:
         if sockets:
             kvm = stack.enter_context(Source("kvm"))
@@ -220,8 +206,7 @@ def _wait_for_the_last(path: Path) -> None:
 
 
 def _protect(mounted: Mount) -> None:
-    # Makes a mount read-only: the kernel then refuses to open for writing. -i bypasses the helper,
-    # which is this program.
+    # The kernel then refuses to open for writing. -i bypasses the helper, which is this program.
     command = ["mount", "-i", "-o", "remount,bind,ro,nosuid,nodev,noexec", "--", mounted.mountpoint]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:

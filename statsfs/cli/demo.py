@@ -1,7 +1,7 @@
 """`statsfs demo`: VMs that work, come and go in a mount, until the end.
 
-Owns the command, its options, and the course of time. The VMs are mock ones or real ones, which are
-used alike. Threading: main thread only; the vCPUs, mock or real, have threads of their own.
+Owns the command, its options, and the course of time. The VMs are mock ones or real ones.
+Threading: main thread only; the vCPUs have threads of their own.
 """
 
 import math
@@ -112,8 +112,7 @@ def _make_kvm(registry: Registry, real: bool, rate: float, seed: int) -> Kvm[Vm]
     try:
         return RealKvm(registry, rate=rate)
     except OSError as error:
-        message = f"--real: /dev/kvm cannot be used: {error.strerror}"
-        raise click.ClickException(message) from error
+        raise click.ClickException(f"--real: /dev/kvm cannot be used: {error.strerror}") from error
 
 
 def _create_vm(kvm: Kvm[Vm], vcpus: int) -> Vm:

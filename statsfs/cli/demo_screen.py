@@ -35,12 +35,8 @@ _REAL_TOTALS: Final = (
 )  # fmt: skip
 _LINE: Final = ("exits", "io_exits", "halt_exits", "irq_exits")
 _REAL_LINE: Final = ("exits", "io_exits", "halt_exits", "insn_emulation")
-_CUMULATIVE: Final = {
-    value.name
-    for stats in (VmStats, VcpuStats)
-    for value in values_of(stats)
-    if value.kind is Kind.CUMULATIVE
-}
+_VALUES: Final = (*values_of(VmStats), *values_of(VcpuStats))
+_CUMULATIVE: Final = {value.name for value in _VALUES if value.kind is Kind.CUMULATIVE}
 _VMS_SHOWN: Final = len(_TOTALS)
 # Rates are taken over so many samples: a vCPU counts five times a second, so one would jitter.
 _SMOOTH: Final = 4
@@ -108,12 +104,10 @@ class Screen:
     def _list_vms(self, exits: dict[str, int]) -> Table:
         table = _make_table("VM", "exits", "per second")
         # The newest ones: those that come and go are among them.
-        names = list(exits)
-        hidden = len(names) - _VMS_SHOWN
-        if hidden > 0:
-            names = names[hidden + 1 :]
-            table.add_row(f"… {hidden + 1} more", "", "")
-        for name in names:
+        shown = list(exits) if len(exits) <= _VMS_SHOWN else list(exits)[1 - _VMS_SHOWN :]
+        if len(shown) < len(exits):
+            table.add_row(f"… {len(exits) - len(shown)} more", "", "")
+        for name in shown:
             table.add_row(name, f"{exits[name]:,}", f"{self._rate(name):,.0f}")
         return table
 

@@ -1,7 +1,7 @@
 """`statsfs install-mount-helper`: a link where mount(8) looks for its helpers.
 
-Owns the link in /sbin to the program `mount.statsfs` of this installation. A link, unlike a copy,
-shows in `ls -l` what root will run, and differs from another program. Threading: main thread only.
+Owns the link to this installation's `mount.statsfs`. A link, unlike a copy, shows in `ls -l` what
+root will run, and differs from another program. Threading: main thread only.
 """
 
 import os
@@ -98,18 +98,15 @@ def _find_program() -> Path:
         program = Path(os.path.abspath(os.path.dirname(place))) / _NAME
         if os.access(program, os.X_OK):
             return program
-    raise click.ClickException(
-        f"this installation lacks {_NAME}; install it again: pip install 'statsfs[all]'"
-    )
+    text = f"this installation lacks {_NAME}; install it again: pip install 'statsfs[all]'"
+    raise click.ClickException(text)
 
 
 def _find_writable(program: Path) -> Iterator[Path]:
-    # Yields what others can write of the program, its interpreter, our code, and all directories
-    # above them.
+    # Yields what others can write: the program, its interpreter, our code, directories above them.
     leads = [program, Path(sys.executable), Path(__file__)]
     ends = {end for lead in leads for end in (lead, lead.resolve())}
     for path in sorted({path for end in ends for path in (end, *end.parents)}):
         status = path.stat()
-        shared = status.st_mode & 0o022 and not status.st_mode & 0o1000
-        if status.st_uid or shared:
+        if status.st_uid or (status.st_mode & 0o022 and not status.st_mode & 0o1000):
             yield path

@@ -66,11 +66,9 @@ def _find(name: str) -> Callable[[Registry], object]:
 
 def _failure(name: str, error: BaseException) -> click.ClickException:
     # Names the innermost line of the user's program: not ours, not the import system's.
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_OURS, "<frozen"))
-        and Path(frame.filename).parent.name != "importlib"
-    ]
-    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    where = ""
+    for frame in traceback.extract_tb(error.__traceback__):
+        path = Path(frame.filename)
+        if not frame.filename.startswith((_OURS, "<frozen")) and path.parent.name != "importlib":
+            where = f" ({path.name}:{frame.lineno})"
     return click.ClickException(f"--load {name} failed: {type(error).__name__}: {error}{where}")

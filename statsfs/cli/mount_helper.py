@@ -82,10 +82,8 @@ def _make_command(positional: Sequence[str], options: str, *, sloppy: bool) -> l
     # mount(8) makes a path of it if the current directory has a file of that name.
     if source not in (_SOURCE, os.path.realpath(_SOURCE)):
         # Under another name `mount -a` would not find the mount, and mount it once more.
-        raise _WrongUsage(
-            f"the first field must be {_SOURCE}, not {source}; "
-            "a directory of segments is an option: -o segments=DIR"
-        )
+        hint = "a directory of segments is an option: -o segments=DIR"
+        raise _WrongUsage(f"the first field must be {_SOURCE}, not {source}; {hint}")
     return ["mount", "--background", *translate(options, sloppy=sloppy), "--", directory]
 
 

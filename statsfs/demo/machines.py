@@ -113,14 +113,7 @@ class Kvm(ABC, Generic[VmT_co]):
         return tuple(self._vms.values())
 
     def create_vm(self, vcpus: int) -> VmT_co:
-        """Create a virtual machine and start its vCPUs.
-
-        Raises:
-            ValueError: fewer than 0 vCPUs.
-            ReleasedError: after `close`.
-            OSError: the kernel refuses, for lack of descriptors for example.
-            RuntimeError: the system has no more threads; the VM is gone again.
-        """
+        """Create a VM and start its vCPUs; OSError or RuntimeError: the system has no room."""
         if vcpus < 0:
             raise ValueError(f"invalid number of vCPUs: {vcpus}")
         with self._lock:

@@ -1,9 +1,7 @@
 """The mock KVM: virtual machines that count what real ones would.
 
-Owns the `Stats` classes made from a real kernel's list (`data/kvm_stats.json`), and how they
-move: every exit has one reason here, though a real kernel also has exits without a counter; other
-counters move with the exits that cause them. It uses the public API alone.
-
+Owns the `Stats` classes made from a real kernel's list (`data/kvm_stats.json`), and how they move:
+every exit has a counter for its reason here, unlike a kernel's; others move with those exits.
 Threading: each vCPU counts in its own thread, the only writer of its statistics; that of vCPU 0
 also counts for the VM.
 """
@@ -25,25 +23,21 @@ __all__ = ["EXIT_PARTS", "MockKvm", "MockVm", "VcpuStats", "VmStats"]
 
 _CHUNK: Final = 1000  # exits between two looks at whether to stop: about a millisecond
 _PID_MAX: Final = 1 << 22
-_BUSY_BUCKETS: Final = range(10, 21)  # of half a microsecond to a millisecond
 
 
-def _stats_class(name: str, section: str) -> type[Stats]:
+def _stats_class(class_name: str, section: str) -> type[Stats]:
     data = files("statsfs") / "data"
     listed = json.loads((data / "kvm_stats.json").read_text())[section]
     described = json.loads((data / "kvm_descriptions.json").read_text())[section]
     doc = f"What KVM counts for a {section}: {len(listed)} values."
     namespace: dict[str, Any] = {"__doc__": doc, "__module__": __name__}
     for entry in listed:
-        kind, unit = Kind[entry["kind"].upper()], Unit[entry["unit"].upper()]
-        namespace[entry["name"]] = (boolean if unit is Unit.BOOLEAN else u64)(
-            Aggregate.MAX if kind is Kind.PEAK else Aggregate.SUM,
-            kind=kind,
-            unit=unit,
-            description=described[entry["name"]],
-            **{key: entry[key] for key in ("base", "exponent", "size", "bucket_size")},
-        )
-    return type(name, (Stats,), namespace)
+        name, kind, unit = entry["name"], Kind[entry["kind"].upper()], Unit[entry["unit"].upper()]
+        make = boolean if unit is Unit.BOOLEAN else u64
+        total = Aggregate.MAX if kind is Kind.PEAK else Aggregate.SUM
+        fields = {key: entry[key] for key in ("base", "exponent", "size", "bucket_size")}
+        namespace[name] = make(total, kind=kind, unit=unit, description=described[name], **fields)
+    return type(class_name, (Stats,), namespace)
 
 
 VmStats: Final = _stats_class("VmStats", "vm")
@@ -64,11 +58,9 @@ EXIT_PARTS: Final = tuple(_WEIGHTS)
 """The values of a vCPU whose sum is `exits`, at rest."""
 
 
-# The statistics are Any below: their attributes come from a file, which type checkers do not read.
-
-
 def _count_exits(stats: Any, rng: Random, exits: int) -> None:
-    # Counts some exits by their reasons, and what moves with each.
+    # Counts some exits by their reasons, and what moves with each. The statistics are Any, here and
+    # below: their attributes come from a file, which type checkers do not read.
     by_reason = Counter(rng.choices(EXIT_PARTS, list(_WEIGHTS.values()), k=exits))
     for name, number in by_reason.items():
         setattr(stats, name, getattr(stats, name) + number)
@@ -168,8 +160,8 @@ def _fill_vcpu(stats: Any, rng: Random) -> None:
     # A vCPU's values agree as they do in one that has run.
     _fill(stats, rng)
     for buckets in (stats.halt_poll_success_hist, stats.halt_poll_fail_hist):
-        for bucket in _BUSY_BUCKETS:
-            buckets[bucket] = rng.randint(1, 10_000)
+        # Those of half a microsecond to a millisecond.
+        buckets[10:21] = [rng.randint(1, 10_000) for _ in range(11)]
     # A wait follows each failed poll; here one that takes four times as long.
     stats.halt_wait_hist[2:] = stats.halt_poll_fail_hist[:-2]
     stats.halt_poll_success_ns = _sum_times(stats.halt_poll_success_hist)
@@ -191,9 +183,7 @@ def _sum_times(buckets: Sequence[int]) -> int:
 class _MockVcpu(Vcpu):
     def __init__(self, name: str, stats: Stats, rng: Random, vm_stats: Stats | None) -> None:
         super().__init__(name)
-        self._stats = stats
-        self._rng = rng
-        self._vm_stats = vm_stats
+        self._stats, self._rng, self._vm_stats = stats, rng, vm_stats
 
     def make_exits(self, exits: int) -> None:
         for done in range(0, exits, _CHUNK):
@@ -233,14 +223,9 @@ class MockKvm(Kvm[MockVm]):
 
     Args:
         registry: where `kvm` is registered.
-        rate: exits a second of each vCPU. At 0 nothing runs, and every value stands still at a
-            number made from the seed that is not 0 (the booleans at 1, the histograms with
-            observations in some of their buckets).
+        rate: exits a second of each vCPU, finite and not below 0. At 0 nothing runs, and every
+            value stands still at a number made from the seed that is not 0.
         seed: what names, numbers and the course of the exits are made from.
-
-    Raises:
-        ValueError: the rate is below 0 or not finite.
-        DuplicateNameError: the registry has a `kvm` already.
     """
 
     def __init__(self, registry: Registry, *, rate: float = 1000, seed: int = 0) -> None:
@@ -251,6 +236,5 @@ class MockKvm(Kvm[MockVm]):
         while True:
             pid, fd = self._rng.randrange(300, _PID_MAX), self._rng.randrange(10, 100)
             if f"{pid}-{fd}" not in self._vms:
-                break
-        rng = Random(self._rng.getrandbits(64))
-        return MockVm(pid, fd, vcpus, still=self._rate == 0, rng=rng)
+                rng = Random(self._rng.getrandbits(64))
+                return MockVm(pid, fd, vcpus, still=self._rate == 0, rng=rng)

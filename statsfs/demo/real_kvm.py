@@ -1,11 +1,9 @@
 """Real guests: virtual machines of a few bytes that make exits, at a given rate, through /dev/kvm.
 
-Owns the ioctls, the guests' memory, and how a vCPU's thread runs its guest. The guest is x86 code
-at the reset vector, in real mode: nine writes to a port, a HLT, and again from the beginning. Each
-of them ends KVM_RUN, since the kernel has no device at the port and there is no interrupt
-controller. So a vCPU's thread can stop after every exit, and never waits for its guest. An exit
-takes about 16 us where KVM runs in a VM itself.
-
+Owns the ioctls, the guests' memory, and how a vCPU's thread runs its guest: x86 code at the reset
+vector, in real mode. Nine writes to a port and a HLT each end KVM_RUN, since the kernel has no
+device at the port and there is no interrupt controller; so a vCPU's thread never waits for its
+guest. An exit takes about 16 us where KVM runs in a VM itself.
 Threading: as `machines`; the ioctls release the GIL.
 """
 
@@ -63,10 +61,7 @@ class RealVm(Vm):
             _give_memory(fd, memory)
             self.stats = stack.enter_context(_open_stats(fd))
             name = f"{self.stats.id.removeprefix('kvm-')}-{fd}"
-            threads = [
-                _RealVcpu(f"{name}/vcpu{number}", device, fd, number, stack)
-                for number in range(vcpus)
-            ]
+            threads = [_RealVcpu(name, device, fd, number, stack) for number in range(vcpus)]
             self.vcpu_stats = tuple(vcpu.stats for vcpu in threads)
             super().__init__(self.stats.make_source(name), threads)
             stack.callback(super().close)
@@ -83,8 +78,8 @@ class RealVm(Vm):
 class _RealVcpu(Vcpu):
     # Its VM closes what it opens.
 
-    def __init__(self, name: str, device: int, vm: int, number: int, stack: ExitStack) -> None:
-        super().__init__(name)
+    def __init__(self, vm_name: str, device: int, vm: int, number: int, stack: ExitStack) -> None:
+        super().__init__(f"{vm_name}/vcpu{number}")
         self._fd = fcntl.ioctl(vm, _CREATE_VCPU, number)
         stack.callback(os.close, self._fd)
         size = fcntl.ioctl(device, _GET_VCPU_MMAP_SIZE, 0)
@@ -130,7 +125,6 @@ def _open_stats(fd: int) -> KvmStats:
 class RealKvm(Kvm[RealVm]):
     """The top-level source `kvm` and real virtual machines below it.
 
-    A VM takes two descriptors, and each vCPU three more, of which one is Python's for what it maps.
     At the rate 0 no guest ever runs. OSError: /dev/kvm cannot be opened, or lacks what is needed.
     """
 

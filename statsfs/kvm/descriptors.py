@@ -1,11 +1,10 @@
 """Statistics descriptors, which the ioctl KVM_GET_STATS_FD returns, as the base of a source.
 
 Owns a copy of the descriptor, and the numbers that were read last. An open statistics descriptor
-pins its VM in the kernel: the VM's memory is freed when the last one is closed. So close it with
-the VM. A reader's `refresh` is one pread: on Linux 6.18 0.6 us, 6 us while the guest runs here.
-
-Threading: everything may be called from any thread. `close` waits for a read that has begun: else
-it could read another file that got the same number.
+pins its VM in the kernel: the VM's memory is freed when the last one is closed. A reader's
+`refresh` is one pread: on Linux 6.18 0.6 us, 6 us while the guest runs here.
+Threading: any thread. `close` waits for a read that has begun: else it could read another file that
+got the same number.
 """
 
 import errno
@@ -34,12 +33,9 @@ _VCPU: Final = re.compile(r"kvm-\d+/vcpu-(\d+)")
 class KvmStats:
     """The statistics behind one statistics descriptor, of a VM or of a vCPU.
 
-    It keeps a copy of the descriptor, with the close-on-exec flag: the caller's may be closed at
-    once. It is a context manager that closes; until then the VM lives on in the kernel.
-
-    Args:
-        fd: what the ioctl KVM_GET_STATS_FD returned for a VM or a vCPU, here or in another process
-            (pidfd_getfd).
+    It keeps a copy of the descriptor `fd`, which the ioctl KVM_GET_STATS_FD returned here or in
+    another process (pidfd_getfd): the caller's may be closed at once. It is a context manager that
+    closes; until then the VM lives on in the kernel.
 
     Attributes:
         id: the kernel's name: `kvm-4711`, `kvm-4711/vcpu-0`. The number is that of the thread which
@@ -49,8 +45,7 @@ class KvmStats:
             a cumulative value or a histogram sets its baseline.
 
     Raises:
-        FormatError: the descriptor is not an object of KVM's binary format, or an entry of it does
-            not describe a value.
+        FormatError: it is not an object of KVM's binary format, or an entry describes no value.
         OSError: it cannot be read.
     """
 
@@ -88,20 +83,13 @@ class KvmStats:
         return self._fd < 0
 
     def close(self) -> None:
-        """Close the descriptor; closing again does nothing.
-
-        Then the files of its sources have no data: remove the sources.
-        """
+        """Close it; then the files of its sources have no data. Closing again does nothing."""
         with self._lock:
             self._fd = -1
             self._close()
 
     def refresh(self) -> None:
-        """Read the current counts into `numbers`; sources call it before they are read.
-
-        Raises:
-            OSError: the descriptor cannot be read, or was closed.
-        """
+        """Read the current counts into `numbers`, as sources do; OSError if that fails."""
         layout = self._layout
         with self._lock:
             data = os.pread(self._fd, layout.data_size, layout.data_offset)
@@ -120,16 +108,9 @@ class KvmStats:
     ) -> Source:
         """Make a source that shows these statistics; the caller has its only reference.
 
-        Args:
-            name: the directory's name, `name % args` if there are arguments. The default is
-                `vcpu0` for the vCPU 0, and the id for a VM: its name in debugfs, `<pid>-<fd>`, has
-                a number that the statistics lack.
-            args: formatted into the name.
-            label: the source's label; by default `vcpu` or `vm`.
-            cleared, owner: as for every source.
-
-        Raises:
-            InvalidNameError: a directory cannot have the name.
+        The arguments are those of `Source`. The name is by default `vcpu0` for the vCPU 0, and the
+        id for a VM: its name in debugfs, `<pid>-<fd>`, has a number that the statistics lack. The
+        label is by default `vcpu` or `vm`.
         """
         vcpu = _VCPU.fullmatch(self.id)
         if name is None:

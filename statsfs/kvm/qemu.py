@@ -1,10 +1,8 @@
 """QEMU's virtual machines, queried over QMP: sources for those that run.
 
-Owns which sockets are tried, and when; the sources of each VM and its vCPUs, under the names of
-debugfs (`<pid>-<fd>/vcpu<n>`); and when a VM is queried: for a reader, and at most once in 100 ms.
-A VM that does not answer, stopped or stuck, stays: its query waits until it goes on, its readers do
-not. When its connection is lost, the VM and its sources are gone.
-
+Owns which sockets are tried, and when; the sources of each VM, under the names of debugfs
+(`<pid>-<fd>/vcpu<n>`); and when a VM is queried: for a reader, and at most once in 100 ms. A VM
+that does not answer stays until its connection is lost: its query waits, its readers do not.
 Threading: one thread's asyncio loop connects, queries, and changes the tree. Refreshes come from
 other threads, and wait for it.
 """
@@ -102,10 +100,9 @@ class _Vm:
             self._vcpus[path] = vcpu
 
     def _refresh(self) -> None:
-        # Waits for the query that is under way, or was answered just now, or a new one. A query
-        # that the VM does not answer stays the only one, until the VM goes on. The age of numbers
-        # counts from the answer: on a host where a query takes longer than `_FRESH`, each file of a
-        # `grep -r` would start another.
+        # Waits for the query that is under way, however long, or was answered just now, or a new
+        # one. The age of numbers counts from the answer: on a host where a query takes longer than
+        # `_FRESH`, each file of a `grep -r` would start another.
         with self._lock:
             answer = self._answer
             old = time.monotonic() - self._answered >= _FRESH
@@ -151,19 +148,18 @@ class _Vm:
 class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     """The running VMs behind some QMP sockets, as subordinates of a source; closes as a context.
 
-    VMs come and go by themselves: the monitor looks for sockets every second, and a VM that ends is
-    gone at once. A socket that cannot be used, as it has another client or an unsafe directory, is
-    logged once, and tried again every 10 s.
+    The monitor looks for sockets every second, and a VM that ends is gone at once. A socket that
+    cannot be used, as it has another client or an unsafe directory, is logged once, and tried again
+    every 10 s. The first VM declares the totals, which stay.
 
     Args:
-        kvm: the source of the VMs. The first VM declares their totals there, which stay.
+        kvm: the source of the VMs.
         sockets: paths of QMP sockets, and patterns for such paths; they need not exist yet. QMP
             serves one client, so each VM needs a socket that other programs do not use.
 
     Raises:
-        ModuleNotFoundError: the library qemu.qmp is missing; the message says how to install it.
-        QmpError: others can write in the directory of a path, or above it; or the path does not
-            lead to a socket, or this process may not look.
+        ModuleNotFoundError: the library qemu.qmp is missing.
+        QmpError: a path is refused, see `qmp_sockets.check_path`.
     """
 
     def __init__(self, kvm: Source, sockets: Iterable[str]) -> None:

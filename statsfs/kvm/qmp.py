@@ -64,11 +64,7 @@ class QmpConnection:
 
     @classmethod
     async def open(cls, path: str) -> Self:
-        """Connect, and wait for the greeting.
-
-        QmpError: it does not come within a second, as QMP serves one client at a time; or it is not
-        QMP's. NoListenerError: the socket has no listener.
-        """
+        """Connect, and wait a second for the greeting; QmpError if it does not come."""
         client = _Client()
         with contextlib.ExitStack() as stack:
             connected = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))

@@ -1,8 +1,7 @@
 """QEMU's answers about its statistics, as descriptors and numbers.
 
-Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). No answer is trusted:
-an invalid one is a `QmpError`. What a newer QEMU adds is left out. Threading: pure functions, and
-objects that do not change.
+Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). An invalid answer is a
+`QmpError`; what a newer QEMU adds is left out. Threading: pure functions, constant objects.
 """
 
 import contextlib
@@ -16,13 +15,9 @@ from statsfs.model.values import Kind, Unit
 
 __all__ = ["AnswerParser", "read_cpus", "read_schemas", "read_stats"]
 
-_KINDS: Final = {
-    "cumulative": Kind.CUMULATIVE,
-    "instant": Kind.INSTANT,
-    "peak": Kind.PEAK,
-    "linear-histogram": Kind.LINEAR_HIST,
-    "log2-histogram": Kind.LOG_HIST,
-}
+# In the order of the kernel's numbers, which are those of `Kind`.
+_NAMES: Final = ("cumulative", "instant", "peak", "linear-histogram", "log2-histogram")
+_KINDS: Final = {name: Kind(number) for number, name in enumerate(_NAMES)}
 _UNITS: Final = {unit.name.lower(): unit for unit in Unit}
 _HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
 
@@ -61,15 +56,10 @@ def read_schemas(answer: Any) -> dict[str, tuple[Descriptor, ...]]:
 
 
 def _read_descriptor(one: Mapping[str, Any]) -> Descriptor:
-    return Descriptor(
-        _typed(one["name"], str),
-        _KINDS[one["type"]],
-        _UNITS[one.get("unit", "none")],
-        _typed(one.get("base", 10), int),
-        _typed(one.get("exponent", 0), int),
-        1,
-        _typed(one.get("bucket-size", 0), int),
-    )
+    kind, unit = _KINDS[one["type"]], _UNITS[one.get("unit", "none")]
+    base, exponent = _typed(one.get("base", 10), int), _typed(one.get("exponent", 0), int)
+    width = _typed(one.get("bucket-size", 0), int)
+    return Descriptor(_typed(one["name"], str), kind, unit, base, exponent, 1, width)
 
 
 def read_cpus(answer: Any) -> dict[str, int]:
@@ -106,10 +96,8 @@ class AnswerParser:
         # By name: a duplicate counts once.
         found = {one.name: one for one in schema if one.name in stats}
         measured = (_measure(one, stats[one.name]) for one in found.values())
-        self.descriptors = tuple(one for one in measured if one is not None)
-        self._sizes = [
-            (one.name, one.size if one.kind in _HISTOGRAMS else None) for one in self.descriptors
-        ]
+        self.descriptors = made = tuple(filter(None, measured))
+        self._sizes = [(one.name, one.size if one.kind in _HISTOGRAMS else None) for one in made]
 
     def row(self, stats: Mapping[str, Any]) -> list[Number]:
         """Return the numbers of an answer, by descriptor; QmpError if one is missing or invalid."""

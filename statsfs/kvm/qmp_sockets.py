@@ -1,8 +1,8 @@
 """The QMP sockets of this host's VMs: which there are, and which are safe.
 
-Owns patterns and the rights of directories. QMP is full control of a VM, and another user who can
-put a socket into a directory can answer in a VM's place. So a socket counts only where nobody but
-root and this process's user can create, rename or remove files. Threading: pure functions.
+Owns patterns and the rights of directories. Another user who can put a socket into a directory can
+answer in a VM's place. So a socket counts only where nobody but root and this process's user can
+create, rename or remove files. Threading: pure functions.
 """
 
 import contextlib
@@ -55,11 +55,10 @@ def find_sockets(patterns: Iterable[str]) -> set[FoundSocket]:
 
 
 def check_directories(path: str) -> str:
-    """Return a socket's real path if its directories are safe.
+    """Return a socket's real path if its directories are safe; else raise QmpError.
 
-    The socket's directory and all above must belong to root or this process's user, and nobody else
-    may write there: else QmpError. Above the socket's directory a sticky one, such as /tmp, is
-    safe: there only a file's owner can rename or remove it. Missing directories are not checked.
+    Above the socket's directory a sticky one, such as /tmp, is safe: there only a file's owner can
+    rename or remove it. Missing directories are not checked.
     """
     real = Path(os.path.realpath(path))
     for directory in real.parents:
@@ -78,11 +77,7 @@ def check_directories(path: str) -> str:
 
 
 def check_path(path: str) -> None:
-    """Raise QmpError if a path that is not a pattern leads to something else than a safe socket.
-
-    It may lead to nothing yet. So a user who gives a directory in place of its socket does not wait
-    for VMs that never come.
-    """
+    """Raise QmpError if a path leads to something else than a safe socket, a pattern or nothing."""
     if is_pattern(path):
         return
     real = check_directories(path)

@@ -1,8 +1,7 @@
 """KVM's own descriptions of its statistics, as values.
 
-Owns how a `Descriptor` becomes a `Value`. Descriptors come from a statistics descriptor, or from
-QEMU's `query-stats-schemas`, which has the same fields. Threading: pure functions; equal
-descriptors share one result.
+Owns how a `Descriptor`, of a statistics descriptor or of QEMU's `query-stats-schemas`, becomes a
+`Value`. Threading: pure functions; equal descriptors share one result.
 """
 
 import json
@@ -22,13 +21,9 @@ __all__ = ["index_values", "make_values"]
 def make_values(descriptors: Sequence[Descriptor]) -> tuple[Value, ...]:
     """Return the values that descriptors of one VM or vCPU describe, in their order.
 
-    The names are the kernel's. All are unsigned 64-bit integers, but for the unit BOOLEAN. Totals
-    are sums, and of peaks the largest. A PEAK has no write bit: a difference of two peaks is not a
-    peak. The offsets of the data do not matter, so that thousands of vCPUs share one tuple.
-
-    Raises:
-        FormatError: there are none, or one does not describe a value: its name is not a file name,
-            it has several numbers and is not a histogram, its buckets exceed 64 bits.
+    Totals are sums, and of peaks the largest. A PEAK has no write bit: a difference of two peaks is
+    not a peak. The offsets of the data do not matter, so that thousands of vCPUs share one tuple.
+    FormatError: there are no descriptors, or one does not describe a value.
     """
     return _cache_values(tuple(descriptors))
 

@@ -2,7 +2,7 @@
 
 Owns `RegistryCollector`, for prometheus_client, and `serve_metrics`, which answers scrapes. Both
 export what the Prometheus views show to everybody, and import what they need when they are used.
-Threading: both may be used from any thread; scrapes are answered in threads of their own.
+Threading: any thread; scrapes are answered in threads of their own.
 """
 
 from collections.abc import Iterator
@@ -31,9 +31,7 @@ class RegistryCollector:
         prometheus_client.REGISTRY.register(RegistryCollector(registry))
 
     Each collection takes a snapshot of the registry, so all its numbers are of one moment.
-
-    Raises:
-        ImportError: prometheus_client is not installed.
+    ImportError: prometheus_client is not installed.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -94,9 +92,6 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
         registry: the values.
         host: a name or an address; "0.0.0.0" and "::" are all of the machine's.
         port: 0 for a free one.
-
-    Returns:
-        The server, which is a context manager: `url`, `host`, `port`, `close()`.
 
     Raises:
         OSError: the machine does not have the address, or it is taken; the message is one line.

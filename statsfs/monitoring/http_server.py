@@ -2,15 +2,14 @@
 
 Owns the sockets, and what a client may ask for: GET and HEAD of one path, in a format and an
 encoding that it accepts. Anybody may ask, so only values that everybody may read are exported.
-Threading: any thread may use a `MetricsServer`. Each connection has a daemon thread: a slow or
-silent client delays only itself, and is cut off in the end.
+Threading: any thread. Each connection has a daemon thread: a slow or silent client delays only
+itself, and is cut off in the end.
 """
 
 import gzip
 import logging
 import re
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
@@ -18,6 +17,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from stat import S_IROTH
+from threading import BoundedSemaphore, Lock, Thread
 from typing import Any, Final
 
 from statsfs.formats import openmetrics, prometheus
@@ -44,9 +44,8 @@ _VIEWS: Final = {
 def _parse(header: str) -> Iterator[tuple[str, str, float]]:
     # Yields the name, the version and the quality of each item of an Accept or Accept-Encoding.
     for item in header.split(","):
-        name, *parameters = (part.strip().lower() for part in item.split(";"))
-        split = (parameter.partition("=") for parameter in parameters)
-        pairs = {key.strip(): text.strip() for key, _, text in split}
+        name, *rest = (part.strip().lower() for part in item.split(";"))
+        pairs = {key.strip(): text.strip() for key, _, text in (one.partition("=") for one in rest)}
         quality = pairs.get("q", "1")
         if _QUALITY.fullmatch(quality):
             yield name, pairs.get("version", "").strip('"'), float(quality)
@@ -143,8 +142,8 @@ class _Server(ThreadingMixIn, TCPServer):
         self.silent: dict[socket.socket, None] = {}  # without a request yet, the oldest first
         self._registry = registry
         # Two views at a time would take twice as long and twice the memory.
-        self._rendering = threading.Lock()
-        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        self._rendering = Lock()
+        self._free = BoundedSemaphore(_CONNECTIONS)
         super().__init__(address, _Handler)
 
     def render(self, view: View) -> bytes:
@@ -213,8 +212,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self.host: str = bound[0]
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
-        name = f"statsfs {self.url}"
-        self._thread = threading.Thread(target=self._server.serve, name=name, daemon=True)
+        self._thread = Thread(target=self._server.serve, name=f"statsfs {self.url}", daemon=True)
         self._thread.start()
 
     def __repr__(self) -> str:
