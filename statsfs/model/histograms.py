@@ -49,7 +49,7 @@ class Histogram:
 
     # No subclass of list: Python 3.11 indexes a plain list twice as fast. The subclasses have the
     # slots, for over a buffer `sum` is a field of ctypes; mypy would forbid to assign it.
-    if not TYPE_CHECKING:
+    if not TYPE_CHECKING:  # pragma: no branch
         __slots__ = ()
 
     buckets: Any

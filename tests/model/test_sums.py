@@ -439,3 +439,13 @@ def test_hidden_histograms_have_hidden_sums() -> None:
     assert source.names() == []
     assert (top.names(), top.get_value("waits.sum")) == (["waits", "waits.sum"], 3)
     assert source.get_value("waits.sum") == 3
+
+
+def test_a_base_whose_slot_is_empty_is_refused() -> None:
+    """A sum is looked for in its histogram, and there is none."""
+
+    class Empty:
+        __slots__ = ("waits",)
+
+    with pytest.raises(BaseMismatchError, match="has no value 'waits'"):
+        Source("empty").add_values(values_of(Times)[:2], Empty())

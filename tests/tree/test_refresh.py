@@ -437,6 +437,27 @@ def test_without_threads_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> No
     assert source.get_value("exits") == 7
 
 
+def test_without_threads_those_who_ask_meanwhile_are_told_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A second call that is wanted when the thread of the first is refused fails as well."""
+    source = make_source("vm", Elsewhere())
+    monkeypatch.setattr(refresh, "_workers", refresh._Workers())
+    second = []
+
+    def refuse(self: threading.Thread) -> None:
+        second.append(refresher_of(source).begin())
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(UnavailableError, match="no thread can be started"):
+            source.get_value("exits")
+    assert second[0] is not None
+    assert second[0].done.is_set()
+    assert source.get_value("exits") == 7
+
+
 def test_a_thread_that_cannot_be_started_is_not_missed_if_another_is_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

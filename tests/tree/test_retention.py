@@ -685,3 +685,17 @@ def test_a_total_that_retains_leaves_a_broken_base_out(app: Source) -> None:
     assert app.get_value("jobs") == 11
     del bases[3]["jobs"]
     assert app.get_value("jobs") == 3
+
+
+def test_a_broken_base_beside_what_is_retained_is_left_out() -> None:
+    """The total has what is retained and the other bases."""
+    top, bases = Source("top", retain=True), [{"n": 5}, {"n": 3}, {"n": 1}]
+    values = [Value("n", aggregate=Aggregate.SUM)]
+    children = [Source("s%d", number) for number in range(3)]
+    for child, base in zip(children, bases, strict=True):
+        child.add_values(values, base)
+        top.add_subordinate(child)
+    top.remove_subordinate(children[0])
+    assert top.get_value("n") == 9
+    bases[1]["n"] = 0.5  # type: ignore[assignment]
+    assert top.get_value("n") == 6
