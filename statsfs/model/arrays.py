@@ -24,7 +24,6 @@ __all__ = ["FILE_NUMBERS", "Array", "File", "intern_array", "split_array"]
 # The end of file numbers. Inode numbers contain them, so they are never used again: arrays that
 # come and go without end use them up. The first eight are those of directories and views.
 FILE_NUMBERS: Final = 1 << 30
-_FIRST_NUMBER: Final = 8
 
 _T = TypeVar("_T")
 
@@ -105,7 +104,7 @@ _intern_lock = threading.RLock()
 _arrays: Final[WeakValueDictionary[tuple[Value, ...], Array]] = WeakValueDictionary()
 # A plain dictionary of references is read in a tenth of the time.
 _by_identity: Final[dict[int, ref[Array]]] = {}
-_next_serial = _FIRST_NUMBER
+_next_serial = 8
 
 
 def _renew_lock() -> None:

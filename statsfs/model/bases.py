@@ -109,10 +109,9 @@ def _is_raw_buffer(base: object) -> bool:
 def _is_buffer(base: object) -> bool:
     try:
         memoryview(base).release()  # type: ignore[arg-type]  # that is the question
-    except TypeError:
-        return False
-    except (ValueError, BufferError):  # closed, or not to be had just now: a buffer all the same
-        return True
+    except (TypeError, ValueError, BufferError) as error:
+        # One that is closed, or locked just now, is a buffer all the same.
+        return not isinstance(error, TypeError)
     return True
 
 
