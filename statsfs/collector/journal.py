@@ -91,7 +91,7 @@ class Journal:
         if record is None or self.path_sources.find_holder((name,)) is not None:
             return
         for one in record.sources:
-            source = self.path_sources.make(one.path[-1], one.label, name)
+            source = self.path_sources.make(one.path[-1], one.label, name, one.collapse)
             for array, row in one.rows.items():
                 source.restore([self._known_values.restore(value) for value in array], row)
             self.path_sources.place(source, one.path, (None,) * len(one.path))

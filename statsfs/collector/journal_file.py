@@ -5,7 +5,7 @@ and when it is written, is decided in `journal`. A file is JSON in ASCII::
 
     {"version": 2, "name": "app",
      "values": [{"name": "requests", "type": "u64", ...}],      all fields of each value
-     "sources": [{"path": ["app"], "label": null,
+     "sources": [{"path": ["app"], "label": null, "collapse": true,
                   "retained": [[[0, 17]]]}],    arrays, each of values by index with their numbers
      "baselines": {"a-01.stats": {"requests": 5}},
      "folded": ["b-02.stats"]}
@@ -71,6 +71,7 @@ class RetainedSource:
     path: tuple[str, ...]
     label: str | None
     rows: RetainedRows
+    collapse: bool = True
 
 
 @dataclass(slots=True)
@@ -102,7 +103,8 @@ def encode_record(name: str, record: JournalRecord) -> bytes:
         for array, row in one.rows.items():
             places = [indices.setdefault(value, len(indices)) for value in array]
             retained.append(list(zip(places, row, strict=True)))
-        sources.append({"path": one.path, "label": one.label, "retained": retained})
+        what = {"path": one.path, "label": one.label, "collapse": one.collapse}
+        sources.append({**what, "retained": retained})
     described = {
         "version": _VERSION,
         "name": name,
@@ -155,7 +157,7 @@ def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[
             if split_array(array) != [array] or not all(map(is_number_of, array, numbers)):
                 raise ValueError(f"{path} retains what is not a number of its value")
             rows[array] = numbers
-        sources[path] = RetainedSource(path, label, rows)
+        sources[path] = RetainedSource(path, label, rows, one.get("collapse", True) is True)
     return list(sources.values())
 
 

@@ -90,14 +90,18 @@ class PathSources:
                     segments.append(segment)
             elif source in self._known:
                 path = tuple(source.path.split("/"))
-                retained.append(RetainedSource(path, source.label, source.retained))
+                retained.append(
+                    RetainedSource(path, source.label, source.retained, source.collapse)
+                )
                 found += source.subordinates
         return retained, segments
 
-    def make(self, name: str, label: str | None, top: str) -> Source:
+    def make(self, name: str, label: str | None, top: str, collapse: bool) -> Source:
         """Return a path source, to be placed, for a component of a path of a top-level name."""
-        owner = self.find_owner(top)
-        source = Source(name, label=label, retain=True, cleared=self._cleared, owner=owner)
+        owner, cleared = self.find_owner(top), self._cleared
+        source = Source(
+            name, label=label, retain=True, collapse=collapse, cleared=cleared, owner=owner
+        )
         self._known[source] = None
         return source
 
@@ -121,8 +125,10 @@ class PathSources:
         """Put a source of ours where its path says, as `add` does; the tree alone refers to it."""
         lineage = self._find_lineage(components[:-1])
         placed = [source]
-        for name, label in reversed([*zip(components, labels, strict=True)][len(lineage) : -1]):
-            above = self.make(name, label, components[0])
+        for index in range(len(components) - 2, len(lineage) - 1, -1):
+            # Prometheus gets a series for each of what has labels, else one for all of them.
+            collapse = labels[index + 1] is None
+            above = self.make(components[index], labels[index], components[0], collapse)
             above.add_subordinate(source)
             source.put()
             placed.append(source := above)

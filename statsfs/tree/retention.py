@@ -126,7 +126,7 @@ class Retained:
             file.index: file.value
             for file in self.array.retained
             if self._clears.get(file.index) == clears.get(file.index)
-            and _has_grown(file.value, lent[file.index], counted[file.index])
+            and _has_grown(file.value, row[file.index], lent[file.index], counted[file.index])
         }
         for histogram, summed in self.array.sums.items():
             if not same.keys() >= {histogram, summed}:
@@ -137,16 +137,14 @@ class Retained:
         self.row = tuple(row)
 
 
-def _has_grown(value: Value, lent: Any, counted: Any) -> bool:
+def _has_grown(value: Value, kept: Any, lent: Any, counted: Any) -> bool:
     # Else it was reset. A peak stays what it was, with or without the source.
-    if None in (lent, counted) or value.kind is Kind.PEAK:
+    if None in (kept, lent, counted) or value.kind is Kind.PEAK:
         return False
     return all(map(operator.ge, counted, lent)) if value.histogram else bool(counted >= lent)
 
 
 def _subtract(value: Value, kept: Any, lent: Any) -> Any:
-    if kept is None:
-        return None
     if not value.histogram:
         return wrap_sum(kept - lent, value.type)
     return [wrap_sum(total, value.type) for total in map(operator.sub, kept, lent)]

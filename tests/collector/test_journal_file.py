@@ -50,7 +50,13 @@ RECORD = JournalRecord(
 
 
 @pytest.mark.parametrize(
-    "record", [RECORD, JournalRecord([], {"a.stats": {"sum": 5}}, []), JournalRecord()]
+    "record",
+    [
+        RECORD,
+        JournalRecord([RetainedSource(("app",), None, {(SUM,): (3,)}, collapse=False)]),
+        JournalRecord([], {"a.stats": {"sum": 5}}, []),
+        JournalRecord(),
+    ],
 )
 def test_what_is_written_is_read(record: JournalRecord) -> None:
     """Every field of every value, numbers of every size, and what was cleared."""
@@ -65,6 +71,7 @@ def test_a_record_is_json() -> None:
     assert described["sources"][0] == {
         "path": ["app"],
         "label": "app",
+        "collapse": True,
         "retained": [[[0, (1 << 64) - 1]], [[1, -5]], [[2, [1, 2, 3]]]],
     }
     assert (described["baselines"], described["folded"]) == (RECORD.baselines, RECORD.folded)

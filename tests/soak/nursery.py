@@ -59,7 +59,7 @@ class _Life:
         self.later = self.random.random() < 0.5
 
     def publish(self) -> Segment[Any]:
-        labels = ("app", "group", "worker")
+        labels = ("app", None, None)  # one series, with what the dead left
         values = LaterRelease if self.later else Release
         return publish(self.path, values=values, labels=labels, directory=self.directory)
 

@@ -152,7 +152,7 @@ class _Reader:
             self.check("sizes", group, sum(node["values"]["sizes"]))
 
     def look_at_metrics(self, at: int) -> None:
-        # A query's sum, with what the dead have left. Groups have no series: their top has one.
+        # With what the dead have left. Groups have no series: their top has one.
         group = -1
         sums: Counter[str] = Counter()
         for value in ("requests", "begun"):

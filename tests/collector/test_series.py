@@ -1,0 +1,56 @@
+"""Which series Prometheus gets of segments: by the labels of their paths."""
+
+from pathlib import Path
+
+import pytest
+
+from statsfs.formats import prometheus
+from statsfs.segments import publish
+from statsfs.tree.registry import Registry
+from tests.support.collecting import WorkerStats, collecting, files_in, wait_for
+from tests.support.deadlines import wait_until
+
+
+def series(registry: Registry) -> list[str]:
+    """The samples of one metric."""
+    text = prometheus.render(registry.snapshot()).decode()
+    return [line for line in text.splitlines() if line.startswith("app_requests_total")]
+
+
+@pytest.mark.parametrize("labels", [None, ("app", None)])
+def test_segments_without_labels_are_one_series(
+    directory: Path, labels: tuple[str | None, ...] | None
+) -> None:
+    """It never goes backwards: not with a worker's death, nor with the collector's."""
+    with collecting(directory) as registry:
+        for name, requests in (("w1", 5), ("w2", 2)):
+            path = f"app/{name}"
+            with publish(path, values=WorkerStats, labels=labels, directory=directory) as segment:
+                wait_for(registry, path)
+                segment.stats.requests = requests
+        wait_until(lambda: files_in(directory) == [], "the fold")
+        assert series(registry) == ["app_requests_total 7"]
+    with collecting(directory) as registry:
+        assert series(registry) == ["app_requests_total 7"]
+
+
+def test_each_segment_with_a_label_is_a_series(directory: Path) -> None:
+    """As long as it lives; what the dead counted is in no series, whose value would go back."""
+    labels = ("app", "worker")
+    with publish("app/w1", values=WorkerStats, labels=labels, directory=directory) as segment:
+        segment.stats.requests = 5
+        with collecting(directory) as registry:
+            wait_for(registry, "app/w1")
+            with publish("app/w2", values=WorkerStats, labels=labels, directory=directory) as two:
+                wait_for(registry, "app/w2")
+                two.stats.requests = 2
+                assert series(registry) == [
+                    'app_requests_total{worker="w1"} 5',
+                    'app_requests_total{worker="w2"} 2',
+                ]
+            wait_until(lambda: len(files_in(directory)) == 1, "the fold")
+            assert series(registry) == ['app_requests_total{worker="w1"} 5']
+        with collecting(directory) as registry:
+            wait_for(registry, "app/w1")
+            assert registry.by_name["app"].get_value("requests") == 7
+            assert series(registry) == ['app_requests_total{worker="w1"} 5']
