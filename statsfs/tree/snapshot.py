@@ -9,14 +9,13 @@ import operator
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, compress, islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.model.arrays import Array
 from statsfs.model.layout import Layout
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Value
-from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry
 from statsfs.tree.lock import Listening, lock_tree
 from statsfs.tree.pauses import pause
@@ -228,7 +227,7 @@ def _to_dict(directory: SnapshotDirectory) -> dict[str, Any]:
 
 # In C: thousands of sources are looked at under the lock.
 _directory_of: Final = operator.attrgetter("_directory")
-_subordinates_of: Final = operator.attrgetter("subordinates")
+_subordinates_of: Final = operator.attrgetter("_directory.subordinates")
 _state_of: Final = operator.attrgetter("version", "cached")
 
 
@@ -279,21 +278,15 @@ def _pass(root: "Source | Registry", broken: _Broken) -> tuple[Snapshot, list[_G
     return snapshot, plain + dynamic
 
 
-def _walk(level: "Sequence[Source]") -> "tuple[_Subordinates, _States]":
+def _walk(tops: "Sequence[Source]") -> "tuple[_Subordinates, _States]":
     subordinates: _Subordinates = []
-    sources: list[Source] = []
-    directories: list[Directory] = []
-    while level:
-        here = list(map(_directory_of, level))
-        inner = list(compress(level, map(_subordinates_of, here)))
-        sources += level
-        directories += here
-        level = []
-        for source in inner:
-            below = list(source._directory.subordinates.values())
-            subordinates.append((source, below))
-            level += below
-    return subordinates, dict(zip(sources, map(_state_of, directories), strict=True))
+    sources = list(tops)
+    for source in filter(_subordinates_of, sources):
+        below = list(source._directory.subordinates.values())
+        subordinates.append((source, below))
+        sources += below
+    states = map(_state_of, map(_directory_of, sources))
+    return subordinates, dict(zip(sources, states, strict=True))
 
 
 def _find_unavailable(lineage: "Sequence[Source]", tops: "Sequence[Source]") -> "frozenset[Source]":
