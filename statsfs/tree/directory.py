@@ -26,7 +26,8 @@ __all__ = ["Directory"]
 
 log = logging.getLogger(__name__)
 
-_NOTHING: Final[dict[Any, Any]] = {}  # what released sources have; nothing is ever added to it
+# What leaves and released sources have; nothing is ever added to it.
+_NOTHING: Final[dict[Any, Any]] = {}
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -47,7 +48,7 @@ class Directory:
 
     name: str
     parent: "Source | Registry | None" = None
-    subordinates: "dict[str, Source]" = field(default_factory=dict)
+    subordinates: "dict[str, Source]" = field(default_factory=lambda: _NOTHING)
     visible: int = 0
     place: int = 0
     placed: int = field(default_factory=time.time_ns)

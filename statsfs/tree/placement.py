@@ -57,6 +57,8 @@ def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source"
     stale = folding.take_in(lineage, source)
     if stale is None:
         return
+    if not here.subordinates:
+        here.subordinates = {}  # leaves share an empty one: a snapshot has less memory to visit
     here.subordinates[source.name] = source
     here.visible += not source.hidden
     settle(source, parent)
