@@ -50,7 +50,7 @@ class Admission:
         self.waiting: Final[dict[str, tuple[Location, Sequence[str]]]] = {}
 
     def look(self, location: Location) -> None:
-        """Do what is to be done about a file to which something may have happened."""
+        """Handle a file that may have changed: admit it, drop it, or leave it."""
         segment = self._liveness.by_key.get(location.key)
         if segment is not None and self._liveness.is_in_place(segment):
             self._liveness.probe(segment)
@@ -89,7 +89,7 @@ class Admission:
         except FileNotFoundError:
             self._forget(location.key)
         except Exception as error:
-            # No file that anybody may write ends the collector.
+            # A broken file, which any user may write, must not end the collector.
             self._refusals.note(location, status, error)
 
     def _admit(self, location: Location) -> bool:

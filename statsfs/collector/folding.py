@@ -1,4 +1,4 @@
-"""Folding: what is done about dead segments.
+"""Folding: dead segments become retained numbers.
 
 Owns the batches, and the removal of files. What a fold writes is in `journal`.
 

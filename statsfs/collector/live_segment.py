@@ -68,7 +68,7 @@ class SegmentNumbers(Numbers):
         self._broken = False
 
     def refresh(self) -> None:
-        """Read what is counted now, or raise OSError if the file was truncated or grew."""
+        """Read the numbers; raise OSError if the file was truncated or grew."""
         with self._lock:
             if self.final:
                 return

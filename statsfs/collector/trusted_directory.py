@@ -48,7 +48,7 @@ class Location(NamedTuple):
         return self.directory.prefix + self.name
 
     def find(self) -> os.stat_result | None:
-        """Return the status of what is there, which may be a link; None if there is nothing."""
+        """Return the status of a file, not following a link; None if there is no file."""
         try:
             return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
         except OSError:
@@ -134,7 +134,7 @@ class TrustedDirectory:
         return fd
 
     def open(self, name: str, how: int = os.O_RDONLY) -> tuple[int, os.stat_result]:
-        """Open a file that anybody may have put there; return its descriptor and its status.
+        """Open a file, which any user may have created; return its descriptor and its status.
 
         If it is refused, that is a SegmentError with a message of one line; else an OSError.
         """

@@ -78,7 +78,7 @@ def _format_histogram(value: Value, buckets: list[int]) -> bytes:
 
 
 def check_zero(file: File, data: bytes) -> None:
-    """Raise NotZeroError unless what is written is 0."""
+    """Raise NotZeroError unless the written text is 0."""
     if not _ZERO.fullmatch(data):
         raise NotZeroError(f"only 0 can be written into {file.name!r}", file.name)
 

@@ -335,7 +335,7 @@ class Vfs:
         return self._files[handle].read(offset, size)
 
     def write(self, handle: int, data: bytes) -> int:
-        """Clear an open file if what is written is 0; return how much was written.
+        """Clear an open file if the written text is 0; return its length.
 
         Anything else raises NotZeroError, and a base that refuses ReadOnlyValueError.
         """

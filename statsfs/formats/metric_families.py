@@ -45,7 +45,7 @@ _complaints: Final[set[tuple[str, str]]] = set()
 
 
 def complain(name: str, what: str) -> None:
-    """Log what is wrong with a metric: once in the life of the process, not once a scrape."""
+    """Log a conflict of a metric once in the life of the process, not at each scrape."""
     if (name, what) not in _complaints and len(_complaints) < _COMPLAINTS:
         _complaints.add((name, what))
         log.warning("metric %s: %s", name, what)

@@ -25,7 +25,7 @@ def divide(total: int, count: int) -> int:
 
 
 def clean_integers(column: Sequence[object]) -> bool:
-    """Tell whether a column holds only integers, at C speed: else their sum fails or is no int."""
+    """Tell whether a column holds only integers, at C speed: else its sum is not an int."""
     try:
         return type(sum(column)) is int  # type: ignore[arg-type]  # that is the question
     except Exception:  # foreign objects may raise anything when they are added

@@ -170,7 +170,7 @@ def _describe(value: Value) -> tuple[str, dict[str, Any]]:
 
 
 def decode(encoded: bytes) -> SegmentMetadata | None:
-    """Decode a whole file that anybody may have written; None if it has no block of ours.
+    """Decode a whole file, which any user may have written; None if it has no block of ours.
 
     Raises:
         FormatError: it has one, and something is wrong; the message is one line.

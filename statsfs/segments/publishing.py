@@ -170,9 +170,9 @@ def publish(
 
     Raises:
         SegmentError: the directory is missing, or others may write it; no space; too many values;
-            values with offsets.
-        InvalidNameError: a name of the path or a label is not valid, or the name of a value cannot
-            be an attribute over shared memory.
+            values with offsets; a label is not valid.
+        InvalidNameError: a name of the path is not valid, or the name of a value cannot be an
+            attribute over shared memory.
     """
     try:
         path = path % args if args else path

@@ -57,7 +57,7 @@ def fill_row(array: Array, row: RetainedRow) -> tuple[Any, ...]:
 
 
 def add_kept(array: Array, row: Sequence[Any] | None, kept: RetainedRow) -> tuple[Any, ...]:
-    """Return a converted row, if there is one, together with what is retained."""
+    """Return the sum of a converted row, if there is one, and a retained row."""
     if row is None:
         return fill_row(array, kept)
     return tuple(
@@ -167,7 +167,7 @@ def folding_change(
             method(self, change, folding, *args, **kwargs)
 
         apply_change(attempt)
-        # From here on, and for a change that was queued behind another, what is unread is left out.
+        # From here on, and for a change that was queued behind another, unread bases are left out.
         folding.strict = False
         if folding.unread:
             folding.read()
