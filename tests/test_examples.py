@@ -6,15 +6,15 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from statsfs.segments.places import COLLECTOR
+from tests.support.deadlines import wait_until
 from tests.support.segment_files import alive, read_segment, segments_in
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -23,13 +23,6 @@ DEADLINE = 30.0  # seconds
 MARKS = {"tiny_vmm.py": [pytest.mark.mount, pytest.mark.kvm], "worker_processes.py": []}
 PIDFD_GETFD = 438  # the number of the system call, the same everywhere
 ENDS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
 
 
 @contextmanager

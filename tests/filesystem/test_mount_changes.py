@@ -15,7 +15,7 @@ import pytest
 from tests.support import mount_calls as calls
 from tests.support.deadlines import wait_until
 from tests.support.mount_server import World
-from tests.support.mounts import Server, one_cpu, run, serving
+from tests.support.mounts import Server, exists, one_cpu, run, serving
 
 pytestmark = pytest.mark.mount
 
@@ -45,15 +45,6 @@ def kvm(shared: Server) -> Iterator[Path]:
     assert os.listdir(shared / "kvm") == []
     yield shared / "kvm"
     shared.call(calls.clear)
-
-
-def exists(path: Path) -> bool:
-    """Tell whether one stat finds something."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def at_once(condition: Callable[[], object], mode: str) -> bool:

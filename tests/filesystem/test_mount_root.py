@@ -14,7 +14,7 @@ from tests.support import mount_roots as roots
 from tests.support.deadlines import wait_until
 from tests.support.kvm_stat import KvmStat
 from tests.support.mount_server import mount_here, try_to_mount
-from tests.support.mounts import Server, is_mounted, one_cpu, run, serving
+from tests.support.mounts import Server, exists, is_mounted, one_cpu, run, serving
 
 pytestmark = pytest.mark.mount
 
@@ -42,15 +42,6 @@ def kvm(shared: Server) -> Path:
     for number in range(2):
         shared.call(calls.add, f"cpu{number}", 10 + number)
     return shared.mountpoint
-
-
-def exists(path: Path) -> bool:
-    """Tell whether one stat finds something."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def at_once(mode: str, found: Callable[..., object], *arguments: object) -> None:

@@ -27,6 +27,7 @@ from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_linear_hist, bare_log_hist
 from tests.support.model import convert
 from tests.support.strategies import Fallback, Indexed, Plain, bucket_types, numbers, property_base
+from tests.support.trees import add_below
 
 
 class Times(Stats):
@@ -235,11 +236,7 @@ BASES: dict[str, Any] = {
 def test_every_sort_of_base_holds_histograms(make: Any) -> None:
     """They are read, added up, sampled and cleared as numbers are."""
     top, base = Source("top"), make()
-    for number, one in enumerate((base, held())):
-        source = Source("s%d", number)
-        source.add_values(Times, one)
-        top.add_subordinate(source)
-    first = top.subordinates[0]
+    first, _ = (add_below(top, f"s{n}", Times, one) for n, one in enumerate((base, held())))
     assert [first.get_value(name) for name in NAMES] == [[1, 2, 3, 4], 5, [6, 7, 8]]
     assert [top.get_value(name) for name in NAMES] == [[2, 4, 6, 8], 10, [12, 14, 16]]
     samples = top.snapshot().arrays[values_of(Times)]

@@ -31,6 +31,7 @@ from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.source import Source
 from tests.support.bare import bare_log_hist
 from tests.support.strategies import Fallback, Indexed, Plain, property_base
+from tests.support.trees import add_below
 
 
 class Times(Stats):
@@ -320,11 +321,7 @@ BASES: dict[str, Any] = {
 def test_every_sort_of_base_holds_sums(make: Any) -> None:
     """They are read, added up and sampled as numbers are, and cleared with their histograms."""
     top, base = Source("top"), make()
-    for number, one in enumerate((base, held())):
-        source = Source("s%d", number)
-        source.add_values(Times, one)
-        top.add_subordinate(source)
-    first = top.subordinates[0]
+    first, _ = (add_below(top, f"s{n}", Times, one) for n, one in enumerate((base, held())))
     assert tuple(map(first.get_value, NAMES)) == NUMBERS
     assert tuple(map(top.get_value, NAMES)) == TWICE
     assert first.names() == top.names() == list(NAMES)

@@ -30,6 +30,7 @@ __all__ = [
     "Server",
     "as_nobody",
     "directory_for_a_mount",
+    "exists",
     "forget",
     "inside",
     "is_mounted",
@@ -63,6 +64,15 @@ def _mountinfo(pid: int | None = None) -> list[list[str]]:
         f"/proc/{pid or 'self'}/mountinfo", encoding="utf-8", errors="surrogateescape"
     ) as table:
         return [line.split() for line in table]
+
+
+def exists(path: Path) -> bool:
+    """Tell whether one stat finds something."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def is_mounted(path: str | os.PathLike[str], pid: int | None = None) -> bool:

@@ -1,12 +1,14 @@
 """The tree that the filesystem's tests look at, and how it is made."""
 
+from typing import Any
+
 from statsfs.model.stats import Stats, boolean, s64, u64
 from statsfs.model.values import Aggregate, Kind, Unit
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 
-__all__ = ["Cpu", "add_cpu", "make_kvm", "subordinate"]
+__all__ = ["Cpu", "add_below", "add_cpu", "make_kvm", "refresher_of", "subordinate"]
 
 
 class Cpu(Stats):
@@ -19,11 +21,18 @@ class Cpu(Stats):
 
 def add_cpu(parent: Source, name: str) -> Cpu:
     """Add a source with the values of `Cpu`; return its base."""
-    source, cpu = Source(name), Cpu()
-    source.add_values(Cpu, cpu)
+    cpu = Cpu()
+    add_below(parent, name, Cpu, cpu)
+    return cpu
+
+
+def add_below(parent: Source, name: str, values: Any, base: object) -> Source:
+    """Add a source over a base, to which nobody else has a reference; return it."""
+    source = Source(name)
+    source.add_values(values, base)
     parent.add_subordinate(source)
     source.put()
-    return cpu
+    return source
 
 
 def subordinate(source: Source, name: str) -> Source:

@@ -27,6 +27,7 @@ from tests.support.bare import bare_log_hist
 from tests.support.deadlines import until, wait_until
 from tests.support.forking import run_forking
 from tests.support.strategies import Plain
+from tests.support.trees import add_below
 
 pytestmark = pytest.mark.slow
 
@@ -169,14 +170,6 @@ class Producers:
         found += [(one["a"], one["b"]) for one in self.dicts]
         found += [(view[0], view[1]) for view in self.views]
         return sum(a for a, _ in found) - sum(b for _, b in found)
-
-
-def add_below(top: Source, name: str, values: Any, base: object) -> None:
-    """Add a source over a base, to which nobody else has a reference."""
-    source = Source(name)
-    source.add_values(values, base)
-    top.add_subordinate(source)
-    source.put()
 
 
 def difference(top: Source) -> int:
