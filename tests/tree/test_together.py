@@ -11,6 +11,7 @@ from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source
+from tests.support.trees import add_below
 
 
 class Base(Stats):
@@ -143,3 +144,14 @@ def test_a_shared_total_of_nothing_is_0(top: Source) -> None:
         source.add_values(cls, None)
         top.add_subordinate(source)
     assert read(top) == {"requests": 0, "requests.max": 0, "requests.avg": 0}
+
+
+def test_the_sum_of_peaks_of_different_arrays_is_modulo_2_64() -> None:
+    """In the file of the total and in a snapshot alike."""
+    top = Source("top")
+    for number, extra in enumerate(((), (Value("extra"),))):
+        peak = Value("peak", kind=Kind.PEAK, aggregate=Aggregate.SUM)
+        base = {"peak": (1 << 63) + number, "extra": 0}
+        add_below(top, f"s{number}", (peak, *extra), base)
+    assert top.get_value("peak") == 1
+    assert top.snapshot().to_dict()["values"]["peak"] == 1
