@@ -1,0 +1,88 @@
+"""Locks that a signal handler cannot leave locked."""
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from statsfs.model.locking import call_locked
+
+LOCKS: dict[str, Any] = {"lock": threading.Lock, "reentrant": threading.RLock}
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_a_function_is_called_under_the_lock(name: str) -> None:
+    """What it returns is returned, and afterwards the lock is free."""
+    lock = LOCKS[name]()
+    assert call_locked(lock, lambda: is_free(lock)) is False
+    assert is_free(lock)
+
+
+def is_free(lock: Any) -> bool:
+    """Whether another thread can take the lock."""
+    found: list[bool] = []
+
+    def take() -> None:
+        found.append(lock.acquire(blocking=False))
+        if found[0]:
+            lock.release()
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_what_the_function_raises_leaves_the_lock_free() -> None:
+    """Also in a call inside another, which keeps it."""
+    lock = threading.RLock()
+
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    def outer() -> bool:
+        with pytest.raises(ZeroDivisionError):
+            call_locked(lock, fail)
+        return is_free(lock)
+
+    assert call_locked(lock, outer) is False
+    assert is_free(lock)
+
+
+STORM = """
+import signal, threading
+from statsfs.model.locking import call_locked
+
+class Raised(BaseException):
+    pass
+
+def handle(number, frame):
+    if frame is not None and frame.f_code.co_filename.endswith("locking.py"):
+        raise Raised
+
+lock = threading.RLock()
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 20e-6, 20e-6)
+raised = 0
+while raised < 3000:
+    try:
+        call_locked(lock, lambda: None)
+    except Raised:
+        raised += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+free = []
+thread = threading.Thread(target=lambda: free.append(lock.acquire(timeout=5)))
+thread.start()
+thread.join()
+print(free)
+"""
+
+
+def test_no_interrupt_leaves_the_lock_taken() -> None:
+    """A signal handler raises 3,000 times, anywhere in the call."""
+    ran = subprocess.run(
+        [sys.executable, "-c", STORM], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "[True]\n"
