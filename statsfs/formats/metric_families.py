@@ -25,7 +25,7 @@ from statsfs.model.columns import wrap_sum
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.access import Mask, Masks, find_masks
 from statsfs.tree.pauses import pause
-from statsfs.tree.retention import add_kept
+from statsfs.tree.retained import add_kept
 from statsfs.tree.rows import RetainedRow, Row, add_numbers, add_retained, add_rows
 from statsfs.tree.snapshot import Snapshot
 

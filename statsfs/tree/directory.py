@@ -6,7 +6,8 @@ Threading: what is here changes under the tree's lock only, and is read without 
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
-from statsfs.tree.lock import Listening, lock_tree
+from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.refresh import Refresher
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Directory:
             the epoch.
         index: by array, all entries in the subtree.
         refreshers: all in the subtree, in the order in which they were added.
+        lent: whether a source retained what this one had counted when it left.
         version: changes when the files may not be as they were.
         cached: the layout of a version, if it was worked out.
     """
@@ -57,6 +59,7 @@ class Directory:
     index: dict[Array, ArrayIndex] = field(default_factory=dict)
     refresher: Refresher | None = None
     refreshers: dict[Refresher, None] | None = None
+    lent: bool = False
     version: int = 0
     cached: tuple[int, Layout] | None = None
     _revoked: int = 0
@@ -113,11 +116,12 @@ class Directory:
 
     def _make_layout(self, version: int) -> Layout:
         entries = list(self.entries.values())
+        own = Counter([entry.array for entry in entries])
         shown = [entry for entry in entries if not entry.hidden]
         layout = make_layout(
             [entry.array for entry in shown if not entry.declared],
             [entry.array for entry in shown if entry.declared],
-            [array for array, index in self.index.copy().items() if index.below],
+            [array for array, index in self.index.copy().items() if len(index) > own[array]],
             self.shows_directory,
             [entry.array for entry in entries if entry.hidden],
         )
@@ -274,69 +278,121 @@ class Directory:
             if old.revoked and old.array is entry.array and (old.hidden or not entry.hidden)
         ]
 
-    def add_entry(self, entry: Entry) -> "list[Directory]":
-        """Add an entry here and to the indexes above; return the directories whose files change."""
-        self.entries[entry.key] = entry
-        self._revoked += entry.revoked
+    # Each of these adds steps to a change.
+
+    def count_below(self, array: Array) -> int:
+        """Return how many entries and records of an array are not the source's own entries."""
+        index = self.index.get(array)
+        return 0 if index is None else len(index) - self._count_own(array)
+
+    def _count_own(self, array: Array) -> int:
+        return len([entry for entry in self.entries.values() if entry.array is array])
+
+    def make_stale(self, change: TreeChange) -> None:
+        """Note that the files may not be as they were."""
+        change.set(self, "version", self.version + 1)
+
+    def add_entry(
+        self, change: TreeChange, entry: Entry, replaced: Sequence[Entry]
+    ) -> "list[Directory]":
+        """Add an entry here and to the indexes above, in place of revoked ones of its array.
+
+        Return the directories of which the files change.
+        """
+        change.do(self.entries.__setitem__, entry.key, entry)
+        for old in replaced:
+            change.do(self.entries.pop, old.key)
+        change.set(self, "_revoked", self._revoked - len(replaced))
+        change.garbage += replaced
+        leaving = ArrayIndex(entry.array, declared=dict.fromkeys(replaced))
         stale = []
         for directory in self.lineage():
+            if directory is self or not directory.count_below(entry.array):
+                directory.make_stale(change)
+                stale.append(directory)
             index = directory.index.get(entry.array)
             if index is None:
-                index = directory.index[entry.array] = ArrayIndex(entry.array)
-            index.below += directory is not self
-            index.add(entry)
-            if directory is self or index.below == 1:
-                directory.version += 1
-                stale.append(directory)
+                index = ArrayIndex(entry.array)
+                change.do(directory.index.__setitem__, entry.array, index)
+            index.add(change, entry)
+            index.subtract(change, leaving)
         return stale
 
-    def remove_entry(self, entry: Entry) -> None:
-        """Remove an entry that another one of the array has replaced, so that no file goes."""
-        del self.entries[entry.key]
-        self._revoked -= entry.revoked
+    def revoke_entries(self, change: TreeChange, revoked: Mapping[Entry, Entry]) -> None:
+        """Replace entries by those that stay of them without a base."""
+        leaving: dict[Array, ArrayIndex] = {}
+        for entry, kept in revoked.items():
+            index = leaving.setdefault(entry.array, ArrayIndex(entry.array))
+            assert entry.reader is not None
+            index.groups.setdefault(entry.reader, {})[entry] = None
+            change.do(self.entries.pop, entry.key)
+            change.do(self.entries.__setitem__, kept.key, kept)
+            entry.drop(change)
+        change.set(self, "_revoked", self._revoked + len(revoked))
         for directory in self.lineage():
-            index = directory.index[entry.array]
-            index.discard(entry)
-            index.below -= directory is not self
-        self.version += 1
+            for array, gone in leaving.items():
+                index = directory.index[array]
+                index.subtract(change, gone)
+                for entry, kept in revoked.items():
+                    if entry.array is array:
+                        index.add(change, kept)
+        self.make_stale(change)
 
-    def join(self, other: "Directory") -> bool:
-        """Add the entries of a new descendant; tell whether the files change."""
+    def join(
+        self, change: TreeChange, other: "Directory", indexes: Mapping[Array, ArrayIndex]
+    ) -> bool:
+        """Add a new descendant with its indexes; tell whether the files change."""
         stale = False
         if other.refreshers:
             self.refreshers = self.refreshers or {}
-            self.refreshers.update(other.refreshers)
-        for array, index in other.index.items():
+            change.do(self.refreshers.update, other.refreshers)
+        for array, index in indexes.items():
+            stale = stale or not self.count_below(array)
             mine = self.index.get(array)
             if mine is None:
-                mine = self.index[array] = ArrayIndex(array)
-            stale = stale or not mine.below
-            mine.update(index)
-        self.version += stale
+                change.do(self.index.__setitem__, array, index.copy())
+            else:
+                mine.update(change, index)
+        if stale:
+            self.make_stale(change)
         return stale
 
-    def part(self, other: "Directory") -> bool:
-        """Remove the entries of a descendant that leaves; the reverse of `join`."""
+    def part(
+        self,
+        change: TreeChange,
+        other: "Directory",
+        indexes: Mapping[Array, ArrayIndex],
+        retained: Container[Array],
+    ) -> bool:
+        """Remove a descendant that leaves with its indexes; the reverse of `join`.
+
+        `retained` are the arrays of which something of the descendant is retained here, or in the
+        subtree. Return whether the files change.
+        """
         stale = False
         for refresher in other.refreshers or ():
             assert self.refreshers is not None
-            del self.refreshers[refresher]
-        for array, index in other.index.items():
+            change.do(self.refreshers.pop, refresher)
+        for array, index in indexes.items():
             mine = self.index[array]
-            mine.subtract(index)
-            stale = stale or not mine.below
-            if not len(mine):
-                del self.index[array]
-        self.version += stale
+            mine.subtract(change, index)
+            if array in retained:
+                continue
+            left = len(mine) - len(index)
+            stale = stale or left == self._count_own(array)
+            if not left:
+                change.do(self.index.pop, array)
+                change.garbage.append(mine)
+        if stale:
+            self.make_stale(change)
         return stale
 
-    def drop(self, garbage: list[object]) -> None:
+    def drop(self, change: TreeChange) -> None:
         """Drop all as the source is released."""
-        garbage += (self.subordinates, self.entries, self.index, self.refreshers)
         for entry in self.entries.values():
-            garbage.append((entry.base, entry.origin))
-            entry.base = entry.origin = None
-        self.subordinates = self.entries = self.index = _NOTHING
-        self.refresher = self.refreshers = None
-        self.version += 1
-        self.cached = None
+            entry.drop(change)
+        for name in ("subordinates", "entries", "index"):
+            change.drop(self, name, _NOTHING)
+        for name in ("refresher", "refreshers", "cached"):
+            change.drop(self, name)
+        self.make_stale(change)

@@ -8,9 +8,12 @@ retained is read under it: what leaves is in the total of every moment, and neve
 """
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.model.arrays import Array, File
@@ -18,14 +21,14 @@ from statsfs.model.columns import reduce_column, wrap_sum
 from statsfs.model.histograms import add_buckets
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Aggregate, Type, Value
-from statsfs.tree.lock import apply_change, lock_tree
-from statsfs.tree.rows import RetainedRow, add_numbers, convert_items
+from statsfs.tree.lock import TreeChange, apply_change, is_changing, lock_tree
+from statsfs.tree.rows import add_numbers, convert_items
 
 if TYPE_CHECKING:
-    from statsfs.tree.retention import Retained
+    from statsfs.tree.retained import Retained
     from statsfs.tree.source import Source
 
-__all__ = ["ArrayIndex", "Entry", "Fold", "Key", "Part", "reduce_parts", "set_fold"]
+__all__ = ["ArrayIndex", "Entry", "Key", "Part", "make_index", "reduce_parts"]
 
 log = logging.getLogger(__name__)
 
@@ -34,13 +37,14 @@ _WIDE = (Type.U64, Type.S64)
 Key = tuple[Array, str | int]
 
 
-@dataclass(slots=True, eq=False, repr=False)
+@dataclass(slots=True, weakref_slot=True, eq=False, repr=False)
 class Entry:
     """An array of one source over one base.
 
     Attributes:
         base: what to give the reader; None once revoked or released.
-        origin: the object that the producer gave, which `base` may be a view of.
+        origin: the object that the producer gave, which `base` may be a view of; once revoked a
+            weak reference to it, or its id where there is none.
         hidden: counted above, but not shown.
         revoked: had a base; the array may be added again, and then this entry goes.
         key: unique in its source: the array, and "own" for what the source shows, "declared" for
@@ -69,31 +73,23 @@ class Entry:
         """Whether it has no base, or has lost it: only the names of its aggregates."""
         return self.reader is None
 
+    def revoke(self) -> "Entry":
+        """Return what stays of it without the base."""
+        try:
+            origin: object = ref(self.origin)
+        except TypeError:
+            origin = id(self.origin)
+        return Entry(self.source, self.array, None, None, origin, self.hidden, revoked=True)
 
-@dataclass(slots=True)
-class Fold:
-    """A change that turns entries into what is retained, or back; there is one at a time.
+    def had(self, origin: object) -> bool:
+        """Tell whether a revoked entry had the base that a producer gives."""
+        known = self.origin() if isinstance(self.origin, ref) else self.origin
+        return known is origin or known == id(origin)
 
-    Readers in other threads wait for the lock. A signal handler in this thread cannot; it finds
-    here what a total is made of: of what does not leave, and of `after`.
-
-    Attributes:
-        leaving: the indexes that leave or come, by array.
-        after: by array, where it is retained and what is retained there then; None until it is
-            known, as long as everything is in its old place.
-    """
-
-    leaving: "Mapping[Array, ArrayIndex]"
-    after: "dict[Array, tuple[Retained, RetainedRow]] | None" = None
-
-
-_fold: Fold | None = None  # the one being made
-
-
-def set_fold(fold: Fold | None) -> None:
-    """Note that a fold is being made, or that it is over."""
-    global _fold
-    _fold = fold
+    def drop(self, change: TreeChange) -> None:
+        """Drop the base, as a step of a change."""
+        change.drop(self, "base")
+        change.drop(self, "origin")
 
 
 _Found = tuple[Reader, Entry, Any, int]  # the last is the place of a value in its array
@@ -107,8 +103,6 @@ class ArrayIndex:
     Attributes:
         groups: by reader, the base of each entry.
         declared: the entries without a base.
-        below: how many entries are subordinates', and not the source's own; each record counts as
-            one.
         records: what is retained, by the source and those in its subtree; None until something is.
         own: what the source itself retains, one of `records`.
     """
@@ -116,68 +110,67 @@ class ArrayIndex:
     array: Array
     groups: dict[Reader, dict[Entry, Any]] = field(default_factory=dict)
     declared: dict[Entry, None] | None = None
-    below: int = 0
     records: "dict[Retained, None] | None" = None
     own: "Retained | None" = None
 
     def __len__(self) -> int:
-        entries = sum(map(len, self.groups.values())) + len(self.declared or ())
-        return entries + len(self.records or ())
+        entries = sum(map(len, self.groups.values()))
+        return entries + len(self.declared or ()) + len(self.records or ())
 
-    # Changing, under the lock
+    def copy(self) -> "ArrayIndex":
+        """Return an index with the same entries and records, for a directory above."""
+        groups = {reader: members.copy() for reader, members in self.groups.items()}
+        declared = self.declared.copy() if self.declared else None
+        return ArrayIndex(self.array, groups, declared, self.records and self.records.copy())
 
-    def add(self, entry: Entry) -> None:
+    # Changing: each adds steps to a change. An empty dictionary is no change, and made at once.
+
+    def add(self, change: TreeChange, entry: Entry) -> None:
         """Add one entry."""
-        if entry.reader is not None:
-            self.groups.setdefault(entry.reader, {})[entry] = entry.base
-            return
+        if entry.reader is None:
+            self._update_declared(change, {entry: None})
+        else:
+            self._update_group(change, entry.reader, {entry: entry.base})
+
+    def update(self, change: TreeChange, other: "ArrayIndex") -> None:
+        """Add all entries and records of a subordinate's index."""
+        for reader, members in other.groups.items():
+            self._update_group(change, reader, members)
+        if other.declared:
+            self._update_declared(change, other.declared)
+        for record in other.records or ():
+            self.retain(change, record)
+
+    def _update_group(
+        self, change: TreeChange, reader: Reader, members: Mapping[Entry, Any]
+    ) -> None:
+        change.do(self.groups.setdefault(reader, {}).update, members)
+
+    def _update_declared(self, change: TreeChange, entries: Mapping[Entry, None]) -> None:
         if self.declared is None:
             self.declared = {}
-        self.declared[entry] = None
+        change.do(self.declared.update, entries)
 
-    def discard(self, entry: Entry) -> None:
-        """Remove one entry."""
-        if entry.reader is None:
-            assert self.declared is not None
-            del self.declared[entry]
-            return
-        members = self.groups[entry.reader]
-        del members[entry]
-        if not members:
-            del self.groups[entry.reader]
-
-    def update(self, other: "ArrayIndex") -> None:
-        """Add all entries of a subordinate's index."""
-        for reader, members in other.groups.items():
-            self.groups.setdefault(reader, {}).update(members)
-        if other.declared:
-            self.declared = {**(self.declared or {}), **other.declared}
-        for record in other.records or ():
-            self.retain(record)
-        self.below += len(other) - len(other.records or ())
-
-    def subtract(self, other: "ArrayIndex") -> None:
-        """Remove all entries of a subordinate's index."""
+    def subtract(self, change: TreeChange, other: "ArrayIndex") -> None:
+        """Remove all entries and records of a subordinate's index."""
         for reader, leaving in other.groups.items():
-            members = self.groups[reader]
-            for entry in leaving:
-                del members[entry]
-            if not members:
-                del self.groups[reader]
-        for entry in other.declared or ():
-            assert self.declared is not None
-            del self.declared[entry]
-        for record in other.records or ():
-            assert self.records is not None
-            del self.records[record]
-        self.below -= len(other)
+            # An empty group may be left of a change that a signal handler ended.
+            members = self.groups.get(reader)
+            if members is not None and len(members) == len(leaving):
+                change.do(self.groups.pop, reader)
+                change.garbage.append(members)
+            else:
+                _remove(change, members, leaving)
+        if other.declared:
+            _remove(change, self.declared, other.declared)
+        if other.records:
+            _remove(change, self.records, other.records)
 
-    def retain(self, record: "Retained") -> None:
+    def retain(self, change: TreeChange, record: "Retained") -> None:
         """Add what a source retains, this one or one in its subtree."""
         if self.records is None:
             self.records = {}
-        self.records[record] = None
-        self.below += 1
+        change.do(self.records.__setitem__, record, None)
 
     def clear(
         self, index: int, told: dict[Callable[[], object] | None, None]
@@ -196,17 +189,30 @@ class ArrayIndex:
                 refused.append((entry, error))
             else:
                 told[entry.source._cleared] = None
-        # A fold may have read a base before it was cleared, and retain it afterwards.
-        if self.records is not None or _fold is not None:
-            apply_change(lambda change: self._clear_retained(index))
+        # A change may have read a base before it was cleared, and retain it afterwards.
+        if self.records is not None or is_changing():
+            apply_change(lambda change: self._clear_retained(change, index))
             for record in list(self.records or ()):
                 if any(file.index == index for file in record.array.retained):
                     told[record.source._cleared] = None
         return refused
 
-    def _clear_retained(self, index: int) -> None:
+    def _clear_retained(self, change: TreeChange, index: int) -> None:
         for record in self.records or ():
-            record.clear(index)
+            record.clear(change, index)
+
+
+def make_index(entry: Entry) -> ArrayIndex:
+    """Return an index of one entry that has a base."""
+    assert entry.reader is not None
+    return ArrayIndex(entry.array, {entry.reader: {entry: entry.base}})
+
+
+def _remove(change: TreeChange, things: dict[Any, Any] | None, leaving: Any) -> None:
+    if leaving:
+        assert things is not None
+        # In C: what has gone already, as a record that was folded, is left alone.
+        change.do(deque, map(things.pop, leaving, repeat(None)), 0)
 
 
 Part = tuple[ArrayIndex, int]
@@ -260,11 +266,9 @@ def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | N
 
 def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
     # What the bases hold, and what is retained, while nothing leaves. None where some bases have to
-    # be read outside of the lock, or one by one, or a fold was interrupted by this.
+    # be read outside of the lock, or one by one.
     column: list[Any] = []
     retained: list[Any] = []
-    if _fold is not None:
-        return None
     for index, place in parts:
         for reader, members in index.groups.items():
             if not reader.plain:
@@ -282,17 +286,8 @@ def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[A
     found: list[_Found] = []
     retained: list[Any] = []
     for index, place in parts:
-        entries = list(_entries([(index, place)]))
-        rows = {record: record.row for record in index.records or ()}
-        array = index.array
-        if _fold is not None and _fold.after is not None and array in _fold.after:
-            leaving = _fold.leaving[array]
-            entries = [one for one in entries if one[1] not in leaving.groups.get(one[0], ())]
-            record, row = _fold.after[array]
-            rows = {one: held for one, held in rows.items() if one not in (leaving.records or ())}
-            rows[record] = row
-        found += entries
-        retained += [row[place] for row in rows.values()]
+        found += _entries([(index, place)])
+        retained += [record.row[place] for record in index.records or ()]
     held = list(_read_each([one for one in found if one[0].plain]))
     return held, [one for one in found if not one[0].plain], retained
 

@@ -1,8 +1,10 @@
 """The lock of all trees, and the order of a change.
 
-A change is made under the lock, with garbage collection off; then those made from inside it (by a
-signal handler, say). Then the lock is released, what was dropped is freed, which may run a user's
-finalizers, and the listeners are told.
+A change is worked out under the lock, with garbage collection off, as a list of steps; nothing
+changes meanwhile. Then all steps are made in one call of C: what a signal handler raises comes
+before all of them or after, and a reader without the lock sees none of them or all. Then come the
+changes made from inside it (by a signal handler, say). Then the lock is released, what was dropped
+is freed, which may run a user's finalizers, and the listeners are told.
 
 Threading: any thread. The lock is reentrant only so that a thread which holds it is recognised; a
 change inside a change never runs at once.
@@ -16,14 +18,19 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import wraps
-from typing import Concatenate, Final, ParamSpec, TypeVar
+from functools import partial, wraps
+from itertools import starmap
+from operator import call
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+from statsfs.model.locking import call_locked
 
 __all__ = [
     "ChangeNotice",
     "Listening",
     "TreeChange",
     "apply_change",
+    "is_changing",
     "lock_tree",
     "suspend_collection",
     "tree_change",
@@ -66,11 +73,30 @@ class TreeChange:
         garbage: what the change drops, kept until the lock is released: no finalizer runs under it.
     """
 
-    __slots__ = ("_notices", "garbage")
+    __slots__ = ("_finishing", "_notices", "_steps", "_thread", "garbage")
 
     def __init__(self) -> None:
         self.garbage: list[object] = []
+        self._steps: list[tuple[Any, ...]] = []
         self._notices: dict[Listening, ChangeNotice] = {}
+        self._thread = threading.get_ident()
+        self._finishing = False
+
+    def do(self, *step: Any) -> None:
+        """Add a step, a function in C and its arguments: it runs no Python code, not a finalizer's.
+
+        What a step drops must be in `garbage`, if nothing else refers to it.
+        """
+        self._steps.append(step)
+
+    def set(self, thing: object, name: str, item: object) -> None:
+        """Add a step that sets an attribute."""
+        self._steps.append((setattr, thing, name, item))
+
+    def drop(self, thing: object, name: str, item: object = None) -> None:
+        """Add a step that sets an attribute; what it had is garbage."""
+        self.garbage.append(getattr(thing, name))
+        self._steps.append((setattr, thing, name, item))
 
     def touch(self, top: object, place: int, name: str | None = None) -> None:
         """Note that a directory below a registry changed; `name` is what came to it or went."""
@@ -85,17 +111,35 @@ class TreeChange:
         if isinstance(top, Listening):
             self._notices.setdefault(top, ChangeNotice()).left.append(place)
 
+    def commit(self) -> None:
+        """Make all steps; after that `finish` is due."""
+        self.do(_untold.__setitem__, self, None)
+        deque(starmap(call, self._steps), 0)
+
     def finish(self) -> None:
-        """Drop the garbage and tell the listeners; to be called under no lock."""
-        self.garbage.clear()
-        for registry, notice in self._notices.items():
-            registry.notify(notice)
+        """Drop the garbage and tell the listeners; to be called under no lock.
+
+        What a signal handler interrupts is done once more by the thread's next change.
+        """
+        if self._finishing or self._thread != threading.get_ident():
+            return
+        self._finishing = True
+        try:
+            self._steps.clear()
+            self.garbage.clear()
+            for registry, notice in self._notices.items():
+                registry.notify(notice)
+            _untold.pop(self, None)
+        finally:
+            self._finishing = False
 
 
 tree_lock: Final = threading.RLock()
-"""The lock. `with tree_lock:` is for a step that changes only a number."""
-_changing = False
+"""The lock. `call_locked(tree_lock, …)` is for a step that changes only a number."""
+_is_owned: Final[Callable[[], bool]] = tree_lock._is_owned  # type: ignore[attr-defined]
+_changing = False  # a change is being made, and those queued behind it
 _waiting: Final[deque[Callable[[TreeChange], None]]] = deque()
+_untold: Final[dict[TreeChange, None]] = {}  # made, but its listeners were not told
 _suspended = False  # `suspend_collection` switched collection off
 
 # A child that was forked while another thread held the lock would wait for ever.
@@ -104,19 +148,26 @@ os.register_at_fork(
 )
 
 
+def is_changing() -> bool:
+    """Tell whether a change is being made, in whichever thread."""
+    return _changing
+
+
 def lock_tree(sample: Callable[[], _T]) -> _T:
     """Call a function while the tree stands still, with garbage collection off."""
+    return sample() if _is_owned() else call_locked(tree_lock, partial(_without_collection, sample))
+
+
+def _without_collection(function: Callable[[], _T]) -> _T:
     # Python 3.11 collects garbage in the middle of a C call; a finalizer there lets other threads
-    # in and may use the tree itself. Not a context manager: an interrupt (Ctrl-C) in its
-    # `__enter__` would leave the tree locked.
-    with tree_lock:
-        collecting = gc.isenabled()
-        try:
-            gc.disable()
-            return sample()
-        finally:
-            if collecting:
-                gc.enable()
+    # in and may use the tree itself.
+    collecting = gc.isenabled()
+    try:
+        gc.disable()
+        return function()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextlib.contextmanager
@@ -128,28 +179,34 @@ def suspend_collection() -> Iterator[None]:
     Not for a thread that a signal handler may interrupt. Of several at the same time, the first
     that ends switches collection on, so that garbage is not kept for ever.
     """
-    global _suspended
     # Under the lock `gc.isenabled` is the program's own setting: no `lock_tree` is half way.
-    with tree_lock:
-        ours = gc.isenabled()
-        if ours:
-            _suspended = True
-            gc.disable()
+    ours = call_locked(tree_lock, _suspend)
     try:
         yield
     finally:
         if ours:
-            with tree_lock:
-                _suspended = False
-                gc.enable()
+            call_locked(tree_lock, _resume)
+
+
+def _suspend() -> bool:
+    global _suspended
+    ours = gc.isenabled()
+    if ours:
+        _suspended = True
+        gc.disable()
+    return ours
+
+
+def _resume() -> None:
+    global _suspended
+    _suspended = False
+    gc.enable()
 
 
 def _resume_in_child() -> None:
     # The thread that would have switched collection on does not exist in the child.
-    global _suspended
     if _suspended:
-        _suspended = False
-        gc.enable()
+        _resume()
 
 
 os.register_at_fork(after_in_child=_resume_in_child)
@@ -160,32 +217,19 @@ def apply_change(make: Callable[[TreeChange], None]) -> None:
 
     From inside another change of the same thread (a signal handler, a finalizer) it is queued
     behind that change, which makes it before it returns; what it raises is then logged.
+
+    Args:
+        make: adds the steps of the change, and changes nothing itself; it may be called again
+            where a signal handler raised.
     """
-    global _changing
-    changes = [TreeChange()]
+    if _changing and _is_owned():
+        _waiting.append(make)
+        return
     failures: list[Exception] = []
     try:
-        with tree_lock:
-            # Between taking the lock and this line a signal handler may make a whole change of its
-            # own; that is as good as before this one.
-            if _changing:
-                _waiting.append(make)
-                return
-            collecting = gc.isenabled()
-            try:
-                # A signal handler may raise after any call from here on.
-                _changing = True
-                gc.disable()
-                make(changes[0])
-            finally:
-                try:
-                    _apply_waiting(changes, failures)
-                finally:
-                    _changing = False
-                    if collecting:
-                        gc.enable()
+        call_locked(tree_lock, lambda: _without_collection(lambda: _make_all(make, failures)))
     finally:
-        for change in changes:
+        for change in tuple(_untold):
             change.finish()
         for failure in failures:
             log.error("a change made from inside another change failed", exc_info=failure)
@@ -194,15 +238,32 @@ def apply_change(make: Callable[[TreeChange], None]) -> None:
         apply_change(lambda change: None)
 
 
-def _apply_waiting(changes: list[TreeChange], failures: list[Exception]) -> None:
+def _make_all(make: Callable[[TreeChange], None], failures: list[Exception]) -> None:
+    global _changing
+    try:
+        _changing = True
+        try:
+            change = TreeChange()
+            make(change)
+            change.commit()
+        finally:
+            _apply_waiting(failures)
+    finally:
+        _changing = False
+
+
+def _apply_waiting(failures: list[Exception]) -> None:
     # In the order in which they were asked for, before any other thread has its turn.
     while _waiting:
-        make, change = _waiting.popleft(), TreeChange()
-        changes.append(change)
+        change = TreeChange()
         try:
-            make(change)
+            _waiting[0](change)
+            # A step: where a signal handler raises, it is made by the next change, and once.
+            change.do(_waiting.popleft)
+            change.commit()
         except Exception as error:
             failures.append(error)
+            _waiting.popleft()
 
 
 def tree_change(

@@ -1,6 +1,6 @@
 """Placement: sources are put into others, and taken out of them.
 
-Threading: all of it happens inside changes, under the tree's lock.
+Threading: all of it adds steps to changes, under the tree's lock.
 """
 
 import time
@@ -12,7 +12,7 @@ from statsfs.exceptions import DuplicateNameError, TreeError
 from statsfs.tree.directory import Directory
 from statsfs.tree.lock import Listening, TreeChange
 from statsfs.tree.references import check, drop_hold
-from statsfs.tree.retention import Folding, folding_change
+from statsfs.tree.retention import Folding, folding_change, spread
 
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
@@ -54,14 +54,19 @@ def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source"
         )
     here = parent._directory
     check_sibling(here.subordinates, source, parent.path)
-    stale = folding.take_in(lineage, source)
-    if stale is None:
+    if not folding.take_back(change, lineage, source):
         return
+    coming = source._directory
+    stale = [
+        one._directory
+        for one, indexes in zip(lineage, spread(lineage, coming.index), strict=True)
+        if one._directory.join(change, coming, indexes)
+    ]
     if not here.subordinates:
         here.subordinates = {}  # leaves share an empty one: a snapshot has less memory to visit
-    here.subordinates[source.name] = source
-    here.visible += not source.hidden
-    settle(source, parent)
+    change.do(here.subordinates.__setitem__, source.name, source)
+    change.set(here, "visible", here.visible + (not source.hidden))
+    settle(source, parent, change)
     _note(change, lineage, source, stale)
 
 
@@ -74,16 +79,16 @@ def remove(parent: "Source", change: TreeChange, folding: Folding, source: "Sour
         raise TreeError(f"{source.path!r} is not a subordinate of {parent.path!r}", source)
     lineage = find_lineage(parent)
     here, leaving = parent._directory, source._directory
-    stale = folding.take_out(
-        lineage,
-        leaving.index,
-        lambda: [one._directory for one in lineage if one._directory.part(leaving)],
-        source,
-    )
-    if stale is None:
+    retaining = folding.retain(change, lineage, leaving.index, source)
+    if retaining is None:
         return
-    del here.subordinates[source.name]
-    here.visible -= not source.hidden
+    stale = [
+        one._directory
+        for one, indexes in zip(lineage, spread(lineage, leaving.index), strict=True)
+        if one._directory.part(change, leaving, indexes, retaining.get(one, ()))
+    ]
+    change.do(here.subordinates.pop, source.name)
+    change.set(here, "visible", here.visible - (not source.hidden))
     change.leave(lineage[-1].parent, leaving.place)
     _note(change, lineage, source, stale)
     leave(source, change)
@@ -102,22 +107,22 @@ def check_sibling(siblings: "Mapping[str, Source]", source: "Source", where: str
         raise DuplicateNameError(f"{where}: there is a {source.name!r} already", source.name)
 
 
-def settle(source: "Source", parent: "Source | Registry") -> None:
-    """Note the place that a parent gave a source."""
-    source._directory.parent = parent
-    source._holds += 1
-    source._directory.placed = time.time_ns()
+def settle(source: "Source", parent: "Source | Registry", change: TreeChange) -> None:
+    """Note the place that a parent gives a source."""
+    change.set(source._directory, "parent", parent)
+    change.set(source, "_holds", source._holds + 1)
+    change.set(source._directory, "placed", time.time_ns())
     moved = [source]
     while moved:
         directory = moved.pop()._directory
-        directory.place = next(_places)
+        change.set(directory, "place", next(_places))
         moved += directory.subordinates.values()
 
 
 def leave(source: "Source", change: TreeChange) -> None:
     """Give up the place of a source."""
-    source._directory.parent = None
-    source._directory.place = 0
+    change.drop(source._directory, "parent")
+    change.set(source._directory, "place", 0)
     drop_hold(source, change)
 
 
@@ -128,12 +133,12 @@ def _note(
     # whose files did.
     here = lineage[0]._directory
     if not source.hidden:
-        here.changed = time.time_ns()
+        change.set(here, "changed", time.time_ns())
         # A file may have the subdirectory's name, or claim it. Where the cached layout is not of
         # this version, a reader that saw no such subdirectory may be making one.
         layout = here.cached
         if layout is None or layout[0] != here.version or source.name in layout[1].claimed:
-            here.version += 1
+            here.make_stale(change)
         change.touch(lineage[-1].parent, here.place, source.name)
     note_files(change, lineage, stale)
 
@@ -141,5 +146,5 @@ def _note(
 def note_files(change: TreeChange, lineage: "Sequence[Source]", stale: Sequence[Directory]) -> None:
     """Note the directories of a lineage that do not show the files that they did."""
     for directory in stale:
-        directory.changed = time.time_ns()
+        change.set(directory, "changed", time.time_ns())
         change.touch(lineage[-1].parent, directory.place)

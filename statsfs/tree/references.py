@@ -6,10 +6,12 @@ which no `put` takes from them. At zero the source is released.
 Threading: the counts change under the tree's lock.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from statsfs.exceptions import ReleasedError
-from statsfs.tree.lock import TreeChange, tree_change, tree_lock
+from statsfs.model.locking import call_locked
+from statsfs.tree.lock import TreeChange, is_changing, tree_change, tree_lock
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -23,45 +25,79 @@ def check(source: "Source") -> None:
         raise ReleasedError(f"source {source.path!r} was released", source)
 
 
-@tree_change
-def get(source: "Source", change: TreeChange) -> None:
+def get(source: "Source") -> None:
     """Take a reference."""
+    if not call_locked(tree_lock, partial(_get, source)):
+        _get_later(source)
+
+
+def _get(source: "Source") -> bool:
+    # Not a change of its own, but behind one that a signal handler met.
     check(source)
+    if is_changing():
+        return False
     source._taken += 1
+    return True
 
 
 @tree_change
-def put(source: "Source", change: TreeChange) -> None:
+def _get_later(source: "Source", change: TreeChange) -> None:
+    check(source)
+    change.set(source, "_taken", source._taken + 1)
+
+
+def put(source: "Source") -> None:
     """Give a reference back."""
+    if not call_locked(tree_lock, partial(_put, source)):
+        _put_last(source)
+
+
+def _put(source: "Source") -> bool:
+    # Where there are others, nothing is released.
+    if is_changing() or not source._taken or source._taken + source._holds == 1:
+        return False
+    source._taken -= 1
+    return True
+
+
+@tree_change
+def _put_last(source: "Source", change: TreeChange) -> None:
     check(source)
     if not source._taken:
         raise ReleasedError(f"source {source.path!r}: one put() more than get()s", source)
-    source._taken -= 1
+    change.set(source, "_taken", source._taken - 1)
     _release_unused(source, change)
 
 
 def hold(source: "Source") -> None:
     """Take a reference for an open file, or raise ReleasedError; `unhold` gives it back."""
     # Not a change: each opening of a file comes here.
-    with tree_lock:
-        if source._released:
-            check(source)
-        source._holds += 1
+    call_locked(tree_lock, partial(_hold, source))
+
+
+def _hold(source: "Source") -> None:
+    if source._released:
+        check(source)
+    source._holds += 1
 
 
 def unhold(source: "Source") -> None:
     """Give a reference of `hold` back."""
-    with tree_lock:
-        # Where there are others, nothing is released.
-        if source._taken + source._holds > 1:
-            source._holds -= 1
-            return
-    _drop_last_hold(source)
+    if not call_locked(tree_lock, partial(_unhold, source)):
+        _drop_last_hold(source)
+
+
+def _unhold(source: "Source") -> bool:
+    # Where there are others, nothing is released.
+    if source._taken + source._holds == 1:
+        return False
+    source._holds -= 1
+    return True
 
 
 def drop_hold(source: "Source", change: TreeChange) -> None:
     """Give a hold back, inside a change."""
-    source._holds -= 1
+    change.set(source, "_holds", source._holds - 1)
     _release_unused(source, change)
 
 
@@ -69,15 +105,16 @@ _drop_last_hold = tree_change(drop_hold)
 
 
 def _release_unused(source: "Source", change: TreeChange) -> None:
-    unused = [source]
-    while unused:
-        source = unused.pop()
-        if source._released or source._taken or source._holds:
+    # The source, and what is in it, if the reference that it is about to lose is its last.
+    losing = [source]
+    while losing:
+        source = losing.pop()
+        if source._released or source._taken + source._holds > 1:
             continue
-        source._released = True
+        change.set(source, "_released", True)
         for subordinate in source._directory.subordinates.values():
-            subordinate._directory.parent = None
-            subordinate._directory.place = 0
-            subordinate._holds -= 1
-            unused.append(subordinate)
-        source._directory.drop(change.garbage)
+            change.drop(subordinate._directory, "parent")
+            change.set(subordinate._directory, "place", 0)
+            change.set(subordinate, "_holds", subordinate._holds - 1)
+            losing.append(subordinate)
+        source._directory.drop(change)

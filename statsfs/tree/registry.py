@@ -56,8 +56,8 @@ class Registry(Listening):
     def _register(self, change: TreeChange, source: Source) -> None:
         placement.check_orphan(source)
         placement.check_sibling(self._sources, source, "the registry")
-        self._sources[source.name] = source
-        placement.settle(source, self)
+        change.do(self._sources.__setitem__, source.name, source)
+        placement.settle(source, self, change)
         change.touch(self, 0, None if source.hidden else source.name)
 
     def unregister(self, source: Source) -> None:
@@ -78,7 +78,7 @@ class Registry(Listening):
         references.check(source)
         if source.parent is not self:
             raise TreeError(f"{source.path!r} is not registered here", source)
-        del self._sources[source.name]
+        change.do(self._sources.pop, source.name)
         change.leave(self, directory_of(source).place)
         change.touch(self, 0, None if source.hidden else source.name)
         placement.leave(source, change)

@@ -9,145 +9,33 @@ read outside of the lock, after a first attempt found them; what they count betw
 second attempt is lost.
 """
 
-import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import ref
 
 from statsfs.model.arrays import Array
-from statsfs.model.columns import convert_column, wrap_sum
+from statsfs.model.columns import convert_column
 from statsfs.model.histograms import convert_histograms
 from statsfs.model.readers import Reader, convert_number, describe_number
-from statsfs.model.values import Kind, Value
-from statsfs.tree.directory import Directory
-from statsfs.tree.index import ArrayIndex, Entry, Fold, set_fold
+from statsfs.model.values import Value
+from statsfs.tree.index import ArrayIndex, Entry, make_index
 from statsfs.tree.lock import TreeChange, apply_change
+from statsfs.tree.retained import Retained, find_record
 from statsfs.tree.rows import KeptPlan, RetainedRow, add_numbers, add_retained
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
 
-__all__ = [
-    "Folding",
-    "Retained",
-    "add_kept",
-    "check_row",
-    "fill_row",
-    "folding_change",
-    "restore_row",
-]
+__all__ = ["Folding", "folding_change", "spread"]
 
 _S = TypeVar("_S")
-_T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 _INTEGERS: Final = {int, bool}
 
 _Unread = tuple[Reader, Entry, Any]
-
-
-def fill_row(array: Array, row: RetainedRow) -> tuple[Any, ...]:
-    """Return a copy of a row with 0, or empty buckets, where nothing is retained."""
-    return tuple(
-        value.zero if number is None else list(number) if value.histogram else number
-        for value, number in zip(array.values, row, strict=True)
-    )
-
-
-def add_kept(array: Array, row: Sequence[Any] | None, kept: RetainedRow) -> tuple[Any, ...]:
-    """Return the sum of a converted row, if there is one, and a retained row."""
-    if row is None:
-        return fill_row(array, kept)
-    return tuple(
-        number if more is None else add_numbers(value, [number, more])
-        for value, number, more in zip(array.values, row, kept, strict=True)
-    )
-
-
-def check_row(array: Array, row: Sequence[Any]) -> RetainedRow:
-    """Return what is retained by a row that `fill_row` made, or raise ValueError or TypeError."""
-    if len(row) != len(array.values):
-        raise ValueError(f"{len(row)} numbers for {len(array.values)} values")
-    found: list[Any] = list(array.plan(KeptPlan).nothing)
-    for file in array.retained:
-        found[file.index] = _check_number(file.value, row[file.index])
-    return tuple(found)
-
-
-def _check_number(value: Value, number: Any) -> Any:
-    if value.kind is Kind.PEAK:
-        return value.type.convert(operator.index(number)) or None
-    if not value.histogram:
-        return wrap_sum(operator.index(number), value.type)
-    if len(number) != value.size:
-        raise ValueError(f"{len(number)} buckets of {value.name!r}, not {value.size}")
-    return [wrap_sum(operator.index(bucket), value.type) for bucket in number]
-
-
-class Retained:
-    """What one source retains of one array.
-
-    Attributes:
-        lent: by each source that left and may come back its part of the row, and how often each
-            value had been cleared then; as long as the source is alive.
-    """
-
-    __slots__ = ("_clears", "array", "lent", "row", "source")
-
-    def __init__(self, source: "Source", array: Array) -> None:
-        self.source = source
-        self.array = array
-        self.row: RetainedRow = array.plan(KeptPlan).nothing
-        self.lent: WeakKeyDictionary[Source, tuple[RetainedRow, dict[int, int]]] = (
-            WeakKeyDictionary()
-        )
-        self._clears: dict[int, int] = {}
-
-    def clear(self, index: int) -> None:
-        """Forget what is retained of one value; with a histogram goes its sum."""
-        nothing = self.array.plan(KeptPlan).nothing
-        row = list(self.row)
-        for one in {index, self.array.sums.get(index, index)}:
-            row[one] = nothing[one]
-            self._clears[one] = self._clears.get(one, 0) + 1
-        self.row = tuple(row)
-
-    def lend(self, source: "Source", counted: RetainedRow) -> None:
-        """Note how much of the row is of a source that leaves."""
-        self.lent[source] = (counted, self._clears.copy())
-
-    def take_back(self, source: "Source", counted: RetainedRow) -> None:
-        """Forget what is retained of a source that comes back, where it has as much as it had."""
-        lent, clears = self.lent.pop(source)
-        row = list(self.row)
-        same = {
-            file.index: file.value
-            for file in self.array.retained
-            if self._clears.get(file.index) == clears.get(file.index)
-            and _has_grown(file.value, row[file.index], lent[file.index], counted[file.index])
-        }
-        for histogram, summed in self.array.sums.items():
-            if not same.keys() >= {histogram, summed}:
-                same.pop(histogram, None)
-                same.pop(summed, None)
-        for index, value in same.items():
-            row[index] = _subtract(value, row[index], lent[index])
-        self.row = tuple(row)
-
-
-def _has_grown(value: Value, kept: Any, lent: Any, counted: Any) -> bool:
-    # Else it was reset. A peak stays what it was, with or without the source.
-    if None in (kept, lent, counted) or value.kind is Kind.PEAK:
-        return False
-    return all(map(operator.ge, counted, lent)) if value.histogram else bool(counted >= lent)
-
-
-def _subtract(value: Value, kept: Any, lent: Any) -> Any:
-    if not value.histogram:
-        return wrap_sum(kept - lent, value.type)
-    return [wrap_sum(total, value.type) for total in map(operator.sub, kept, lent)]
 
 
 def folding_change(
@@ -156,7 +44,7 @@ def folding_change(
     """Make a method a change of the tree in which entries may leave a source that retains.
 
     Where its `Folding` finds bases that have to be read outside of the lock, the method must return
-    before it changes anything, and is called again.
+    before it adds a step, and is called again.
     """
 
     @wraps(method)
@@ -205,98 +93,134 @@ class Folding:
                     )
             self._known[entry] = tuple(row)
 
-    def take_out(
+    # These add steps to a change, but none where a base is unread.
+
+    def retain(
         self,
+        change: TreeChange,
         lineage: "Sequence[Source]",
         leaving: Mapping[Array, ArrayIndex],
-        part: Callable[[], _T],
-        source: "Source | None" = None,
-    ) -> _T | None:
-        """Take entries out of the first source of a lineage, and keep what they counted.
+        source: "Source",
+    ) -> "Mapping[Source, Container[Array]] | None":
+        """Keep what a source counted that leaves the first of a lineage.
 
-        `source` is what leaves, if it may come back. Return what `part` does, or None where nothing
-        was done, as a base is unread.
+        Return the arrays of which something is retained, by the sources in whose subtree it is; or
+        None where a base is unread.
         """
         above = _find_retaining(lineage)
-        if not above:
-            return part()
         kept = {
             array: index
             for array, index in leaving.items()
-            if (index.groups or index.records) and array.retained
+            if above and array.retained and (index.groups or index.records)
         }
+        crossing = {record for index in leaving.values() for record in _crossing(index, lineage)}
+        counted = self._add_up(kept, crossing)
+        if counted is None:
+            return None
+        for array, row in counted.items():
+            record = find_record(change, above[0], array)
+            change.set(record, "row", add_retained(array, [record.row, row]))
+            record.lend(change, source, row)
+            change.set(source._directory, "lent", True)
+            for limit in above[1:]:
+                rows = [one.row for one in crossing if (one.array, one.limit) == (array, limit)]
+                if rows:
+                    share, row = record.share(change, limit), add_retained(array, rows)
+                    change.set(share, "row", add_retained(array, [share.row, row]))
+                    share.lend(change, source, row)
+        return dict.fromkeys(above, counted)
 
-        def retain(fold: Fold, counted: dict[Array, RetainedRow]) -> None:
-            records = [_find_record(above[0], array) for array in kept]
-            fold.after = {
-                one.array: (one, add_retained(one.array, [one.row, counted[one.array]]))
-                for one in records
-            }
-            for record, row in fold.after.values():
-                record.row = row
-                _place(record, above)
-                if source is not None:
-                    record.lend(source, counted[record.array])
+    def retain_entries(
+        self, change: TreeChange, above: "Sequence[Source]", revoked: Mapping[Entry, Entry]
+    ) -> bool:
+        """Keep what entries counted that lose their bases, each of which may get it back.
 
-        return self._fold(leaving, kept, retain, part)
-
-    def take_in(self, lineage: "Sequence[Source]", source: "Source") -> list[Directory] | None:
-        """Put a source into the first of a lineage, and take back what is retained since it left.
-
-        Return the directories of which the files change, or None as `take_out` does.
+        Return whether all could be read.
         """
-        directory, above = source._directory, _find_retaining(lineage)
+        above = _find_retaining(above)
+        unread: list[_Unread] = []
+        rows: dict[Array, dict[Entry, RetainedRow]] = {}
+        for entry in revoked if above else ():
+            if entry.array.retained:
+                counted = self._add_up({entry.array: make_index(entry)})
+                unread += self.unread
+                rows.setdefault(entry.array, {})[entry] = (counted or {}).get(entry.array, ())
+        self.unread = unread
+        if unread:
+            return False
+        for array, by_entry in rows.items():
+            record = find_record(change, above[0], array)
+            change.set(record, "row", add_retained(array, [record.row, *by_entry.values()]))
+            for entry, row in by_entry.items():
+                record.lend(change, revoked[entry], row)
+        return True
 
-        def join() -> list[Directory]:
-            return [one._directory for one in lineage if one._directory.join(directory)]
+    def take_back(self, change: TreeChange, lineage: "Sequence[Source]", source: "Source") -> bool:
+        """Take back what is retained since a source left that comes below the first of a lineage.
 
-        if not above:
-            return join()
-        found = [_find_lender(above, array, source) for array in directory.index]
-        lenders = [one for one in found if one is not None]
+        Return whether all could be read.
+        """
+        directory = source._directory
+        return not directory.lent or self._take_back(change, lineage, source, directory.index)
 
-        def take_back(fold: Fold, counted: dict[Array, RetainedRow]) -> None:
-            # Until all is done, totals are what they were.
-            fold.after = {record.array: (record, record.row) for record in lenders}
-            for record in lenders:
-                record.take_back(source, counted[record.array])
-
-        return self._fold(
-            directory.index,
-            {record.array: directory.index[record.array] for record in lenders},
-            take_back,
-            join,
-        )
-
-    def _fold(
+    def take_back_entry(
         self,
-        moving: Mapping[Array, ArrayIndex],
-        counting: Mapping[Array, ArrayIndex],
-        move: Callable[[Fold, dict[Array, RetainedRow]], None],
-        change: Callable[[], _T],
-    ) -> _T | None:
-        # Adds up what some indexes counted, moves that from or to what is retained, and changes the
-        # tree.
-        if not counting:
-            return change()
-        fold = Fold(moving)
-        try:
-            # First of all: a clear that comes after a base was read must see it.
-            set_fold(fold)
-            counted = self._add_up(counting)
-            if counted is None:
-                return None
-            move(fold, counted)
-            return change()
-        finally:
-            set_fold(None)
+        change: TreeChange,
+        lineage: "Sequence[Source]",
+        entry: Entry,
+        revoked: "Sequence[Entry]",
+    ) -> bool:
+        """Take back what is retained since an entry of the first of a lineage lost its base.
 
-    def _add_up(self, indexes: Mapping[Array, ArrayIndex]) -> dict[Array, RetainedRow] | None:
+        Return whether all could be read.
+        """
+        for old in revoked:
+            if not entry.declared and old.had(entry.origin):
+                return self._take_back(change, lineage, old, {entry.array: make_index(entry)})
+        return True
+
+    def _take_back(
+        self,
+        change: TreeChange,
+        lineage: "Sequence[Source]",
+        lender: "Source | Entry",
+        indexes: Mapping[Array, ArrayIndex],
+    ) -> bool:
+        top = lineage[-1]._directory
+        found = [
+            record
+            for array in indexes
+            if (index := top.index.get(array)) is not None
+            for record in index.records or ()
+            if ref(lender) in record.lent
+        ]
+        counted = self._add_up({record.array: indexes[record.array] for record in found})
+        if counted is None:
+            return False
+        for record in found:
+            row = counted[record.array]
+            # The nearest source that counts both what is retained and what comes.
+            common: Any = record.source
+            excluded = False
+            while common not in lineage:
+                common = common._directory.parent
+                excluded = excluded or common is record.limit
+            if not excluded:
+                back = record.take_back(change, lender, row)
+                if common is not record.source:
+                    share = find_record(change, record.source, record.array).share(change, common)
+                    change.set(share, "row", add_retained(record.array, [share.row, back]))
+                    share.lend(change, lender, back)
+        return True
+
+    def _add_up(
+        self, indexes: Mapping[Array, ArrayIndex], without: Container[Retained] = ()
+    ) -> dict[Array, RetainedRow] | None:
         # What the entries of some indexes counted, and their records; None where a base is unread.
         unread: list[_Unread] = []
         counted = {}
         for array, index in indexes.items():
-            rows = [one.row for one in index.records or ()]
+            rows = [one.row for one in index.records or () if one not in without]
             for reader, members in index.groups.items():
                 rows += self._read_members(array, reader, members, unread)
             counted[array] = add_retained(array, rows)
@@ -351,19 +275,26 @@ def _convert(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
     return convert_histograms(column, value) if _are_integers(chain.from_iterable(column)) else None
 
 
-def restore_row(lineage: "Sequence[Source]", array: Array, row: RetainedRow) -> list[Directory]:
-    """Add to what the first source of a lineage retains; return the directories that change."""
-    if not array.retained:
-        return []
-    stale = []
-    for directory in lineage[0]._directory.lineage():
-        if not directory.index.setdefault(array, ArrayIndex(array)).below:
-            directory.version += 1
-            stale.append(directory)
-    record = _find_record(lineage[0], array)
-    record.row = add_retained(array, [record.row, row])
-    _place(record, lineage)
-    return stale
+def spread(
+    lineage: "Sequence[Source]", indexes: Mapping[Array, ArrayIndex]
+) -> Sequence[Mapping[Array, ArrayIndex]]:
+    """Return what each of a lineage gets, or loses, with a source that has some indexes.
+
+    That is the same for all, but for records that have a limit in the lineage.
+    """
+    spread = [indexes] * len(lineage)
+    for array, index in indexes.items():
+        for record in _crossing(index, lineage):
+            for place in range(lineage.index(record.limit), len(lineage)):
+                more = spread[place][array].copy()
+                assert record.deducted is not None
+                more.records = {**(more.records or {}), record.deducted: None}
+                spread[place] = {**spread[place], array: more}
+    return spread
+
+
+def _crossing(index: ArrayIndex, lineage: "Sequence[Source]") -> list[Retained]:
+    return [one for one in index.records or () if one.limit in lineage]
 
 
 def _find_retaining(lineage: "Sequence[Source]") -> "Sequence[Source]":
@@ -372,25 +303,3 @@ def _find_retaining(lineage: "Sequence[Source]") -> "Sequence[Source]":
         if source.retain:
             return lineage[place:]
     return ()
-
-
-def _find_lender(above: "Iterable[Source]", array: Array, source: "Source") -> Retained | None:
-    # The nearest record of which a part is the source's.
-    for retaining in above:
-        index = retaining._directory.index.get(array)
-        if index is not None and index.own is not None and source in index.own.lent:
-            return index.own
-    return None
-
-
-def _find_record(source: "Source", array: Array) -> Retained:
-    # A new one is not in its place yet.
-    return source._directory.index[array].own or Retained(source, array)
-
-
-def _place(record: Retained, lineage: "Sequence[Source]") -> None:
-    lineage[0]._directory.index[record.array].own = record
-    for source in lineage:
-        index = source._directory.index[record.array]
-        if record not in (index.records or ()):
-            index.retain(record)

@@ -22,7 +22,7 @@ from statsfs.tree.pauses import pause
 from statsfs.tree.placement import find_lineage
 from statsfs.tree.references import check
 from statsfs.tree.refresh import Refresher
-from statsfs.tree.retention import Retained
+from statsfs.tree.retained import Retained
 from statsfs.tree.rows import RetainedRow, Row, convert_rows
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 

@@ -20,10 +20,11 @@ from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
 from statsfs.tree.directory import Directory
-from statsfs.tree.index import ArrayIndex, Entry
-from statsfs.tree.lock import TreeChange, tree_change, tree_lock
+from statsfs.tree.index import Entry
+from statsfs.tree.lock import TreeChange, lock_tree, tree_change
 from statsfs.tree.refresh import Refresher, refresh_all
-from statsfs.tree.retention import Folding, check_row, fill_row, folding_change, restore_row
+from statsfs.tree.retained import check_row, read_retained, restore_row
+from statsfs.tree.retention import Folding, folding_change
 from statsfs.tree.rows import RetainedRow
 from statsfs.tree.snapshot import Snapshot, take_snapshot
 
@@ -235,15 +236,16 @@ class Source:
             raise type(error)(f"{self.path}: {error}", error.offender) from error
         self._add_entry(Entry(self, array, reader, bound, base, hidden))
 
-    @tree_change
-    def _add_entry(self, change: TreeChange, entry: Entry) -> None:
+    @folding_change
+    def _add_entry(self, change: TreeChange, folding: Folding, entry: Entry) -> None:
         references.check(self)
         self._directory.check_entry(entry)
+        lineage = placement.find_lineage(self)
         revoked = self._directory.find_revoked(entry)
-        stale = self._directory.add_entry(entry)
-        for old in revoked:
-            self._directory.remove_entry(old)
-        placement.note_files(change, placement.find_lineage(self), stale)
+        if not folding.take_back_entry(change, lineage, entry, revoked):
+            return
+        stale = self._directory.add_entry(change, entry, revoked)
+        placement.note_files(change, lineage, stale)
 
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
@@ -259,24 +261,13 @@ class Source:
     @folding_change
     def _revoke(self, change: TreeChange, folding: Folding) -> None:
         references.check(self)
-        leaving: dict[Array, ArrayIndex] = {}
-        for entry in self._directory.entries.values():
-            if not entry.declared:
-                leaving.setdefault(entry.array, ArrayIndex(entry.array)).add(entry)
-        # The source does not retain what it drops itself: the sources above do.
+        entries = self._directory.entries.values()
+        revoked = {entry: entry.revoke() for entry in entries if not entry.declared}
         lineage = placement.find_lineage(self)
-        if folding.take_out(lineage[1:], leaving, lambda: self._drop_bases(change)):
+        # The source does not retain what it drops itself: the sources above do.
+        if revoked and folding.retain_entries(change, lineage[1:], revoked):
+            self._directory.revoke_entries(change, revoked)
             placement.note_files(change, lineage, [self._directory])
-
-    def _drop_bases(self, change: TreeChange) -> bool:
-        for entry in [entry for entry in self._directory.entries.values() if not entry.declared]:
-            kept = Entry(self, entry.array, None, None, None, entry.hidden, revoked=True)
-            # First the new, then the old: no directory above ever lacks the array in between.
-            self._directory.add_entry(kept)
-            self._directory.remove_entry(entry)
-            change.garbage.append((entry.base, entry.origin))
-            entry.base = entry.origin = None
-        return True
 
     # Files
 
@@ -349,10 +340,8 @@ class Source:
         Raises:
             ReleasedError: it was released.
         """
-        with tree_lock:
-            references.check(self)
-            records = [index.own for index in self._directory.index.values()]
-        return {one.array.values: fill_row(one.array, one.row) for one in records if one}
+        references.check(self)
+        return lock_tree(lambda: read_retained(self))
 
     def restore(self, values: type[Stats] | Sequence[Value], row: Sequence[Any]) -> None:
         """Add to what it retains, as if a subordinate had left that counted so much.
@@ -376,7 +365,7 @@ class Source:
     def _restore(self, change: TreeChange, array: Array, row: RetainedRow) -> None:
         references.check(self)
         lineage = placement.find_lineage(self)
-        placement.note_files(change, lineage, restore_row(lineage, array, row))
+        placement.note_files(change, lineage, restore_row(change, lineage, array, row))
 
     def snapshot(self) -> Snapshot:
         """Sample the whole subtree in one uninterrupted pass.

@@ -143,6 +143,7 @@ class ModelEntry:
     hidden: bool = False
     revoked: bool = False
     clears_sums: bool = True
+    had: dict[Any, Number] | None = None  # what it had before it was revoked
 
     def number(self, index: int) -> Any:
         assert self.numbers is not None
@@ -190,11 +191,15 @@ class ModelFile:
 
 @dataclass(eq=False)
 class Ghost:
-    """What is retained of one array of something that left; of a source, if that may come back."""
+    """What is retained of one array of something that left; of what left, if that may come back.
 
-    source: ModelSource | None
+    With a limit it is not counted there and above: what left is there again.
+    """
+
+    left: ModelSource | ModelEntry | None
     values: tuple[Value, ...]
     amounts: dict[int, Number]
+    limit: ModelSource | None = None
 
 
 @dataclass(eq=False)
@@ -238,53 +243,70 @@ class ModelSource:
         """What is retained, here and below."""
         return [ghost for source in self.subtree() for ghost in source.ghosts]
 
+    def ghosts_counted(self) -> list[Ghost]:
+        """What is retained here and below, and counts here."""
+        return [
+            ghost
+            for source in self.subtree()
+            for ghost in source.ghosts
+            if ghost.limit not in up_to(source.lineage(), self)
+        ]
+
     def attach(self, child: ModelSource) -> None:
         """Take a source in; what is retained of it and it still has is forgotten."""
         entries = [entry for source in child.subtree() for entry in source.entries]
-        counted = count(entries, child.ghosts_here())
-        for values in arrays_of(entries, child.ghosts_here()):
-            ghosts = [
-                ghost
-                for source in self.lineage()
-                for ghost in source.ghosts
-                if ghost.source is child and ghost.values == values
-            ]
-            for ghost in ghosts[:1]:
-                ghost.source = None
-                known = counted.get(values, {})
-                for index, amount in list(ghost.amounts.items()):
-                    peak = values[index].kind.name == "PEAK"
-                    place = find_sum(values, index)
-                    pair: dict[int, Number | None] = {index: amount}
-                    if place is not None:
-                        pair[place] = ghost.amounts.get(place)
-                    elif index and find_sum(values, index - 1) == index:
-                        continue  # with its histogram
-                    if not peak and all(covers(known.get(one), pair[one]) for one in pair):
-                        for one in pair:
-                            del ghost.amounts[one]
+        self.take_back(child, count(entries, child.ghosts_counted()))
         self.subordinates.append(child)
         child.parent = self
+
+    def take_back(
+        self,
+        left: ModelSource | ModelEntry,
+        counted: dict[tuple[Value, ...], dict[int, Number]],
+    ) -> None:
+        """Forget what is retained of what comes back and has it still, or count it once above."""
+        above = self.lineage()
+        for keeper in above[-1].subtree():
+            common = next(one for one in keeper.lineage() if one in above)
+            for ghost in list(keeper.ghosts):
+                if ghost.left is not left or ghost.values not in counted:
+                    continue
+                if ghost.limit is not None and ghost.limit in up_to(keeper.lineage(), common):
+                    continue
+                back = take_from(ghost, counted[ghost.values])
+                ghost.left = None
+                if common is not keeper:
+                    keeper.ghosts.append(Ghost(left, ghost.values, back, common))
 
     def detach(self, child: ModelSource) -> None:
         """Let a source go; the nearest that retains keeps what it counted."""
         entries = [entry for source in child.subtree() for entry in source.entries]
-        self.keep(child, entries, child.ghosts_here())
+        self.keep(child, entries, child.ghosts_counted())
         self.subordinates.remove(child)
         child.parent = None
 
     def keep(
-        self, source: ModelSource | None, entries: list[ModelEntry], ghosts: list[Ghost]
+        self,
+        left: ModelSource | ModelEntry,
+        entries: list[ModelEntry],
+        ghosts: list[Ghost],
     ) -> None:
         """Have the nearest source that retains keep what leaves, this one or one above."""
-        keeper = next((one for one in self.lineage() if one.retain), None)
+        lineage = self.lineage()
+        keeper = next((one for one in lineage if one.retain), None)
         if keeper is None:
             return
-        for values, amounts in count(entries, ghosts).items():
-            for ghost in keeper.ghosts:
-                if ghost.source is source and ghost.values == values:
-                    ghost.source = None
-            keeper.ghosts.append(Ghost(source, values, amounts))
+        limits = [None, *keeper.lineage()[1:]]
+        for limit in limits:
+            some = [ghost for ghost in ghosts if ghost.limit is limit and limit is not None]
+            if limit is None:
+                some = [ghost for ghost in ghosts if ghost.limit not in lineage]
+            kept = count(entries if limit is None else [], some)
+            for values, amounts in kept.items():
+                for ghost in keeper.ghosts:
+                    if (ghost.left, ghost.values, ghost.limit) == (left, values, limit):
+                        ghost.left = None
+                keeper.ghosts.append(Ghost(left, values, amounts, limit))
 
     def files(self, ages: Ages) -> dict[str, ModelFile]:
         """The files that the directory shows."""
@@ -332,7 +354,7 @@ class ModelSource:
         if file.kind is retained_kind(file.value):
             numbers += [
                 number
-                for ghost in self.ghosts_here()
+                for ghost in self.ghosts_counted()
                 for index in find_places(ghost.values, file.value)
                 for number in retained_of([ghost], ghost.values, index)
             ]
@@ -351,11 +373,34 @@ class ModelSource:
 
     def revoke(self) -> None:
         """All arrays stay as if their base were None; a source above may keep what they counted."""
-        if self.parent:
-            self.parent.keep(None, self.entries, [])
+        for entry in self.entries if self.parent else ():
+            if entry.numbers is not None and self.parent:
+                self.parent.keep(entry, [entry], [])
         for entry in self.entries:
             if entry.numbers is not None:
-                entry.numbers, entry.revoked = None, True
+                entry.had, entry.numbers, entry.revoked = entry.numbers, None, True
+
+
+def up_to(lineage: list[ModelSource], last: ModelSource) -> list[ModelSource]:
+    """The beginning of a lineage, to one of its sources."""
+    return lineage[: lineage.index(last) + 1]
+
+
+def take_from(ghost: Ghost, known: dict[int, Number]) -> dict[int, Number]:
+    """Take out of what is retained what the one that comes back still has."""
+    back: dict[int, Number] = {}
+    for index, amount in list(ghost.amounts.items()):
+        peak = ghost.values[index].kind.name == "PEAK"
+        place = find_sum(ghost.values, index)
+        pair: dict[int, Number | None] = {index: amount}
+        if place is not None:
+            pair[place] = ghost.amounts.get(place)
+        elif index and find_sum(ghost.values, index - 1) == index:
+            continue  # with its histogram
+        if not peak and all(covers(known.get(one), pair[one]) for one in pair):
+            for one in pair:
+                back[one] = ghost.amounts.pop(one)
+    return back
 
 
 def belong_together(one: Value, other: Value) -> bool:

@@ -1,6 +1,7 @@
 """ArrayIndex collections: many bases reduced at once, sound ones and broken ones."""
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from statsfs.model.arrays import Array, File, intern_array
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.index import ArrayIndex, Entry, reduce_parts
+from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source
 from tests.support.strategies import Indexed, Plain, property_base
 
@@ -24,8 +26,13 @@ def add(flat: ArrayIndex, array: Array, base: object) -> Entry:
     """Add a base to a collection."""
     reader, bound = (None, None) if base is None else array.binder.bind(base)
     entry = Entry(Source("s"), array, reader, bound, base, False)
-    flat.add(entry)
+    apply_change(lambda change: flat.add(change, entry))
     return entry
+
+
+def update(mine: ArrayIndex, theirs: ArrayIndex, change: TreeChange) -> None:
+    """Add one index to another."""
+    mine.update(change, theirs)
 
 
 def reduce(flat: ArrayIndex, file: File) -> tuple[Any, Entry | None]:
@@ -81,21 +88,30 @@ def test_collections_are_added_and_taken_away_whole() -> None:
     """What a subordinate brings goes with it, and nothing else does."""
     array = make_array(Type.U64)
     mine, theirs = ArrayIndex(array), ArrayIndex(array)
-    own = add(mine, array, {"n": 1})
-    declared = add(mine, array, None)
+    add(mine, array, {"n": 1})
+    add(mine, array, None)
+    own = mine.copy()
     for base in ({"n": 2}, Plain({"n": 3}), None):
         add(theirs, array, base)
-    mine.update(theirs)
-    assert (len(mine), mine.below) == (5, 3)
+    apply_change(lambda change: mine.update(change, theirs))
+    assert len(mine) == 5
     assert reduce(mine, array.aggregates[0][0]) == (6, None)
-    mine.subtract(theirs)
-    assert (len(mine), mine.below) == (2, 0)
+    apply_change(lambda change: mine.subtract(change, theirs))
+    assert len(mine) == 2
     assert reduce(mine, array.aggregates[0][0]) == (1, None)
-    mine.discard(own)
-    mine.discard(declared)
+    apply_change(lambda change: mine.subtract(change, own))
     assert len(mine) == 0
     assert mine.groups == {}
     assert reduce(theirs, array.aggregates[0][0]) == (5, None)
+
+
+def test_what_an_interrupted_change_leaves_in_an_index_is_nothing() -> None:
+    """An empty group: what was read with it can come and go."""
+    array = make_array(Type.U64)
+    mine, theirs = ArrayIndex(array), ArrayIndex(array)
+    theirs.groups[array.binder.bind({"n": 1})[0]] = {}
+    apply_change(lambda change: mine.subtract(change, theirs))
+    assert (len(mine), reduce(theirs, array.aggregates[0][0])) == (0, (0, None))
 
 
 def test_declared_entries_may_be_brought_where_there_were_none() -> None:
@@ -106,7 +122,7 @@ def test_declared_entries_may_be_brought_where_there_were_none() -> None:
         for _ in range(before):
             add(mine, array, None)
         add(theirs, array, None)
-        mine.update(theirs)
+        apply_change(partial(update, mine, theirs))
         assert len(mine) == before + 1
         assert reduce_all(mine, array) == dict.fromkeys(KINDS, 0)
 

@@ -286,7 +286,7 @@ def test_a_signal_handler_may_change_the_tree_at_any_moment(registry: Registry, 
         top.add_subordinate(vm)
         vm.revoke()
         vm.add_values(N, {"n": 2000})
-    assert {"add", "remove", "_drop_bases", "join", "part", "settle", "leave"} <= set(where)
+    assert {"add", "remove", "revoke_entries", "join", "part", "settle", "leave"} <= set(where)
     changed, rest = made[len(extra) :], made[: len(extra)]
     assert len(changed) == count > 50
     below = set(top.subordinates)

@@ -19,6 +19,7 @@ from statsfs.exceptions import (
     TreeError,
 )
 from statsfs.model.values import Aggregate, Value
+from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
@@ -309,3 +310,17 @@ class References(RuleBasedStateMachine):
 
 TestReferences = References.TestCase
 TestReferences.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+
+
+def test_references_that_a_change_inside_a_change_takes_and_gives_back() -> None:
+    """A signal handler's `get` and `put` wait for the change that they came in."""
+    source = Source("s")
+
+    def change(change: TreeChange) -> None:
+        source.get()
+        source.get()
+        source.put()
+        assert source.refcount == 1
+
+    apply_change(change)
+    assert source.refcount == 2

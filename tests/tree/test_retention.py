@@ -1,7 +1,9 @@
 """What is retained: sums and peaks of what left, in files and views, cleared and restored."""
 
 import json
+import sys
 from collections.abc import Callable
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.support.strategies import (
     Indexed,
     Recipe,
     make_base,
+    property_base,
 )
 
 ALL = Aggregate(sum(kind.value for kind in Aggregate))
@@ -311,6 +314,127 @@ def test_a_source_that_retains_comes_back_with_all_it_has(app: Source) -> None:
         assert app.get_value("jobs") == 5
         app.add_subordinate(pool)
         assert app.get_value("jobs") == 5
+
+
+# What moves, and what gets its base back
+
+
+@pytest.fixture
+def pools(app: Source) -> tuple[Source, Source]:
+    """Two directories that retain, below one that does."""
+    a, b = Source("a", retain=True), Source("b", retain=True)
+    app.add_subordinate(a)
+    app.add_subordinate(b)
+    return a, b
+
+
+@pytest.mark.parametrize("above", [True, False])
+def test_what_moves_to_a_sibling_counts_once_above(
+    app: Source, pools: tuple[Source, Source], above: bool
+) -> None:
+    """Neither directory's total falls, and that above is what was counted."""
+    a, b = pools
+    work = make_work(10, deepest=7, size=2)
+    worker = add(a, "worker", work).get()
+    parents = (a, b, a, b)
+    for number, (old, new) in enumerate(pairwise(parents)):
+        kept = read(old)
+        old.remove_subordinate(worker)
+        assert read(app)["jobs"] == 10 + number
+        new.add_subordinate(worker)
+        work.jobs += 1
+        assert old.get_value("jobs") == kept["jobs"]
+        assert new.get_value("jobs") == 11 + number
+        found = read(app)
+        assert (found["jobs"], found["deepest.max"]) == (11 + number, 7)
+        assert found["sizes"] == work.sizes.buckets
+    if above:
+        b.remove_subordinate(worker)
+        worker.put()
+    assert app.get_value("jobs") == 13
+    assert {name: one.get_value("jobs") for name, one in (("a", a), ("b", b))} == {"a": 12, "b": 13}
+
+
+def test_what_moved_and_is_cleared_is_cleared_everywhere(
+    app: Source, pools: tuple[Source, Source]
+) -> None:
+    """From above everything; from the old directory what it kept, which counts nowhere else."""
+    a, b = pools
+    worker = add(a, "worker", make_work(10)).get()
+    a.remove_subordinate(worker)
+    b.add_subordinate(worker)
+    a.clear_value("jobs")
+    assert [one.get_value("jobs") for one in (a, b, app)] == [0, 10, 10]
+    b.remove_subordinate(worker)
+    a.add_subordinate(worker)
+    assert [one.get_value("jobs") for one in (a, b, app)] == [10, 10, 10]
+    app.clear_value("jobs")
+    assert [one.get_value("jobs") for one in (a, b, app)] == [0, 0, 0]
+
+
+def test_a_directory_that_leaves_takes_only_its_own_with_it(
+    app: Source, pools: tuple[Source, Source]
+) -> None:
+    """What moved out of it is counted where it is; it comes back as it was."""
+    a, b = pools
+    worker = add(a, "worker", make_work(10)).get()
+    add(a, "other", make_work(1))
+    a.remove_subordinate(worker)
+    b.add_subordinate(worker)
+    for _ in range(2):
+        app.remove_subordinate(a.get())
+        assert (app.get_value("jobs"), a.get_value("jobs")) == (11, 11)
+        app.add_subordinate(a)
+        assert (app.get_value("jobs"), a.get_value("jobs")) == (11, 11)
+        assert app.snapshot().to_dict()["values"]["jobs"] == 11
+    assert a.retained[VALUES][0] == 10
+
+
+def test_what_moved_between_directories_deep_below_counts_once_in_each() -> None:
+    """From the first directory above both places on; a middle one keeps its own total."""
+    top, left, right = (Source(name, retain=True) for name in ("top", "left", "right"))
+    top.add_subordinate(left)
+    top.add_subordinate(right)
+    pools = [Source(f"pool{number}", retain=True) for number in range(3)]
+    left.add_subordinate(pools[0])
+    left.add_subordinate(pools[1])
+    right.add_subordinate(pools[2])
+    worker = add(pools[0], "worker", make_work(10)).get()
+    seen = []
+    for old, new in ((0, 2), (2, 1), (1, 0)):
+        pools[old].remove_subordinate(worker)
+        pools[new].add_subordinate(worker)
+        seen.append([one.get_value("jobs") for one in (top, left, right)])
+    assert seen == [[10, 10, 10]] * 3
+    left.remove_subordinate(pools[0].get())
+    left.remove_subordinate(pools[1])
+    assert [one.get_value("jobs") for one in (top, left, right)] == [10, 10, 10]
+
+
+PAIRS: dict[str, Callable[[int], object]] = {
+    "object": lambda number: SimpleNamespace(n=number),
+    "property": lambda number: property_base({"n": number}, True),
+    "dictionary": lambda number: {"n": number},
+    "buffer": lambda number: bytearray(number.to_bytes(8, sys.byteorder)),
+}
+
+
+@pytest.mark.parametrize("flavour", PAIRS)
+def test_a_base_that_is_given_again_counts_once_above(app: Source, flavour: str) -> None:
+    """After a revoke the source has less; with the same base it has all, and another one is new."""
+    values = [Value("n", aggregate=Aggregate.SUM, offset=0 if flavour == "buffer" else None)]
+    base, other = PAIRS[flavour](10), PAIRS[flavour](3)
+    source = Source("s")
+    app.add_subordinate(source)
+    source.add_values(values, base)
+    for _ in range(2):
+        source.revoke()
+        assert (source.get_value("n"), app.get_value("n")) == (0, 10)
+        source.add_values(values, base)
+        assert (source.get_value("n"), app.get_value("n")) == (10, 10)
+    source.revoke()
+    source.add_values(values, other)
+    assert (source.get_value("n"), app.get_value("n")) == (3, 13)
 
 
 # Clearing

@@ -1,6 +1,7 @@
 """Trees against the naive model: names, numbers, snapshots, and what clearing does."""
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,14 +12,18 @@ from statsfs.exceptions import DuplicateNameError, ReadOnlyValueError, UnknownVa
 from statsfs.tree.source import Source
 from tests.support.model import (
     Ages,
+    ModelEntry,
     ModelFile,
     ModelSource,
+    count,
     find_places,
     find_sum,
     is_histogram,
 )
 from tests.support.strategies import Made, Recipe, bases, recipes
 
+# What each entry was made of, and its base: kept, as a base that is gone may have another's id.
+MADE: dict[ModelEntry, Made] = {}
 # Which of two arrays is older is a matter of the whole process.
 AGES = Ages()
 
@@ -49,6 +54,15 @@ def add(pair: Pair, made: Made) -> None:
         return
     source.add_values(made.values, made.base, hidden=made.entry.hidden)
     AGES.note(made.entry.values)
+    again = [
+        entry
+        for entry in model.entries
+        if entry.revoked and MADE[entry].base is made.base is not None
+        if entry.values == made.entry.values and (entry.hidden or not made.entry.hidden)
+    ]
+    for entry in again[:1]:
+        model.take_back(entry, count([made.entry], []))
+    MADE[made.entry] = made
     model.entries = [
         entry
         for entry in model.entries
@@ -64,6 +78,7 @@ def trees(draw: st.DrawFn) -> list[Pair]:
     """Draw a tree of up to seven sources over up to four arrays; the root is first."""
     known: list[Recipe] = draw(st.lists(recipes(), min_size=1, max_size=4))
     pairs: list[Pair] = []
+    MADE.clear()
     for number in range(draw(st.integers(1, 7))):
         parent = draw(st.sampled_from(pairs)) if pairs else None
         name = draw(st.sampled_from(("a", "b", "vm", "x", "y", "a.min")))
@@ -196,7 +211,10 @@ def test_a_tree_that_changes_is_what_the_model_says(pairs: list[Pair], data: st.
             case "fill":
                 add(pair, data.draw(bases(data.draw(recipes()))))
                 for entry in list(pair[1].entries):
-                    if entry.revoked:
+                    if entry.revoked and data.draw(st.booleans()):
+                        again = replace(entry, numbers=entry.had, had=None, revoked=False)
+                        add(pair, MADE[entry]._replace(entry=again))
+                    elif entry.revoked:
                         fields = [recipe_of(value) for value in entry.values]
                         add(pair, data.draw(bases(Recipe(tuple(fields)))))
         check_all(pairs)
