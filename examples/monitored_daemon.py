@@ -62,6 +62,7 @@ def main() -> None:
     ended = threading.Event()
     registry, crawler, shown = Registry(), Source("crawler"), CrawlerStats()
     crawler.add_values(CrawlerStats, shown)
+    crawler.add_values(WorkerStats, None)  # so that prometheus_client knows the names at once
     registry.register(crawler)
     REGISTRY.register(RegistryCollector(registry))
     server, _ = start_http_server(args.port, addr="127.0.0.1")

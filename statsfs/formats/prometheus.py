@@ -7,7 +7,7 @@ Threading: pure, but for pauses.
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import accumulate, compress, islice
 from typing import Final
 
@@ -26,14 +26,15 @@ _MOST: Final = 400  # lines of histograms between two pauses, but for their coun
 _NAME: Final = "\0"  # stands in templates for the metric's name; no label has it
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, names: Set[str] | None = None) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
+        names: only the families that are called so, or whose samples are; None for all.
     """
-    return write_families(snapshot, mask, _describe)
+    return write_families(snapshot, mask, names, _describe)
 
 
 def _describe(metric: Metric) -> str:
@@ -44,20 +45,25 @@ def _describe(metric: Metric) -> str:
     return f"{head}# TYPE {name} {type}\n"
 
 
-def write_families(snapshot: Snapshot, mask: Mask, describe: Callable[[Metric], str]) -> bytes:
-    """Return the text of all metric families of a snapshot.
+def write_families(
+    snapshot: Snapshot, mask: Mask, names: Set[str] | None, describe: Callable[[Metric], str]
+) -> bytes:
+    """Return the text of the metric families of a snapshot.
 
     A chunk of sources has one template of lines for all values of its array: a few hundred lines
     are then one call of C.
 
     Args:
-        snapshot, mask: as for `render`.
+        snapshot, mask, names: as for `render`.
         describe: returns the comments of a metric.
     """
     # It grows in place: joining 300,000 lines at last would take long for other threads.
     text = io.BytesIO()
     templates: dict[tuple[int, str], tuple[list[Home], str]] = {}
     for family in make_families(snapshot, mask=mask):
+        # Whole: of a histogram's sum alone, programs in Go would make one that counted nothing.
+        if names is not None and names.isdisjoint(family.metric.names):
+            continue
         name = family.metric.sample
         head = describe(family.metric)
         for part in family.parts:

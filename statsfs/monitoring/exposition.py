@@ -11,12 +11,15 @@ from stat import S_IROTH
 from typing import TYPE_CHECKING
 
 from statsfs.formats.metric_families import Family, make_families
-from statsfs.formats.metric_names import make_edges
+from statsfs.formats.metric_names import Metric, make_edges, make_metric, make_name
+from statsfs.model.values import Aggregate
+from statsfs.tree.lock import lock_tree
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
+from statsfs.tree.source import directory_of
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
+    from prometheus_client.core import Metric as TheirMetric
 
     from statsfs.monitoring.http_server import MetricsServer
 
@@ -31,6 +34,13 @@ class RegistryCollector:
         prometheus_client.REGISTRY.register(RegistryCollector(registry))
 
     Each collection takes a snapshot of the registry, so all its numbers are of one moment.
+
+    prometheus_client asks for the names once, when the collector is registered: it refuses one that
+    is taken, and finds by `name[]` and `restricted_registry` what has a name then. That is each
+    value in the registry, also one that is only declared (base None). A value of a new name that is
+    added later is collected, but has no name there until the collector is unregistered and
+    registered again: so declare first what is counted later.
+
     ImportError: prometheus_client is not installed.
     """
 
@@ -46,22 +56,55 @@ class RegistryCollector:
     def __repr__(self) -> str:
         return f"<RegistryCollector {self._registry!r}>"
 
-    def describe(self) -> list["Metric"]:
-        """Return nothing; without this method, registering would collect."""
-        return []
+    def describe(self) -> list["TheirMetric"]:
+        """Return the metrics of all values that there are now, without samples; reads no number."""
+        return [self._make(metric) for metric in _name_metrics(self._registry)]
 
-    def collect(self) -> Iterator["Metric"]:
+    def collect(self) -> Iterator["TheirMetric"]:
         """Return the metric families as they are now."""
         with pausing():
             families = make_families(self._registry.snapshot(), mask=S_IROTH)
         for family in families:
-            metric = family.metric
-            made = self._metric(metric.name, metric.help, metric.type, metric.unit)
+            made = self._make(family.metric)
             with pausing():
                 for name, labels, number in _list_samples(family):
                     made.add_sample(name, labels, number)
             if made.samples:
                 yield made
+
+    def _make(self, metric: Metric) -> "TheirMetric":
+        return self._metric(metric.name, metric.help, metric.type, metric.unit)
+
+
+def _name_metrics(registry: Registry) -> list[Metric]:
+    # As `make_families` names them, where all that is declared has been counted.
+    found = lock_tree(
+        lambda: [
+            (not (index.groups or index.records), array.serial, make_name(top.name), array)
+            for top in registry.sources
+            if not top.hidden
+            for array, index in directory_of(top).index.items()
+        ]
+    )
+    named: dict[str, Metric] = {}
+    claimed: set[str] = set()
+    summed: set[str] = set()
+    for _, _, top, array in sorted(found, key=lambda one: one[:2]):
+        for place, value in enumerate(array.values):
+            if place in array.sums.values() or not value.mode & S_IROTH:
+                continue
+            if value.hidden and value.aggregate is Aggregate.NONE:
+                continue
+            metric, _ = make_metric(top, value)
+            if place in array.sums:
+                summed.add(metric.name)
+            if claimed.isdisjoint(metric.names):
+                claimed.update(metric.names)
+                named[metric.name] = metric
+    return [
+        metric.without_sums() if metric.type == "histogram" and name not in summed else metric
+        for name, metric in named.items()
+    ]
 
 
 def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
@@ -84,9 +127,10 @@ def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | f
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":
     """Serve a registry's `/metrics` over HTTP from background threads.
 
-    The text format of Prometheus or OpenMetrics, compressed or not, as the client accepts. There is
-    no password and no encryption: on an address that is not a loopback one, anybody who reaches it
-    can read every value that has mode bit 0004.
+    The text format of Prometheus or OpenMetrics, compressed or not, as the client accepts; with
+    `?name[]=` only the metrics that have one of the names. There is no password and no encryption:
+    on an address that is not a loopback one, anybody who reaches it can read every value that has
+    mode bit 0004.
 
     Args:
         registry: the values.

@@ -1,7 +1,8 @@
 """The HTTP server that answers scrapes of `/metrics`.
 
-Owns the sockets, and what a client may ask for: GET and HEAD of one path, in a format and an
-encoding that it accepts. Anybody may ask, so only values that everybody may read are exported.
+Owns the sockets, and what a client may ask for: GET and HEAD of one path, of all metrics or of
+those that `name[]` names, in a format and an encoding that it accepts. Anybody may ask, so only
+values that everybody may read are exported.
 Threading: any thread. Each connection has a daemon thread: a slow or silent client delays only
 itself, and is cut off in the end.
 """
@@ -13,12 +14,15 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from socketserver import TCPServer, ThreadingMixIn
 from stat import S_IROTH
 from threading import BoundedSemaphore, Lock, Thread
 from typing import Any, Final
+from urllib.parse import parse_qs
 
 from statsfs.formats import openmetrics, prometheus
 from statsfs.formats.views import VIEWS, Rendering, View
@@ -33,7 +37,8 @@ _PATIENCE: Final = 30.0  # seconds for a client to ask, and again to take the an
 _CONNECTIONS: Final = 128  # at a time: each is a thread
 _REST: Final = 0.1  # seconds until the next try after the system ran out of descriptors or threads
 
-_TARGET: Final = re.compile("(?i:https?://[^/?#]*)?/metrics([?#].*)?")  # proxies get whole URLs
+# Proxies get whole URLs.
+_TARGET: Final = re.compile(r"(?i:https?://[^/?#]*)?/metrics(\?(?P<query>[^#]*))?(#.*)?")
 _QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
 _VIEWS: Final = {
     prometheus.CONTENT_TYPE: VIEWS[".stats.prom"],
@@ -80,6 +85,7 @@ def accepts_gzip(header: str) -> bool:
 class _Handler(BaseHTTPRequestHandler):
     # One connection, which is one request.
     server: "_Server"
+    query = ""
     timeout = _PATIENCE
     disable_nagle_algorithm = True
     error_content_type = "text/plain; charset=utf-8"
@@ -89,19 +95,26 @@ class _Handler(BaseHTTPRequestHandler):
         if not super().parse_request():
             return False
         self.server.silent.pop(self.request, None)
-        if not _TARGET.fullmatch(self.path):
+        target = _TARGET.fullmatch(self.path)
+        if target is None:
             self.send_error(HTTPStatus.NOT_FOUND)
         elif self.command not in ("GET", "HEAD"):
             headers = {"Content-Type": self.error_content_type, "Allow": "GET, HEAD"}
             self._answer(HTTPStatus.METHOD_NOT_ALLOWED, b"405 Method Not Allowed\n", headers)
         else:
+            self.query = target["query"] or ""
             return True
         return False
 
     def do_GET(self) -> None:
         content_type = choose_content_type(",".join(self.headers.get_all("Accept", [])))
+        view = _VIEWS[content_type]
+        # As in prometheus_client: without a name all metrics, and what is no name is ignored.
+        names = parse_qs(self.query).get("name[]")
+        if names is not None:
+            view = replace(view, render=partial(view.render, names=frozenset(names)))
         try:
-            body = self.server.render(_VIEWS[content_type])
+            body = self.server.render(view)
         except Exception:
             log.exception("a scrape failed")
             self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)

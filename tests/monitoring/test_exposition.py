@@ -89,13 +89,118 @@ def test_a_collector_beside_others(registry: Registry, app: Source) -> None:
     )  # fmt: skip
 
 
-def test_registering_does_not_collect(registry: Registry, app: Source) -> None:
-    """What there is changes with the tree, so a collector does not describe it."""
+def names(metrics: Iterable[Metric]) -> list[tuple[str, str, str, str]]:
+    """What each metric is called, and what else is said of it."""
+    return [(one.name, one.type, one.unit, one.documentation) for one in metrics]
+
+
+def test_a_collector_describes_what_there_is(registry: Registry, app: Source) -> None:
+    """Names and types without a number: nothing is read, also where nothing was counted yet."""
+    read = []
+
+    class Odd:
+        @property
+        def odd(self) -> int:
+            read.append("odd")
+            return 1
+
+    app.add_values([Value("odd")], Odd())
+    read.clear()  # adding looks whether it is there
     collector = RegistryCollector(registry)
-    assert collector.describe() == []
+    described = collector.describe()
+    assert read == []
+    assert names(described) == names(collector.collect())
+    assert [one.name for one in described] == [
+        "app_requests", "app_lag_seconds", "app_sizes_bytes", "app_bare_bucket", "app_odd",
+    ]  # fmt: skip
+    assert [one.samples for one in described] == [[]] * 5
     assert repr(collector) == "<RegistryCollector <Registry ['app']>>"
     app.revoke()
     assert list(collector.collect()) == []
+    assert names(collector.describe()) == names(described)
+
+
+@pytest.mark.parametrize(
+    ("value", "other", "refused"),
+    [
+        (Value("n"), "app_n", True),
+        (Value("n"), "app_n_total", True),
+        (Value("n", kind=Kind.INSTANT), "app_n", True),
+        (Value("n", kind=Kind.INSTANT), "app_n_total", True),
+        (Value("n"), "app_m", False),
+        (Value("n_total", kind=Kind.INSTANT), "app_n", True),
+        (Value("n", kind=Kind.LOG_HIST, size=2), "app_n_bucket", True),
+        (Value("n", kind=Kind.LOG_HIST, size=2), "app_n", False),
+        (Value("n", mode=0o640), "app_n", False),
+        (Value("n", hidden=True), "app_n", False),
+    ],
+)
+def test_names_that_are_taken_are_refused(
+    registry: Registry, value: Value, other: str, refused: bool
+) -> None:
+    """Registering raises, in either order, where a text with both would have one name twice."""
+    app = Source("app")
+    app.add_values([value], {"n": [1, 2] if value.histogram else 1, "n_total": 1})
+    registry.register(app)
+    for first in (True, False):
+        theirs = CollectorRegistry(auto_describe=True)
+        collector, counter = RegistryCollector(registry), Counter(other, "Theirs", registry=None)
+        with pytest.raises(ValueError, match="Duplicated") if refused else contextlib.nullcontext():
+            theirs.register(collector if first else counter)
+            theirs.register(counter if first else collector)
+        parse_text(generate_latest(theirs))
+
+
+def test_a_hidden_source_has_no_metric(registry: Registry) -> None:
+    """Nor has what is below it."""
+    app, child = Source("app", hidden=True), Source("child")
+    child.add_values([Value("n", aggregate=Aggregate.SUM)], {"n": 1})
+    app.add_subordinate(child)
+    registry.register(app)
+    assert RegistryCollector(registry).describe() == []
+
+
+def test_a_restricted_registry(registry: Registry, app: Source) -> None:
+    """It finds what there is, and what is declared; the rest once it is registered again."""
+    theirs = CollectorRegistry()
+    collector = RegistryCollector(registry)
+    app.add_values([(declared := Value("declared", aggregate=Aggregate.SUM))], None)
+    theirs.register(collector)
+
+    def find(*wanted: str) -> set[str]:
+        return set(parse_text(generate_latest(theirs.restricted_registry(wanted))))
+
+    assert find("app_requests_total", "app_bare_bucket", "app_secret_total") == {
+        "app_requests", "app_bare_bucket",
+    }  # fmt: skip
+    assert find("app_declared_total") == set()
+    later = Source("later")
+    later.add_values([declared, Value("undeclared")], {"declared": 1, "undeclared": 2})
+    app.add_subordinate(later)
+    assert find("app_declared_total", "app_undeclared_total") == {"app_declared", "app_undeclared"}
+    assert find("app_undeclared_total") == set()
+    assert {"app_undeclared"} < set(parse_text(generate_latest(theirs)))
+    theirs.unregister(collector)
+    theirs.register(collector)
+    assert find("app_undeclared_total") == {"app_undeclared"}
+
+
+def test_what_is_counted_has_a_name_before_what_is_declared(registry: Registry) -> None:
+    """An older value that nobody counts takes no name; a sum anywhere makes a histogram whole."""
+    app = Source("app")
+    app.add_values([Value("n", kind=Kind.INSTANT)], None)
+    bare, whole = (Source("%s", name) for name in ("bare", "whole"))
+    bare.add_values([Value("h", kind=Kind.LOG_HIST, size=2)], {"h": [1, 2]})
+    values = (Value("h", kind=Kind.LOG_HIST, size=2), Value("h.sum"), Value("n"))
+    whole.add_values(values, {"h": [1, 2], "h.sum": 3, "n": 1})
+    for child in (bare, whole):
+        app.add_subordinate(child)
+    registry.register(app)
+    collector = RegistryCollector(registry)
+    assert names(collector.describe()) == names(collector.collect())
+    assert [(one.name, one.type) for one in collector.describe()] == [
+        ("app_h", "histogram"), ("app_n", "counter"),
+    ]  # fmt: skip
 
 
 def as_floats(samples: dict[Any, Any]) -> dict[Any, Any]:
@@ -112,7 +217,11 @@ def test_collectors_say_what_the_views_say(tops: list[Node]) -> None:
     """The same families and samples come out of prometheus_client's own renderers."""
     registry = build(tops)
     theirs = CollectorRegistry()
-    theirs.register(RegistryCollector(registry))
+    collector = RegistryCollector(registry)
+    theirs.register(collector)
+    assert set(names(collector.collect())) <= set(names(collector.describe()))
+    theirs.unregister(collector)
+    theirs.register(collector)
     ours = openmetrics.render(registry.snapshot(), mask=0o004)
     found = parse_openmetrics(generate_openmetrics(theirs))
     expected = parse_openmetrics(ours)
@@ -335,6 +444,56 @@ def test_compressed(registry: Registry, server: MetricsServer) -> None:
     assert response.headers["Content-Encoding"] == "gzip"
     assert int(response.headers["Content-Length"]) == len(body)
     assert gzip.decompress(body) == prometheus.render(registry.snapshot(), mask=0o004)
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("name[]=app_requests_total", {"app_requests"}),
+        ("name[]=app_requests", {"app_requests"}),
+        ("name%5b%5D=app_lag_seconds", {"app_lag_seconds"}),
+        ("name[]=app_sizes_bytes_sum", {"app_sizes_bytes"}),
+        ("name[]=app_sizes_bytes&name[]=app_requests_total&name[]=nothing", None),
+        ("debug=1&name[]=app_bare_bucket&x", {"app_bare_bucket"}),
+        ("name[]=app_lag_seconds#name[]=app_requests", {"app_lag_seconds"}),
+        ("name[]=", {"app_requests", "app_lag_seconds", "app_sizes_bytes", "app_bare_bucket"}),
+        ("name[", {"app_requests", "app_lag_seconds", "app_sizes_bytes", "app_bare_bucket"}),
+        ("name[]=app_secret_total", set()),
+        ("name[]=nothing", set()),
+        ("name[]=app_bare", set()),
+        ("name[]=%ff%00&&=%zz", set()),
+    ],
+)
+def test_some_metrics(server: MetricsServer, query: str, expected: set[str] | None) -> None:
+    """Those that have one of the names, or a sample of it, as they are among all others."""
+    if expected is None:
+        expected = {"app_sizes_bytes", "app_requests"}
+    for accept, parse in (("", parse_text), (OPENMETRICS, parse_openmetrics)):
+        whole = parse(ask(server, Accept=accept)[1])
+        path = f"/metrics?{query}"
+        response, body = ask(server, Accept=accept, path=path)
+        assert response.status == 200
+        assert parse(body) == {name: whole[name] for name in expected}
+        packed = ask(server, Accept=accept, Accept_Encoding="gzip", path=path)[1]
+        assert gzip.decompress(packed) == body
+        assert int(ask(server, "HEAD", path, Accept=accept)[0].headers["Content-Length"]) == len(
+            body
+        )
+
+
+def test_the_names_are_those_of_prometheus_client(
+    registry: Registry, app: Source, server: MetricsServer
+) -> None:
+    """A sample that its restricted registry finds is found over HTTP, and no other family."""
+    theirs = CollectorRegistry()
+    theirs.register(RegistryCollector(registry))
+    samples = [one.name for family in theirs.collect() for one in family.samples]
+    for name in (*samples, "requests_total", "app"):
+        expected = parse_text(generate_latest(theirs.restricted_registry([name])))
+        found = parse_text(ask(server, path=f"/metrics?name[]={name}")[1])
+        assert found.keys() == expected.keys()
+        for family, (*_, parts) in expected.items():
+            assert as_floats(found[family].samples).items() >= as_floats(parts).items()
 
 
 def test_head(server: MetricsServer) -> None:

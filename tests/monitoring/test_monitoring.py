@@ -178,6 +178,8 @@ def test_views_and_scrapes_of_a_process(demo: Demo) -> None:
     accept = "application/openmetrics-text"
     scraped = fetch(demo.url, Accept=accept)
     assert (demo.mountpoint / ".stats.openmetrics").read_bytes() == scraped
+    some = parse_openmetrics(fetch(f"{demo.url}?name[]=kvm_exits_total", Accept=accept))
+    assert some == {"kvm_exits": parse_openmetrics(scraped)["kvm_exits"]}
     vm, vcpu = demo.vms[0], frozenset({("vm", demo.vms[0]), ("vcpu", "vcpu1")})
     part = (demo.mountpoint / "kvm" / vm / "vcpu1" / ".stats.openmetrics").read_bytes()
     exits = parse_openmetrics(part)["kvm_exits"].samples
