@@ -22,6 +22,14 @@ __all__ = ["SlotBuffer", "make_slot_class", "name_fields"]
 _META_NAMES: Final = ("_fields_", "_anonymous_")
 _SLOT_SIZE: Final = 8
 
+# Buckets compare with lists, and are shown as one, as a histogram does and is.
+_LIKE_A_LIST: Final = {
+    "__slots__": (),
+    "__eq__": Histogram.__eq__,
+    "__hash__": None,
+    "__repr__": Histogram.__repr__,
+}
+
 _Place = Callable[[type[Any], int], Any]  # returns an object of a ctypes class, at an offset
 
 
@@ -76,11 +84,12 @@ class _HistogramField:
             body["__slots__"] = ("buckets",)
         body["_fields_"] = fields
         self._class = type("SlotHistogram", (Histogram, ctypes.Structure), body)
+        self._buckets = type("Buckets", (self._array,), _LIKE_A_LIST)
         self._summed = summed is not None
 
     def place(self, place: _Place) -> Histogram:
         made: Histogram = place(self._class, self._start)
-        made.buckets = place(self._array, self._start)
+        made.buckets = place(self._buckets, self._start)
         if not self._summed:
             made.sum = 0  # of this object alone
         return made

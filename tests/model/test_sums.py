@@ -129,7 +129,9 @@ def test_histograms_in_shared_memory_are_as_others() -> None:
         histogram[-1] += 100
         assert list(seen) == list(seen.buckets) == list(histogram)
         assert (len(seen), sum(seen), seen[0], seen == histogram) == (len(histogram), 111, 10, True)
-        assert repr(seen) == repr(list(histogram))
+        assert repr(seen) == repr(seen.buckets) == repr(list(histogram))
+        assert seen.buckets == list(histogram) == histogram.buckets == seen
+        assert (seen.buckets != [*histogram], seen.buckets == [1]) == (False, False)
         histogram[:] = [0] * len(histogram)
         assert (sum(seen), seen != [0] * len(histogram)) == (0, False)
     assert (other.waits.sum, other.sizes.sum, other.times.sum) == (150, 150, 150)
