@@ -14,6 +14,7 @@ an attribute's increment, as on any object.
 import contextlib
 import os
 import re
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -170,7 +171,7 @@ def publish(
 
     Raises:
         SegmentError: the directory is missing, or others may write it; no space; too many values;
-            values with offsets; a label is not valid.
+            values with offsets; a label is not valid; uWSGI has yet to fork its workers.
         InvalidNameError: a name of the path is not valid, or the name of a value cannot be an
             attribute over shared memory.
     """
@@ -178,6 +179,12 @@ def publish(
         path = path % args if args else path
     except (TypeError, ValueError) as error:
         raise InvalidNameError(f"a segment's path {path!r} % {args!r}: {error}", path) from error
+    if _forks_later():
+        raise SegmentError(
+            f"segment {path!r}: uWSGI forks its workers after this, and they would all count in it:"
+            " publish in each, with --lazy-apps or in uwsgi.post_fork_hook",
+            path,
+        )
     array = values_of(values) if isinstance(values, type) else tuple(values)
     attributes = make_buffer_class(values if isinstance(values, type) else array)
     if mode & ~_MODES or mode & 0o600 != 0o600:
@@ -199,6 +206,19 @@ def publish(
         segment = Segment(path, place / f"{name}{places.SUFFIX}", stats, address, len(encoded))
         _live[address] = segment
     return segment
+
+
+def _forks_later() -> bool:
+    # uWSGI forks without Python's hooks, so that a worker would not be told that the segment is not
+    # its own. It is worker 0 until then, and so are the master and the spoolers ever after.
+    uwsgi = sys.modules.get("uwsgi")
+    worker_id = getattr(uwsgi, "worker_id", None)  # a program's own module may be called so
+    if uwsgi is None or worker_id is None or worker_id() or uwsgi.mule_id():
+        return False
+    master = getattr(uwsgi, "masterpid", os.getpid)()
+    # Without a master the first worker goes on in this process, and may be the only one.
+    alone = not master and uwsgi.numproc == 1
+    return master in (0, os.getpid()) and not alone
 
 
 def _create(place: Path, name: str, encoded: bytes, mode: int, path: str) -> int:

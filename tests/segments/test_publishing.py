@@ -6,8 +6,10 @@ import os
 import pwd
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -217,6 +219,50 @@ def test_names_that_no_structure_has_are_refused(directory: Path, name: str) -> 
     """They would be something else than an attribute."""
     with pytest.raises(InvalidNameError, match=name):
         publish("a", values=[Value(name)], directory=directory)
+
+
+@pytest.mark.parametrize(
+    ("worker", "mule", "master", "processes", "refused"),
+    [
+        (0, 0, "this one", 1, True),
+        (0, 0, "this one", 3, True),
+        (0, 0, None, 3, True),
+        (0, 0, None, 1, False),  # it is the only worker
+        (0, 0, "another", 3, False),  # a spooler
+        (0, 2, "another", 3, False),
+        (3, 0, "another", 3, False),
+        (1, 0, None, 3, False),
+    ],
+)
+def test_before_uwsgi_forks(
+    monkeypatch: pytest.MonkeyPatch,
+    directory: Path,
+    worker: int,
+    mule: int,
+    master: str | None,
+    processes: int,
+    refused: bool,
+) -> None:
+    """It runs no hook of Python's: three workers counted in one segment, and lost half of it."""
+    pid = {"this one": os.getpid(), "another": os.getppid(), None: 0}[master]
+    uwsgi: Any = types.ModuleType("uwsgi")
+    uwsgi.worker_id, uwsgi.mule_id, uwsgi.masterpid = (lambda: worker), (lambda: mule), lambda: pid
+    uwsgi.numproc = processes
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)
+    with contextlib.ExitStack() as stack:
+        if refused:
+            stack.enter_context(pytest.raises(SegmentError, match=r"--lazy-apps or in .*fork_hook"))
+        stack.enter_context(publish("a", values=WorkerStats, directory=directory))
+    assert list(directory.iterdir()) == []
+
+
+def test_a_module_of_the_same_name_is_not_uwsgi(
+    monkeypatch: pytest.MonkeyPatch, directory: Path
+) -> None:
+    """A program may call its own module so."""
+    monkeypatch.setitem(sys.modules, "uwsgi", types.ModuleType("uwsgi"))
+    with publish("a", values=WorkerStats, directory=directory) as segment:
+        assert alive(segment.file)
 
 
 def test_directories_that_are_none(directory: Path) -> None:
