@@ -5,9 +5,8 @@ Run it, and scrape it from another shell; without `--port` it takes a free one, 
     python examples/monitored_daemon.py ./stats
     curl http://127.0.0.1:$(cat ./stats/crawler/port)/metrics
 
-Both kinds of metrics are in the one answer. `crawler_pages_total` comes from statsfs: a plain
-increment in each worker, labelled by the worker's directory. `robots_seconds` is a summary of
-prometheus_client's own.
+Both kinds of metrics are in the one answer: `crawler_pages_total` of statsfs, a plain increment in
+each worker, labelled by its directory; and `robots_seconds`, a summary of prometheus_client's own.
 """
 
 import argparse

@@ -3,8 +3,7 @@
 Owns the classes that `Stats.from_buffer` and segments use. A value has one slot, a histogram one
 for each bucket, and its sum has the next one.
 
-Threading: counting is an increment of an attribute. That of a slot is not atomic: a buffer has one
-writer.
+Threading: counting is an increment of an attribute, which is not atomic: a buffer has one writer.
 """
 
 import ctypes

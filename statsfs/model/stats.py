@@ -4,7 +4,8 @@ Owns the field functions (`u64`, `boolean`, `log_hist`, …), the class that the
 over a buffer. Aggregation and files are the business of others: `sources` knows of this module
 nothing but `values_of`.
 
-Threading: an instance is a plain slotted object; counting is Python's own attribute increment.
+Threading: an instance is a plain slotted object; counting is Python's own attribute increment, and
+an instance has one writer.
 """
 
 from collections.abc import Callable, Sequence
@@ -208,6 +209,17 @@ class Stats(metaclass=_StatsMeta):
     An instance has one slot for each value and no others; all start at 0, and histograms with empty
     buckets. `values_of` returns the values that the class declares; a subclass has those of its
     bases first.
+
+    An instance has one writer. `stats.sent += sock.send(data)` reads, calls and then writes: what
+    other threads count meanwhile is lost. So each thread has one of its own, in a hidden source::
+
+        def work(number):
+            stats = SenderStats()
+            with Source("sender%d", number, hidden=True) as sender:
+                sender.add_values(SenderStats, stats)
+                app.add_subordinate(sender)
+                for data in queue:
+                    stats.sent += sock.send(data)
     """
 
     __slots__ = ()
