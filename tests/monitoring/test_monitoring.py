@@ -1,21 +1,10 @@
-"""Monitoring, for real: promtool, a Prometheus server and node_exporter, each as its own process.
+"""Monitoring, for real: promtool, a Prometheus server and node_exporter, each its own process."""
 
-`make tools` unpacks them where they are not installed. Each listens on the loopback address, on a
-port that was free a moment ago.
-"""
-
-import contextlib
-import json
 import os
-import shutil
-import socket
 import subprocess
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -30,15 +19,17 @@ from statsfs.tree.source import Source
 from tests.support.bare import bare_log_hist
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.exported import Exported, parse_openmetrics, parse_text
-from tests.support.mounts import ROOT, directory_for_a_mount
-
-
-def tool(name: str) -> str:
-    """Where a program is."""
-    path = shutil.which(name, path=f"{os.environ['PATH']}:{ROOT}/.venv/debian/usr/bin")
-    if path is None:
-        pytest.skip(f"there is no {name}: make tools")
-    return path
+from tests.support.mounts import directory_for_a_mount
+from tests.support.prometheus_server import (
+    Job,
+    PrometheusServer,
+    answers,
+    fetch,
+    free_port,
+    running,
+    scraping,
+    tool,
+)
 
 
 def check_metrics(text: bytes) -> tuple[int, str]:
@@ -89,50 +80,6 @@ def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
 
 
 # A demo, and programs that watch it
-
-
-@contextlib.contextmanager
-def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a process, and end it."""
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as process:
-        try:
-            yield process
-            assert process.poll() is None, process.stdout and process.stdout.read()
-        finally:
-            process.terminate()
-            try:
-                process.communicate(timeout=DEADLINE)
-            finally:
-                process.kill()
-
-
-def free_port() -> int:
-    """A free port of the loopback address."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def fetch(url: str, **headers: str) -> bytes:
-    """What is at a URL."""
-    request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=DEADLINE) as response:
-        body: bytes = response.read()
-        return body
-
-
-def answers(url: str) -> bool:
-    """Whether there is something at a URL."""
-    with contextlib.suppress(OSError):
-        return bool(fetch(url))
-    return False
 
 
 class Demo:
@@ -186,45 +133,6 @@ def test_views_and_scrapes_of_a_process(demo: Demo) -> None:
     assert exits == {("kvm_exits_total", vcpu): demo.read(f"{vm}/vcpu1/exits")}
 
 
-class Server:
-    """A Prometheus server."""
-
-    def __init__(self, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}"
-
-    def api(self, name: str, **parameters: str) -> Any:
-        """Ask its HTTP API."""
-        query = urllib.parse.urlencode(parameters)
-        answer = json.loads(fetch(f"{self.url}/api/v1/{name}?{query}"))
-        assert answer["status"] == "success"
-        return answer["data"]
-
-    def query(self, text: str) -> dict[tuple[str, ...], float]:
-        """The values of a query by the values of their labels, in the order of the names."""
-        found = self.api("query", query=text)["result"]
-        return {
-            tuple(text for _, text in sorted(one["metric"].items())): float(one["value"][1])
-            for one in found
-        }
-
-
-CONFIGURATION = """
-global:
-  scrape_interval: 500ms
-  scrape_timeout: 500ms
-scrape_configs:
-  - job_name: kvm
-    static_configs:
-      - targets: ["{demo}"]
-  - job_name: odd
-    static_configs:
-      - targets: ["{odd}"]
-  - job_name: timed
-    static_configs:
-      - targets: ["{timed}"]
-"""
-
-
 @pytest.fixture(scope="module")
 def odd() -> Iterator[MetricsServer]:
     """A server in this process, of what is odd."""
@@ -270,35 +178,18 @@ def timed() -> Iterator[Timed]:
 @pytest.fixture(scope="module")
 def server(
     demo: Demo, odd: MetricsServer, timed: Timed, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+) -> Iterator[PrometheusServer]:
     """A Prometheus server that has scraped the demo."""
-    directory = tmp_path_factory.mktemp("prometheus")
-    configuration = directory / "prometheus.yml"
-    targets = {"demo": demo.url, "odd": odd.url, "timed": timed.url}
-    places = {name: urllib.parse.urlsplit(url).netloc for name, url in targets.items()}
-    configuration.write_text(CONFIGURATION.format(**places))
-    port = free_port()
-    with running(
-        tool("prometheus"),
-        f"--config.file={configuration}",
-        f"--storage.tsdb.path={directory / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--log.level=error",
-    ) as process:
-        server = Server(port)
-
-        def scraped() -> bool:
-            assert process.poll() is None
-            with contextlib.suppress(OSError):
-                return len(server.query("up")) == len(targets)
-            return False
-
-        wait_until(scraped, "a scrape")
+    urls = {"demo": demo.url, "odd": odd.url, "timed": timed.url}
+    jobs = {name: Job(url, "500ms") for name, url in urls.items()}
+    with scraping(tmp_path_factory.mktemp("prometheus"), jobs) as server:
         yield server
 
 
 @pytest.mark.mount
-def test_a_prometheus_server_reads_what_the_files_show(demo: Demo, server: Server) -> None:
+def test_a_prometheus_server_reads_what_the_files_show(
+    demo: Demo, server: PrometheusServer
+) -> None:
     """Its queries make the totals that the directories have."""
     for target in server.api("targets")["activeTargets"]:
         assert (target["health"], target["lastError"]) == ("up", "")
@@ -317,7 +208,9 @@ def test_a_prometheus_server_reads_what_the_files_show(demo: Demo, server: Serve
 
 
 @pytest.mark.mount
-def test_a_prometheus_server_knows_what_the_metrics_are(demo: Demo, server: Server) -> None:
+def test_a_prometheus_server_knows_what_the_metrics_are(
+    demo: Demo, server: PrometheusServer
+) -> None:
     """Type, unit and help arrive, and the buckets of a histogram make quantiles."""
     (known,) = server.api("metadata", metric="kvm_halt_wait_seconds")["kvm_halt_wait_seconds"]
     assert (known["type"], known["unit"]) == ("counter", "seconds")
@@ -334,7 +227,9 @@ def test_a_prometheus_server_knows_what_the_metrics_are(demo: Demo, server: Serv
 
 
 @pytest.mark.mount
-def test_a_prometheus_server_computes_averages_and_quantiles(timed: Timed, server: Server) -> None:
+def test_a_prometheus_server_computes_averages_and_quantiles(
+    timed: Timed, server: PrometheusServer
+) -> None:
     """The average of what was observed between two scrapes is exact, the median within a bucket."""
 
     def wait_for_count(count: int) -> None:
@@ -362,7 +257,7 @@ def test_a_prometheus_server_computes_averages_and_quantiles(timed: Timed, serve
 
 
 @pytest.mark.mount
-def test_a_prometheus_server_reads_whatever_there_is(server: Server) -> None:
+def test_a_prometheus_server_reads_whatever_there_is(server: PrometheusServer) -> None:
     """In OpenMetrics, too, what is odd arrives as it was."""
     found = server.api("query", query="_9_lives_1______d_total")["result"]
     labels = [{name: text for name, text in one["metric"].items() if name in ODD} for one in found]

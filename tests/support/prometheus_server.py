@@ -1,0 +1,153 @@
+"""Programs that watch: where they are, and a Prometheus server as a process of its own.
+
+`make tools` unpacks them where they are not installed. Each listens on the loopback address, on a
+port that was free a moment ago.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import ROOT
+
+__all__ = [
+    "Job",
+    "PrometheusServer",
+    "answers",
+    "fetch",
+    "free_port",
+    "running",
+    "scraping",
+    "tool",
+]
+
+
+def tool(name: str) -> str:
+    """Where a program is."""
+    path = shutil.which(name, path=f"{os.environ['PATH']}:{ROOT}/.venv/debian/usr/bin")
+    if path is None:
+        pytest.skip(f"there is no {name}: make tools")
+    return path
+
+
+@contextlib.contextmanager
+def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
+    """Run a process, and end it."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            yield process
+            assert process.poll() is None, process.stdout and process.stdout.read()
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=DEADLINE)
+            finally:
+                process.kill()
+
+
+def free_port() -> int:
+    """A free port of the loopback address."""
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def fetch(url: str, **headers: str) -> bytes:
+    """What is at a URL."""
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+        body: bytes = response.read()
+        return body
+
+
+def answers(url: str) -> bool:
+    """Whether there is something at a URL."""
+    with contextlib.suppress(OSError):
+        return bool(fetch(url))
+    return False
+
+
+class PrometheusServer:
+    """A Prometheus server."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def api(self, name: str, **parameters: str) -> Any:
+        """Ask its HTTP API."""
+        query = urllib.parse.urlencode(parameters)
+        answer = json.loads(fetch(f"{self.url}/api/v1/{name}?{query}"))
+        assert answer["status"] == "success"
+        return answer["data"]
+
+    def query(self, text: str) -> dict[tuple[str, ...], float]:
+        """The values of a query by the values of their labels, in the order of the names."""
+        found = self.api("query", query=text)["result"]
+        return {
+            tuple(text for _, text in sorted(one["metric"].items())): float(one["value"][1])
+            for one in found
+        }
+
+
+class Job(NamedTuple):
+    """What a Prometheus server scrapes, and how often."""
+
+    url: str
+    interval: str
+
+
+@contextlib.contextmanager
+def scraping(directory: Path, jobs: Mapping[str, Job]) -> Iterator[PrometheusServer]:
+    """Run a Prometheus server; it has scraped each job once.
+
+    Args:
+        directory: where it keeps what it has.
+        jobs: by name.
+    """
+    configuration = directory / "prometheus.yml"
+    found = [
+        {
+            "job_name": name,
+            "scrape_interval": job.interval,
+            "scrape_timeout": job.interval,
+            "static_configs": [{"targets": [urllib.parse.urlsplit(job.url).netloc]}],
+        }
+        for name, job in jobs.items()
+    ]
+    configuration.write_text(json.dumps({"scrape_configs": found}))  # which is YAML, too
+    port = free_port()
+    with running(
+        tool("prometheus"),
+        f"--config.file={configuration}",
+        f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+    ) as process:
+        server = PrometheusServer(port)
+
+        def scraped() -> bool:
+            assert process.poll() is None
+            with contextlib.suppress(OSError):
+                return len(server.query("up")) == len(jobs)
+            return False
+
+        wait_until(scraped, "a scrape")
+        yield server
