@@ -211,7 +211,8 @@ class Stats(metaclass=_StatsMeta):
     bases first.
 
     An instance has one writer. `stats.sent += sock.send(data)` reads, calls and then writes: what
-    other threads count meanwhile is lost. So each thread has one of its own, in a hidden source::
+    other threads count meanwhile is lost, and with an `await` there what other tasks count. So each
+    thread has one of its own, in a hidden source::
 
         def work(number):
             stats = SenderStats()
