@@ -6,6 +6,7 @@ Threading: any thread; scrapes are answered in threads of their own.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import accumulate, compress
 from stat import S_IROTH
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from statsfs.model.values import Aggregate
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
+from statsfs.tree.snapshot import take_snapshot
 from statsfs.tree.source import directory_of
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ class RegistryCollector:
         return f"<RegistryCollector {self._registry!r}>"
 
     def describe(self) -> list["TheirMetric"]:
-        """Return the metrics of all values that there are now, without samples; reads no number."""
+        """Return the metrics of all values that there are now, without samples or a refresh."""
         return [self._make(metric) for metric in _name_metrics(self._registry)]
 
     def collect(self) -> Iterator["TheirMetric"]:
@@ -77,34 +79,33 @@ class RegistryCollector:
 
 
 def _name_metrics(registry: Registry) -> list[Metric]:
-    # As `make_families` names them, where all that is declared has been counted.
-    found = lock_tree(
+    with pausing():
+        # Sources that do not answer just now have names too.
+        snapshot = replace(take_snapshot(registry), unavailable=frozenset())
+        metrics = [family.metric for family in make_families(snapshot, mask=S_IROTH)]
+    claimed = {name for metric in metrics for name in metric.names}
+    declared = lock_tree(
         lambda: [
-            (not (index.groups or index.records), array.serial, make_name(top.name), array)
+            (make_name(top.name), array)
             for top in registry.sources
             if not top.hidden
             for array, index in directory_of(top).index.items()
+            if index.declared
         ]
     )
-    named: dict[str, Metric] = {}
-    claimed: set[str] = set()
-    summed: set[str] = set()
-    for _, _, top, array in sorted(found, key=lambda one: one[:2]):
+    for top, array in declared:
         for place, value in enumerate(array.values):
-            if place in array.sums.values() or not value.mode & S_IROTH:
+            if value.aggregate is Aggregate.NONE or not value.mode & S_IROTH:
                 continue
-            if value.hidden and value.aggregate is Aggregate.NONE:
+            if place in array.sums.values():
                 continue
             metric, _ = make_metric(top, value)
-            if place in array.sums:
-                summed.add(metric.name)
+            if value.histogram and place not in array.sums:
+                metric = metric.without_sums()
             if claimed.isdisjoint(metric.names):
                 claimed.update(metric.names)
-                named[metric.name] = metric
-    return [
-        metric.without_sums() if metric.type == "histogram" and name not in summed else metric
-        for name, metric in named.items()
-    ]
+                metrics.append(metric)
+    return metrics
 
 
 def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:

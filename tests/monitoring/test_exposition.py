@@ -95,29 +95,31 @@ def names(metrics: Iterable[Metric]) -> list[tuple[str, str, str, str]]:
 
 
 def test_a_collector_describes_what_there_is(registry: Registry, app: Source) -> None:
-    """Names and types without a number: nothing is read, also where nothing was counted yet."""
-    read = []
+    """Names and types without samples; no source is asked, nor left out if it does not answer."""
+    asked = []
 
-    class Odd:
-        @property
-        def odd(self) -> int:
-            read.append("odd")
-            return 1
+    def ask() -> None:
+        asked.append("once")
+        raise OSError
 
-    app.add_values([Value("odd")], Odd())
-    read.clear()  # adding looks whether it is there
+    silent = Source("silent", refresh=ask)
+    silent.add_values([Value("odd")], {"odd": 1})
+    app.add_subordinate(silent)
     collector = RegistryCollector(registry)
-    described = collector.describe()
-    assert read == []
-    assert names(described) == names(collector.collect())
-    assert [one.name for one in described] == [
+    expected = [
         "app_requests", "app_lag_seconds", "app_sizes_bytes", "app_bare_bucket", "app_odd",
     ]  # fmt: skip
-    assert [one.samples for one in described] == [[]] * 5
+    assert [one.name for one in collector.describe()] == expected
+    assert asked == []
+    assert [one.name for one in collector.collect()] == expected[:-1]
+    assert asked == ["once"]
+    assert names(collector.describe())[:-1] == names(collector.collect())
+    assert [one.name for one in collector.describe()] == expected
+    assert [one.samples for one in collector.describe()] == [[]] * 5
     assert repr(collector) == "<RegistryCollector <Registry ['app']>>"
     app.revoke()
     assert list(collector.collect()) == []
-    assert names(collector.describe()) == names(described)
+    assert [one.name for one in collector.describe()] == ["app_odd"]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +154,9 @@ def test_names_that_are_taken_are_refused(
 
 
 def test_a_hidden_source_has_no_metric(registry: Registry) -> None:
-    """Nor has what is below it."""
+    """Nor has what is below it, nor what is declared."""
     app, child = Source("app", hidden=True), Source("child")
+    app.add_values([Value("later", aggregate=Aggregate.SUM)], None)
     child.add_values([Value("n", aggregate=Aggregate.SUM)], {"n": 1})
     app.add_subordinate(child)
     registry.register(app)
@@ -186,21 +189,29 @@ def test_a_restricted_registry(registry: Registry, app: Source) -> None:
 
 
 def test_what_is_counted_has_a_name_before_what_is_declared(registry: Registry) -> None:
-    """An older value that nobody counts takes no name; a sum anywhere makes a histogram whole."""
-    app = Source("app")
-    app.add_values([Value("n", kind=Kind.INSTANT)], None)
-    bare, whole = (Source("%s", name) for name in ("bare", "whole"))
-    bare.add_values([Value("h", kind=Kind.LOG_HIST, size=2)], {"h": [1, 2]})
-    values = (Value("h", kind=Kind.LOG_HIST, size=2), Value("h.sum"), Value("n"))
-    whole.add_values(values, {"h": [1, 2], "h.sum": 3, "n": 1})
-    for child in (bare, whole):
-        app.add_subordinate(child)
+    """An older value that nobody counts yet takes no name from one that is counted."""
+    app, child = Source("app"), Source("child")
+    values = (
+        Value("n", aggregate=Aggregate.SUM, kind=Kind.INSTANT),
+        Value("m", aggregate=Aggregate.SUM),
+        Value("alone"),
+        Value("secret", aggregate=Aggregate.SUM, mode=0o640),
+        Value("h", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=2),
+        Value("whole", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=2),
+        Value("whole.sum", aggregate=Aggregate.SUM),
+    )
+    app.add_values(values, None)
+    child.add_values([Value("n")], {"n": 1})
+    app.add_subordinate(child)
     registry.register(app)
     collector = RegistryCollector(registry)
-    assert names(collector.describe()) == names(collector.collect())
+    assert [(one.name, one.type) for one in collector.collect()] == [("app_n", "counter")]
     assert [(one.name, one.type) for one in collector.describe()] == [
-        ("app_h", "histogram"), ("app_n", "counter"),
-    ]  # fmt: skip
+        ("app_n", "counter"),
+        ("app_m", "counter"),
+        ("app_h_bucket", "unknown"),
+        ("app_whole", "histogram"),
+    ]
 
 
 def as_floats(samples: dict[Any, Any]) -> dict[Any, Any]:
