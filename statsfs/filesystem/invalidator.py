@@ -19,6 +19,7 @@ from pyfuse3 import FileNameT, InodeT
 
 from statsfs.filesystem.inodes import Stale
 from statsfs.filesystem.vfs import Vfs
+from statsfs.model.locking import Flag
 from statsfs.tree.lock import ChangeNotice
 
 __all__ = ["Invalidator"]
@@ -48,7 +49,7 @@ class Invalidator:
         self._busy: dict[int, int] = {}
         self._stoppers: set[int] = set()
         self._requests: select.poll | None = None
-        self._queue: SimpleQueue[tuple[Stale, threading.Event] | None] = SimpleQueue()
+        self._queue: SimpleQueue[tuple[Stale, Flag] | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
 
     def start(self) -> None:
@@ -80,7 +81,7 @@ class Invalidator:
             name = "statsfs-invalidate"
             self._worker = threading.Thread(target=self._work, name=name, daemon=True)
             self._worker.start()
-        sent = threading.Event()
+        sent = Flag()
         self._queue.put((stale, sent))
         if not self._running:
             # `stop` may have come before there was a worker to end.

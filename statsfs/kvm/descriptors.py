@@ -21,6 +21,7 @@ from typing import Final, Self
 from statsfs.formats.binary import Layout, decode
 from statsfs.kvm.values import index_values, make_values
 from statsfs.model.external import Numbers
+from statsfs.model.locking import locked
 from statsfs.model.values import Value
 from statsfs.tree.source import Source
 
@@ -82,21 +83,21 @@ class KvmStats:
         """Whether it was closed."""
         return self._fd < 0
 
+    @locked
     def close(self) -> None:
         """Close it; then the files of its sources have no data. Closing again does nothing."""
-        with self._lock:
-            self._fd = -1
-            self._close()
+        self._fd = -1
+        self._close()
 
+    @locked
     def refresh(self) -> None:
         """Read the current counts into `numbers`, as sources do; OSError if that fails."""
         layout = self._layout
-        with self._lock:
-            data = os.pread(self._fd, layout.data_size, layout.data_offset)
-            if len(data) < layout.data_size:
-                text = f"{self.id}: {len(data)} of {layout.data_size} bytes of statistics"
-                raise OSError(errno.ENODATA, text)
-            self.numbers.take(layout.numbers(data))
+        data = os.pread(self._fd, layout.data_size, layout.data_offset)
+        if len(data) < layout.data_size:
+            text = f"{self.id}: {len(data)} of {layout.data_size} bytes of statistics"
+            raise OSError(errno.ENODATA, text)
+        self.numbers.take(layout.numbers(data))
 
     def make_source(
         self,

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary, ref
 from statsfs.exceptions import DuplicateNameError, ExhaustedError
 from statsfs.model.bases import Binder
 from statsfs.model.histograms import find_sums
+from statsfs.model.locking import call_locked
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Value
 
@@ -136,7 +137,6 @@ def intern_array(values: type[Stats] | Sequence[Value]) -> Array:
 
 
 def _intern(values: Sequence[Value]) -> Array:
-    global _next_serial
     # An array keeps its tuple alive, so that tuple's id is not reused. Hashing 47 values costs more
     # than all the rest of adding a source; producers pass the same tuple each time.
     known = _by_identity.get(id(values))
@@ -149,23 +149,25 @@ def _intern(values: Sequence[Value]) -> Array:
             raise TypeError(f"an array has Values, not {type(value).__name__}")
     if not key:
         raise ValueError("an array has at least one value")
-    with _intern_lock:
-        array = _arrays.get(key)
-        if array is None:
-            _check_names(key)
-            size = sum(1 + len(value.aggregate_names) for value in key)
-            # Taken before anything is made: a finalizer may bring an array of its own meanwhile.
-            serial = _next_serial
-            if serial + size > FILE_NUMBERS:
-                raise ExhaustedError(
-                    f"too many values were declared in this process: no number is left for the "
-                    f"files of {key[0].name!r}",
-                    key,
-                )
-            _next_serial = serial + size
-            array = _arrays.setdefault(key, Array(key, serial))
-            identity = id(array.values)
-            _by_identity[identity] = ref(array, lambda _: _by_identity.pop(identity, None))
+    return call_locked(_intern_lock, lambda: _arrays.get(key) or _make_array(key))
+
+
+def _make_array(key: tuple[Value, ...]) -> Array:
+    global _next_serial
+    _check_names(key)
+    size = sum(1 + len(value.aggregate_names) for value in key)
+    # Taken before anything is made: a finalizer may bring an array of its own meanwhile.
+    serial = _next_serial
+    if serial + size > FILE_NUMBERS:
+        raise ExhaustedError(
+            f"too many values were declared in this process: no number is left for the "
+            f"files of {key[0].name!r}",
+            key,
+        )
+    _next_serial = serial + size
+    array = _arrays.setdefault(key, Array(key, serial))
+    identity = id(array.values)
+    _by_identity[identity] = ref(array, lambda _: _by_identity.pop(identity, None))
     return array
 
 

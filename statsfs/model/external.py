@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from statsfs.model.locking import locked
 from statsfs.model.values import Value
 
 __all__ = ["Numbers"]
@@ -37,23 +38,24 @@ class Numbers(dict[str, Any]):
         # Reentrant: a signal handler may read in the middle of a `take`.
         self._lock = threading.RLock()
 
+    @locked
     def take(self, raw: Sequence[Any]) -> None:
         """Replace all numbers by an integer or a list for each value, which are not copied."""
         # A number below its baseline shows that counting began anew: the baseline is dropped.
-        with self._lock:
-            self._raw = raw
-            if not self.baselines:
-                self.update(zip(self._values, raw, strict=True))
-                return
-            numbers = dict(zip(self._values, raw, strict=True))
-            for name, baseline in list(self.baselines.items()):
-                left = _subtract(self._values[name], numbers[name], baseline)
-                if left is None:
-                    del self.baselines[name]
-                else:
-                    numbers[name] = left
-            self.update(numbers)
+        self._raw = raw
+        if not self.baselines:
+            self.update(zip(self._values, raw, strict=True))
+            return
+        numbers = dict(zip(self._values, raw, strict=True))
+        for name, baseline in list(self.baselines.items()):
+            left = _subtract(self._values[name], numbers[name], baseline)
+            if left is None:
+                del self.baselines[name]
+            else:
+                numbers[name] = left
+        self.update(numbers)
 
+    @locked
     def clear_value(self, name: str) -> None:
         """Make the number of a cumulative value its baseline, else raise ValueError.
 
@@ -62,9 +64,8 @@ class Numbers(dict[str, Any]):
         value = self._values[name]
         if not value.cumulative:
             raise ValueError(f"the {value.kind} is kept where it is counted")
-        with self._lock:
-            self.baselines[name] = self._raw[list(self._values).index(name)]
-            self[name] = value.zero
+        self.baselines[name] = self._raw[list(self._values).index(name)]
+        self[name] = value.zero
 
 
 def _subtract(value: Value, raw: Any, baseline: Any) -> Any:

@@ -22,6 +22,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
 from statsfs.model.buffers import SlotBuffer
+from statsfs.model.locking import call_locked
 from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places
@@ -74,15 +75,17 @@ class Segment(Generic[_S]):
         The collector keeps what was counted, and removes the file. Here it is removed only where no
         collector has ever been.
         """
-        with _lock:
-            if self._address not in _live:
-                return
-            # The collector of a directory reads its subdirectories as well.
-            if not any((place / places.COLLECTOR).exists() for place in self.file.parents[:2]):
-                # While it is locked: a collector that has just opened it folds it after that.
-                with contextlib.suppress(OSError):
-                    self.file.unlink()
-            self._end(f"segment {self.path!r} was closed")
+        call_locked(_lock, self._close)
+
+    def _close(self) -> None:
+        if self._address not in _live:
+            return
+        # The collector of a directory reads its subdirectories as well.
+        if not any((place / places.COLLECTOR).exists() for place in self.file.parents[:2]):
+            # While it is locked: a collector that has just opened it folds it after that.
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+        self._end(f"segment {self.path!r} was closed")
 
     def _end(self, why: str) -> None:
         del _live[self._address]
@@ -116,7 +119,9 @@ def _disown_in_child() -> None:
         for segment in list(_live.values()):
             segment._end(f"segment {segment.path!r} belongs to the process that forked this one")
     finally:
-        _lock.release()
+        # uWSGI may call this hook without the one before.
+        with contextlib.suppress(RuntimeError):
+            _lock.release()
 
 
 # A child never has a descriptor or a mapping that is not in `_live` yet.
@@ -200,12 +205,16 @@ def publish(
     place = Path(os.path.abspath(directory if directory is not None else places.find_directory()))
     places.check_path(place, path)
     name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{os.urandom(8).hex()}"
-    with _lock:
+    offset = head.data_offset
+
+    def create() -> Segment[Any]:
         address = _create(place, name, encoded, mode, path)
-        stats = attributes.from_address(address + head.data_offset)
+        stats = attributes.from_address(address + offset)
         segment = Segment(path, place / f"{name}{places.SUFFIX}", stats, address, len(encoded))
         _live[address] = segment
-    return segment
+        return segment
+
+    return call_locked(_lock, create)
 
 
 def _forks_later() -> bool:

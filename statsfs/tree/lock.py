@@ -142,9 +142,16 @@ _waiting: Final[deque[Callable[[TreeChange], None]]] = deque()
 _untold: Final[dict[TreeChange, None]] = {}  # made, but its listeners were not told
 _suspended = False  # `suspend_collection` switched collection off
 
+
+def _release_in_child() -> None:
+    # uWSGI may call this hook without the one before.
+    with contextlib.suppress(RuntimeError):
+        tree_lock.release()
+
+
 # A child that was forked while another thread held the lock would wait for ever.
 os.register_at_fork(
-    before=tree_lock.acquire, after_in_parent=tree_lock.release, after_in_child=tree_lock.release
+    before=tree_lock.acquire, after_in_parent=tree_lock.release, after_in_child=_release_in_child
 )
 
 

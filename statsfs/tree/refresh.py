@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from statsfs.exceptions import UnavailableError
+from statsfs.model.locking import Flag, call_locked
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -55,7 +56,7 @@ class _Run:
 
     def __init__(self) -> None:
         self.process = os.getpid()  # a forked child does not have the thread that makes the call
-        self.done = threading.Event()
+        self.done = Flag()
 
 
 class Refresher:
@@ -94,19 +95,22 @@ class Refresher:
 
     def begin(self) -> _Run | None:
         """Have the function called in a thread; return the call to wait for, if it is not late."""
-        with _lock:
-            running = self._running
-            if running is not None and running.process == os.getpid():
-                if self.late:
-                    return None
-                if self._next is None:
-                    self._next = _Run()
-                return self._next
-            run, late = _Run(), self.late
+        run, new = call_locked(_lock, self._find_run)
+        if new:
+            # Not under the lock: starting a thread waits until it runs.
+            _workers.start(self)
+        return run
+
+    def _find_run(self) -> tuple[_Run | None, bool]:
+        # The call to wait for, if any, and whether a thread is to be started.
+        running, late = self._running, self.late
+        if running is None or running.process != os.getpid():
+            run = _Run()
             self._running, self._next = run, None
-        # Not under the lock: starting a thread waits until it runs.
-        _workers.start(self)
-        return None if late else run
+            return (None if late else run), True
+        if not late and self._next is None:
+            self._next = _Run()
+        return (None if late else self._next), False
 
     def run(self) -> None:
         """Call the function until no further call is wanted; in a thread of ours."""
@@ -130,14 +134,15 @@ class Refresher:
 
     def finish(self, failure: str | None) -> bool:
         """Note how a call in a thread ended; return whether another one is wanted."""
-        with _lock:
-            done, self._running, self._next = self._running, self._next, None
-            before = self._note(failure)
-            wanted = self._running is not None
+        done, before, wanted = call_locked(_lock, lambda: self._end_run(failure))
         self._tell(before, failure)
         assert done is not None
         done.done.set()
         return wanted
+
+    def _end_run(self, failure: str | None) -> tuple[_Run | None, str | None, bool]:
+        done, self._running, self._next = self._running, self._next, None
+        return done, self._note(failure), self._running is not None
 
     def settle(self, failure: str | None) -> None:
         """Note how a call in the reader's thread ended."""
@@ -166,18 +171,24 @@ class Refresher:
         Args:
             run: from `begin`; nothing happens if it has ended.
         """
-        with _lock:
-            if run not in (self._running, self._next):
-                return
-            runs = (self._running, self._next)
-            self._next = None
-            self.late = True
-            failure = self.failure or f"no answer within {DEADLINE:g} s"
-            before = self._note(failure)
-        self._tell(before, failure)
-        for one in runs:
-            if one is not None:
-                one.done.set()
+        failure = self.failure or f"no answer within {DEADLINE:g} s"
+        given_up = call_locked(_lock, lambda: self._give_up(run, failure))
+        if given_up is not None:
+            runs, before = given_up
+            self._tell(before, failure)
+            for one in runs:
+                if one is not None:
+                    one.done.set()
+
+    def _give_up(
+        self, run: _Run, failure: str
+    ) -> tuple[tuple[_Run | None, _Run | None], str | None] | None:
+        if run not in (self._running, self._next):
+            return None
+        runs = (self._running, self._next)
+        self._next = None
+        self.late = True
+        return runs, self._note(failure)
 
 
 def _name(error: Exception) -> str:
@@ -274,20 +285,29 @@ class _Workers:
         self._wanted: deque[Refresher] = deque()
 
     def start(self, refresher: Refresher) -> None:
-        with self._changed:
-            self._wanted.append(refresher)
-            if self._idle >= len(self._wanted):
-                self._changed.notify()
-                return
+        if call_locked(self._changed, lambda: self._hand_over(refresher)):
+            return
         try:
             threading.Thread(target=self._work, name="statsfs-refresh", daemon=True).start()
         except RuntimeError as error:
-            with self._changed:
-                if refresher not in self._wanted:
-                    return  # another thread has it already
-                self._wanted.remove(refresher)
+            if not call_locked(self._changed, lambda: self._take_back(refresher)):
+                return  # another thread has it already
             while refresher.finish(f"no thread can be started: {error}"):
                 pass
+
+    def _hand_over(self, refresher: Refresher) -> bool:
+        # Whether an idle thread will have it.
+        self._wanted.append(refresher)
+        if self._idle < len(self._wanted):
+            return False
+        self._changed.notify()
+        return True
+
+    def _take_back(self, refresher: Refresher) -> bool:
+        if refresher not in self._wanted:
+            return False
+        self._wanted.remove(refresher)
+        return True
 
     def _work(self) -> None:
         while (refresher := self._next()) is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.locking import call_locked
+from statsfs.model.locking import Flag, call_locked
 
 LOCKS: dict[str, Any] = {"lock": threading.Lock, "reentrant": threading.RLock}
 
@@ -53,7 +53,7 @@ def test_what_the_function_raises_leaves_the_lock_free() -> None:
 
 STORM = """
 import signal, threading
-from statsfs.model.locking import call_locked
+from statsfs.model.locking import Flag, call_locked
 
 class Raised(BaseException):
     pass
@@ -72,6 +72,7 @@ while raised < 3000:
     except Raised:
         raised += 1
 signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
 free = []
 thread = threading.Thread(target=lambda: free.append(lock.acquire(timeout=5)))
 thread.start()
@@ -86,3 +87,54 @@ def test_no_interrupt_leaves_the_lock_taken() -> None:
         [sys.executable, "-c", STORM], capture_output=True, text=True, timeout=60, check=True
     )
     assert ran.stdout == "[True]\n"
+
+
+def test_a_flag_is_waited_for() -> None:
+    """By several threads, which all go on when it is set; setting it again is nothing."""
+    flag, gone_on = Flag(), list[bool]()
+    assert not flag.wait(0)
+    threads = [threading.Thread(target=lambda: gone_on.append(flag.wait(60))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    flag.set()
+    flag.set()
+    for thread in threads:
+        thread.join()
+    assert gone_on == [True] * 3
+    assert flag.wait(0)
+
+
+FLAG_STORM = """
+import signal, threading
+from statsfs.model.locking import Flag
+
+class Raised(BaseException):
+    pass
+
+def handle(number, frame):
+    if frame is not None and frame.f_code.co_filename.endswith("locking.py"):
+        raise Raised
+
+flags, raised = [Flag() for _ in range(1000)], 0
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 20e-6, 20e-6)
+for flag in flags:
+    try:
+        flag.wait(1e-4)
+    except Raised:
+        raised += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+thread = threading.Thread(target=lambda: [flag.set() for flag in flags], daemon=True)
+thread.start()
+thread.join(10)
+print(raised > 100, thread.is_alive(), all(flag.wait(0) for flag in flags))
+"""
+
+
+def test_no_interrupt_of_one_who_waits_hinders_the_one_who_sets() -> None:
+    """A thousand times; `threading.Event` would be locked for ever after a few."""
+    ran = subprocess.run(
+        [sys.executable, "-c", FLAG_STORM], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "True False True\n"

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -14,6 +15,7 @@ import pytest
 from statsfs.exceptions import UnavailableError
 from statsfs.formats import json, prometheus
 from statsfs.model.external import Numbers
+from statsfs.model.locking import Flag
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree import refresh
 from statsfs.tree.refresh import find_refreshing
@@ -176,7 +178,12 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
 def waiting_for_the_next(source: Source) -> int:
     """How many readers wait for the refresh after the one that is under way."""
     following = refresher_of(source)._next
-    return 0 if following is None else len(vars(vars(following.done)["_cond"])["_waiters"])
+    waiting = [
+        frame.f_locals["self"]
+        for frame in sys._current_frames().values()
+        if frame.f_code is Flag.wait.__code__
+    ]
+    return 0 if following is None else waiting.count(following.done)
 
 
 @blocking_or_not
@@ -454,7 +461,7 @@ def test_without_threads_those_who_ask_meanwhile_are_told_too(
         with pytest.raises(UnavailableError, match="no thread can be started"):
             source.get_value("exits")
     assert second[0] is not None
-    assert second[0].done.is_set()
+    assert second[0].done.wait(0)
     assert source.get_value("exits") == 7
 
 
