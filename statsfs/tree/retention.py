@@ -9,6 +9,7 @@ read outside of the lock, after a first attempt found them; what they count betw
 second attempt is lost.
 """
 
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import chain
@@ -21,14 +22,14 @@ from statsfs.model.histograms import convert_histograms
 from statsfs.model.readers import Reader, convert_number, describe_number
 from statsfs.model.values import Value
 from statsfs.tree.index import ArrayIndex, Entry, make_index
-from statsfs.tree.lock import TreeChange, apply_change
+from statsfs.tree.lock import TreeChange, apply_change, tree_change
 from statsfs.tree.retained import Retained, find_record
 from statsfs.tree.rows import KeptPlan, RetainedRow, add_numbers, add_retained
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
 
-__all__ = ["Folding", "folding_change", "spread"]
+__all__ = ["Folding", "folding_change", "forget_row", "spread"]
 
 _S = TypeVar("_S")
 _P = ParamSpec("_P")
@@ -303,3 +304,56 @@ def _find_retaining(lineage: "Sequence[Source]") -> "Sequence[Source]":
         if source.retain:
             return lineage[place:]
     return ()
+
+
+@tree_change
+def forget_row(source: "Source", change: TreeChange, array: Array) -> None:
+    """Forget what a source's subtree retains of an array; a source above that retains keeps it."""
+    index = source._directory.index.get(array)
+    if index is None or not index.records:
+        return
+    above: list[Source] = []
+    while isinstance(parent := (above or [source])[-1].parent, type(source)):
+        above.append(parent)
+    below = [source]
+    for one in below:
+        below += one.subordinates
+    retaining = _find_retaining(above)
+    gone = {array: ArrayIndex(array, records=index.records.copy())}
+    stale = [one._directory for one in below if _forget(one, change, array, None)]
+    stale += [
+        one._directory
+        for one, indexes in zip(above, spread(above, gone), strict=True)
+        if _forget(one, change, array, indexes[array], one in retaining)
+    ]
+    if retaining:
+        crossing = _crossing(index, above)
+        rows = [record.row for record in index.records if record not in crossing]
+        record = find_record(change, retaining[0], array)
+        change.set(record, "row", add_retained(array, [record.row, *rows]))
+    for directory in stale:
+        change.set(directory, "changed", time.time_ns())
+        change.touch((above or [source])[-1].parent, directory.place)
+
+
+def _forget(
+    source: "Source",
+    change: TreeChange,
+    array: Array,
+    gone: ArrayIndex | None,
+    retained: bool = False,
+) -> bool:
+    # Takes records out of an index, by default all; returns whether there were any.
+    directory = source._directory
+    index = directory.index.get(array)
+    if index is None or not index.records:
+        return False
+    if gone is None:
+        gone = ArrayIndex(array, records=index.records.copy())
+        change.drop(index, "own")
+    index.subtract(change, gone)
+    if len(index) == len(gone) and not retained:
+        change.do(directory.index.pop, array)
+        change.garbage.append(index)
+    directory.make_stale(change)
+    return True

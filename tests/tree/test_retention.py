@@ -13,11 +13,13 @@ from statsfs.exceptions import ReleasedError
 from statsfs.formats import binary, openmetrics, prometheus
 from statsfs.formats import json as json_view
 from statsfs.formats.views import VIEWS
+from statsfs.model.arrays import intern_array
 from statsfs.model.stats import Stats, log_hist, s64, u8, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.monitoring.exposition import RegistryCollector
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
+from statsfs.tree.retention import forget_row
 from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_log_hist
@@ -823,3 +825,55 @@ def test_a_broken_base_beside_what_is_retained_is_left_out() -> None:
     assert top.get_value("n") == 9
     bases[1]["n"] = 0.5  # type: ignore[assignment]
     assert top.get_value("n") == 6
+
+
+JOBS, ERRORS = (Value(name, aggregate=Aggregate.SUM) for name in ("jobs", "errors"))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_array_is_forgotten(registry: Registry, kept: bool) -> None:
+    """With what is retained below; its file goes, or a source above that retains has its sums."""
+    host, app = Source("host", retain=kept), Source("app", retain=True)
+    group = Source("group", retain=True)
+    registry.register(host)
+    host.add_subordinate(app)
+    app.add_subordinate(group)
+    app.restore([JOBS], [5])
+    app.restore([ERRORS], [7])
+    group.restore([JOBS], [10])
+    assert registry.find("host") is host
+    assert [one.get_value("jobs") for one in (host, app, group)] == [15, 15, 10]
+    notices: list[ChangeNotice] = []
+    registry.add_listener(notices.append)
+    array = intern_array([JOBS])
+    forget_row(app, array)
+    assert [one.names() for one in (app, group)] == [["errors"], []]
+    assert host.names() == (["jobs", "errors"] if kept else ["errors"])
+    assert host.retained == ({(JOBS,): (15,)} if kept else {})
+    assert host.snapshot().to_dict()["values"] == {"errors": 7} | ({"jobs": 15} if kept else {})
+    places = {directory_of(one).place for one in (host, app, group)}
+    assert [{*notice.touched} for notice in notices] == [places]
+    # There is nothing left of it.
+    forget_row(app, array)
+    forget_row(app, intern_array([Value("other")]))
+    assert len(notices) == 1
+    app.restore([JOBS], [1])
+    assert host.get_value("jobs") == (16 if kept else 1)
+
+
+def test_an_array_that_others_have_is_forgotten(registry: Registry) -> None:
+    """The file stays, with what the living count; one that left does not count as retained."""
+    app = Source("app", retain=True)
+    registry.register(app)
+    workers = [Source("w%d", number) for number in range(2)]
+    for worker in workers:
+        worker.add_values([JOBS], {"jobs": 4})
+        app.add_subordinate(worker)
+    app.remove_subordinate(workers[0])
+    assert app.get_value("jobs") == 8
+    forget_row(app, intern_array([JOBS]))
+    assert app.get_value("jobs") == 4
+    app.add_subordinate(workers[0])
+    assert app.get_value("jobs") == 8
+    app.remove_subordinate(workers[1])
+    assert app.get_value("jobs") == 8
