@@ -43,7 +43,13 @@ from statsfs.filesystem.inodes import ABSENT_TIMEOUT
 from statsfs.filesystem.known import ABSENT, Attributes, NoSuchFileError
 from statsfs.filesystem.request_loop import run_in_thread
 from statsfs.filesystem.value_files import FILE_SIZE, BrokenValueError, NotZeroError
-from statsfs.filesystem.vfs import NAME_MAX, NoSuchAttributeError, Vfs
+from statsfs.filesystem.vfs import (
+    NAME_MAX,
+    BusyDirectoryError,
+    FixedDirectoryError,
+    NoSuchAttributeError,
+    Vfs,
+)
 from statsfs.formats.views import Rendering
 from statsfs.tree import refresh
 from statsfs.tree.registry import Registry
@@ -59,6 +65,8 @@ ERRNOS: Final[dict[type[Exception], int]] = {
     ReadOnlyValueError: errno.EACCES,
     NotZeroError: errno.EINVAL,
     NoSuchAttributeError: errno.ENODATA,
+    FixedDirectoryError: errno.EPERM,
+    BusyDirectoryError: errno.EBUSY,
     BrokenValueError: errno.EIO,
     TooMuchOpenError: errno.ENFILE,
     UnavailableError: errno.ENODATA,
@@ -107,7 +115,7 @@ class Handlers(pyfuse3.Operations):
         super().__init__()
         self._vfs = vfs
         self._renderings = trio.CapacityLimiter(_RENDERINGS)
-        self._refreshes = trio.CapacityLimiter(math.inf)  # the loop limits its session tasks
+        self._threads = trio.CapacityLimiter(math.inf)  # the loop limits its session tasks
         self._logged: set[tuple[str, str]] = set()
         # One for all, as the reply is a copy. Without direct_io the page cache would cut the text
         # to the size, and keep it.
@@ -228,6 +236,14 @@ class Handlers(pyfuse3.Operations):
     def releasedir(self, fh: FileHandleT) -> None:
         self._vfs.close_directory(fh)
 
+    async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
+        try:
+            remove = self._vfs.prepare_rmdir(parent_inode, name, ctx.uid)
+            if not await run_in_thread(remove, self._threads):
+                raise FUSEError(errno.ENOTCONN)  # the mount ends
+        except Exception as error:
+            raise self._refusal(error, "rmdir") from None
+
     # Files
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -258,7 +274,7 @@ class Handlers(pyfuse3.Operations):
                 done = await run_in_thread(work.run, self._renderings)
             else:
                 # It ends within its own deadline, unless a refresh blocks that must not.
-                done = await run_in_thread(work.run, self._refreshes, 2 * refresh.DEADLINE)
+                done = await run_in_thread(work.run, self._threads, 2 * refresh.DEADLINE)
                 if not work.ended:
                     raise FUSEError(errno.ENODATA)  # better no numbers than old ones
             if not done:
@@ -292,6 +308,6 @@ class Handlers(pyfuse3.Operations):
     # is told ENOSYS and does without, which saves a request a file.
 
     create = mknod = _refuse(errno.EACCES)
-    mkdir = unlink = rmdir = rename = symlink = link = _refuse(errno.EPERM)
+    mkdir = unlink = rename = symlink = link = _refuse(errno.EPERM)
     setxattr = removexattr = _refuse(errno.EPERM)
     readlink = _refuse(errno.EINVAL)

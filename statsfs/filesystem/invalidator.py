@@ -4,6 +4,8 @@ Owns which thread sends it, and when; `vfs` knows what to send.
 
 Threading: the thread that changed the tree sends, before its change returns. For a change on the
 serving thread, a thread of our own sends: the kernel may wait for a reply of the serving thread.
+Another sends for the change that a client's rmdir makes: until that is answered, the kernel has
+locked the directory, its parent, and those above that others remove, against invalidations.
 """
 
 import logging
@@ -71,8 +73,13 @@ class Invalidator:
         stale = self._vfs.find_stale(change)
         if not stale.names and not stale.directories:
             return
-        if threading.get_ident() == self._serving:
+        thread = threading.get_ident()
+        if thread == self._serving:
             self._hand_over(stale)
+        elif thread in self._vfs.removing:
+            # Nobody waits for it: what was removed the kernel has forgotten by itself.
+            name = "statsfs-invalidate"
+            threading.Thread(target=self._send, args=(stale,), name=name, daemon=True).start()
         else:
             self._send(stale)
 

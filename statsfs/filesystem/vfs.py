@@ -4,12 +4,13 @@ Owns what a name leads to, what stat(2) tells, and what may be opened. `inodes` 
 kernel knows, `handles` what is open; `value_files` and `views` make the texts.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
-changed the tree.
+changed the tree, and the removal that `prepare_rmdir` returns.
 """
 
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from os import O_ACCMODE, O_RDONLY, O_WRONLY
+from threading import get_ident
 from typing import Final
 
 from statsfs.exceptions import ReadOnlyValueError, StatsfsError
@@ -24,15 +25,23 @@ from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, rmdir_of
 
-__all__ = ["NAME_MAX", "NoSuchAttributeError", "Vfs"]
+__all__ = ["NAME_MAX", "BusyDirectoryError", "FixedDirectoryError", "NoSuchAttributeError", "Vfs"]
 
 NAME_MAX: Final = 255
 
 
 class NoSuchAttributeError(StatsfsError, KeyError):
     """A file has no such extended attribute."""
+
+
+class FixedDirectoryError(StatsfsError, PermissionError):
+    """A directory cannot be removed, at least not by this user."""
+
+
+class BusyDirectoryError(StatsfsError, OSError):
+    """A directory is in use: something is in it, or comes to it."""
 
 
 class Vfs:
@@ -44,11 +53,16 @@ class Vfs:
         registry: whose sources the root shows.
         top: the name of the one top-level source that is the root instead.
         owner: the user and the group of all that has no other owner.
+
+    Attributes:
+        removing: the threads that remove a directory for the kernel, which has locked it, and those
+            above it, until it is answered.
     """
 
     def __init__(
         self, registry: Registry, *, top: str | None = None, owner: Owner = (0, 0)
     ) -> None:
+        self.removing: Final[set[int]] = set()
         self._registry = registry
         self._top = top
         self._inodes = Inodes(registry, top, owner)
@@ -259,6 +273,32 @@ class Vfs:
     def close_directory(self, handle: int) -> None:
         """Close an open directory."""
         del self._handles.directories[handle]
+
+    def prepare_rmdir(self, parent: int, name: bytes, user: int) -> Callable[[], None]:
+        """Check that a user may remove a directory; return what does so, and may take long.
+
+        Raises:
+            FixedDirectoryError: it is the program's, or another user's.
+            BusyDirectoryError: it is not empty; only the removal raises it.
+        """
+        known, _ = self._inodes.find(parent)
+        source = self._subordinate(known, name.decode(errors="surrogateescape"))
+        if source is None or not known.alive:
+            raise NoSuchFileError(f"{known.name}: no {name!r}", name)
+        rmdir, owner = rmdir_of(source), source.owner or known.owner
+        if rmdir is None or user not in (0, owner[0]):
+            raise FixedDirectoryError(f"{source.path} cannot be removed", source)
+
+        def remove() -> None:
+            thread = get_ident()
+            self.removing.add(thread)
+            try:
+                if not rmdir(source):
+                    raise BusyDirectoryError(f"{source.path} is in use", source)
+            finally:
+                self.removing.discard(thread)
+
+        return remove
 
     # Files
 

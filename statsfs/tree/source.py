@@ -31,7 +31,7 @@ from statsfs.tree.snapshot import Snapshot, take_snapshot
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
 
-__all__ = ["Source", "check_source", "directory_of"]
+__all__ = ["Source", "check_source", "directory_of", "rmdir_of"]
 
 
 class Source:
@@ -55,6 +55,9 @@ class Source:
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
         cleared: called after values of this source, or what it retains, were cleared, and before
             the clear returns: once for all sources of one clear that have the same function.
+        rmdir: called with this source, in a thread of its own, when a client of a mount removes its
+            directory: takes it out of the tree, or returns False if it is in use. Without one, no
+            client can.
         owner: the user and the group, by number, that own its directory and files in a mount, and
             those in its subtree; None for the owner of the source above, or else of the mount.
 
@@ -69,6 +72,7 @@ class Source:
         "_directory",
         "_holds",
         "_released",
+        "_rmdir",
         "_taken",
         "collapse",
         "hidden",
@@ -89,6 +93,7 @@ class Source:
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
         cleared: Callable[[], object] | None = None,
+        rmdir: "Callable[[Source], bool] | None" = None,
         owner: tuple[int, int] | None = None,
     ) -> None:
         if args:
@@ -105,6 +110,7 @@ class Source:
         self.collapse: Final = retain if collapse is None else collapse
         self.owner: Final = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
+        self._rmdir: Final = rmdir
         # References: the creator's and those of `get`; those of the tree and of open files.
         self._taken, self._holds, self._released = 1, 0, False
         self._directory: Final = Directory(name)
@@ -388,6 +394,11 @@ class Source:
 def directory_of(source: Source) -> Directory:
     """Return the directory of a source; the rest of the package works on it."""
     return source._directory
+
+
+def rmdir_of(source: Source) -> Callable[[Source], bool] | None:
+    """Return what takes a source out of the tree for a client, if its directory can be removed."""
+    return source._rmdir
 
 
 def check_source(source: object) -> None:

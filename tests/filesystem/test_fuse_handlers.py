@@ -36,7 +36,6 @@ REFUSED = {
     "mknod": errno.EACCES,
     "mkdir": errno.EPERM,
     "unlink": errno.EPERM,
-    "rmdir": errno.EPERM,
     "rename": errno.EPERM,
     "symlink": errno.EPERM,
     "link": errno.EPERM,
@@ -55,6 +54,7 @@ CALLS = {
     "opendir": ("open_directory", (ROOT, CTX)),
     "readdir": ("list_directory", (1, 0, TOKEN)),
     "releasedir": ("close_directory", (1,)),
+    "rmdir": ("prepare_rmdir", (ROOT, b"kvm", CTX)),
     "open": ("open", (5, os.O_RDONLY, CTX)),
     "read": ("read", (1, 0, 4096)),
     "write": ("write", (1, 0, b"0")),
@@ -216,6 +216,15 @@ def test_refusals(handlers: Handlers, name: str, code: int) -> None:
     """What sysfs refuses, with any arguments."""
     for arguments in ((), (ROOT, b"name", b"target", 0o644, CTX)):
         assert refused(getattr(handlers, name)(*arguments)) == code
+
+
+def test_rmdir_refuses(handlers: Handlers) -> None:
+    """A directory is the program's; what is no directory is not there."""
+    kvm = find(handlers, "kvm")
+    for inode, name in ((InodeT(ROOT), b"kvm"), (kvm, b"cpu0")):
+        assert refused(handlers.rmdir(inode, FileNameT(name), CTX)) == errno.EPERM
+    for name in (b"exits", b"new", b"\xff", b".stats.json"):
+        assert refused(handlers.rmdir(kvm, FileNameT(name), CTX)) == errno.ENOENT
 
 
 @pytest.mark.parametrize(

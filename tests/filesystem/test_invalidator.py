@@ -194,6 +194,30 @@ def test_a_change_on_the_serving_thread_does_not_wait_for_ever(
         invalidator.stop()
 
 
+def test_for_a_removal_by_the_kernel_another_thread_sends(
+    invalidator: Invalidator, registry: Registry, device: Device
+) -> None:
+    """Nobody waits for it: the kernel takes it when it has its answer. The end waits."""
+    entered, answered = threading.Event(), threading.Event()
+
+    def answer(told: tuple[Any, ...]) -> None:
+        entered.set()
+        assert answered.wait(DEADLINE)
+
+    device.answer = answer
+    invalidator.start()
+    invalidator._vfs.removing.add(threading.get_ident())
+    registry.register(Source("a"))
+    assert entered.wait(DEADLINE)
+    stop = in_thread(invalidator.stop)
+    wait_until(lambda: not invalidator._running)
+    assert stop.is_alive()
+    answered.set()
+    stop.join(DEADLINE)
+    assert not stop.is_alive()
+    assert device.sent == [(ROOT,)]
+
+
 def test_stop_waits_for_what_is_being_sent(
     invalidator: Invalidator, registry: Registry, device: Device
 ) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import stat
+import threading
 import time
 from collections.abc import Callable
 
@@ -10,7 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statsfs.filesystem.known import ROOT, Attributes, NoSuchFileError
-from statsfs.filesystem.vfs import NoSuchAttributeError, Vfs
+from statsfs.filesystem.vfs import (
+    BusyDirectoryError,
+    FixedDirectoryError,
+    NoSuchAttributeError,
+    Vfs,
+)
 from statsfs.model.values import Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
@@ -306,3 +312,77 @@ def test_what_has_gone_is_left_out(kernel: Kernel, kvm: Source) -> None:
         kernel.vfs, kernel.find("kvm"), [3], [lambda: kvm.remove_subordinate(gone)]
     )
     assert found == [b"cpu0", b"exits", b"wait.min", b"wait.max", b"wait.avg", b"busy"]
+
+
+# Removing directories
+
+
+@pytest.fixture
+def removable(registry: Registry, vfs: Vfs) -> Source:
+    """A top-level source in which directories can be removed, but for the last; some have owners.
+
+    Of those with an "x" in their names it is known that they are in use.
+    """
+
+    def rmdir(source: Source) -> bool:
+        assert threading.get_ident() in vfs.removing
+        if "x" in source.name:
+            return False
+        app.remove_subordinate(source)
+        return True
+
+    app = Source("app", owner=(5, 6))
+    for name, owner in (("inherits", None), ("owned", (7, 8)), ("x", None)):
+        app.add_subordinate(Source(name, owner=owner, rmdir=rmdir))
+    app.add_subordinate(Source("hidden", hidden=True, rmdir=rmdir))
+    app.add_subordinate(Source("fixed"))
+    registry.register(app)
+    return app
+
+
+@pytest.mark.parametrize(
+    ("name", "user"), [("inherits", 0), ("inherits", 5), ("owned", 0), ("owned", 7)]
+)
+def test_a_directory_is_removed(kernel: Kernel, removable: Source, name: str, user: int) -> None:
+    """By root and by its owner, in the thread that calls what is returned."""
+    app = kernel.find("app")
+    remove = kernel.vfs.prepare_rmdir(app, name.encode(), user)
+    assert removable.find(name) is not None
+    remove()
+    assert removable.find(name) is None
+    assert kernel.vfs.removing == set()
+    with pytest.raises(NoSuchFileError):
+        kernel.vfs.prepare_rmdir(app, name.encode(), user)
+
+
+@pytest.mark.parametrize(
+    ("name", "user"), [("inherits", 7), ("inherits", 6), ("owned", 5), ("owned", 8), ("fixed", 0)]
+)
+def test_a_directory_of_others_is_not_removed(
+    kernel: Kernel, removable: Source, name: str, user: int
+) -> None:
+    """Nor a program's, by anybody."""
+    with pytest.raises(FixedDirectoryError, match=rf"^app/{name} cannot be removed$"):
+        kernel.vfs.prepare_rmdir(kernel.find("app"), name.encode(), user)
+
+
+def test_a_directory_in_use_is_not_removed(kernel: Kernel, removable: Source) -> None:
+    """Its source knows."""
+    remove = kernel.vfs.prepare_rmdir(kernel.find("app"), b"x", 0)
+    with pytest.raises(BusyDirectoryError, match=r"^app/x is in use$"):
+        remove()
+    assert kernel.vfs.removing == set()
+    assert removable.find("x") is not None
+
+
+def test_what_is_not_there_is_not_removed(
+    kernel: Kernel, registry: Registry, removable: Source
+) -> None:
+    """A hidden source, any other name, and whatever was in a directory that is gone."""
+    app = kernel.find("app")
+    for name in (b"hidden", b"new", b"\xff"):
+        with pytest.raises(NoSuchFileError):
+            kernel.vfs.prepare_rmdir(app, name, 0)
+    registry.unregister(removable)
+    with pytest.raises(NoSuchFileError):
+        kernel.vfs.prepare_rmdir(app, b"inherits", 0)
