@@ -142,7 +142,7 @@ class Collector:
             directories.look_around()
             self._journal.load(directories)
             self._scan(directories)
-            self._journal.path_sources.prune()
+            self._journal.tidy()
         except BaseException:
             # Records that were not read must not be written.
             self._close_directories()
@@ -224,6 +224,7 @@ class Collector:
         self._handle(self._watch.wait(min(left, _PAUSE) if self._journal.failed else left))
         self._timers.run()
         self._folding.fold_dead()
+        self._journal.tidy()
         if self._journal.failed:
             self._journal.write_all()
 

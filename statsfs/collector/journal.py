@@ -212,7 +212,12 @@ class Journal:
         """Note that the sources of dead segments have left the tree."""
         with self._lock:
             self._folding.difference_update(segments)
-        if self.path_sources.find_top(name) is None:
+        if self.path_sources.fold_surplus() or self.path_sources.find_top(name) is None:
+            self.write_all()
+
+    def tidy(self) -> None:
+        """Have path sources work off what happened, and write what follows from it."""
+        if self.path_sources.tidy():
             self.write_all()
 
 

@@ -67,7 +67,8 @@ def test_a_source_that_is_put_below(trusted: TrustedDirectory) -> None:
     path_sources.remove(segment.source)
     assert group.subordinates == (own,)
     assert app.get_value("sum") == group.get_value("sum") == 5
+    assert not path_sources.remove_directory(group)
     group.remove_subordinate(own)
-    path_sources.prune()
+    assert path_sources.remove_directory(group)
     assert app.subordinates == ()
     assert app.get_value("sum") == 5

@@ -1,6 +1,5 @@
 """Other users: what they may publish, read and clear, and what they may not."""
 
-import logging
 import os
 import shutil
 import subprocess
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from statsfs.collector import Collector
 from statsfs.model.values import Aggregate, Value
 from statsfs.segments import file_format, publish
 from statsfs.tree.source import directory_of
@@ -19,6 +17,7 @@ from tests.support.collecting import (
     HandMade,
     Producer,
     WorkerStats,
+    collect,
     collecting,
     files_in,
     find,
@@ -26,7 +25,6 @@ from tests.support.collecting import (
     wait_for,
 )
 from tests.support.deadlines import wait_until
-from tests.support.mount_server import World
 from tests.support.mounts import NOBODY, ROOT, Server, run, serving
 
 pytestmark = pytest.mark.root
@@ -265,12 +263,6 @@ def test_a_collector_of_a_users_own(directory: Path) -> None:
 
 
 # In a mount
-
-
-def collect(world: World, directory: str) -> None:
-    """Start a collector in the server, one that says nothing; it ends with it."""
-    logging.disable()
-    Collector(world.registry, directory).start()
 
 
 @pytest.fixture

@@ -141,7 +141,8 @@ def _expect_the_end(scene: Scene, cleared: tuple[int, int]) -> str:
     account = scene.account
     scene.daemons.wait_for("app/requests")
     wait_until(lambda: not list(scene.directory.glob(f"*{SUFFIX}")), "the last fold")
-    wait_until(lambda: not [p for p in (scene.mountpoint / "app").iterdir() if p.is_dir()])
+    shown = scene.mountpoint / "app"
+    wait_until(lambda: not [path for path in shown.glob("*/*") if path.is_dir()], "the last to go")
     bounds = {value: (account.least(value), account.most(value)) for value in VALUES}
     least, most = bounds["requests"]
     bounds["requests"] = (least - cleared[1], most - cleared[0])

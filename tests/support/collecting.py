@@ -1,6 +1,7 @@
 """What tests of the collector share: producers dead and alive, and looks at the tree."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -25,12 +26,15 @@ from tests.support.mounts import ROOT
 if TYPE_CHECKING:
     import pytest  # which the processes of producers do not have
 
+    from tests.support.mount_server import World
+
 __all__ = [
     "Crash",
     "HandMade",
     "Producer",
     "WorkerStats",
     "become",
+    "collect",
     "collecting",
     "files_in",
     "find",
@@ -61,6 +65,12 @@ def collecting(directory: Path) -> Iterator[Registry]:
     registry = Registry()
     with Collector(registry, directory):
         yield registry
+
+
+def collect(world: "World", directory: str) -> None:
+    """Start a collector in a server, one that says nothing; it ends with it."""
+    logging.disable()
+    Collector(world.registry, directory).start()
 
 
 def find(registry: Registry, path: str) -> Source | None:
