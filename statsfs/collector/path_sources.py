@@ -18,12 +18,16 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from typing import Final
 
 from statsfs.collector.journal_file import RetainedSource
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.exceptions import StatsfsError
+from statsfs.model.arrays import Array
+from statsfs.model.values import Value
 from statsfs.tree.registry import Registry
+from statsfs.tree.retention import forget_row
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["EMPTY_MAX", "PathSources"]
@@ -279,7 +283,26 @@ class PathSources:
         lineages = [self._find_lineage(source.path.split("/")) for source in list(touched)]
         for lineage in filter(None, lineages):
             self._settle(lineage[-1])
-        return self.fold_surplus()
+        changed = [
+            self._forget_replaced(source)
+            for source in dict.fromkeys(chain.from_iterable(lineages))
+            if self._is_path_source(source)
+        ]
+        if any(changed):
+            for source in list(self._empty):
+                self._settle(source)
+        return self.fold_surplus() or any(changed)
+
+    def _forget_replaced(self, source: Source) -> bool:
+        # While segments elsewhere in a directory above have such a value, it is retained there.
+        replaced = list(_find_replaced(source))
+        for array, name, difference in replaced:
+            forget_row(source, array)
+            above = source.parent
+            fate = f"left to {above.path}" if isinstance(above, Source) else "dropped"
+            text = "%s: what is retained of %r is %s: its %s"
+            log.warning(text, source.path, name, fate, difference)
+        return bool(replaced)
 
     def clear(self) -> None:
         """Take all out of the tree."""
@@ -298,3 +321,30 @@ def _below(source: Source) -> list[Source]:
 def _user_of(source: Source) -> int:
     assert source.owner is not None
     return source.owner[0]
+
+
+def _find_replaced(source: Source) -> Iterator[tuple[Array, str, str]]:
+    # The arrays that are only retained, where a segment has another value of the same name: that,
+    # and by what it differs.
+    indexes = directory_of(source).index.copy()
+    dead = [array for array, index in indexes.items() if index.records and not index.groups]
+    living: dict[str, dict[object, Value]] = {}
+    for array, index in indexes.items():
+        for name, value in _names_in(array) if dead and index.groups else ():
+            living.setdefault(name, {})[value.identity] = value
+    known = set().union(*living.values())
+    for array in dead:
+        differences = [
+            (array, name, value.describe_difference(other))
+            for name, value in _names_in(array)
+            for identity, other in living.get(name, {}).items()
+            if identity != value.identity and array.values[0].identity not in known
+        ]
+        yield from differences[:1]
+
+
+def _names_in(array: Array) -> Iterator[tuple[str, Value]]:
+    # The names that a directory above shows, and whose they are.
+    for value in array.values:
+        for _, name in value.aggregate_names:
+            yield name, value
