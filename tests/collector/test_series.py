@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from statsfs.collector import Collector
 from statsfs.formats import prometheus
+from statsfs.monitoring.exposition import serve_metrics
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
 from tests.support.collecting import WorkerStats, collecting, files_in, wait_for
 from tests.support.deadlines import wait_until
+from tests.support.prometheus_server import scraping
 
 
 def series(registry: Registry) -> list[str]:
@@ -54,3 +57,50 @@ def test_each_segment_with_a_label_is_a_series(directory: Path) -> None:
             wait_for(registry, "app/w1")
             assert registry.by_name["app"].get_value("requests") == 7
             assert series(registry) == ['app_requests_total{worker="w1"} 5']
+
+
+LABELS = ("app", "site", None)
+CONFIGURATION = """
+global:
+  scrape_interval: 100ms
+  scrape_timeout: 100ms
+scrape_configs:
+  - job_name: app
+    static_configs:
+      - targets: ["{}"]
+"""
+
+
+@pytest.mark.tools
+def test_rolling_restarts_as_prometheus_sees_them(directory: Path, tmp_path: Path) -> None:
+    """A directory's series stays while it is empty, and never falls; nor does another one begin."""
+    registry = Registry()
+
+    def live(total: int) -> None:
+        with publish("app/web/w1", values=WorkerStats, labels=LABELS, directory=directory) as one:
+            wait_for(registry, "app/web/w1")
+            one.stats.requests = 100
+            wait_until(lambda: requests() == {("web",): total}, "a scrape")
+        wait_until(lambda: files_in(directory) == [], "the fold")
+        seen = scrapes()
+        wait_until(lambda: scrapes() > seen, "a scrape of what is empty")
+        assert requests() == {("web",): total}
+
+    with (
+        serve_metrics(registry) as metrics,
+        scraping(tmp_path, CONFIGURATION.format(metrics.url.split("/")[2]), 1) as server,
+    ):
+
+        def requests() -> dict[tuple[str, ...], float]:
+            return server.query("sum by (site) (app_requests_total)")
+
+        def scrapes() -> float:
+            return server.query("sum(count_over_time(up[1h]))")[()]
+
+        for life in range(3):
+            # The next collector finds what the last one left.
+            with Collector(registry, directory):
+                for worker in range(1, 4):
+                    live(300 * life + 100 * worker)
+        assert server.query("sum(resets(app_requests_total[1h]))") == {(): 0}
+        assert server.query("count(count_over_time(app_requests_total[1h]))") == {(): 1}

@@ -79,6 +79,29 @@ def test_producers_in_c(directory: Path, tmp_path: Path, counter: Path) -> None:
 
 
 @pytest.mark.mount
+def test_a_directory_that_was_removed_does_not_come_back(directory: Path, tmp_path: Path) -> None:
+    """The daemon is killed right after it; what stays does."""
+    with daemon(directory, tmp_path / "errors") as running:
+        shown = running.mountpoint
+        for path in ("app/a/w1", "app/b/w1", "gone/a/w1"):
+            with publish(path, values=WorkerStats, directory=directory) as segment:
+                running.wait_for(f"{path}/requests")
+                segment.stats.requests = 5
+        wait_until(lambda: files_in(directory) == [], "the folds")
+        for directories in (["app/a"], ["gone/a", "gone"]):
+            wait_until(lambda: not (shown / directories[0] / "w1").exists())  # noqa: B023  # at once
+            for path in directories:
+                (shown / path).rmdir()
+            running.kill()
+            running.start()
+            running.wait_for("app/b/requests")
+            assert not (shown / directories[-1]).exists()
+        assert [path.name for path in shown.iterdir()] == ["app"]
+        assert int((shown / "app/requests").read_text()) == 10
+        assert int((shown / "app/b/requests").read_text()) == 5
+
+
+@pytest.mark.mount
 def test_worker_processes(directory: Path, tmp_path: Path) -> None:
     """Workers of multiprocessing are seen one by one; one that is killed takes nothing with it."""
     example = str(EXAMPLES / "worker_processes.py")
