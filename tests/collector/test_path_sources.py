@@ -69,6 +69,7 @@ def test_a_source_that_is_put_below(trusted: TrustedDirectory) -> None:
     assert app.get_value("sum") == group.get_value("sum") == 5
     assert not path_sources.remove_directory(group)
     group.remove_subordinate(own)
-    assert path_sources.remove_directory(group)
+    for _ in range(2):  # whoever comes second finds it gone, which is what was wanted
+        assert path_sources.remove_directory(group)
     assert app.subordinates == ()
     assert app.get_value("sum") == 5
