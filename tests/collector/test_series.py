@@ -11,7 +11,7 @@ from statsfs.segments import publish
 from statsfs.tree.registry import Registry
 from tests.support.collecting import WorkerStats, collecting, files_in, wait_for
 from tests.support.deadlines import wait_until
-from tests.support.prometheus_server import scraping
+from tests.support.prometheus_server import Job, scraping
 
 
 def series(registry: Registry) -> list[str]:
@@ -60,15 +60,6 @@ def test_each_segment_with_a_label_is_a_series(directory: Path) -> None:
 
 
 LABELS = ("app", "site", None)
-CONFIGURATION = """
-global:
-  scrape_interval: 100ms
-  scrape_timeout: 100ms
-scrape_configs:
-  - job_name: app
-    static_configs:
-      - targets: ["{}"]
-"""
 
 
 @pytest.mark.tools
@@ -88,7 +79,7 @@ def test_rolling_restarts_as_prometheus_sees_them(directory: Path, tmp_path: Pat
 
     with (
         serve_metrics(registry) as metrics,
-        scraping(tmp_path, CONFIGURATION.format(metrics.url.split("/")[2]), 1) as server,
+        scraping(tmp_path, {"app": Job(metrics.url, "100ms")}) as server,
     ):
 
         def requests() -> dict[tuple[str, ...], float]:
