@@ -413,6 +413,16 @@ def test_what_moved_between_directories_deep_below_counts_once_in_each() -> None
     assert [one.get_value("jobs") for one in (top, left, right)] == [10, 10, 10]
 
 
+def test_a_base_of_which_nothing_is_kept_is_revoked(app: Source) -> None:
+    """Beside one of which something is."""
+    source = Source("s")
+    app.add_subordinate(source)
+    source.add_values([Value("least", aggregate=Aggregate.MIN)], {"least": 5})
+    source.add_values([Value("n", aggregate=Aggregate.SUM)], {"n": 5})
+    source.revoke()
+    assert (app.get_value("least"), app.get_value("n")) == (0, 5)
+
+
 PAIRS: dict[str, Callable[[int], object]] = {
     "object": lambda number: SimpleNamespace(n=number),
     "property": lambda number: property_base({"n": number}, True),
