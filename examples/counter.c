@@ -65,7 +65,7 @@ static const struct segment template = {
 		{ PEAK | SECONDS, -9, 1, offsetof(struct data, late_max), 0, "late_max" },
 	},
 	.magic = { 's', 't', 'a', 't', 's', 'f', 's', 1 },
-	.json = "{\"values\": {"
+	.json = "{\"id\":\"................\", \"values\": {"
 		"\"ticks\": {\"description\": \"Ticks of the clock\"},"
 		"\"late\": {\"description\": \"How late the ticks were\"},"
 		"\"late.sum\": {\"mode\": 292}, \"late_max\": {\"mode\": 292}}}", /* 0444 */
@@ -92,6 +92,7 @@ static struct data *publish(const char *directory, const char *path)
 	segment.json_size = strlen(segment.json);
 	snprintf(hidden, sizeof(hidden), ".counter-%016jx", (uintmax_t)random);
 	snprintf(name, sizeof(name), "counter-%016jx.stats", (uintmax_t)random);
+	memcpy(strchr(segment.json, '.'), name + strlen("counter-"), 16); /* known by it, moved or not */
 	if (chdir(directory) < 0 ||
 	    (fd = open(hidden, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600)) < 0)
 		die(directory);
@@ -105,7 +106,6 @@ static struct data *publish(const char *directory, const char *path)
 	 * the kernel drops it when we end, however we end. Who may read could lock before us. */
 	if (fcntl(fd, F_OFD_SETLK, &lock) < 0 || fchmod(fd, 0644) < 0)
 		die("lock");
-
 	mapped = mmap(NULL, sizeof(segment), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	if (mapped == MAP_FAILED)
 		die("mmap");

@@ -8,6 +8,7 @@ Threading: pure functions and immutable objects.
 """
 
 import json
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,11 +52,16 @@ _WANTED: Final = {
     "bounds": list,
 }
 _AGGREGATES: Final = {kind.label: kind for kind in Aggregate}
+_ID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
+# Where `encode` puts it; in the cache all files have this one.
+_ID_FIRST: Final = re.compile(rb'\{"id":"([0-9a-f]{16})"')
+_ID_CACHED: Final = "0" * 16
 
 
 @dataclass(frozen=True, slots=True)
 class _SharedMetadata:
-    # Equal in files that differ in nothing but their paths and numbers.
+    # Equal in files that differ in nothing but their paths, ids and numbers.
+    id: str | None
     values: tuple[Value, ...]
     labels: tuple[str | None, ...] | None
     layout: Layout
@@ -67,6 +73,7 @@ class SegmentMetadata:
 
     Attributes:
         path: names of sources, joined by "/".
+        id: the random text by which the file is known, or None.
         labels: for each component of the path its label, or None.
         values: without offsets; equal files share one tuple.
         layout: `layout.numbers(data)` decodes `data_size` bytes that were read at `data_offset`;
@@ -75,6 +82,7 @@ class SegmentMetadata:
     """
 
     path: str
+    id: str | None
     labels: tuple[str | None, ...]
     values: tuple[Value, ...]
     layout: Layout
@@ -117,6 +125,7 @@ def encode(
     labels: Sequence[str | None] | None = None,
     *,
     numbers: Sequence[Number] | None = None,
+    id: str | None = None,
 ) -> bytes:
     """Return a whole file, without the `show` functions of the values.
 
@@ -125,13 +134,15 @@ def encode(
         values: 1 to `VALUES_MAX` values without offsets, with different names.
         labels: for each component of the path its label, or None; by default no labels.
         numbers: for each value an integer, or a list of buckets; by default 0.
+        id: 1 to 64 letters, digits and "-", random; decoding is fast with 16 lower hex digits.
 
     Raises:
         InvalidNameError: a component of the path is not a valid name.
         FormatError: `decode` refuses the file.
     """
     split_path(path)
-    described: dict[str, Any] = {"values": dict(_describe(value) for value in values)}
+    described: dict[str, Any] = {} if id is None else {"id": id}
+    described["values"] = dict(_describe(value) for value in values)
     if labels is not None:
         described["labels"] = list(labels)
     dumped = json.dumps(described, ensure_ascii=False, separators=(",", ":"))
@@ -188,8 +199,12 @@ def decode(encoded: bytes) -> SegmentMetadata | None:
         raise FormatError(f"invalid id_offset {id_offset} or desc_offset {desc_offset}", header)
     if data_offset % _ALIGNMENT or not end <= data_offset <= len(encoded):
         raise FormatError(f"invalid data_offset {data_offset}", data_offset)
-    share = _decode_shared if data_offset - desc_offset <= _CACHED_MAX else _decode_uncached
-    shared = share(encoded[: _HEADER.size], encoded[desc_offset:data_offset])
+    block = encoded[desc_offset:data_offset]
+    share = _decode_shared if len(block) <= _CACHED_MAX else _decode_uncached
+    first = _ID_FIRST.match(block, end - desc_offset)
+    if first is not None:
+        block = block[: first.start(1)] + _ID_CACHED.encode() + block[first.end(1) :]
+    shared = share(encoded[: _HEADER.size], block)
     size = _pad(shared.layout.data_size)
     if (end := data_offset + size) > len(encoded):
         raise FormatError(f"the data ends at {end}, the file at {len(encoded)}", size)
@@ -198,7 +213,10 @@ def decode(encoded: bytes) -> SegmentMetadata | None:
     labels = shared.labels if shared.labels is not None else (None,) * components
     if len(labels) != components:
         raise FormatError(f"{len(labels)} labels for {components} components of a path", labels)
-    return SegmentMetadata(path, labels, shared.values, shared.layout, size)
+    # The JSON may have the key twice: then the last one counts.
+    cached = first is not None and shared.id == _ID_CACHED
+    id = first[1].decode() if first is not None and cached else shared.id
+    return SegmentMetadata(path, id, labels, shared.values, shared.layout, size)
 
 
 def _find_block(encoded: bytes) -> int | None:
@@ -230,7 +248,8 @@ def _decode_uncached(header: bytes, block: bytes) -> _SharedMetadata:
         raise FormatError('"values" is not an object')
     values = tuple(_make_value(one, by_name.get(one.name, {})) for one in layout.descriptors)
     labels = described.get("labels")
-    return _SharedMetadata(values, None if labels is None else tuple(_check_labels(labels)), layout)
+    checked = None if labels is None else tuple(_check_labels(labels))
+    return _SharedMetadata(_check_id(described.get("id")), values, checked, layout)
 
 
 _decode_shared: Final = lru_cache(maxsize=64)(_decode_uncached)
@@ -254,6 +273,12 @@ def _parse_int(digits: str) -> int:
     if len(digits) > _DIGITS_MAX:
         raise ValueError(f"an integer of {len(digits)} digits")
     return int(digits)
+
+
+def _check_id(id: object) -> str | None:
+    if id is None or (isinstance(id, str) and _ID.fullmatch(id)):
+        return id
+    raise FormatError('"id" is not 1 to 64 letters, digits and "-"')
 
 
 def _check_labels(labels: object) -> Iterator[str | None]:

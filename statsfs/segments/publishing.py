@@ -196,15 +196,16 @@ def publish(
         raise SegmentError(f"segment {path!r}: mode {mode:#o}, not 0600 and bits to read", path)
     if any(value.offset is not None for value in array):
         raise SegmentError(f"segment {path!r}: its values have offsets", path)
+    id = os.urandom(8).hex()
     try:
-        encoded = file_format.encode(path, array, labels)
+        encoded = file_format.encode(path, array, labels, id=id)
     except FormatError as error:
         raise SegmentError(f"segment {path!r}: {error}", path) from error
     head = file_format.decode(encoded)
     assert head is not None
     place = Path(os.path.abspath(directory if directory is not None else places.find_directory()))
     places.check_path(place, path)
-    name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{os.urandom(8).hex()}"
+    name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
     offset = head.data_offset
 
     def create() -> Segment[Any]:

@@ -54,6 +54,7 @@ def test_what_it_counts_is_decoded(counter: Path, directory: Path) -> None:
     assert stat.S_IMODE(file.stat().st_mode) == 0o644
     head, numbers = read_segment(file)
     assert (head.path, head.labels) == ("app/ticker", (None, None))
+    assert file.name == f"counter-{head.id}.stats"
     ticks, late, late_sum, late_max = head.values
     assert ticks == Value("ticks", aggregate=Aggregate.SUM, description="Ticks of the clock")
     assert late == Value(

@@ -123,6 +123,44 @@ def test_equal_files_share_what_is_equal() -> None:
     assert one != other
 
 
+ID = "0123456789abcdef"
+
+
+def test_files_that_differ_in_their_ids_share_what_is_equal() -> None:
+    """Each has its own id, and they have one tuple of values."""
+    ids = (ID, ID[::-1], "0" * 16)
+    heads = [decoded(encode("app/a", VALUES, id=id)) for id in ids]
+    assert tuple(head.id for head in heads) == ids
+    assert len({id(head.values) for head in heads}) == 1
+    assert decoded(encode("app/a", VALUES)).id is None
+
+
+@pytest.mark.parametrize(
+    ("said", "id"),
+    [
+        ('{"id":"0123456789abcdef"}', ID),
+        ('{ "id" : "A-b9" , "values": {}}', "A-b9"),
+        ('{"values": {}, "id":"0123456789abcdef"}', ID),
+        ('{"id":"0123456789abcdef","id":"other"}', "other"),
+        ('{"id":"0123456789abcdef","values":{"v0":{"id":"fedcba9876543210"}}}', ID),
+        ('{"id": null}', None),
+        ('{"values": {"id": {}}}', None),
+    ],
+)
+def test_an_id_wherever_it_is_in_the_json(said: str, id: str | None) -> None:
+    """Any program may write the keys in any order, and twice."""
+    assert decoded(make(said.encode())).id == id
+
+
+@pytest.mark.parametrize(
+    "said", ['""', "5", "[]", '"a.b"', '"a:b"', '"\\ud800"', f'"{"x" * 65}"', '"a\\n"']
+)
+def test_what_is_no_id(said: str) -> None:
+    """It is refused: its segment could not be told from others."""
+    with pytest.raises(FormatError, match="1 to 64 letters"):
+        decode(make(f'{{"id": {said}}}'.encode()))
+
+
 def test_large_heads_are_not_kept() -> None:
     """The metadata of megabytes is freed with its last user."""
     encoded = encode("x", [Value(f"v{number}") for number in range(1200)])

@@ -151,11 +151,17 @@ def test_who_may_read_is_said(directory: Path, mode: int) -> None:
 
 
 def test_names_never_meet(directory: Path) -> None:
-    """Segments of one path lie beside each other; a name has no more than a file's may have."""
+    """Segments of one path lie beside each other; a name has no more than a file's may have.
+
+    Each file has an id of its own, which is at the end of its name too.
+    """
     long = "/".join("ä" * 100 for _ in range(8))
     made = [publish(path, values=WorkerStats, directory=directory) for path in ("a", "a", long)]
     assert len(segments_in(directory)) == 3
     assert [read_segment(one.file).head.path for one in made] == ["a", "a", long]
+    ids = [read_segment(one.file).head.id for one in made]
+    assert ids == [one.file.stem.rpartition("-")[2] for one in made]
+    assert len({*ids}) == 3
     for one in made:
         one.close()
 
