@@ -8,17 +8,19 @@ Threading: for the collector's thread alone, but for `waiting` and `vacant`.
 import contextlib
 import os
 import resource
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
+from statsfs.collector.file_ids import find_id
 from statsfs.collector.journal import Journal
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import LiveSegment, SegmentNumbers, weigh
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.refusals import Refusals
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import Location
+from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify
 from statsfs.exceptions import SegmentError
 from statsfs.segments.file_format import FILE_MAX, SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
@@ -48,38 +50,62 @@ class Admission:
         self._liveness = liveness
         self._refusals: Final = Refusals(timers)
         self.waiting: Final[dict[str, tuple[Location, Sequence[str]]]] = {}
+        # Of the files with several, at the last look into the directories.
+        self._names: dict[tuple[int, int], int] = {}
 
     def look(self, location: Location) -> None:
         """Handle a file that may have changed: admit it, drop it, or leave it."""
-        segment = self._liveness.by_key.get(location.key)
-        if segment is not None and self._liveness.is_in_place(segment):
-            self._liveness.probe(segment)
-            return
+        former = self._liveness.by_key.get(location.key)
+        if former is not None:
+            self._liveness.is_in_place(former)
         status = location.find()
+        if self._is_known(location, status):
+            return
         again = partial(self.look, location)
         if status is None or self._refusals.is_due(location.key, status, again):
             self._try(location, status)
 
+    def _is_known(self, location: Location, status: os.stat_result | None) -> bool:
+        # Whether the file is a segment's in the tree, which may have been moved here.
+        segment = None if status is None else self._liveness.find_file(status)
+        if segment is None:
+            return False
+        if segment.removed or not self._liveness.is_in_place(segment):
+            self._forget(location.key)
+            self._liveness.move(segment, location)
+        elif segment.location.key != location.key:
+            # Another name of it, which is removed after the segment was folded.
+            self._wait(location, segment.metadata.components)
+        self._liveness.probe(segment)
+        return True
+
     def _forget(self, key: str) -> None:
         self._refusals.known.pop(key, None)
         self.waiting.pop(key, None)
-        self._journal.forget_baselines(key)
 
-    def forget_all_but(self, prefix: str, files: Collection[str]) -> None:
-        """Forget all refusals and baselines of files of one directory, but those of some files."""
-        keys = {prefix + file for file in files}
-        for key in (*self._refusals.known, *self._journal.baselines):
-            if key not in keys and key[: key.rfind("/") + 1] == prefix:
+    def note_names(self, listed: Mapping[TrustedDirectory, Mapping[str, int]]) -> None:
+        """Note what is in some directories, as inodes by name: a file may have several names.
+
+        Refusals of files that are not there are forgotten.
+        """
+        names = Counter(
+            (directory.identity[0], inode)
+            for directory, files in listed.items()
+            for inode in files.values()
+        )
+        self._names = {one: count for one, count in names.items() if count > 1}
+        by_prefix = {directory.prefix: files for directory, files in listed.items()}
+        for key in list(self._refusals.known):
+            prefix, slash, file = key.rpartition("/")
+            files = by_prefix.get(prefix + slash)
+            if files is not None and file not in files:
                 self._forget(key)
 
     def _try(self, location: Location, status: os.stat_result | None) -> None:
         if status is None:
             self._forget(location.key)
             return
-        moved = self._liveness.find_moved(location, status)
-        if moved is not None:
-            self._journal.write_all()
-            self._liveness.probe(moved)
+        if self._is_known(location, status):
             return
         try:
             if self._admit(location):
@@ -98,15 +124,16 @@ class Admission:
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
             metadata = decode(os.pread(fd, FILE_MAX + 1, 0))
-            if metadata is None or self._check(location, metadata, fd, status):
+            if metadata is None:
+                return False
+            name, id = metadata.components[0], find_id(metadata, fd)
+            if self._check(location, metadata, id, fd, status):
                 return False
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
             numbers = SegmentNumbers(values, metadata, location, fd, status)
             undo.pop_all()
             undo.callback(numbers.close)
-            if not self._journal.disown(location.key):
-                raise SegmentError("a record has its name, and cannot be written", location.name)
-            numbers.restore(self._journal.baselines.get(location.key, ("", {}))[1])
+            numbers.restore(self._journal.find_baselines(name, id))
             numbers.refresh()
             owner = (status.st_uid, status.st_gid)
             source = numbers.make_source(owner, self._journal.note_clear)
@@ -114,18 +141,29 @@ class Admission:
             alive = numbers.probe()
             self._journal.path_sources.add(segment)
             undo.pop_all()
+        self._journal.forget_baselines(name, id)
         self._liveness.add(segment, alive)
         return True
 
     def _check(
-        self, location: Location, metadata: SegmentMetadata, fd: int, status: os.stat_result
+        self,
+        location: Location,
+        metadata: SegmentMetadata,
+        id: str,
+        fd: int,
+        status: os.stat_result,
     ) -> bool:
-        # Whether it waits for a path that is free in a moment.
+        # Whether it is removed, or waits for a path that is free in a moment.
         directory, file = location
         if file != file.encode(errors="replace").decode():
             raise SegmentError("its name is not UTF-8", file)
         if not metadata.path.startswith(directory.prefix):
             raise SegmentError(f"its path is {metadata.path!r}, not below {directory.prefix}", file)
+        if self._journal.is_counted(metadata.components[0], id):
+            self._remove_counted(location, metadata.components[0], id, fd)
+            return True
+        if status.st_nlink > self._names.get(identify(status), 1):
+            raise SegmentError(f"it has {status.st_nlink} links", file)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit != resource.RLIM_INFINITY and fd >= limit - _SPARE:
             raise SegmentError(f"{limit} open files are too few: raise LimitNOFILE", file)
@@ -134,10 +172,16 @@ class Admission:
         if count >= SEGMENTS_MAX or weight + weigh(metadata) > WEIGHT_MAX:
             has = f"user {user} has {count} segments of {weight} integers"
             raise SegmentError(f"{has}; no more than {SEGMENTS_MAX} of {WEIGHT_MAX}", file)
-        folded = any(location.key in keys for keys in self._journal.folded.values())
-        if folded and not is_alive(fd):
-            raise SegmentError("it is counted already, and cannot be removed", file)
         return self._check_path(location, metadata)
+
+    def _remove_counted(self, location: Location, name: str, id: str, fd: int) -> None:
+        # It came back, or it is a copy.
+        if is_alive(fd):
+            raise SegmentError("it is counted already, as another file with its id", location.name)
+        if not location.remove():
+            raise SegmentError("it is counted already, and cannot be removed", location.name)
+        if not os.fstat(fd).st_nlink:
+            self._journal.note_removed(name, id)
 
     def _check_path(self, location: Location, metadata: SegmentMetadata) -> bool:
         components = metadata.components
@@ -146,8 +190,7 @@ class Admission:
         holder = paths.find_holder(components)
         if holder is None:
             return False
-        if len(self.waiting) < _WAITING_MAX:
-            self.waiting[location.key] = (location, components)
+        self._wait(location, components)
         segment = paths.find_segment(holder)
         if segment is not None:
             self._liveness.probe(segment)
@@ -156,6 +199,10 @@ class Admission:
         ours = segment is None and paths.find_top(components[0]) is not None
         what = "a directory of segments" if ours else "there already"
         raise SegmentError(f"{metadata.path}: {holder.path} is {what}; waiting for it", location)
+
+    def _wait(self, location: Location, components: Sequence[str]) -> None:
+        if len(self.waiting) < _WAITING_MAX:
+            self.waiting[location.key] = (location, components)
 
     def admit_waiting(self) -> None:
         """Admit the segments that waited for a path that is free."""

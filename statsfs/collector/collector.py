@@ -15,6 +15,7 @@ import stat
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -22,10 +23,11 @@ from statsfs.collector.admission import Admission
 from statsfs.collector.directories import Directories, default_directory
 from statsfs.collector.folding import SegmentFolding
 from statsfs.collector.journal import Journal
+from statsfs.collector.journal_file import RETAINED
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import Location, TrustedDirectory
+from statsfs.collector.trusted_directory import Location, TrustedDirectory, order_files
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
@@ -95,7 +97,7 @@ class Collector:
         self._admission = Admission(journal, known_values, self._liveness, self._timers)
         self._folding = SegmentFolding(journal, self._liveness, self._admission, self._timers)
         try:
-            self._open()
+            self._open(make=True)
         except BaseException as error:
             self._end()
             if isinstance(error, OSError) and not isinstance(error, SegmentError):
@@ -136,8 +138,8 @@ class Collector:
         if self._directories is not None:
             self._directories.drop_lock()
 
-    def _open(self) -> None:
-        directories = self._directories = Directories(self._path, self._watch)
+    def _open(self, make: bool) -> None:
+        directories = self._directories = Directories(self._path, self._watch, make)
         try:
             directories.look_around()
             self._journal.load(directories)
@@ -167,7 +169,7 @@ class Collector:
         try:
             if not os.path.isdir(self._path):
                 raise FileNotFoundError
-            self._open()
+            self._open(make=False)  # it may have been removed since
         except (OSError, StatsfsError) as error:
             if isinstance(error, StatsfsError) and str(error) != self._last_error:
                 self._last_error = str(error)
@@ -178,25 +180,28 @@ class Collector:
             log.warning("%s is there again", self._path)
 
     def _scan(self, directories: Directories) -> None:
-        self._folding.remove_folded(directories.by_prefix)
         directories.look_around()
         self._liveness.keep_in(directories.by_prefix)
-        for directory in list(directories.by_prefix.values()):
-            self._look_at_files(directories, directory)
+        self._journal.look_at_files()
+        some = list(directories.by_prefix.values())
+        self._look_at_files(directories, some)
+        for directory in some:
             directory.remove_unfinished()
         self._folding.fold_dead()
 
-    def _look_at_files(self, directories: Directories, directory: TrustedDirectory) -> None:
-        files = directories.list_files(directory)
-        if files is None:
-            return
-        known = dict.fromkeys(self._liveness.files_in(directory))
-        looked = [*known, *directory.in_order(file for file in files if file not in known)]
-        for number, file in enumerate(looked, 1):
-            self._admission.look(Location(directory, file))
+    def _look_at_files(self, directories: Directories, some: Sequence[TrustedDirectory]) -> None:
+        known: list[Location] = []
+        unknown: list[Location] = []
+        listed = directories.list_files(some)
+        self._admission.note_names(listed)
+        for directory, files in listed.items():
+            here = dict.fromkeys(self._liveness.files_in(directory))
+            known += (Location(directory, file) for file in here)
+            unknown += (Location(directory, file) for file in files if file not in here)
+        for number, location in enumerate([*known, *order_files(unknown)], 1):
+            self._admission.look(location)
             if not number % _BATCH:
                 self._folding.fold_dead()
-        self._admission.forget_all_but(directory.prefix, looked)
 
     def _rescan_again(self) -> None:
         self._timers.add(_RESCAN, self._rescan_again)
@@ -242,6 +247,9 @@ class Collector:
         for prefix, names in events.names.items():
             for name in names:
                 self._look(prefix, name)
+        for prefix, names in events.created.items():
+            for name in names:
+                self._look_at_link(prefix, name)
         if events.lost:
             self._rescan()
 
@@ -253,6 +261,8 @@ class Collector:
         if name.startswith("."):
             if name == COLLECTOR and not prefix and not directories.is_there():
                 self._lose()
+            elif name == RETAINED and not prefix:
+                self._journal.look_at_files()
             return
         status = Location(directory, name).find()
         known = f"{name}/" in directories.by_prefix
@@ -261,6 +271,14 @@ class Collector:
         elif name.endswith(SUFFIX):
             self._admission.look(Location(directory, name))
 
+    def _look_at_link(self, prefix: str, name: str) -> None:
+        directories = self._directories
+        if directories is None or (directory := directories.by_prefix.get(prefix)) is None:
+            return
+        status = Location(directory, name).find()
+        if status is not None and (status.st_nlink > 1 or self._liveness.find_file(status)):
+            self._look(prefix, name)
+
     def _look_at_directory(self, name: str) -> None:
         directories = self._directories
         if directories is None:
@@ -268,7 +286,7 @@ class Collector:
         found = directories.look(name)
         self._liveness.keep_in(directories.by_prefix)
         if found is not None:
-            self._look_at_files(directories, found)
+            self._look_at_files(directories, [found])
 
 
 # Those that were started.

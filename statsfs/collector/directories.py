@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -37,17 +38,18 @@ def default_directory() -> Path:
 
 
 class Directories:
-    """The directories of a collector, the first of which is made if it is missing.
+    """The directories of a collector, the first of which may be made if it is missing.
 
     If that one is refused, or has another collector, it is a SegmentError, else an OSError.
     """
 
-    def __init__(self, path: str, watch: Watch) -> None:
+    def __init__(self, path: str, watch: Watch, make: bool = True) -> None:
         self.path: Final = path
         self._watch = watch
         self._logged: Final[set[str]] = set()
-        with contextlib.suppress(FileExistsError):
-            _make(path)
+        if make:
+            with contextlib.suppress(FileExistsError):
+                _make(path)
         self.top: Final = open_directory(path)
         self.by_prefix: Final = {"": self.top}
         self._lock = -1
@@ -82,6 +84,12 @@ class Directories:
     def find_owner(self, name: str) -> tuple[int, int]:
         """Return the user and the group of a top-level name: those of its directory, if any."""
         return self.by_prefix.get(f"{name}/", self.top).owner
+
+    def locate(self, key: str) -> Location | None:
+        """Return the location of a file by its key, if its directory is read."""
+        prefix, slash, name = key.rpartition("/")
+        directory = self.by_prefix.get(prefix + slash)
+        return None if directory is None else Location(directory, name)
 
     def look(self, name: str) -> TrustedDirectory | None:
         """Open, check or close a directory in the collector's; return one that is to be read."""
@@ -139,13 +147,17 @@ class Directories:
             for name in {*names, *(prefix[:-1] for prefix in self.by_prefix if prefix)}:
                 self.look(name)
 
-    def list_files(self, directory: TrustedDirectory) -> list[str] | None:
-        """Return the names of possible segments; None if the directory cannot be read."""
-        try:
-            return directory.names()[0]
-        except OSError as error:
-            self._log_error(directory.prefix, error)
-            return None
+    def list_files(
+        self, some: Iterable[TrustedDirectory]
+    ) -> dict[TrustedDirectory, dict[str, int]]:
+        """Return the inodes of possible segments by name, of directories that can be read."""
+        listed = {}
+        for directory in some:
+            try:
+                listed[directory] = directory.names()[0]
+            except OSError as error:
+                self._log_error(directory.prefix, error)
+        return listed
 
 
 def _make(path: str) -> None:

@@ -1,13 +1,11 @@
 """Folding: dead segments become retained numbers.
 
-Owns the batches, and the removal of files. What a fold writes is in `journal`.
+Owns the batches, and the removal of files as they are folded. What a fold writes is in `journal`.
 
 Threading: for the collector's thread alone.
 """
 
 import logging
-import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,9 +14,6 @@ from statsfs.collector.journal import Journal
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import Location, TrustedDirectory
-from statsfs.exceptions import SegmentError
-from statsfs.segments.locks import is_alive
 
 __all__ = ["SegmentFolding"]
 
@@ -63,44 +58,15 @@ class SegmentFolding:
             self.timers.add(_PAUSE, lambda: self.liveness.dead.update(dict.fromkeys(segments)))
             return
         for segment in segments:
-            gone = segment.removed or not self.liveness.is_in_place(segment)
-            if gone or _remove(segment.location):
-                self.journal.note_removed(name, segment.location.key)
+            # A file that is somewhere else, or has other names, may come back.
+            if segment.refused:
+                continue
+            if not segment.removed and self.liveness.is_in_place(segment):
+                segment.location.remove()
+            if not segment.numbers.status.st_nlink:
+                self.journal.note_removed(name, segment.id)
         for segment in segments:
             self.journal.path_sources.remove(segment.source)
             self.liveness.drop(segment)
         self.journal.end_fold(name, segments)
         self.admission.vacant = True
-
-    def remove_folded(self, directories: Mapping[str, TrustedDirectory]) -> None:
-        """Remove the files that the records name, before they are counted again."""
-        for name, keys in list(self.journal.folded.items()):
-            for key in sorted(keys):
-                prefix, slash, file = key.rpartition("/")
-                directory = directories.get(prefix + slash)
-                if directory is not None and _remove_if_dead(Location(directory, file)):
-                    self.journal.note_removed(name, key)
-
-
-def _remove_if_dead(location: Location) -> bool:
-    # Whether the file that was folded is gone. A living segment may have its name by now.
-    try:
-        fd, _ = location.directory.open(location.name)
-        with open(fd, "rb", 0):
-            alive = is_alive(fd)
-    except (FileNotFoundError, SegmentError):
-        return True  # what is refused was never folded
-    except OSError:
-        return False
-    return alive or _remove(location)
-
-
-def _remove(location: Location) -> bool:
-    try:
-        os.unlink(location.name, dir_fd=location.directory.fd)
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        log.error("%s: %s", location, error.strerror)
-        return False
-    return True

@@ -4,8 +4,9 @@ Owns the order of a fold, and what the record of a top-level name has at any mom
 sources retain, what segments that are being folded add to it, and what was cleared of others. A
 collector may be killed between any two steps, and counts nothing twice and loses nothing: (1) the
 segment's lock is free; (2) its numbers are read for the last time, from the open descriptor; (3) a
-record with its numbers and its file's name is renamed over the old one; (4) its file is removed,
-and in the tree its source leaves. The next start first removes the files that a record names.
+record with its numbers and its file's id is renamed over the old one; (4) its file is removed, and
+in the tree its source leaves. A file of which a record has the id is never counted again, wherever
+it comes from: it is removed.
 
 Threading: `note_clear` comes from any thread, all else from the collector's. The lock of the
 journal guards the state here, and is held while a record is made and written, so that the last one
@@ -16,9 +17,11 @@ way round: the tree is not changed under the journal's lock.
 import logging
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from statsfs.collector.counted_files import CountedFiles
 from statsfs.collector.directories import Directories
 from statsfs.collector.journal_file import Baselines, JournalFiles, JournalRecord, RetainedRows
 from statsfs.collector.known_values import KnownValues
@@ -26,6 +29,7 @@ from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
 from statsfs.formats.binary import Number
 from statsfs.model.values import Kind, Value
+from statsfs.segments.places import SUFFIX
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.registry import Registry
 from statsfs.tree.rows import add_numbers
@@ -44,18 +48,13 @@ class Journal:
         wake: called, in any thread, when a record could not be written and `write_all` is wanted.
 
     Attributes:
-        folded: by top-level name the keys of files that its record counts and that may exist still.
-        baselines: what an earlier collector cleared of segments that are not in the tree yet, by
-            key, with the top-level name.
-        failed: whether a record could not be written.
+        failed: whether a record could not be written, or is to be written again.
     """
 
     def __init__(
         self, registry: Registry, known_values: KnownValues, wake: Callable[[], object]
     ) -> None:
         self.path_sources: Final = PathSources(registry, self.note_clear)
-        self.folded: Final[dict[str, set[str]]] = {}
-        self.baselines: Final[dict[str, tuple[str, Baselines]]] = {}
         self.failed = False
         self._known_values = known_values
         self._wake = wake
@@ -65,6 +64,7 @@ class Journal:
         self._written: Final[dict[str, JournalRecord]] = {}
         self._unrestored: Final[dict[str, JournalRecord]] = {}
         self._folding: Final[set[LiveSegment]] = set()
+        self._counted: Final[dict[str, CountedFiles]] = {}
         self._logged: Final[set[str]] = set()
 
     def load(self, directories: Directories) -> None:
@@ -76,14 +76,20 @@ class Journal:
             for name, record in found.items():
                 if self.path_sources.find_top(name) is not None:
                     continue
-                self.folded[name] = set(record.folded)
                 self._written[name] = record
-                self.baselines.update((key, (name, one)) for key, one in record.baselines.items())
+                self._remember(name, _find_ids(record, directories))
                 if record.sources:
                     self._unrestored[name] = record
         for name in list(self._unrestored):
             self.restore(name)
         self.write_all()
+
+    def _remember(self, name: str, record: JournalRecord) -> None:
+        counted = self._counted.setdefault(name, CountedFiles())
+        counted.add(record.folded)
+        counted.add_baselines(record.baselines)
+        for id in record.removed:
+            counted.note_removed(id)
 
     def restore(self, name: str) -> None:
         """Put what a record retains into the tree, if that is not done and the name is free."""
@@ -97,10 +103,19 @@ class Journal:
             self.path_sources.place(source, one.path, (None,) * len(one.path))
         del self._unrestored[name]
 
-    def forget_baselines(self, key: str) -> None:
-        """Forget what was cleared of a segment: it is in the tree, or gone."""
+    def is_counted(self, name: str, id: str) -> bool:
+        """Tell whether the record of a top-level name counts a file, or what it is a copy of."""
+        return name in self._counted and id in self._counted[name]
+
+    def find_baselines(self, name: str, id: str) -> Baselines:
+        """Return what was cleared of a file when it was in the tree before."""
+        return self._counted[name].baselines.get(id, {}) if name in self._counted else {}
+
+    def forget_baselines(self, name: str, id: str) -> None:
+        """Forget what was cleared of a file: it is in the tree."""
         with self._lock:
-            self.baselines.pop(key, None)
+            if name in self._counted:
+                self._counted[name].baselines.pop(id, None)
 
     def close_files(self) -> None:
         """Write nothing until `load` is called again: the directory is gone."""
@@ -119,26 +134,45 @@ class Journal:
     def write(self, name: str) -> bool:
         """Bring a record up to date; return whether it is; log an error, once until it is."""
         with self._lock:
-            # A record that is not in the tree yet must not be replaced.
-            if self._files is None or name in self._unrestored:
-                return True
-            record = self._make_record(name)
-            if record == self._written.get(name):
-                return True
-            try:
-                self._files.write(name, record)
-            except OSError as error:
-                if name not in self._logged:
-                    self._logged.add(name)
-                    why = error.strerror
-                    log.error("the record of %r cannot be written: %s; trying again", name, why)
-                return False
-            self._logged.discard(name)
-            self._written[name] = record
-            if record.empty:
-                del self._written[name]
-                self.folded.pop(name, None)
+            return self._files is None or (self._check_files() and self._write(name))
+
+    def _check_files(self) -> bool:
+        # Whether the directory of the records is there. One that was made again has none of them.
+        assert self._files is not None
+        try:
+            if self._files.check():
+                self._written.clear()
+                self.failed = True
+        except OSError as error:
+            self.failed = True
+            return self._log("", "the records cannot be written: %s; trying again", error)
+        self._logged.discard("")
+        return True
+
+    def _log(self, name: str, text: str, *args: object) -> bool:
+        # Once, until the name leaves `_logged`; it is always False.
+        if name not in self._logged:
+            self._logged.add(name)
+            log.error(text, *args)
+        return False
+
+    def _write(self, name: str) -> bool:
+        assert self._files is not None
+        # A record that is not in the tree yet must not be replaced.
+        record = self._unrestored.get(name) or self._make_record(name)
+        if record == self._written.get(name):
             return True
+        try:
+            self._files.write(name, record)
+        except OSError as error:
+            text = "the record of %r cannot be written: %s; trying again"
+            return self._log(name, text, name, error.strerror)
+        self._logged.discard(name)
+        self._written[name] = record
+        if record.empty:
+            del self._written[name]
+            self._counted.pop(name, None)
+        return True
 
     def note_clear(self) -> None:
         """Write what was cleared; called in the thread that cleared, after that."""
@@ -149,38 +183,50 @@ class Journal:
     def write_all(self) -> None:
         """Bring all records up to date."""
         with self._lock:
-            names = {*(top.name for top in self.path_sources.tops), *self._written}
-            self.failed = bool([name for name in names if not self.write(name)])
+            self.failed = False
+            if self._files is None or not self._check_files():
+                return
+            tops = (top.name for top in self.path_sources.tops)
+            names = {*tops, *self._written, *self._unrestored, *self._counted}
+            self.failed = bool([name for name in names if not self._write(name)])
+
+    def look_at_files(self) -> None:
+        """Have `write_all` write again what somebody removed."""
+        with self._lock:
+            if self._files is not None and self._check_files():
+                for name in self._files.find_missing(self._written):
+                    del self._written[name]
+                    self.failed = True
 
     def _make_record(self, name: str) -> JournalRecord:
         # Under the tree's lock: a fold of this moment is seen done, or not begun.
         sources, segments = lock_tree(partial(self.path_sources.look, name, self._matters))
-        folded = set(self.folded.get(name, ()))
-        baselines = {key: one for key, (top, one) in self.baselines.items() if top == name}
+        counted = self._counted.get(name, CountedFiles())
+        folded, baselines = counted.folded.copy(), counted.baselines.copy()
         rows = {one.path: one.rows for one in sources}
         for segment in segments:
             above = rows.get(segment.metadata.components[:-1])
             if segment in self._folding and above is not None:
                 _add_rows(above, segment.numbers.retained_rows())
-            if segment.removed:
-                continue  # another file may have its name
-            key = segment.location.key
-            baselines.pop(key, None)
-            if segment in self._folding:
-                folded.add(key)
+            baselines.pop(segment.id, None)
+            if segment in self._folding and segment.refused:
+                baselines[segment.id] = segment.numbers.find_baselines()
+            elif segment in self._folding:
+                folded[segment.id] = None
             elif segment.numbers.baselines:
-                baselines[key] = dict(segment.numbers.baselines)
+                baselines[segment.id] = dict(segment.numbers.baselines)
         # A source that retains nothing is left out, if that is so of all below it.
         full = [path for path, retained in rows.items() if retained]
         needed = {path[:size] for path in full for size in range(1, len(path) + 1)}
         kept = [one for one in sources if one.path in needed]
-        return JournalRecord(kept, baselines, sorted(folded))
+        return JournalRecord(kept, baselines, list(folded), list(counted.removed))
 
     def _matters(self, segment: LiveSegment) -> bool:
         # Few of thousands do; to write all of 8,000 made a death take 30 ms.
         if segment.numbers.baselines or segment in self._folding:
             return True
-        return bool(self.baselines) and segment.location.key in self.baselines
+        counted = self._counted.get(segment.metadata.components[0])
+        return counted is not None and segment.id in counted.baselines
 
     def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool:
         """Write what dead segments counted, step 3; return whether their files may be removed."""
@@ -192,21 +238,17 @@ class Journal:
             if not self.write(name):
                 self._folding.difference_update(segments)
                 return False
-            keys = {segment.location.key for segment in segments if not segment.removed}
-            self.folded.setdefault(name, set()).update(keys)
+            counted = self._counted.setdefault(name, CountedFiles())
+            counted.add(segment.id for segment in segments if not segment.refused)
+            refused = (segment for segment in segments if segment.refused)
+            counted.add_baselines({one.id: one.numbers.find_baselines() for one in refused})
             return True
 
-    def note_removed(self, name: str, key: str) -> None:
+    def note_removed(self, name: str, id: str) -> None:
         """Note that a folded file does not exist any more."""
         with self._lock:
-            self.folded.get(name, set()).discard(key)
-
-    def disown(self, key: str) -> bool:
-        """Have no record name a file as folded, for a new one has its name; return whether so."""
-        names = [name for name, record in self._written.items() if key in record.folded]
-        for name in names:
-            self.note_removed(name, key)
-        return not [name for name in names if not self.write(name)]
+            if name in self._counted:
+                self._counted[name].note_removed(id)
 
     def end_fold(self, name: str, segments: Collection[LiveSegment]) -> None:
         """Note that the sources of dead segments have left the tree."""
@@ -219,6 +261,19 @@ class Journal:
         """Have path sources work off what happened, and write what follows from it."""
         if self.path_sources.tidy():
             self.write_all()
+
+
+def _find_ids(record: JournalRecord, directories: Directories) -> JournalRecord:
+    # A record of an older version has the keys of files, in place of their ids.
+    keys = [key for key in (*record.folded, *record.baselines) if key.endswith(SUFFIX)]
+    if not keys:
+        return record
+    found = {key: location.look() for key in keys if (location := directories.locate(key))}
+    seen = {key: one for key, one in found.items() if one is not None}
+    # A living segment has the name of what was folded.
+    folded = [seen[key].id for key in record.folded if key in seen and not seen[key].alive]
+    baselines = {seen[key].id: one for key, one in record.baselines.items() if key in seen}
+    return replace(record, folded=folded, baselines=baselines)
 
 
 def _add_rows(kept: RetainedRows, rows: RetainedRows) -> None:

@@ -3,17 +3,19 @@
 Owns the files in `.retained/`, one for each top-level name, and their format. What a record has,
 and when it is written, is decided in `journal`. A file is JSON in ASCII::
 
-    {"version": 2, "name": "app",
+    {"version": 3, "name": "app",
      "values": [{"name": "requests", "type": "u64", ...}],      all fields of each value
      "sources": [{"path": ["app"], "label": null, "collapse": true,
                   "retained": [[[0, 17]]]}],    arrays, each of values by index with their numbers
-     "baselines": {"a-01.stats": {"requests": 5}},
-     "folded": ["b-02.stats"]}
+     "baselines": {"0123456789abcdef": {"requests": 5}},    by the ids of files
+     "folded": ["123456789abcdef0"],
+     "removed": ["23456789abcdef01"]}
 
 A number is an integer, or the list of a histogram's buckets. A file is renamed over the old one, so
 that it is never there in part. It is not synchronised to the disk: a collector's death loses
 nothing that the kernel has, and /run, where segments belong, ends with the kernel. A file of
-version 1, in the segments' format, is read, and replaced by the next write.
+version 2, which names files in place of their ids, or of version 1, in the segments' format, is
+read, and replaced by the next write.
 
 Threading: no lock; the caller has that of `journal`.
 """
@@ -23,15 +25,17 @@ import errno
 import json
 import logging
 import os
+import stat
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain, islice
 from typing import Any, Final
 
-from statsfs.collector.known_values import is_number_of
-from statsfs.collector.trusted_directory import TrustedDirectory
+from statsfs.collector.known_values import is_integer, is_number_of
+from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.formats import binary
 from statsfs.formats.binary import Number
@@ -41,6 +45,7 @@ from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
 from statsfs.segments.file_format import MAGIC
 
 __all__ = [
+    "RETAINED",
     "Baselines",
     "JournalFiles",
     "JournalRecord",
@@ -50,12 +55,13 @@ __all__ = [
     "encode_record",
 ]
 
+RETAINED: Final = ".retained"
+
 log = logging.getLogger(__name__)
 
 # Bytes; 10,000 segments of which 47 values were cleared take 14 million.
 _RECORD_MAX: Final = 1 << 28
-_RETAINED: Final = ".retained"
-_VERSION: Final = 2
+_VERSION: Final = 3
 _TEMPORARY: Final = ".new"  # the names of sources do not start with "."
 
 Baselines = dict[str, Number]
@@ -80,13 +86,16 @@ class JournalRecord:
 
     Attributes:
         sources: the path sources, each before those below it.
-        baselines: what was cleared of living segments, by the keys of their files.
-        folded: the keys of files that `sources` count already, whether the files exist or not.
+        baselines: what was cleared of living segments, by the ids of their files; in a file of an
+            older version by their keys, which end in ".stats".
+        folded: the ids, or keys, of files that `sources` count already and that may exist.
+        removed: the ids of those that were removed, of which copies may exist.
     """
 
     sources: list[RetainedSource] = field(default_factory=list)
     baselines: dict[str, Baselines] = field(default_factory=dict)
     folded: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
 
     @property
     def empty(self) -> bool:
@@ -112,6 +121,7 @@ def encode_record(name: str, record: JournalRecord) -> bytes:
         "sources": sources,
         "baselines": record.baselines,
         "folded": record.folded,
+        "removed": record.removed,
     }
     return json.dumps(described, separators=(",", ":")).encode()
 
@@ -125,13 +135,16 @@ def decode_record(name: str, encoded: bytes) -> JournalRecord:
     """Return the record in a file; or raise FormatError, with a message of one line."""
     try:
         described = json.loads(encoded) if encoded[:1] == b"{" else _convert_version_1(encoded)
-        if (described["version"], described["name"]) != (_VERSION, name):
-            raise ValueError(f"not version {_VERSION}, or not a record of that name")
+        if described["version"] not in (2, _VERSION) or described["name"] != name:
+            raise ValueError(f"not version 2 or {_VERSION}, or not a record of that name")
         values = [_make_value(one) for one in described["values"]]
         sources = _make_sources(name, described["sources"], values)
-        baselines = {str(key): dict(found) for key, found in described["baselines"].items()}
-        return JournalRecord(sources, baselines, [str(key) for key in described["folded"]])
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        baselines = {key: _check_baselines(one) for key, one in described["baselines"].items()}
+        folded, removed = described["folded"], described.get("removed", ())
+        return JournalRecord(sources, baselines, [*map(str, folded)], [*map(str, removed)])
+    except (
+        ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError
+    ) as error:  # fmt: skip
         raise FormatError(f"a broken record: {ascii(str(error))[1:-1][:200]}", name) from None
 
 
@@ -141,6 +154,14 @@ def _make_value(described: dict[str, Any]) -> Value:
     enums = {"type": Type, "kind": Kind, "unit": Unit}
     members: dict[str, Any] = {key: enum[described[key].upper()] for key, enum in enums.items()}
     return Value(**{**described, **members, "aggregate": aggregate})
+
+
+def _check_baselines(described: dict[str, Any]) -> Baselines:
+    # Whether they fit a value is known when the segment is.
+    for number in described.values():
+        if not all(map(is_integer, number if isinstance(number, list) else [number])):
+            raise ValueError("a baseline is not an integer")
+    return described
 
 
 def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[RetainedSource]:
@@ -185,19 +206,33 @@ def _convert_version_1(encoded: bytes) -> dict[str, Any]:
 
 
 class JournalFiles:
-    """The files in `.retained/` of a collector's directory, if no other user may write there."""
+    """The files in `.retained/` of a collector's directory, if no other user may write there.
+
+    The directory is made if it is missing. If it is refused, that is a SegmentError of one line.
+    """
 
     def __init__(self, directory: TrustedDirectory) -> None:
-        self._path: Final = f"{directory.path}/{_RETAINED}"
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(_RETAINED, 0o700, dir_fd=directory.fd)
+        self._directory: Final = directory
+        self._path: Final = f"{directory.path}/{RETAINED}"
+        self._fd = -1
+        self._open()
+
+    def _open(self) -> None:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(_RETAINED, flags, dir_fd=directory.fd)
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(RETAINED, 0o700, dir_fd=self._directory.fd)
+            self._fd = os.open(RETAINED, flags, dir_fd=self._directory.fd)
+        except OSError as error:
+            raise SegmentError(f"{self._path}: {error.strerror}", self._path, error.errno) from None
+        self._check_owner()
+
+    def _check_owner(self) -> None:
         status = os.fstat(self._fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
-            self.close()
             found = f"user {status.st_uid}'s with mode {status.st_mode & 0o777:o}"
             why = f"{self._path} is {found}, not user {os.geteuid()}'s with 700"
+            self.close()
             raise SegmentError(why, self._path)
 
     def close(self) -> None:
@@ -206,31 +241,73 @@ class JournalFiles:
         if fd >= 0:
             os.close(fd)
 
+    def check(self) -> bool:
+        """Open the directory anew if another one, or none, is in its place; return whether so.
+
+        If it is refused, that is a SegmentError; nothing is written then.
+        """
+        here = Location(self._directory, RETAINED).find()
+        if self._fd >= 0 and here is not None and identify(here) == identify(os.fstat(self._fd)):
+            self._check_owner()
+            return False
+        self.close()
+        self._open()
+        log.warning("%s is another directory now: all records are written again", self._path)
+        return True
+
+    def find_missing(self, names: Iterable[str]) -> set[str]:
+        """Return the names of which there is no record."""
+        return {*names}.difference(os.listdir(self._fd))
+
     def load(self) -> dict[str, JournalRecord]:
-        """Return all records by their names; a broken one is renamed, and logged."""
+        """Return all records by their names; one that cannot be used is put aside, and logged."""
         found = {}
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         for name in sorted(os.listdir(self._fd)):
             if name.startswith("."):
                 continue
             try:
-                with open(os.open(name, flags, dir_fd=self._fd), "rb") as file:
-                    found[name] = decode_record(name, file.read(_RECORD_MAX))
-            except (FormatError, OSError) as error:
-                aside = f".broken-{time.time_ns()}"
-                log.error("%s/%s: %s; it is kept as %s", self._path, name, error, aside)
-                os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+                found[name] = self._read(name)
+            except OSError as error:
+                self._put_aside(name, error.strerror)
+            except Exception as error:
+                # Whatever is in it, the others are needed.
+                self._put_aside(name, error)
         return found
+
+    def _read(self, name: str) -> JournalRecord:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(name, flags, dir_fd=self._fd)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FormatError("not a regular file", name)
+            if status.st_size > _RECORD_MAX:
+                raise FormatError(f"{status.st_size} bytes, not at most {_RECORD_MAX}", name)
+            with open(fd, "rb", closefd=False) as file:
+                return decode_record(name, file.read())
+        finally:
+            os.close(fd)
+
+    def _put_aside(self, name: str, why: object) -> None:
+        aside = f".broken-{time.time_ns()}"
+        try:
+            os.rename(name, aside, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError as error:
+            aside = f"it is, as it cannot be renamed: {error.strerror}"
+        shown = ascii(name)[1:-1]
+        log.error("%s/%s: %s; it is kept as %s", self._path, shown, why, aside)
 
     def write(self, name: str, record: JournalRecord) -> None:
         """Replace the record of a name, or raise OSError; an empty one has no file."""
-        if record.empty:
+        encoded = b"" if record.empty else encode_record(name, record)
+        if len(encoded) > _RECORD_MAX:
+            raise OSError(errno.EFBIG, f"{len(encoded)} bytes, not at most {_RECORD_MAX}")
+        for way in (name, _TEMPORARY):
+            self._clear_way(way)
+        if not encoded:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._fd)
             return
-        encoded = encode_record(name, record)
-        if len(encoded) > _RECORD_MAX:
-            raise OSError(errno.EFBIG, f"{len(encoded)} bytes, not at most {_RECORD_MAX}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with open(os.open(_TEMPORARY, flags, 0o600, dir_fd=self._fd), "wb") as file:
@@ -240,3 +317,10 @@ class JournalFiles:
             with contextlib.suppress(OSError):
                 os.unlink(_TEMPORARY, dir_fd=self._fd)
             raise
+
+    def _clear_way(self, name: str) -> None:
+        # No file is renamed over a directory, and opening a pipe waits for its other end.
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            if not stat.S_ISREG(status.st_mode):
+                self._put_aside(name, "not a regular file")

@@ -15,10 +15,15 @@ from typing import Final
 from statsfs.exceptions import SegmentError
 from statsfs.model.values import Value
 
-__all__ = ["BROUGHT_MAX", "KnownValues", "is_number_of"]
+__all__ = ["BROUGHT_MAX", "KnownValues", "is_integer", "is_number_of"]
 
 BROUGHT_MAX: Final = 8192  # different values of one user, while a collector lives
 _CACHED_MAX: Final = 256
+
+
+def is_integer(number: object) -> bool:
+    """Tell whether something is an integer of 64 bits, with a sign or without."""
+    return type(number) is int and -(1 << 63) <= number < 1 << 64
 
 
 def is_number_of(value: Value, number: object) -> bool:
@@ -27,7 +32,7 @@ def is_number_of(value: Value, number: object) -> bool:
     return (
         isinstance(number, list) is value.histogram
         and len(buckets) == value.size
-        and all(isinstance(bucket, int) for bucket in buckets)
+        and all(map(is_integer, buckets))
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from statsfs.collector.file_ids import find_id
 from statsfs.collector.journal_file import Baselines, RetainedRows
 from statsfs.collector.known_values import is_number_of
 from statsfs.collector.trusted_directory import Location, identify
@@ -26,7 +27,7 @@ from statsfs.segments.file_format import SegmentMetadata
 from statsfs.segments.locks import is_alive
 from statsfs.tree.source import Source
 
-__all__ = ["LiveSegment", "SegmentNumbers", "weigh"]
+__all__ = ["LiveSegment", "SegmentNumbers", "find_rights", "weigh"]
 
 
 class SegmentNumbers(Numbers):
@@ -38,13 +39,16 @@ class SegmentNumbers(Numbers):
         fd: its descriptor, which is closed with this.
 
     Attributes:
+        id: the file's, by which it is known when it is closed.
+        identity: its device and inode.
         location: where the file is; replaced when it is moved.
+        rights: the file's permission bits for reading, its user and its group.
         final: whether the file is never read again.
     """
 
     __slots__ = (
         "_broken", "_fd", "_last", "_metadata", "_offset", "_request",
-        "final", "identity", "location",
+        "final", "id", "identity", "location", "rights",
     )  # fmt: skip
 
     def __init__(
@@ -56,8 +60,10 @@ class SegmentNumbers(Numbers):
         status: os.stat_result,
     ) -> None:
         super().__init__(values)
+        self.id: Final = find_id(metadata, fd)
         self.identity: Final = identify(status)
         self.location = location
+        self.rights = find_rights(status)
         self.final = False
         self._metadata: Final = metadata
         self._offset: Final = metadata.data_offset
@@ -101,13 +107,25 @@ class SegmentNumbers(Numbers):
         if fd >= 0:
             os.close(fd)
 
-    def exists(self) -> bool:
-        """Tell whether the file has a name anywhere."""
-        return os.fstat(self._fd).st_nlink > 0
+    @property
+    def status(self) -> os.stat_result:
+        """The file's, wherever it is."""
+        return os.fstat(self._fd)
 
     def probe(self) -> bool:
         """Tell whether the producer is alive."""
         return is_alive(self._fd)
+
+    def change_values(self, values: Mapping[str, Value]) -> None:
+        """Go on with values of the same names that differ in nothing but who may read them."""
+        with self._lock:
+            self._values = values
+
+    def find_baselines(self) -> Baselines:
+        """Return all numbers as they are in the file, to be subtracted if it comes back."""
+        with self._lock:
+            raw = zip(self._values.values(), self._raw, strict=True)
+            return {value.name: number for value, number in raw if value.cumulative}
 
     def restore(self, baselines: Baselines) -> None:
         """Put back what an earlier collector cleared, before the first reading, where it fits."""
@@ -141,15 +159,20 @@ class SegmentNumbers(Numbers):
         source = Source(
             name, label=label, refresh=self.refresh, blocking=False, cleared=cleared, owner=owner
         )
-        for array in split_array(list(self._values.values())):
+        for array in self.arrays:
             source.add_values(array, self)
         return source
+
+    @property
+    def arrays(self) -> list[tuple[Value, ...]]:
+        """The arrays that a source shows of it."""
+        return split_array(list(self._values.values()))
 
     def retained_rows(self) -> RetainedRows:
         """Return the sums, peaks and buckets that a source above retains of it."""
         return {
             array: tuple(convert_number(value, self[value.name]) for value in array)
-            for array in split_array(list(self._values.values()))
+            for array in self.arrays
             if intern_array(array).retained
         }
 
@@ -162,6 +185,7 @@ class LiveSegment:
         source: shows its numbers.
         owner: the user and the group of the file.
         removed: whether the file is not at its location any more, though the producer may live.
+        refused: whether it ends, as its file's user may not publish there, and may come back.
         missing_since: when it was seen to be dead, with its file somewhere else; or 0.
         probes: the number of the last series of probes.
     """
@@ -171,13 +195,24 @@ class LiveSegment:
     source: Source
     owner: tuple[int, int]
     removed: bool = False
+    refused: bool = False
     missing_since: float = 0.0
     probes: int = 0
+
+    @property
+    def id(self) -> str:
+        """The file's."""
+        return self.numbers.id
 
     @property
     def location(self) -> Location:
         """Where the file is, or was."""
         return self.numbers.location
+
+
+def find_rights(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what a source takes over of a file: its permission bits to read, user and group."""
+    return status.st_mode & 0o444, status.st_uid, status.st_gid
 
 
 def weigh(metadata: SegmentMetadata) -> int:

@@ -60,6 +60,12 @@ class Liveness:
             del self.by_key[segment.location.key]
         self._count(segment, -1)
 
+    def give(self, segment: LiveSegment, owner: tuple[int, int]) -> None:
+        """Note that a segment has another owner."""
+        self._count(segment, -1)
+        segment.owner = owner
+        self._count(segment, 1)
+
     def _count(self, segment: LiveSegment, sign: int) -> None:
         self.counts[segment.owner[0]] += sign
         self.weights[segment.owner[0]] += sign * weigh(segment.metadata)
@@ -98,16 +104,16 @@ class Liveness:
             self._probe_orphans()
         self.probe(segment)
 
-    def find_moved(self, location: Location, status: os.stat_result) -> LiveSegment | None:
-        """Return the segment of a file that was moved here; a new one would count it twice."""
-        segment = self._by_identity.get(identify(status))
-        if segment is None or (not segment.removed and self.is_in_place(segment)):
-            return None
+    def find_file(self, status: os.stat_result) -> LiveSegment | None:
+        """Return the segment of a file, wherever its file is; a new one would count it twice."""
+        return self._by_identity.get(identify(status))
+
+    def move(self, segment: LiveSegment, location: Location) -> None:
+        """Note that the file of a segment is here now."""
         self.orphans.discard(segment)
         segment.numbers.location = location
         segment.removed, segment.missing_since = False, 0.0
         self.by_key[location.key] = segment
-        return segment
 
     def probe(self, segment: LiveSegment, delays: Sequence[float] = _PROBES) -> None:
         """Find out whether a producer lives, now and after each of the delays, in seconds."""
@@ -125,7 +131,7 @@ class Liveness:
 
     def _may_be_found(self, segment: LiveSegment) -> bool:
         # A file that was moved may be found again. If it was folded before, it would count twice.
-        if not segment.removed or not segment.numbers.exists():
+        if not segment.removed or not segment.numbers.status.st_nlink:
             return False
         segment.missing_since = segment.missing_since or time.monotonic()
         return time.monotonic() < segment.missing_since + _PATIENCE

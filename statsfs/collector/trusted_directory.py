@@ -6,6 +6,7 @@ Threading: for the collector's thread, but for `open_for_writing`, which changes
 """
 
 import contextlib
+import logging
 import os
 import re
 import stat
@@ -13,12 +14,15 @@ import time
 from collections.abc import Collection, Iterable
 from typing import Final, NamedTuple
 
-from statsfs.exceptions import SegmentError
-from statsfs.segments.file_format import FILE_MAX
+from statsfs.collector.file_ids import find_id
+from statsfs.exceptions import FormatError, SegmentError
+from statsfs.segments.file_format import FILE_MAX, decode
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import SUFFIX, check_directory
 
-__all__ = ["Location", "TrustedDirectory", "identify", "open_directory"]
+__all__ = ["Location", "Look", "TrustedDirectory", "identify", "open_directory", "order_files"]
+
+log = logging.getLogger(__name__)
 
 # Does not follow links, wait for pipes or take a terminal over.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -31,6 +35,14 @@ _UNFINISHED_AGE: Final = 60.0  # seconds
 def identify(status: os.stat_result) -> tuple[int, int]:
     """Return the device and the inode, which no other file has while this one is open."""
     return status.st_dev, status.st_ino
+
+
+class Look(NamedTuple):
+    """Whether a segment's producer lives, when its file last changed, in ns, and its file's id."""
+
+    alive: bool
+    changed: int
+    id: str
 
 
 class Location(NamedTuple):
@@ -53,6 +65,46 @@ class Location(NamedTuple):
             return os.stat(self.name, dir_fd=self.directory.fd, follow_symlinks=False)
         except OSError:
             return None
+
+    def look(self) -> "Look | None":
+        """Look into a file; return None if it is not a segment."""
+        try:
+            fd, status = self.directory.open(self.name)
+            with open(fd, "rb", 0):
+                metadata = decode(os.pread(fd, FILE_MAX + 1, 0))
+                id = None if metadata is None else find_id(metadata, fd)
+                return None if id is None else Look(is_alive(fd), status.st_ctime_ns, id)
+        except (FormatError, OSError):  # logged later, when the file is refused
+            return None
+
+    def remove(self) -> bool:
+        """Remove the file; return whether it is gone, or log why not."""
+        try:
+            os.unlink(self.name, dir_fd=self.directory.fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            log.error("%s: %s", self, error.strerror)
+            return False
+        return True
+
+
+def order_files(locations: Iterable[Location]) -> list[Location]:
+    """Return the locations of possible segments in the order in which they are to be admitted.
+
+    First the dead: at the path of a living segment they would wait for its end. Of the living the
+    oldest file was the first at its path, at least in memory, and shown before. Last what is dead
+    and a copy of what lives, which counts all of it.
+    """
+    ranked = [(one, one.look() or Look(True, 0, "")) for one in locations]
+    living = {look.id for _, look in ranked if look.alive}
+
+    def rank(item: tuple[Location, Look]) -> tuple[bool, bool, int, str]:
+        location, look = item
+        copied = not look.alive and look.id in living
+        return copied, look.alive, look.changed, location.name
+
+    return [location for location, _ in sorted(ranked, key=rank)]
 
 
 class TrustedDirectory:
@@ -81,9 +133,12 @@ class TrustedDirectory:
         if fd >= 0:
             os.close(fd)
 
-    def names(self) -> tuple[list[str], list[str]]:
-        """Return the names of possible segments, and those of directories; or raise OSError."""
-        files, directories = [], []
+    def names(self) -> tuple[dict[str, int], list[str]]:
+        """Return the inodes of possible segments by name, and the names of directories.
+
+        If it cannot be read, that is an OSError.
+        """
+        files, directories = {}, []
         with os.scandir(self.fd) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
@@ -91,7 +146,7 @@ class TrustedDirectory:
                 if entry.is_dir(follow_symlinks=False):
                     directories.append(entry.name)
                 elif entry.name.endswith(SUFFIX):
-                    files.append(entry.name)
+                    files[entry.name] = entry.inode()
         return files, directories
 
     def remove_unfinished(self) -> None:
@@ -104,20 +159,6 @@ class TrustedDirectory:
                 alive, changed = self._probe(name)
                 if not alive and time.time() - changed / 1e9 > _UNFINISHED_AGE:
                     os.unlink(name, dir_fd=self.fd)
-
-    def in_order(self, files: Iterable[str]) -> list[str]:
-        """Return the names of segments in the order in which they are to be admitted.
-
-        First the dead: at the path of a living segment they would wait for its end. Of the living
-        the oldest file was the first at its path, at least in memory, and shown before.
-        """
-        return sorted(files, key=self._rank)
-
-    def _rank(self, name: str) -> tuple[bool, int, str]:
-        try:
-            return *self._probe(name), name
-        except OSError:  # logged later, when the file is refused
-            return True, 0, name
 
     def _probe(self, name: str) -> tuple[bool, int]:
         # Whether its producer lives, and when the file last changed, in nanoseconds.
@@ -151,11 +192,16 @@ class TrustedDirectory:
             raise
         return fd, status
 
+    def check_user(self, name: str, status: os.stat_result) -> None:
+        """Raise SegmentError if the user of a file may not publish here."""
+        if status.st_uid not in self.users:
+            why = f"user {status.st_uid} may not publish here"
+            raise SegmentError(why, f"{self.path}/{name}")
+
     def _check(self, name: str, status: os.stat_result) -> None:
+        self.check_user(name, status)
         reasons = {
             "not a regular file": not stat.S_ISREG(status.st_mode),
-            f"user {status.st_uid} may not publish here": status.st_uid not in self.users,
-            f"it has {status.st_nlink} links": status.st_nlink > 1,
             "it is on another device": status.st_dev != self.identity[0],
             f"{status.st_size} bytes, not at most {FILE_MAX}": status.st_size > FILE_MAX,
         }

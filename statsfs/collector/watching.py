@@ -23,11 +23,14 @@ class Events:
 
     Attributes:
         names: of files and directories, by the key of their directory, in the order of events.
+        created: the same, of new files, which are looked at when they are closed or renamed; but of
+            a new name of a file there is no other event.
         gone: the keys of directories that do not exist any more, and are not watched.
         lost: whether the kernel dropped events, so that everything is to be looked at.
     """
 
     names: dict[str, dict[str, None]] = field(default_factory=dict)
+    created: dict[str, dict[str, None]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     lost: bool = False
 
@@ -110,7 +113,7 @@ class Watch:
             elif mask & self._self:
                 events.gone.add(key)
                 self.remove(key)
-            # A new file is looked at when it is closed, or renamed.
-            elif name and (mask & flags.ISDIR or not mask & flags.CREATE):
-                events.names.setdefault(key, {})[name] = None
+            elif name:
+                new = mask & flags.CREATE and not mask & flags.ISDIR
+                (events.created if new else events.names).setdefault(key, {})[name] = None
         return events

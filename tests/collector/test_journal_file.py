@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +50,19 @@ RECORD = JournalRecord(
     ["www/c.stats", "ünïcode.stats"],
 )
 
+NEWEST = replace(
+    RECORD,
+    baselines={"0123456789abcdef": {"sum": 5}, "64:12:1700000000:5": {"waits": [0, 1, 0]}},
+    folded=["5" * 16, "64:13:1700000000:5"],
+    removed=["a-b", "6" * 16],
+)
+
 
 @pytest.mark.parametrize(
     "record",
     [
         RECORD,
+        NEWEST,
         JournalRecord([RetainedSource(("app",), None, {(SUM,): (3,)}, collapse=False)]),
         JournalRecord([], {"a.stats": {"sum": 5}}, []),
         JournalRecord(),
@@ -65,8 +75,8 @@ def test_what_is_written_is_read(record: JournalRecord) -> None:
 
 def test_a_record_is_json() -> None:
     """Its integers are in the JSON as they are, each beside the index of its value."""
-    described = json.loads(encode_record("app", RECORD))
-    assert (described["version"], described["name"]) == (2, "app")
+    described = json.loads(encode_record("app", NEWEST))
+    assert (described["version"], described["name"]) == (3, "app")
     assert [value["name"] for value in described["values"][:3]] == ["sum", "drift", "waits"]
     assert described["sources"][0] == {
         "path": ["app"],
@@ -74,7 +84,8 @@ def test_a_record_is_json() -> None:
         "collapse": True,
         "retained": [[[0, (1 << 64) - 1]], [[1, -5]], [[2, [1, 2, 3]]]],
     }
-    assert (described["baselines"], described["folded"]) == (RECORD.baselines, RECORD.folded)
+    for key in ("baselines", "folded", "removed"):
+        assert described[key] == getattr(NEWEST, key)
 
 
 def test_a_histogram_and_its_sum() -> None:
@@ -88,6 +99,15 @@ def test_a_histogram_and_its_sum() -> None:
     assert described["retained"] == [[[0, [1, 2, 3]], [1, 1234]], [[0, [4, 5, 6]]]]
 
 
+def test_a_record_of_version_2() -> None:
+    """It has files by their names, nothing of those that were removed, and may not collapse."""
+    described = json.loads(encode_record("app", RECORD)) | {"version": 2}
+    del described["removed"]
+    for one in described["sources"]:
+        del one["collapse"]
+    assert decode_record("app", json.dumps(described).encode()) == RECORD
+
+
 def test_a_record_of_version_1() -> None:
     """Is read as it was written: an upgrade loses nothing."""
     assert decode_record("app", VERSION_1.read_bytes()) == RECORD
@@ -98,7 +118,8 @@ def test_what_is_empty() -> None:
     assert JournalRecord().empty
     assert JournalRecord([RetainedSource(("app",), None, {})]).empty
     assert not RECORD.empty
-    assert not JournalRecord(folded=["x.stats"]).empty
+    assert not JournalRecord(folded=["x"]).empty
+    assert JournalRecord(removed=["x"]).empty
     assert not JournalRecord(baselines={"x.stats": {"a": 1}}).empty
 
 
@@ -140,7 +161,9 @@ BROKEN = {
     "as deep as it goes": b"{" + b'"a":{' * 100_000,
     "a segment": encode("app", [SUM]),
     "a kernel's": (VERSION_1.parent / "kvm_vm.stats.bin").read_bytes(),
-    "another version": broken(version=3),
+    "another version": broken(version=4),
+    "a version of the future": broken(version=1 << 70),
+    "a version that is none": broken(version="3"),
     "no list": broken(sources=5),
     "an unknown value": broken(sources=[source("app", retained=[[[0, 5]]])]),
     "no array": broken(sources=[source("app", retained=[[]])]),
@@ -153,6 +176,16 @@ BROKEN = {
     "buckets of a sum": holding(SUM, [3]),
     "a text": holding(SUM, "3"),
     "a fraction": holding(SUM, 3.0),
+    "no number": holding(SUM, True),
+    "a number out of range": holding(SUM, 1 << 64),
+    "a number too small": holding(DRIFT, -(1 << 63) - 1),
+    "a bucket out of range": holding(WAITS, [1, 1 << 64, 0]),
+    "infinite": holding(SUM, math.inf),
+    "a number of many digits": holding(SUM, 5).replace(b"[0, 5]", b"[0, " + b"5" * 5000 + b"]"),
+    "a size out of range": broken(values=[described(WAITS) | {"size": 1 << 70}]),
+    "a baseline out of range": broken(baselines={"x": {"sum": 1 << 64}}),
+    "a baseline that is none": broken(baselines={"x": {"sum": None}}),
+    "a bucket of a baseline out of range": broken(baselines={"x": {"waits": [0, 1 << 64]}}),
     "another name's source": broken(sources=[source("other")]),
     "a source on nothing": broken(sources=[source("app", "x")]),
     "a source without a path": broken(sources=[source()]),

@@ -1,0 +1,61 @@
+"""Counted files: what is remembered of files that are not in the tree, as they may come back.
+
+Owns how many are remembered. A file that was moved away while its producer died is folded from its
+open descriptor, and may be moved back; one that was removed may have a copy.
+
+Threading: no lock; the caller has that of `journal`.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Final
+
+from statsfs.collector.file_ids import outlives_file
+from statsfs.collector.journal_file import Baselines
+
+__all__ = ["FOLDED_MAX", "REMOVED_MAX", "CountedFiles"]
+
+FOLDED_MAX: Final = 10_000  # of a top-level name; as many segments as one user may have
+REMOVED_MAX: Final = 1000  # of which only copies may come back
+
+
+@dataclass(slots=True)
+class CountedFiles:
+    """The files of one top-level name, by id, the oldest first.
+
+    Attributes:
+        folded: those that are counted already, and may exist somewhere.
+        removed: those that are counted already, and of which nothing but copies may exist.
+        baselines: what was cleared of living ones.
+    """
+
+    folded: dict[str, None] = field(default_factory=dict)
+    removed: dict[str, None] = field(default_factory=dict)
+    baselines: dict[str, Baselines] = field(default_factory=dict)
+
+    def __contains__(self, id: str) -> bool:
+        """Tell whether a file, or what it is a copy of, is counted already."""
+        return id in self.folded or id in self.removed
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Note that files are counted."""
+        self.folded.update(dict.fromkeys(ids))
+        _forget_oldest(self.folded, FOLDED_MAX)
+
+    def add_baselines(self, baselines: dict[str, Baselines]) -> None:
+        """Note what was cleared of files."""
+        self.baselines.update(baselines)
+        _forget_oldest(self.baselines, FOLDED_MAX)
+
+    def note_removed(self, id: str) -> None:
+        """Note that a file that is counted does not exist any more."""
+        self.folded.pop(id, None)
+        if outlives_file(id):
+            self.removed[id] = None
+            _forget_oldest(self.removed, REMOVED_MAX)
+
+
+def _forget_oldest(known: dict[str, Any], most: int) -> None:
+    for id in list(islice(known, max(0, len(known) - most))):
+        del known[id]
