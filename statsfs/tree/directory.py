@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
@@ -182,6 +182,8 @@ class Directory:
                     f"{self.path}: {file.name!r} holds no {wanted}: {error}", base
                 ) from error
         number, broken = reduce_parts(file, self._parts(file))
+        if file.array not in self.index and (shown := self._find_successor(file)) is not None:
+            return self.read(shown, None)
         if broken is not None:
             # The broken source keeps the complaint: it may be the first to go.
             name = file.value.name
@@ -190,6 +192,14 @@ class Directory:
                 f"left out of aggregates: {name!r} holds no {describe_number(file.value)}",
             )
         return number
+
+    def _find_successor(self, file: File) -> File | None:
+        # The aggregate in the place of one whose values have other read bits now.
+        shown = self.files.get(file.name)
+        if shown is None or shown.kind is not file.kind:
+            return None
+        values = (replace(one.value, mode=0) for one in (shown, file))
+        return shown if len({value.identity for value in values}) == 1 else None
 
     def clear(self, file: File, entry: Entry | None) -> None:
         """Write 0 into a file, whatever its mode; the arguments as for `read`.
