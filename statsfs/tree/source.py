@@ -108,7 +108,7 @@ class Source:
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
-        self.owner: Final = check_owner(owner, f"the owner of {name!r}")
+        self.owner = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
         self._rmdir: Final = rmdir
         # References: the creator's and those of `get`; those of the tree and of open files.

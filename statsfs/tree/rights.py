@@ -1,0 +1,82 @@
+"""Rights: who may read a source that is in the tree changes.
+
+Owns how a source shows its base as other arrays, which differ in the read bits of their values, and
+gets another owner. Its base goes on counting, so nothing is retained of what it showed before.
+
+Threading: any thread; it is one change of the tree, under its lock.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from statsfs.model.arrays import intern_array
+from statsfs.model.values import Value
+from statsfs.tree import placement, references
+from statsfs.tree.access import Owner, check_owner
+from statsfs.tree.directory import Directory
+from statsfs.tree.index import ArrayIndex, Entry
+from statsfs.tree.lock import Listening, TreeChange, tree_change
+from statsfs.tree.source import Source, directory_of
+
+__all__ = ["change_rights"]
+
+
+def change_rights(
+    source: Source, arrays: Iterable[Sequence[Value]], base: object, owner: Owner | None
+) -> None:
+    """Have a source show a base as some arrays alone, with an owner. To mounts it is a new one.
+
+    Raises:
+        ReleasedError: it was released.
+        TypeError, ValueError: the owner is not a pair of numbers.
+    """
+    entries = []
+    for values in arrays:
+        array = intern_array(values)
+        reader, bound = array.binder.bind(base)
+        entries.append(Entry(source, array, reader, bound, base, hidden=False))
+    _change_rights(source, entries, check_owner(owner, f"the owner of {source.name!r}"))
+
+
+@tree_change
+def _change_rights(
+    source: Source, change: TreeChange, entries: Sequence[Entry], owner: Owner | None
+) -> None:
+    references.check(source)
+    directory, lineage = directory_of(source), placement.find_lineage(source)
+    former, stale = directory.entries, []
+    for entry in entries:
+        if entry.key not in former:
+            stale += directory.add_entry(change, entry, [])
+    for key in former.keys() - {entry.key for entry in entries}:
+        stale += _remove_entry(change, directory, former[key])
+    change.set(source, "owner", owner)
+    placement.note_files(change, lineage, stale)
+    parent = source.parent
+    if parent is not None:
+        # Mounts keep what they know of a place.
+        change.leave(lineage[-1].parent, directory.place)
+        placement.settle(source, parent, change)
+        change.set(source, "_holds", source._holds)  # the tree has held it before
+        place = 0 if isinstance(parent, Listening) else directory_of(parent).place
+        change.touch(lineage[-1].parent, place, None if source.hidden else source.name)
+
+
+def _remove_entry(change: TreeChange, directory: Directory, entry: Entry) -> list[Directory]:
+    # Returns the directories whose files change.
+    assert entry.reader is not None
+    leaving = ArrayIndex(entry.array, {entry.reader: {entry: None}})
+    change.do(directory.entries.pop, entry.key)
+    change.garbage.append(entry)
+    stale = []
+    for one in directory.lineage():
+        index = one.index[entry.array]
+        if len(index) > 1:
+            index.subtract(change, leaving)
+        else:
+            # Whole: who has it reads the same number in it.
+            change.do(one.index.pop, entry.array)
+            change.garbage.append(index)
+        if one is directory or one.count_below(entry.array) == 1:
+            one.make_stale(change)
+            stale.append(one)
+    return stale
