@@ -16,7 +16,7 @@ from typing import Final
 from statsfs.collector.file_ids import find_id
 from statsfs.collector.journal import Journal
 from statsfs.collector.known_values import KnownValues
-from statsfs.collector.live_segment import LiveSegment, SegmentNumbers, weigh
+from statsfs.collector.live_segment import LiveSegment, SegmentNumbers, find_rights, weigh
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.refusals import Refusals
 from statsfs.collector.timers import Timers
@@ -24,6 +24,7 @@ from statsfs.collector.trusted_directory import Location, TrustedDirectory, iden
 from statsfs.exceptions import SegmentError
 from statsfs.segments.file_format import FILE_MAX, SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
+from statsfs.tree.rights import change_rights
 
 __all__ = ["SEGMENTS_MAX", "WEIGHT_MAX", "Admission"]
 
@@ -76,6 +77,7 @@ class Admission:
         elif segment.location.key != location.key:
             # Another name of it, which is removed after the segment was folded.
             self._wait(location, segment.metadata.components)
+        self._take_rights(segment)
         self._liveness.probe(segment)
         return True
 
@@ -117,6 +119,27 @@ class Admission:
         except Exception as error:
             # A broken file, which any user may write, must not end the collector.
             self._refusals.note(location, status, error)
+
+    def _take_rights(self, segment: LiveSegment) -> None:
+        # After a chmod or chown; in a directory that nobody may publish in, segments go on.
+        status, numbers = segment.numbers.status, segment.numbers
+        directory, name = segment.location
+        if numbers.rights == find_rights(status) or numbers.final or not directory.users:
+            return
+        try:
+            directory.check_user(name, status)
+            values = segment.metadata.values
+            adopted = self._known_values.adopt(values, status.st_mode, status.st_uid)
+        except SegmentError as error:
+            self._refusals.note(segment.location, status, error)
+            segment.refused = True
+            self._liveness.dead[segment] = None
+            return
+        numbers.rights = find_rights(status)
+        numbers.change_values(adopted)
+        owner = (status.st_uid, status.st_gid)
+        change_rights(segment.source, numbers.arrays, numbers, owner)
+        self._liveness.give(segment, owner)
 
     def _admit(self, location: Location) -> bool:
         # False, with nothing to log, if it is not a segment, or its path is free in a moment.
