@@ -267,11 +267,13 @@ class JournalFiles:
                 continue
             try:
                 found[name] = self._read(name)
+            except FormatError as error:
+                self._put_aside(name, error)
             except OSError as error:
                 self._put_aside(name, error.strerror)
             except Exception as error:
                 # Whatever is in it, the others are needed.
-                self._put_aside(name, error)
+                self._put_aside(name, ascii(error)[:200])
         return found
 
     def _read(self, name: str) -> JournalRecord:
