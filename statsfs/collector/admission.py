@@ -140,6 +140,9 @@ class Admission:
         owner = (status.st_uid, status.st_gid)
         change_rights(segment.source, numbers.arrays, numbers, owner)
         self._liveness.give(segment, owner)
+        # At once: until then a total has what is retained alone.
+        self._journal.path_sources.note_change(segment.source)
+        self._journal.tidy()
 
     def _admit(self, location: Location) -> bool:
         # False, with nothing to log, if it is not a segment, or its path is free in a moment.

@@ -18,7 +18,8 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
+from dataclasses import replace
+from itertools import chain, zip_longest
 from typing import Final
 
 from statsfs.collector.journal_file import RetainedSource
@@ -27,6 +28,7 @@ from statsfs.exceptions import StatsfsError
 from statsfs.model.arrays import Array
 from statsfs.model.values import Value
 from statsfs.tree.registry import Registry
+from statsfs.tree.retained import fill_row
 from statsfs.tree.retention import forget_row
 from statsfs.tree.source import Source, directory_of
 
@@ -203,10 +205,15 @@ class PathSources:
     def remove(self, source: Source) -> None:
         """Take a segment's source out of the tree; its parent retains what it counted."""
         above = source.parent
+        self.note_change(source)
         self._take_out(source)
+        self._settle(above)
+
+    def note_change(self, source: Source) -> None:
+        """Note that a segment's values are others now."""
+        above = source.parent
         if isinstance(above, Source):
             self._touched[above] = None
-            self._settle(above)
 
     def _take_out(self, source: Source) -> None:
         leaving, parent = [source], source.parent
@@ -305,13 +312,15 @@ class PathSources:
 
     def _forget_replaced(self, source: Source) -> bool:
         # While segments elsewhere in a directory above have such a value, it is retained there.
-        replaced = list(_find_replaced(source))
-        for array, name, difference in replaced:
+        replaced, above = list(_find_replaced(source)), source.parent
+        for array, value, by, living in replaced:
+            if not isinstance(above, Source) and _may_follow(array, living):
+                _move_rows(source, array, living)
+                continue
             forget_row(source, array)
-            above = source.parent
             fate = f"left to {above.path}" if isinstance(above, Source) else "dropped"
             text = "%s: what is retained of %r is %s: its %s"
-            log.warning(text, source.path, name, fate, difference)
+            log.warning(text, source.path, value.name, fate, value.describe_difference(by))
         return bool(replaced)
 
     def clear(self) -> None:
@@ -339,24 +348,40 @@ def _user_of(source: Source) -> int:
     return source.owner[0]
 
 
-def _find_replaced(source: Source) -> Iterator[tuple[Array, str, str]]:
-    # The arrays that are only retained, where a segment has another value of the same name: that,
-    # and by what it differs.
+def _find_replaced(source: Source) -> Iterator[tuple[Array, Value, Value, Array]]:
+    # The arrays that are only retained, where a segment has another value of the same name: that of
+    # the array, and the other with its array.
     indexes = directory_of(source).index.copy()
     dead = [array for array, index in indexes.items() if index.records and not index.groups]
-    living: dict[str, dict[object, Value]] = {}
+    living: dict[str, dict[object, tuple[Value, Array]]] = {}
     for array, index in indexes.items():
         for name, value in _names_in(array) if dead and index.groups else ():
-            living.setdefault(name, {})[value.identity] = value
+            living.setdefault(name, {})[value.identity] = value, array
     known = set().union(*living.values())
     for array in dead:
         differences = [
-            (array, name, value.describe_difference(other))
+            (array, value, *found)
             for name, value in _names_in(array)
-            for identity, other in living.get(name, {}).items()
+            for identity, found in living.get(name, {}).items()
             if identity != value.identity and array.values[0].identity not in known
         ]
         yield from differences[:1]
+
+
+def _may_follow(array: Array, living: Array) -> bool:
+    # Whether two arrays mean the same, and only other users may read them.
+    pairs = list(zip_longest(array.values, living.values))
+    return all(
+        one and other and replace(one, mode=other.mode).identity == other.identity
+        for one, other in pairs
+    )
+
+
+def _move_rows(source: Source, array: Array, living: Array) -> None:
+    # First to where they go: what was read of both is too much for a moment, and never too little.
+    for record in list(directory_of(source).index[array].records or ()):
+        record.source.restore(living.values, fill_row(array, record.row))
+    forget_row(source, array)
 
 
 def _names_in(array: Array) -> Iterator[tuple[str, Value]]:

@@ -74,7 +74,6 @@ MENDED: dict[str, tuple[Value, Number, Value, Number]] = {
     "another unit": (OLD, 100, replace(OLD, unit=Unit.BYTES), 5),
     "another base": (replace(OLD, exponent=1), 100, replace(OLD, exponent=1, base=2), 5),
     "another type": (OLD, 100, replace(OLD, type=Type.U32), 5),
-    "other readers": (replace(OLD, mode=0o600), 100, OLD, 5),
     "a peak becomes a counter": (
         replace(OLD, kind=Kind.PEAK, aggregate=Aggregate.MAX), 100, OLD, 5,
     ),
@@ -83,6 +82,30 @@ MENDED: dict[str, tuple[Value, Number, Value, Number]] = {
     "other bounds": (HIST, [1, 2, 3], replace(HIST, bounds=[1, 5]), [4, 5, 6]),
     "more buckets": (HIST, [1, 2, 3], replace(HIST, bounds=[1, 2, 3], size=4), [4, 5, 6, 7]),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("modes", [(0o600, 0o644), (0o644, 0o600)])
+def test_what_is_retained_follows_a_release_that_lets_others_read(
+    directory: Path, modes: tuple[int, int], restarted: bool
+) -> None:
+    """It means the same, so it counts: here, above and at the next start."""
+    paths = ("app", "app/group")
+    old, new = (replace(OLD, mode=mode) for mode in modes)
+    with collecting(directory) as registry:
+        before = publish(directory, "app/group/w1", (old, 100))
+        wait_for(registry, "app/group/w1")
+        publish(directory, "app/group/w2", (new, 5))
+        wait_for(registry, "app/group/w2")
+        assert shown(registry, *paths) == [100, 100]
+        if not restarted:
+            end(registry, before, "app/group/w1")
+            wait_until(lambda: shown(registry, *paths) == [105, 105])
+    if restarted:
+        before.die()
+    for _ in range(2):
+        with collecting(directory) as registry:
+            assert shown(registry, *paths) == [105, 105]
 
 
 @pytest.mark.parametrize("restarted", [False, True])

@@ -17,8 +17,8 @@ from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import directory_of
-from tests.collector.test_users import AS_NOBODY, AS_USER, USER, collect, put
-from tests.support.collecting import collecting, files_in, find, total, wait_for
+from tests.collector.test_users import AS_NOBODY, AS_USER, USER, put
+from tests.support.collecting import collect, collecting, files_in, find, total, wait_for
 from tests.support.deadlines import wait_until
 from tests.support.mounts import Server, run, serving
 
@@ -118,6 +118,7 @@ def test_it_shares_the_totals_of_its_new_mode(directory: Path) -> None:
             segment.stats.sum = 5
             wait_for(registry, "app/w1")
             segment.file.chmod(0o640)
+            wait_until(lambda: modes(registry, "app/w1") == {"sum": 0o640})
             wait_until(lambda: total(registry, "sum") == 1005)
             segment.stats.sum = 6
             assert total(registry, "sum") == 1006
