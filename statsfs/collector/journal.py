@@ -28,6 +28,7 @@ from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
 from statsfs.formats.binary import Number
+from statsfs.model.locking import call_locked, locked
 from statsfs.model.values import Kind, Value
 from statsfs.segments.places import SUFFIX
 from statsfs.tree.lock import lock_tree
@@ -72,17 +73,19 @@ class Journal:
         self.path_sources.find_owner = directories.find_owner
         files = self._files = JournalFiles(directories.top)
         found = files.load()
-        with self._lock:
-            for name, record in found.items():
-                if self.path_sources.find_top(name) is not None:
-                    continue
-                self._written[name] = record
-                self._remember(name, _find_ids(record, directories))
-                if record.sources:
-                    self._unrestored[name] = record
+        for name, record in found.items():
+            if self.path_sources.find_top(name) is None:
+                self._take_over(name, record, directories)
         for name in list(self._unrestored):
             self.restore(name)
         self.write_all()
+
+    @locked
+    def _take_over(self, name: str, record: JournalRecord, directories: Directories) -> None:
+        self._written[name] = record
+        self._remember(name, _find_ids(record, directories))
+        if record.sources:
+            self._unrestored[name] = record
 
     def _remember(self, name: str, record: JournalRecord) -> None:
         counted = self._counted.setdefault(name, CountedFiles())
@@ -111,19 +114,19 @@ class Journal:
         """Return what was cleared of a file when it was in the tree before."""
         return self._counted[name].baselines.get(id, {}) if name in self._counted else {}
 
+    @locked
     def forget_baselines(self, name: str, id: str) -> None:
         """Forget what was cleared of a file: it is in the tree."""
-        with self._lock:
-            if name in self._counted:
-                self._counted[name].baselines.pop(id, None)
+        if name in self._counted:
+            self._counted[name].baselines.pop(id, None)
 
+    @locked
     def close_files(self) -> None:
         """Write nothing until `load` is called again: the directory is gone."""
-        with self._lock:
-            if self._files is not None:
-                self._files.close()
-            self._files = None
-            self._written.clear()
+        if self._files is not None:
+            self._files.close()
+        self._files = None
+        self._written.clear()
 
     def leave_to_parent(self) -> None:
         """Write nothing any more, in a forked child: the records are its parent's."""
@@ -131,10 +134,10 @@ class Journal:
         self._lock = threading.RLock()
         self.close_files()
 
+    @locked
     def write(self, name: str) -> bool:
         """Bring a record up to date; return whether it is; log an error, once until it is."""
-        with self._lock:
-            return self._files is None or (self._check_files() and self._write(name))
+        return self._files is None or (self._check_files() and self._write(name))
 
     def _check_files(self) -> bool:
         # Whether the directory of the records is there. One that was made again has none of them.
@@ -180,23 +183,23 @@ class Journal:
         if self.failed:
             self._wake()
 
+    @locked
     def write_all(self) -> None:
         """Bring all records up to date."""
-        with self._lock:
-            self.failed = False
-            if self._files is None or not self._check_files():
-                return
-            tops = (top.name for top in self.path_sources.tops)
-            names = {*tops, *self._written, *self._unrestored, *self._counted}
-            self.failed = bool([name for name in names if not self._write(name)])
+        self.failed = False
+        if self._files is None or not self._check_files():
+            return
+        tops = (top.name for top in self.path_sources.tops)
+        names = {*tops, *self._written, *self._unrestored, *self._counted}
+        self.failed = bool([name for name in names if not self._write(name)])
 
+    @locked
     def look_at_files(self) -> None:
         """Have `write_all` write again what somebody removed."""
-        with self._lock:
-            if self._files is not None and self._check_files():
-                for name in self._files.find_missing(self._written):
-                    del self._written[name]
-                    self.failed = True
+        if self._files is not None and self._check_files():
+            for name in self._files.find_missing(self._written):
+                del self._written[name]
+                self.failed = True
 
     def _make_record(self, name: str) -> JournalRecord:
         # Under the tree's lock: a fold of this moment is seen done, or not begun.
@@ -228,32 +231,31 @@ class Journal:
         counted = self._counted.get(segment.metadata.components[0])
         return counted is not None and segment.id in counted.baselines
 
+    @locked
     def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool:
         """Write what dead segments counted, step 3; return whether their files may be removed."""
-        with self._lock:
-            self._folding.update(segments)
-            # What a segment at the top counted goes with it.
-            if name not in self._written and any(one.metadata.path == name for one in segments):
-                return True
-            if not self.write(name):
-                self._folding.difference_update(segments)
-                return False
-            counted = self._counted.setdefault(name, CountedFiles())
-            counted.add(segment.id for segment in segments if not segment.refused)
-            refused = (segment for segment in segments if segment.refused)
-            counted.add_baselines({one.id: one.numbers.find_baselines() for one in refused})
+        self._folding.update(segments)
+        # What a segment at the top counted goes with it.
+        if name not in self._written and any(one.metadata.path == name for one in segments):
             return True
+        if not self.write(name):
+            self._folding.difference_update(segments)
+            return False
+        counted = self._counted.setdefault(name, CountedFiles())
+        counted.add(segment.id for segment in segments if not segment.refused)
+        refused = (segment for segment in segments if segment.refused)
+        counted.add_baselines({one.id: one.numbers.find_baselines() for one in refused})
+        return True
 
+    @locked
     def note_removed(self, name: str, id: str) -> None:
         """Note that a folded file does not exist any more."""
-        with self._lock:
-            if name in self._counted:
-                self._counted[name].note_removed(id)
+        if name in self._counted:
+            self._counted[name].note_removed(id)
 
     def end_fold(self, name: str, segments: Collection[LiveSegment]) -> None:
         """Note that the sources of dead segments have left the tree."""
-        with self._lock:
-            self._folding.difference_update(segments)
+        call_locked(self._lock, lambda: self._folding.difference_update(segments))
         if self.path_sources.fold_surplus() or self.path_sources.find_top(name) is None:
             self.write_all()
 

@@ -310,7 +310,10 @@ class JournalFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._fd)
             return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        # Not the file of a write that a signal handler's clear met: that one fails, and is repeated.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(_TEMPORARY, dir_fd=self._fd)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with open(os.open(_TEMPORARY, flags, 0o600, dir_fd=self._fd), "wb") as file:
                 file.write(encoded)

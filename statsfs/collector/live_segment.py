@@ -21,6 +21,7 @@ from statsfs.collector.known_values import is_number_of
 from statsfs.collector.trusted_directory import Location, identify
 from statsfs.model.arrays import intern_array, split_array
 from statsfs.model.external import Numbers
+from statsfs.model.locking import call_locked, locked
 from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
 from statsfs.segments.file_format import SegmentMetadata
@@ -73,37 +74,37 @@ class SegmentNumbers(Numbers):
         self._last = b""
         self._broken = False
 
+    @locked
     def refresh(self) -> None:
         """Read the numbers; raise OSError if the file was truncated or grew."""
-        with self._lock:
-            if self.final:
-                return
-            data = os.pread(self._fd, self._request, self._offset)
-            if data == self._last and not self._broken:
-                return
-            # For good: truncating a file again and again would fill the log.
-            self._broken = self._broken or len(data) != self._metadata.data_size
-            if self._broken:
-                raise OSError(errno.ENODATA, "the segment was truncated, or grew")
-            self.take(self._metadata.layout.numbers(data))
-            self._last = data
+        if self.final:
+            return
+        data = os.pread(self._fd, self._request, self._offset)
+        if data == self._last and not self._broken:
+            return
+        # For good: truncating a file again and again would fill the log.
+        self._broken = self._broken or len(data) != self._metadata.data_size
+        if self._broken:
+            raise OSError(errno.ENODATA, "the segment was truncated, or grew")
+        self.take(self._metadata.layout.numbers(data))
+        self._last = data
 
+    @locked
     def finish(self) -> bool:
         """Read for the last time; return whether that succeeded."""
-        with self._lock:
-            try:
-                self.refresh()
-            except OSError:
-                return False
-            finally:
-                self.final = True
+        try:
+            self.refresh()
+        except OSError:
+            return False
+        finally:
+            self.final = True
         return True
 
+    @locked
     def close(self) -> None:
         """Close the file; the numbers stay."""
-        with self._lock:
-            self.final = True
-            fd, self._fd = self._fd, -1
+        self.final = True
+        fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
@@ -116,16 +117,16 @@ class SegmentNumbers(Numbers):
         """Tell whether the producer is alive."""
         return is_alive(self._fd)
 
+    @locked
     def change_values(self, values: Mapping[str, Value]) -> None:
         """Go on with values of the same names that differ in nothing but who may read them."""
-        with self._lock:
-            self._values = values
+        self._values = values
 
+    @locked
     def find_baselines(self) -> Baselines:
         """Return all numbers as they are in the file, to be subtracted if it comes back."""
-        with self._lock:
-            raw = zip(self._values.values(), self._raw, strict=True)
-            return {value.name: number for value, number in raw if value.cumulative}
+        raw = zip(self._values.values(), self._raw, strict=True)
+        return {value.name: number for value, number in raw if value.cumulative}
 
     def restore(self, baselines: Baselines) -> None:
         """Put back what an earlier collector cleared, before the first reading, where it fits."""
@@ -140,10 +141,12 @@ class SegmentNumbers(Numbers):
         if self._values[name].kind is not Kind.PEAK:
             super().clear_value(name)
             return
-        with self._lock:
-            if not self.final:
-                self._write_zero(list(self._values).index(name))
-            self[name] = 0
+        call_locked(self._lock, lambda: self._clear_peak(name))
+
+    def _clear_peak(self, name: str) -> None:
+        if not self.final:
+            self._write_zero(list(self._values).index(name))
+        self[name] = 0
 
     def _write_zero(self, index: int) -> None:
         directory, name = self.location
