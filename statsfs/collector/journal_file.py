@@ -310,7 +310,7 @@ class JournalFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=self._fd)
             return
-        # Not the file of a write that a signal handler's clear met: that one fails, and is repeated.
+        # Not that of a write which a signal handler's clear met: that one fails, and is repeated.
         with contextlib.suppress(FileNotFoundError):
             os.unlink(_TEMPORARY, dir_fd=self._fd)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
