@@ -256,8 +256,10 @@ class JournalFiles:
         return True
 
     def find_missing(self, names: Iterable[str]) -> set[str]:
-        """Return the names of which there is no record."""
-        return {*names}.difference(os.listdir(self._fd))
+        """Return the names of which there is no record, if the directory can be read."""
+        with contextlib.suppress(OSError):
+            return {*names}.difference(os.listdir(self._fd))
+        return set()
 
     def load(self) -> dict[str, JournalRecord]:
         """Return all records by their names; one that cannot be used is put aside, and logged."""
