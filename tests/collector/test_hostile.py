@@ -354,6 +354,20 @@ def test_what_was_refused_and_removed(directory: Path, caplog: pytest.LogCapture
             wait_until(lambda: find(registry, "fine/w1") is None)
 
 
+def test_what_was_removed_and_nobody_saw(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """That it was refused is forgotten when all is looked at: another file is logged again."""
+    lose_events(monkeypatch)
+    with collecting(directory) as registry:
+        for count in (1, 2):
+            HandMade(directory / "x.stats", segment()[:-32], alive=False)
+            wait_until(lambda: said(caplog, "x.stats is refused", count))  # noqa: B023  # at once
+            (directory / "x.stats").unlink()
+            with publish("app/w1", values=WorkerStats, directory=directory):
+                wait_for(registry, "app/w1")
+
+
 def test_what_is_refused_is_not_read_again(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

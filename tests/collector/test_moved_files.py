@@ -267,6 +267,41 @@ def test_a_link_in_the_place_of_the_first_name(directory: Path) -> None:
         assert shown(registry) == 101
 
 
+def test_names_that_come_back_one_by_one(directory: Path) -> None:
+    """Each is removed; the file is remembered as long as it may have another."""
+    made = make(directory, 100, None)
+    outside = [directory.with_name(name) for name in "ab"]
+    with collecting(directory) as registry:
+        for path in outside:
+            os.link(made.file, path)
+        made.die()
+        wait_until(lambda: files_in(directory) == [])
+        for path in outside:
+            os.rename(path, directory / "x.stats")
+            wait_until(lambda: files_in(directory) == [])
+        assert shown(registry) == 100
+    with collecting(directory) as registry:
+        assert shown(registry) == 100
+
+
+def test_a_link_of_a_segment_that_other_code_removed(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its path is free, but it is no new segment."""
+    made = make(directory, 100, None)
+    with collecting(directory) as registry:
+        os.link(made.file, directory / "y.stats")
+        with publish("app/w1", values=[SUM], directory=directory):
+            wait_for(registry, "app/w1")
+        registry.unregister(registry.by_name["www"])
+        with publish("app/w2", values=[SUM], directory=directory):
+            wait_for(registry, "app/w2")
+        assert shown(registry) is None
+        made.die()
+        wait_until(lambda: not [name for name in files_in(directory) if name[0] in "xy"])
+    assert "collecting failed" not in caplog.text
+
+
 # Copies
 
 

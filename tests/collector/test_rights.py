@@ -110,16 +110,14 @@ def test_what_is_exported_meanwhile(directory: Path) -> None:
 def test_it_shares_the_totals_of_its_new_mode(directory: Path) -> None:
     """As if it had been admitted with it: with those of the same mode, living and retained."""
     with collecting(directory) as registry:
-        with publish("app/dead", values=[SUM], directory=directory, mode=0o640) as dead:
-            dead.stats.sum = 1000
-            wait_for(registry, "app/dead")
-        wait_until(lambda: files_in(directory) == [])
         with publish("app/w1", values=[SUM], directory=directory) as segment:
-            segment.stats.sum = 5
-            wait_for(registry, "app/w1")
-            segment.file.chmod(0o640)
-            wait_until(lambda: modes(registry, "app/w1") == {"sum": 0o640})
-            wait_until(lambda: total(registry, "sum") == 1005)
+            with publish("app/w2", values=[SUM], directory=directory, mode=0o640) as other:
+                segment.stats.sum, other.stats.sum = 5, 1000
+                wait_for(registry, "app/w1")
+                wait_for(registry, "app/w2")
+                segment.file.chmod(0o640)
+                wait_until(lambda: total(registry, "sum") == 1005)
+            wait_until(lambda: len(files_in(directory)) == 1)
             segment.stats.sum = 6
             assert total(registry, "sum") == 1006
         wait_until(lambda: files_in(directory) == [])
