@@ -22,7 +22,7 @@ from statsfs.collector.refusals import Refusals
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify
 from statsfs.exceptions import SegmentError
-from statsfs.segments.file_format import FILE_MAX, SegmentMetadata, decode
+from statsfs.segments.file_format import SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
 from statsfs.tree.rights import change_rights
 
@@ -149,7 +149,7 @@ class Admission:
         fd, status = location.directory.open(location.name)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
-            metadata = decode(os.pread(fd, FILE_MAX + 1, 0))
+            metadata = decode(os.pread(fd, status.st_size, 0))
             if metadata is None:
                 return False
             name, id = metadata.components[0], find_id(metadata, fd)

@@ -71,7 +71,7 @@ class Location(NamedTuple):
         try:
             fd, status = self.directory.open(self.name)
             with open(fd, "rb", 0):
-                metadata = decode(os.pread(fd, FILE_MAX + 1, 0))
+                metadata = decode(os.pread(fd, status.st_size, 0))
                 id = None if metadata is None else find_id(metadata, fd)
                 return None if id is None else Look(is_alive(fd), status.st_ctime_ns, id)
         except (FormatError, OSError):  # logged later, when the file is refused
