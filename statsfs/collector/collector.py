@@ -272,10 +272,10 @@ class Collector:
             self._admission.look(Location(directory, name))
 
     def _look_at_link(self, prefix: str, name: str) -> None:
+        # An earlier event may have closed the directory.
         directories = self._directories
-        if directories is None or (directory := directories.by_prefix.get(prefix)) is None:
-            return
-        status = Location(directory, name).find()
+        location = None if directories is None else directories.locate(prefix + name)
+        status = None if location is None else location.find()
         if status is not None and (status.st_nlink > 1 or self._liveness.find_file(status)):
             self._look(prefix, name)
 

@@ -193,11 +193,10 @@ def test_the_background(tmp_path: Path, mountpoint: Path, monkeypatch: pytest.Mo
     with publish("app", values=AppStats, directory=tmp_path / "segments"):
         wait_until((mountpoint / "app" / "requests").exists, "the segment")
     # What is refused later is said in the log.
-    other = tmp_path / "other"
-    other.write_bytes(b"no segment")
-    os.link(other, tmp_path / "segments" / ".linked")
-    os.rename(tmp_path / "segments" / ".linked", tmp_path / "segments" / "linked.stats")
-    wait_until(lambda: "linked.stats is refused: it has 2 links" in log.read_text(), "the refusal")
+    os.mkfifo(tmp_path / "segments" / ".pipe")
+    os.rename(tmp_path / "segments" / ".pipe", tmp_path / "segments" / "pipe.stats")
+    refusal = "pipe.stats is refused: not a regular file"
+    wait_until(lambda: refusal in log.read_text(), "the refusal")
     run(*STATSFS, "umount", mountpoint)
     wait_until(lambda: "unmounted" in log.read_text(), "the end")
 
