@@ -63,6 +63,9 @@ class Inodes:
         self._top = top
         self._owner = owner
         self.changed = time.time_ns()  # when a top-level directory last came or went
+        # Until then the kernel keeps no attributes of the root and is told nothing of them: for it
+        # the root has no permissions yet, and an invalidation discards an answer on its way.
+        self.root_known = False
         self._bare: Final = Known(None, 0, None, "", owner)
         self._root = self._bare
         self._known: dict[int, Known] = {0: self._bare}
@@ -204,7 +207,8 @@ class Inodes:
                 self.changed = time.time_ns()
             parent = known.parent
             by_name = None if parent is None else (parent.inode, known.name.encode())
-            stale.directories.append((known.inode, by_name))
+            if parent is not None or self.root_known:
+                stale.directories.append((known.inode, by_name))
         names.update(dict.fromkeys(self._left_over()))
         stale.names.extend(names)
         return stale

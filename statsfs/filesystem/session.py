@@ -160,6 +160,7 @@ class Session:
         try:
             self._server.start()
             self._serving.wait()
+            self.look()
         except RuntimeError as error:
             self.call_off()
             raise self._error(f"no thread can be started: {error}") from error
@@ -169,6 +170,13 @@ class Session:
             raise
         if self._failure is not None:
             raise self._error(f"cannot serve: {self._failure}") from self._failure
+
+    def look(self) -> None:
+        """Have the kernel ask for the root's attributes; not on the serving thread."""
+        # A process that may not look, as its real and effective users differ, leaves them unknown.
+        with contextlib.suppress(OSError):
+            os.stat(self.mountpoint)
+            self._vfs.note_root()
 
     def _run(self) -> None:
         if not self._begun.acquire(blocking=False):
@@ -320,6 +328,7 @@ async def serve_in_trio(
         session.finish()
         raise
     try:
+        await trio.to_thread.run_sync(session.look)
         yield session
     finally:
         with trio.CancelScope(shield=True):

@@ -171,6 +171,10 @@ class Vfs:
 
     # Attributes
 
+    def note_root(self) -> None:
+        """Note that the kernel has attributes of the root, and may keep them from now on."""
+        self._inodes.root_known = True
+
     def attributes(self, inode: int, client: int | None = None) -> Attributes:
         """Return the attributes of an inode, even of one that is gone; a client's are its own."""
         known, file = self._inodes.find(inode)
@@ -184,12 +188,13 @@ class Vfs:
         if known.parent is None:
             known = self._inodes.root  # which may be another by now
         directory = known.directory
+        live = known.parent is None and not self._inodes.root_known
         if directory is None:
             visible = sum(not source.hidden for source in list(self._top_level.values()))
-            return Attributes(ROOT, mode, 2 + visible, 0, changed, known.owner)
+            return Attributes(ROOT, mode, 2 + visible, 0, changed, known.owner, live)
         links = 2 + directory.visible if known.alive else 0
         moment = directory.changed if known.parent is not None else max(directory.changed, changed)
-        return Attributes(known.inode, mode, links, 0, moment, known.owner)
+        return Attributes(known.inode, mode, links, 0, moment, known.owner, live)
 
     def _file_attributes(self, known: Known, file: Numbered, client: int | None) -> Attributes:
         if isinstance(file, File):

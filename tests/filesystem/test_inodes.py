@@ -265,6 +265,23 @@ def test_a_top_level_removal(kernel: Kernel, kvm: Source, registry: Registry) ->
     assert kernel.names == {}
 
 
+@pytest.mark.parametrize("top", [None, "kvm"])
+def test_a_root_that_the_kernel_does_not_know_yet(registry: Registry, top: str | None) -> None:
+    """It keeps none of its attributes, so none are stale."""
+    vfs, kvm = Vfs(registry, top=top), make_kvm(registry)
+    other, stale = Source("other"), []
+    registry.add_listener(lambda change: stale.append(vfs.find_stale(change)))
+    below = vfs.lookup(ROOT, b"kvm" if top is None else b"cpu0").inode
+    for told in ([], [(ROOT, None)]):
+        assert vfs.attributes(ROOT).live is not bool(told)
+        assert not vfs.attributes(below).live
+        (registry.register if top is None else kvm.add_subordinate)(other)
+        (registry.unregister if top is None else kvm.remove_subordinate)(other)
+        assert [one.directories for one in stale] == [told, told]
+        stale.clear()
+        vfs.note_root()
+
+
 def test_what_is_in_use_below_a_removal(kernel: Kernel, kvm: Source, registry: Registry) -> None:
     """Open files and directories below have names of their own that the kernel kept."""
     cpu = kernel.find("kvm/cpu0")

@@ -62,7 +62,9 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 @pytest.fixture
 def invalidator(registry: Registry, device: Device) -> Iterator[Invalidator]:
     """An invalidator that listens to the registry; the kernel knows nothing but the root."""
-    invalidator = Invalidator(Vfs(registry))
+    vfs = Vfs(registry)
+    vfs.note_root()
+    invalidator = Invalidator(vfs)
     registry.add_listener(invalidator)
     yield invalidator
     invalidator.stop()
