@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 from socketserver import TCPServer, ThreadingMixIn
 from stat import S_IROTH
 from threading import BoundedSemaphore, Lock, Thread
@@ -85,6 +86,7 @@ def accepts_gzip(header: str) -> bool:
 class _Handler(BaseHTTPRequestHandler):
     # One connection, which is one request.
     server: "_Server"
+    raw_requestline: bytes
     query = ""
     timeout = _PATIENCE
     disable_nagle_algorithm = True
@@ -92,8 +94,12 @@ class _Handler(BaseHTTPRequestHandler):
     error_message_format = "%(code)d %(message)s\n"
 
     def parse_request(self) -> bool:
+        if len(self.raw_requestline.split()) == 2:
+            # HTTP/0.9: no header follows. Python waits for one before 3.14, which has no Message.
+            self.rfile = BytesIO()
         if not super().parse_request():
             return False
+        self.headers = self.headers or self.MessageClass()
         self.server.silent.pop(self.request, None)
         target = _TARGET.fullmatch(self.path)
         if target is None:

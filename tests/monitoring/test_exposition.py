@@ -545,20 +545,28 @@ def talk(server: MetricsServer, text: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("text", "start"),
     [
-        (b"GET http://127.0.0.1:1/metrics HTTP/1.1\r\n\r\n", b"HTTP/1.0 200 OK\r\n"),
-        (b"GET /metrics HTTP/1.1\r\nAccept: */*\r\nAccept: text/plain\r\n\r\n", b"HTTP/1.0 200 "),
+        (b"GET http://127.0.0.1:1/metrics HTTP/1.1\r\n\r\n", b"200 OK\r\n"),
+        (b"GET /metrics HTTP/1.1\r\nAccept: */*\r\nAccept: text/plain\r\n\r\n", b"200 "),
         (b"GET /metrics\r\n\r\n", b"# HELP app_requests_total Answered\n"),
+        (b"GET /metrics\r\n", b"# HELP app_requests_total Answered\n"),
+        (b"GET  /metrics \n", b"# HELP app_requests_total Answered\n"),
+        (b"GET /other\r\n", b"404 "),
+        (b"POST /metrics\r\n", b"400 "),
         (b"nonsense\r\n\r\n", b"400 "),
         (b"GET /metrics HTTP/9.9\r\n\r\n", b"505 "),
-        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", b"HTTP/1.0 414 "),
-        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"HTTP/1.0 431 "),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\n\r\n", b"414 "),
+        (b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"431 "),
     ],
 )
 def test_odd_requests(
     server: MetricsServer, capfd: pytest.CaptureFixture[str], text: bytes, start: bytes
 ) -> None:
-    """Old, proxied and broken clients have their answer, and nothing is printed."""
-    assert talk(server, text).startswith(start)
+    """Old, proxied and broken clients have their answer, and nothing is printed.
+
+    HTTP/0.9 had an empty one: of Python 3.14 at once, of others after half a minute.
+    """
+    # Python 3.14 answers with a status line where older ones do not.
+    assert talk(server, text).removeprefix(b"HTTP/1.0 ").startswith(start)
     assert ask(server)[0].status == 200
     assert capfd.readouterr() == ("", "")
 
