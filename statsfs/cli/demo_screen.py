@@ -89,10 +89,13 @@ class Screen:
     def _rate(self, name: str) -> float:
         # Of a total, or of a VM's exits, by its name.
         points = [(moment, numbers[name]) for moment, numbers in self._samples if name in numbers]
-        elapsed = points[-1][0] - points[0][0]
-        # A step back means that it was cleared, or that a VM went.
-        grown = sum(max(0, after - before) for (_, before), (_, after) in pairwise(points))
-        return grown / elapsed if elapsed else 0.0
+        steps = [
+            (end - begin, after - before) for (begin, before), (end, after) in pairwise(points)
+        ]
+        # A step back means that it was cleared, or that a VM went: what it grew by is not known.
+        steps = [(seconds, grown) for seconds, grown in steps if grown >= 0]
+        elapsed = sum(seconds for seconds, _ in steps)
+        return sum(grown for _, grown in steps) / elapsed if elapsed else 0.0
 
     def _list_totals(self, totals: dict[str, int]) -> Table:
         table = _make_table("kvm", "total", "per second")
