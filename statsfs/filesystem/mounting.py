@@ -80,7 +80,10 @@ def _needing_fuse(mountpoint: object) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise MountError(_INSTALL, mountpoint) from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name in ("pyfuse3", "trio")
+        # Such as a libfuse3.so.4 that the system has no more.
+        broken = f"{mountpoint}: pyfuse3 cannot be imported: {' '.join(str(error).split())}"
+        raise MountError(_INSTALL if missing else broken, mountpoint) from error
 
 
 def mount(

@@ -49,7 +49,9 @@ class RegistryCollector:
     def __init__(self, registry: Registry) -> None:
         try:
             import prometheus_client.core
-        except ImportError as error:
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "prometheus_client":
+                raise
             text = "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'"
             raise ImportError(text, name="prometheus_client") from error
         self._registry = registry

@@ -298,6 +298,21 @@ def test_pyfuse3_is_not_installed(module: str) -> None:
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("pyfuse3", "libfuse3.so.4: cannot open shared object file: No such file or directory"),
+        ("trio", "No module named 'outcome'"),
+    ],
+)
+def test_pyfuse3_cannot_be_imported(module: str, text: str) -> None:
+    """The cause, and not that it should be installed, which it is."""
+    with serving("later") as server:
+        server.call(calls.break_import, module, f"{text}\n")
+        message, _ = server.call(try_to_mount, server.mountpoint)
+    assert message == f"{server.mountpoint}: pyfuse3 cannot be imported: {text}"
+
+
 def test_there_is_no_fusermount3() -> None:
     """The package that has it."""
     with serving("later", env={"PATH": "/nonexistent"}) as server:

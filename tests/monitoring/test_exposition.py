@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -357,6 +358,18 @@ def test_without_prometheus_client() -> None:
     assert last == (
         "ImportError: RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'"
     )
+
+
+def test_a_prometheus_client_that_is_broken(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The error is its own, and not that it should be installed."""
+    (tmp_path / "prometheus_client.py").write_text("import nothing_of_that_name")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.startswith("prometheus_client")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ModuleNotFoundError, match="'nothing_of_that_name'"):
+        RegistryCollector(registry)
 
 
 # Negotiation

@@ -293,6 +293,18 @@ def block_import(world: World, name: str) -> None:
     sys.modules[name] = None  # type: ignore[assignment]  # this is how it is said
 
 
+def break_import(world: World, name: str, text: str) -> None:
+    """Have a module be installed, and fail."""
+
+    class Broken:
+        @staticmethod
+        def find_spec(found: str, path: object, target: object = None) -> None:
+            if found == name:
+                raise ImportError(text)
+
+    sys.meta_path.insert(0, Broken)
+
+
 def become_nobody(world: World) -> None:
     """Give up all rights, for good."""
     # What is imported when something is mounted may be in a directory that nobody may enter.
