@@ -227,8 +227,8 @@ def test_df(still: Server) -> None:
     """Nothing is stored; and that is no error."""
     fields = run("df", "-a", still.mountpoint).stdout.splitlines()[1].split()
     assert fields == ["statsfs", "0", "0", "0", "-", str(still.mountpoint)]
-    line = run("stat", "-f", "-c", "%T %l %s %b", still.mountpoint).stdout
-    assert line == "fuseblk 255 4096 0\n"
+    line = run("stat", "-f", "-c", "%t %l %s %b", still.mountpoint).stdout
+    assert line == "65735546 255 4096 0\n"
 
 
 def test_cp(kvm: Path, tmp_path: Path) -> None:

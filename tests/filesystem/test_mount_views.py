@@ -190,7 +190,6 @@ def test_tools(pairs: Server) -> None:
     assert run("tail", "-n", "3", path).stdout == "".join(text.splitlines(True)[-3:])
     assert run("grep", "-c", "pair99", path).stdout == f"{2 * PAIRS[0]}\n"
     run("cmp", path, path)
-    assert run("curl", "-s", f"file://{path}").stdout == text
 
 
 def check(text: bytes) -> dict[str, Any]:
