@@ -48,6 +48,11 @@ def devices_of(item: pytest.Item) -> list[str]:
     return [device for mark, device in DEVICES.items() if item.get_closest_marker(mark)]
 
 
+def may_use(device: str) -> bool:
+    """Whether there is a device that this user may use."""
+    return os.access(device, os.R_OK | os.W_OK)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks of tests that need something of the machine, or much time."""
     config.addinivalue_line("markers", "mount: mounts a filesystem; where that can be, it must be")
@@ -66,8 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot do."""
     for item in items:
         for device in devices_of(item):
-            if not os.path.exists(device):
-                item.add_marker(pytest.mark.skip(reason=f"there is no {device}"))
+            if not may_use(device):
+                item.add_marker(pytest.mark.skip(reason=f"no {device} that this user may use"))
         if item.get_closest_marker("root") and os.geteuid():
             item.add_marker(pytest.mark.skip(reason="needs root"))
 
@@ -79,7 +84,7 @@ def pytest_runtest_makereport(
     """Where there is the device that a test needs, it fails the run if it is skipped."""
     report = yield
     devices = devices_of(item)
-    must = devices and all(map(os.path.exists, devices))
+    must = devices and all(map(may_use, devices))
     cannot = item.get_closest_marker("root") and os.geteuid()
     if report.skipped and must and not cannot and not hasattr(report, "wasxfail"):
         report.outcome = "failed"

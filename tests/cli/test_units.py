@@ -57,11 +57,15 @@ def test_systemd_understands_them(tmp_path: Path) -> None:
     for name, text in (("statsfs.service", unit), ("app.service", app)):
         (tmp_path / name).write_text(text)
         done = subprocess.run(
-            ["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True
+            ["systemd-analyze", "--man=no", "verify", tmp_path / name],
+            capture_output=True,
+            text=True,
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (tmp_path / "app.service").write_text(app.replace("RuntimeDirectory=", "RuntimeDirektory="))
     done = subprocess.run(
-        ["systemd-analyze", "verify", tmp_path / "app.service"], capture_output=True, text=True
+        ["systemd-analyze", "--man=no", "verify", tmp_path / "app.service"],
+        capture_output=True,
+        text=True,
     )
     assert "RuntimeDirektory" in done.stderr, "it finds nothing at all"

@@ -228,7 +228,7 @@ def copies() -> list[str]:
 def test_copies_are_whole(pairs: Server, tmp_path: Path, how: str) -> None:
     """Whatever tool, while all numbers change their length, and three copy at once."""
     source = pairs / "pairs/.stats.json"
-    loop = f'for i in 1 2 3; do ( {COPIES[how]} ) || exit 1; cat "$2" >>"$2.all"; done'
+    loop = f'for i in 1 2 3; do rm -f "$2"; ( {COPIES[how]} ) || exit 1; cat "$2" >>"$2.all"; done'
     with working(pairs, views.flicker):
         clients = [
             subprocess.Popen(

@@ -177,7 +177,7 @@ def test_a_directory_of_debugfs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     mounts(monkeypatch, tmp_path, line % "tracefs", "25 22 0:0 / /debug rw - debugfs none rw")
     assert refusal(tmp_path).errno == errno.ENOTEMPTY
     mounts(monkeypatch, tmp_path, line % "debugfs")
-    prepare_mountpoint(os.fspath(tmp_path), allow_other=True)
+    prepare_mountpoint(os.fspath(tmp_path), allow_other=False)
 
 
 def test_something_mounted_already() -> None:
