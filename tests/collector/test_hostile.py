@@ -32,7 +32,7 @@ from tests.support.collecting import (
     total,
     wait_for,
 )
-from tests.support.deadlines import wait_until
+from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import run
 
 DUMP = Path(__file__).parent.parent / "data" / "kvm_vm.stats.bin"
@@ -498,6 +498,31 @@ def test_closed_while_its_directory_is_gone(
         wait_until(lambda: registry.sources == ())
         run("rm", "-r", directory)
         wait_until(lambda: "is gone" in caplog.text)
+
+
+def test_events_of_a_directory_that_has_gone_meanwhile(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is not looked for any more, and all else goes on."""
+    waiting, gate, original = threading.Event(), threading.Event(), Watch.wait
+
+    def wait(watch: Watch, seconds: float) -> Events:
+        waiting.set()
+        assert gate.wait(DEADLINE)
+        return original(watch, seconds)
+
+    (directory / "sub").mkdir()
+    with collecting(directory) as registry:
+        monkeypatch.setattr(Watch, "wait", wait)
+        (directory / "other").touch()
+        assert waiting.wait(DEADLINE)
+        # In one turn, and first something in the directory above: that is looked at first.
+        for name in ("another", "sub/x.stats"):
+            (directory / name).touch()
+        run("rm", "-r", directory / "sub")
+        gate.set()
+        with publish("app/w1", values=WorkerStats, directory=directory):
+            wait_for(registry, "app/w1")
 
 
 def test_all_is_looked_at_again_from_time_to_time(
