@@ -31,6 +31,7 @@ from statsfs.collector.trusted_directory import Location, TrustedDirectory, orde
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
+from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 
@@ -58,12 +59,14 @@ class Collector:
         directory: of the segments.
 
     Raises:
-        SegmentError: there is no default directory.
+        SegmentError: there is no default directory, or no GIL.
     """
 
     def __init__(self, registry: Registry, directory: str | os.PathLike[str] | None = None) -> None:
         self.directory: Final = Path(default_directory() if directory is None else directory)
         self._path = os.path.abspath(self.directory)
+        if not is_gil_on():
+            raise SegmentError(f"{self._path}: {GIL_OFF}", self._path)
         self._registry = registry
         self._thread: threading.Thread | None = None
         self._directories: Directories | None = None

@@ -35,6 +35,7 @@ from statsfs.filesystem.mountpoints import (
 from statsfs.filesystem.request_loop import find_descriptors, make_loop
 from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.watcher import Watcher
+from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.registry import Registry
 
 __all__ = ["Session", "serve_in_trio", "switch_interval"]
@@ -59,6 +60,8 @@ class Session:
             raise TypeError(f"not a Registry: {registry!r}")
         self.mountpoint: Final = resolve_mountpoint(mountpoint)
         options.check(self.mountpoint)
+        if not is_gil_on():
+            raise self._error(GIL_OFF)
         self.root: Final = options.root
         self._registry = registry
         self._check_root()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from statsfs.formats.metric_families import Family, make_families
 from statsfs.formats.metric_names import Metric, make_edges, make_metric, make_name
 from statsfs.model.values import Aggregate
+from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
@@ -141,8 +142,11 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
         port: 0 for a free one.
 
     Raises:
-        OSError: the machine does not have the address, or it is taken; the message is one line.
+        OSError: the machine does not have the address, it is taken, or there is no GIL; the message
+            is one line.
     """
+    if not is_gil_on():
+        raise OSError(f"cannot serve metrics: {GIL_OFF}")
     from statsfs.monitoring.http_server import MetricsServer
 
     return MetricsServer(registry, host, port)
