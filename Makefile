@@ -10,6 +10,8 @@ ARGS ?=
 bin := .venv/bin
 stamp := .venv/.installed
 tools := .venv/debian/usr/bin
+# After an upgrade of the system, the packages in .venv may be those of a Python that is gone.
+works := $(if $(wildcard $(stamp)),$(shell $(bin)/python -Ic 'import statsfs' 2>/dev/null && echo yes))
 # Covered to the last branch is all that decides what a reader sees; not what talks to FUSE, KVM and people.
 adapters := filesystem/fuse_handlers filesystem/invalidator filesystem/request_loop filesystem/session filesystem/mounting \
 	filesystem/mountpoints filesystem/watcher demo/real_kvm __main__ cli/*
@@ -18,7 +20,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint bench soak setup system tools qemu clean
+.PHONY: help demo test quick check lint bench soak setup anew system tools qemu matrix clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -37,7 +39,7 @@ test: setup qemu ## run the tests, measuring coverage
 	@$(bin)/coverage report
 
 # Once there is a .venv, nothing of the machine is looked at: a container without FUSE will do.
-quick: $(if $(wildcard $(stamp)),,setup) ## the tests of half a minute: no coverage, no FUSE, KVM, root, tools
+quick: $(if $(works),,setup) ## the tests of half a minute: no coverage, no FUSE, KVM, root, tools
 	$(bin)/python -m pytest -n auto --dist loadfile \
 		-m 'not mount and not kvm and not root and not tools and not slow' $(ARGS)
 
@@ -58,11 +60,11 @@ soak: setup ## a minute of load for each kind of fault; `make test` has a moment
 
 setup: $(stamp) ## install what is missing: Debian packages, .venv
 
-$(stamp): pyproject.toml | system
+$(stamp): pyproject.toml $(if $(works),,anew) | system
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "statsfs needs Python 3.11 or newer: make PYTHON=python3.x ..." >&2; exit 1; }
 	@echo "installing into .venv (once) ..."
-	@[ -x $(bin)/pip ] || $(PYTHON) -m venv --clear .venv
+	@$(bin)/python -Ic 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv
 	@$(bin)/pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
@@ -88,14 +90,14 @@ system:
 	pkg-config --exists fuse3 2>/dev/null || missing="$$missing libfuse3-dev"; \
 	command -v gcc >/dev/null || missing="$$missing gcc libc6-dev"; \
 	command -v getfattr >/dev/null || missing="$$missing attr"; \
-	command -v $(PYTHON) >/dev/null || missing="$$missing python3"; \
-	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	command -v $(PYTHON) >/dev/null || missing="$$missing $(notdir $(PYTHON))"; \
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || missing="$$missing $(notdir $(PYTHON))-venv"; \
 	$(PYTHON) -c 'import os, sysconfig; os.stat(sysconfig.get_path("include") + "/Python.h")' 2>/dev/null || \
-		missing="$$missing python3-dev"; \
+		missing="$$missing $(notdir $(PYTHON))-dev"; \
 	$(install_missing)
 
 # What only tests need: the real Prometheus. The packages are unpacked and not installed, which would
-# start two daemons, and bring the fonts and scripts of their web pages.
+# start two daemons, and bring the fonts and scripts of their web pages. Debian 13 has promtool apart.
 tools: setup
 	@missing=; \
 	for tool in prometheus promtool prometheus-node-exporter; do \
@@ -103,11 +105,14 @@ tools: setup
 	done; \
 	[ -n "$$missing" ] || exit 0; \
 	command -v apt-get >/dev/null || { echo "please install, for the tests:$$missing" >&2; exit 1; }; \
-	echo "unpacking Debian packages into .venv: prometheus prometheus-node-exporter"; \
+	echo "unpacking Debian packages into .venv, for the tests:$$missing"; \
 	rm -rf .venv/debian && mkdir -p $(tools) && cd .venv/debian || exit; \
-	fetch="apt-get -qq -o APT::Sandbox::User= download prometheus prometheus-node-exporter"; \
+	fetch() { \
+		promtool=$$(apt-cache --names-only search '^promtool$$' | cut -d' ' -f1); \
+		apt-get -qq -o APT::Sandbox::User= download prometheus prometheus-node-exporter $$promtool; \
+	}; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	$$fetch 2>/dev/null || { $$sudo apt-get -qq update && $$fetch; } || exit; \
+	fetch 2>/dev/null || { $$sudo apt-get -qq update && fetch; } || exit; \
 	for package in *.deb; do dpkg-deb --fsys-tarfile $$package | tar -x ./usr/bin || exit; done; \
 	rm -f *.deb
 
@@ -117,6 +122,9 @@ qemu: tools
 	[ ! -e /dev/kvm ] || command -v qemu-system-x86_64 >/dev/null || missing=" qemu-system-x86 seabios"; \
 	$(install_missing)
 
+matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour
+	tests/matrix.sh $(ARGS)
+
 clean: ## remove what make and the tools made
-	rm -rf .venv dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .cache dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
