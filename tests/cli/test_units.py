@@ -48,6 +48,7 @@ def test_what_the_unit_runs() -> None:
     assert settings(UNIT)["Type"] == "notify"
 
 
+@pytest.mark.root  # where no systemd runs, it makes /run/systemd
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_understands_them(tmp_path: Path) -> None:
     """`systemd-analyze verify` finds nothing wrong, once the command is where it is here."""

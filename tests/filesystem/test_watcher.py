@@ -1,5 +1,6 @@
 """The watcher process, without a mount: its end, and its beginning."""
 
+import contextlib
 import os
 import subprocess
 from pathlib import Path
@@ -12,8 +13,12 @@ from tests.support.deadlines import wait_until
 
 def children() -> set[str]:
     """Return the pids of this process's children, zombies too."""
-    tasks = (Path("/proc/self/task") / task / "children" for task in os.listdir("/proc/self/task"))
-    return {pid for task in tasks for pid in task.read_text().split()}
+    found: set[str] = set()
+    for task in Path("/proc/self/task").iterdir():
+        # A thread of another test may just end.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found.update((task / "children").read_text().split())
+    return found
 
 
 def descriptors() -> set[str]:
