@@ -63,9 +63,9 @@ class Inodes:
         self._top = top
         self._owner = owner
         self.changed = time.time_ns()  # when a top-level directory last came or went
-        # Until then the kernel keeps no attributes of the root and is told nothing of them: for it
+        # Where not, the kernel keeps no attributes of the root and is told nothing of them: for it
         # the root has no permissions yet, and an invalidation discards an answer on its way.
-        self.root_known = False
+        self.root_known = True
         self._bare: Final = Known(None, 0, None, "", owner)
         self._root = self._bare
         self._known: dict[int, Known] = {0: self._bare}

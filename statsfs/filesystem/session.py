@@ -116,6 +116,7 @@ class Session:
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
             self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
+            self._vfs.note_root(known=False)
             handlers = Handlers(self._vfs)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
@@ -179,7 +180,7 @@ class Session:
         # A process that may not look, as its real and effective users differ, leaves them unknown.
         with contextlib.suppress(OSError):
             os.stat(self.mountpoint)
-            self._vfs.note_root()
+            self._vfs.note_root(known=True)
 
     def _run(self) -> None:
         if not self._begun.acquire(blocking=False):

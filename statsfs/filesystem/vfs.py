@@ -171,9 +171,9 @@ class Vfs:
 
     # Attributes
 
-    def note_root(self) -> None:
-        """Note that the kernel has attributes of the root, and may keep them from now on."""
-        self._inodes.root_known = True
+    def note_root(self, *, known: bool) -> None:
+        """Note whether the kernel has attributes of the root, which a fresh mount has not."""
+        self._inodes.root_known = known
 
     def attributes(self, inode: int, client: int | None = None) -> Attributes:
         """Return the attributes of an inode, even of one that is gone; a client's are its own."""

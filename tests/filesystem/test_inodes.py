@@ -272,6 +272,7 @@ def test_a_root_that_the_kernel_does_not_know_yet(registry: Registry, top: str |
     other, stale = Source("other"), []
     registry.add_listener(lambda change: stale.append(vfs.find_stale(change)))
     below = vfs.lookup(ROOT, b"kvm" if top is None else b"cpu0").inode
+    vfs.note_root(known=False)
     for told in ([], [(ROOT, None)]):
         assert vfs.attributes(ROOT).live is not bool(told)
         assert not vfs.attributes(below).live
@@ -279,7 +280,7 @@ def test_a_root_that_the_kernel_does_not_know_yet(registry: Registry, top: str |
         (registry.unregister if top is None else kvm.remove_subordinate)(other)
         assert [one.directories for one in stale] == [told, told]
         stale.clear()
-        vfs.note_root()
+        vfs.note_root(known=True)
 
 
 def test_what_is_in_use_below_a_removal(kernel: Kernel, kvm: Source, registry: Registry) -> None:

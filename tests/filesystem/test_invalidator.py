@@ -62,9 +62,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
 @pytest.fixture
 def invalidator(registry: Registry, device: Device) -> Iterator[Invalidator]:
     """An invalidator that listens to the registry; the kernel knows nothing but the root."""
-    vfs = Vfs(registry)
-    vfs.note_root()
-    invalidator = Invalidator(vfs)
+    invalidator = Invalidator(Vfs(registry))
     registry.add_listener(invalidator)
     yield invalidator
     invalidator.stop()

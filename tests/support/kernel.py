@@ -33,7 +33,6 @@ class Kernel:
     """
 
     def __init__(self, vfs: Vfs) -> None:
-        vfs.note_root()
         self.vfs = vfs
         self.names: dict[Name, int] = {}
         self.absent: dict[Name, float] = {}
