@@ -29,7 +29,7 @@ make_root() { # SUITE
 # Runs a script in a suite's root. A plain chroot has no mount table of its own, and cannot be left by
 # what tests do with namespaces. The devices are as on a Debian machine: whoever likes may mount.
 in_root() { # SUITE SCRIPT
-	cp /etc/resolv.conf "$cache/$1/etc/"
+	cp /etc/resolv.conf /etc/hosts "$cache/$1/etc/"
 	# shellcheck disable=SC2046  # words, of which none has a blank
 	unshare --mount --pid --fork --kill-child --propagation private sh -euc '
 		cd "$1"

@@ -63,8 +63,8 @@ class Inodes:
         self._top = top
         self._owner = owner
         self.changed = time.time_ns()  # when a top-level directory last came or went
-        # Where not, the kernel keeps no attributes of the root and is told nothing of them: for it
-        # the root has no permissions yet, and an invalidation discards an answer on its way.
+        # Where not, the kernel keeps no attributes of the root and is told nothing of them: it has
+        # no permissions there yet, and an invalidation would discard the answer that brings them.
         self.root_known = True
         self._bare: Final = Known(None, 0, None, "", owner)
         self._root = self._bare

@@ -116,7 +116,7 @@ class Session:
         with lock_mountpoint(self.mountpoint):
             prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
             self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
-            self._vfs.note_root(known=False)
+            self._vfs.forget_root()
             handlers = Handlers(self._vfs)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
@@ -164,7 +164,6 @@ class Session:
         try:
             self._server.start()
             self._serving.wait()
-            self.look()
         except RuntimeError as error:
             self.call_off()
             raise self._error(f"no thread can be started: {error}") from error
@@ -174,13 +173,6 @@ class Session:
             raise
         if self._failure is not None:
             raise self._error(f"cannot serve: {self._failure}") from self._failure
-
-    def look(self) -> None:
-        """Have the kernel ask for the root's attributes; not on the serving thread."""
-        # A process that may not look, as its real and effective users differ, leaves them unknown.
-        with contextlib.suppress(OSError):
-            os.stat(self.mountpoint)
-            self._vfs.note_root(known=True)
 
     def _run(self) -> None:
         if not self._begun.acquire(blocking=False):
@@ -332,7 +324,6 @@ async def serve_in_trio(
         session.finish()
         raise
     try:
-        await trio.to_thread.run_sync(session.look)
         yield session
     finally:
         with trio.CancelScope(shield=True):

@@ -78,6 +78,7 @@ class Vfs:
 
         Where one source is the root, they may be `ABSENT`.
         """
+        self._note_root(parent)
         known, file = self._inodes.find(parent)
         if file is not None:
             raise NoSuchFileError(f"{file.name!r} is not a directory", file.name)
@@ -171,9 +172,16 @@ class Vfs:
 
     # Attributes
 
-    def note_root(self, *, known: bool) -> None:
-        """Note whether the kernel has attributes of the root, which a fresh mount has not."""
-        self._inodes.root_known = known
+    def forget_root(self) -> None:
+        """Note that the kernel has no attributes of the root yet, as of a fresh mount.
+
+        It has them when it looks for a name there, or lists it: it asks for permissions before.
+        """
+        self._inodes.root_known = False
+
+    def _note_root(self, inode: int) -> None:
+        if inode == ROOT:
+            self._inodes.root_known = True
 
     def attributes(self, inode: int, client: int | None = None) -> Attributes:
         """Return the attributes of an inode, even of one that is gone; a client's are its own."""
@@ -228,6 +236,7 @@ class Vfs:
 
     def open_directory(self, inode: int) -> int:
         """Open a directory for `list_directory`; return its handle."""
+        self._note_root(inode)
         return self._handles.add_directory(OpenDirectory(self._inodes.living(inode)))
 
     def list_directory(

@@ -1,5 +1,6 @@
 """What the kernel was told: counting it, and what it must forget after each kind of change."""
 
+from collections.abc import Callable
 from itertools import count
 
 import pytest
@@ -266,21 +267,24 @@ def test_a_top_level_removal(kernel: Kernel, kvm: Source, registry: Registry) ->
 
 
 @pytest.mark.parametrize("top", [None, "kvm"])
-def test_a_root_that_the_kernel_does_not_know_yet(registry: Registry, top: str | None) -> None:
-    """It keeps none of its attributes, so none are stale."""
+@pytest.mark.parametrize(
+    "ask", [lambda vfs, name: vfs.lookup(ROOT, name), lambda vfs, _: list_directory(vfs, ROOT)]
+)
+def test_a_root_that_the_kernel_does_not_know_yet(
+    registry: Registry, top: str | None, ask: Callable[[Vfs, bytes], object]
+) -> None:
+    """It keeps none of its attributes, so none are stale, until it is looked into."""
     vfs, kvm = Vfs(registry, top=top), make_kvm(registry)
     other, stale = Source("other"), []
     registry.add_listener(lambda change: stale.append(vfs.find_stale(change)))
-    below = vfs.lookup(ROOT, b"kvm" if top is None else b"cpu0").inode
-    vfs.note_root(known=False)
+    vfs.forget_root()
     for told in ([], [(ROOT, None)]):
         assert vfs.attributes(ROOT).live is not bool(told)
-        assert not vfs.attributes(below).live
         (registry.register if top is None else kvm.add_subordinate)(other)
         (registry.unregister if top is None else kvm.remove_subordinate)(other)
         assert [one.directories for one in stale] == [told, told]
         stale.clear()
-        vfs.note_root(known=True)
+        ask(vfs, b"kvm" if top is None else b"cpu0")
 
 
 def test_what_is_in_use_below_a_removal(kernel: Kernel, kvm: Source, registry: Registry) -> None:
