@@ -237,7 +237,10 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             stack.push_async_callback(connection.close)
             vm = _Vm(connection, qmp_sockets.find_vm(connection.pid))
             stack.push_async_callback(vm.end)
-            for values in await asyncio.wait_for(vm.describe(), _SETUP):
+            # Not wait_for: that of Python 3.11 may swallow a cancellation.
+            async with asyncio.timeout(_SETUP):
+                described = await vm.describe()
+            for values in described:
                 with suppress(DuplicateNameError):  # declared already
                     self._kvm.add_values(values, None)
             self._kvm.add_subordinate(vm.source)

@@ -72,7 +72,8 @@ class QmpConnection:
             try:
                 connected.connect(path)
                 ucred = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-                await asyncio.wait_for(client.connect(connected), _GREETING)
+                async with asyncio.timeout(_GREETING):
+                    await client.connect(connected)
             except (ConnectionRefusedError, FileNotFoundError) as error:
                 raise NoListenerError(f"{path}: {error.strerror}", path) from error
             except (BlockingIOError, TimeoutError) as error:  # BlockingIOError: the queue is full
@@ -119,4 +120,5 @@ class QmpConnection:
     async def _disconnect(self) -> None:
         # Raises how the connection ended, which is known, or an error of the library's own.
         with contextlib.suppress(Exception):
-            await asyncio.wait_for(self._client.disconnect(), _CLOSING)
+            async with asyncio.timeout(_CLOSING):
+                await self._client.disconnect()

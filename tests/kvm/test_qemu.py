@@ -571,6 +571,34 @@ def test_the_end_while_a_greeting_is_awaited(kvm: Source, tmp_path: Path) -> Non
     assert threads() == []
 
 
+@pytest.mark.parametrize("ticks", range(8))
+@pytest.mark.parametrize("step", ["_establish_session", "execute"])
+def test_the_end_in_the_tick_of_an_answer(
+    kvm: Source,
+    server: QmpServer,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
+    ticks: int,
+) -> None:
+    """Python 3.11's `wait_for` then swallowed it: 4 of 249 ends waited for ever."""
+    original = getattr(qmp._Client, step)
+
+    async def answer(client: object, *args: object) -> object:
+        answered = await original(client, *args)
+        monitor._stop.set()
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        return answered
+
+    monkeypatch.setattr(qmp._Client, step, answer)
+    monitor = QemuMonitor(kvm, [str(server.path)])
+    monitor._thread.join(DEADLINE)
+    assert threads() == []
+    assert not kvm.subordinates
+    monitor.close()
+
+
 def test_a_source_that_goes_first(
     registry: Registry, server: QmpServer, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
