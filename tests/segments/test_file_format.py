@@ -129,7 +129,7 @@ ID = "0123456789abcdef"
 def test_files_that_differ_in_their_ids_share_what_is_equal() -> None:
     """Each has its own id, and they have one tuple of values."""
     ids = (ID, ID[::-1], "0" * 16)
-    heads = [decoded(encode("app/a", VALUES, id=id)) for id in ids]
+    heads = [decoded(encode("app/a", VALUES, id=text)) for text in ids]
     assert tuple(head.id for head in heads) == ids
     assert len({id(head.values) for head in heads}) == 1
     assert decoded(encode("app/a", VALUES)).id is None
