@@ -80,20 +80,24 @@ run() { # SUITE VERSION USER COMMAND: adds a line to the table
 	printf '| %s | %s | %s | %s | %s |%s|\n' "$1" "$python" "$fuse" "$3" "$status" "$tests" >>"$table"
 }
 
-table=$(mktemp)
-printf '| Debian | Python | libfuse | user | status | tests |\n|---|---|---|---|---|---|\n' >"$table"
-[ $# -gt 0 ] || set -- trixie sid
-for wanted; do
-	suite=${wanted%%:*}
-	make_root "$suite"
-	in_root "$suite" 'apt-get -qq update'
-	versions=${wanted#"$suite"}
-	[ -n "$versions" ] || versions=$(in_root "$suite" \
-		"apt-cache search --names-only '^python3\.[0-9]+-venv\$' | sed 's/^python//; s/-venv.*//'")
-	for version in ${versions#:}; do
-		run "$suite" "$version" root "make check PYTHON=python$version"
-		run "$suite" "$version" plain "make test PYTHON=python$version"
+main() {
+	table=$(mktemp)
+	printf '| Debian | Python | libfuse | user | status | tests |\n|---|---|---|---|---|---|\n' >"$table"
+	[ $# -gt 0 ] || set -- trixie sid
+	for wanted; do
+		suite=${wanted%%:*}
+		make_root "$suite"
+		in_root "$suite" 'apt-get -qq update'
+		versions=${wanted#"$suite"}
+		[ -n "$versions" ] || versions=$(in_root "$suite" \
+			"apt-cache search --names-only '^python3\.[0-9]+-venv\$' | sed 's/^python//; s/-venv.*//'")
+		for version in ${versions#:}; do
+			run "$suite" "$version" root "make check PYTHON=python$version"
+			run "$suite" "$version" plain "make test PYTHON=python$version"
+		done
 	done
-done
-cat "$table"
-rm "$table"
+	cat "$table"
+	rm "$table"
+}
+
+main "$@" # a function, so that an edit meanwhile changes nothing
