@@ -27,6 +27,7 @@ from tests.support.collecting import (
     collecting,
     find,
     lose_events,
+    remove,
     total,
     wait_for,
 )
@@ -63,7 +64,7 @@ def test_an_error_of_its_own_while_its_directory_is_gone(
     with collecting(directory) as registry:
         with monkeypatch.context() as patcher:
             patcher.setattr(Journal, "load", lambda *_: 1 // 0)
-            run("rm", "-r", directory)
+            remove(directory)
             wait_until(lambda: "is gone" in caplog.text)
             directory.mkdir(mode=0o755)
             wait_until(lambda: "collecting failed" in caplog.text)

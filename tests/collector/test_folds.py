@@ -22,7 +22,16 @@ from statsfs.collector.trusted_directory import TrustedDirectory
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
-from tests.support.collecting import Crash, HandMade, collecting, files_in, find, total, wait_for
+from tests.support.collecting import (
+    Crash,
+    HandMade,
+    collecting,
+    files_in,
+    find,
+    remove,
+    total,
+    wait_for,
+)
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT, run
 
@@ -548,7 +557,7 @@ def test_removed_segments_are_watched_one_by_one(
         segments = [publish("app/w%d", i, values=[SUM, PEAK], directory=directory) for i in (1, 2)]
         wait_for(registry, "app/w1")
         wait_for(registry, "app/w2")
-        run("rm", "-r", directory)
+        remove(directory)
         for number, segment in enumerate(segments, 1):
             segment.stats.sum = number
             segment.close()

@@ -29,6 +29,7 @@ from tests.support.collecting import (
     files_in,
     find,
     lose_events,
+    remove,
     total,
     wait_for,
 )
@@ -412,7 +413,7 @@ def test_a_directory_removed_and_made_again(
         one = publish("app/w1", values=WorkerStats, directory=directory)
         wait_for(registry, "app/w1")
         one.stats.requests = 5
-        run("rm", "-r", directory)
+        remove(directory)
         wait_until(lambda: "is gone" in caplog.text)
         assert total(registry) == 5
         one.stats.requests = 6
@@ -496,7 +497,7 @@ def test_closed_while_its_directory_is_gone(
     """It ends as ever."""
     with collecting(directory) as registry:
         wait_until(lambda: registry.sources == ())
-        run("rm", "-r", directory)
+        remove(directory)
         wait_until(lambda: "is gone" in caplog.text)
 
 
@@ -540,7 +541,7 @@ def test_all_is_looked_at_again_from_time_to_time(
         (directory / "sub").mkdir()
         with publish("sub/w1", values=WorkerStats, directory=directory / "sub"):
             wait_for(registry, "sub/w1")
-        run("rm", "-r", directory)
+        remove(directory)
         wait_until(lambda: "is gone" in caplog.text)
 
 

@@ -261,7 +261,7 @@ def test_what_is_handed_over_while_stopping_is_dropped(
     invalidator(CHANGE)
     stopping[0].join(DEADLINE)
     assert device.sent == []
-    assert threading.active_count() == before
+    wait_until(lambda: threading.active_count() == before)
 
 
 def test_a_forked_child_sends_nothing(

@@ -21,7 +21,7 @@ from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.bare import bare_log_hist
 from tests.support.deadlines import wait_until
-from tests.support.mounts import ROOT
+from tests.support.mounts import ROOT, run
 
 if TYPE_CHECKING:
     import pytest  # which the processes of producers do not have
@@ -40,6 +40,7 @@ __all__ = [
     "find",
     "lose_events",
     "make_segment",
+    "remove",
     "total",
     "wait_for",
 ]
@@ -94,6 +95,11 @@ def total(registry: Registry, name: str = "requests", path: str = "app") -> Any:
     """Return what a directory shows now, or None if there is none."""
     source = find(registry, path)
     return None if source is None else source.get_value(name)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory in which a collector may just write something."""
+    wait_until(lambda: run("rm", "-r", directory, status=None).returncode == 0, "its end")
 
 
 def files_in(directory: Path) -> list[str]:
