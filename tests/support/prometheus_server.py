@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
+import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -73,9 +74,13 @@ def free_port() -> int:
 def fetch(url: str, **headers: str) -> bytes:
     """What is at a URL."""
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=DEADLINE) as response:
-        body: bytes = response.read()
-        return body
+    try:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+            body: bytes = response.read()
+            return body
+    except urllib.error.HTTPError as error:
+        error.close()  # it is a response too, of a server that is just starting
+        raise
 
 
 def answers(url: str) -> bool:
