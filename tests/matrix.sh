@@ -9,7 +9,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 cache=$PWD/.cache
-mirror=${MIRROR:-http://deb.debian.org/debian}
+# That of this machine, which has both suites.
+mirror=${MIRROR:-$(apt-get indextargets --format '$(SITE)' | grep -m 1 -v security)}
 
 make_root() { # SUITE
 	[ ! -e "$cache/$1/.made" ] || return 0
