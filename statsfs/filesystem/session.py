@@ -35,6 +35,7 @@ from statsfs.filesystem.mountpoints import (
 from statsfs.filesystem.request_loop import find_descriptors, make_loop
 from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.watcher import Watcher
+from statsfs.model.locking import Flag
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.registry import Registry
 
@@ -66,8 +67,8 @@ class Session:
         self._registry = registry
         self._check_root()
         self._pid = os.getpid()
-        self.done: Final = threading.Event()  # set when it is unmounted
-        self._serving = threading.Event()  # set when it is served, or will never be
+        self.done: Final = Flag()  # set when it is unmounted
+        self._serving = Flag()  # set when it is served, or will never be
         self._failure: BaseException | None = None  # why it cannot be served
         self._begun = threading.Lock()  # taken by the thread that serves, or when none is to
         self._server: threading.Thread | None = None

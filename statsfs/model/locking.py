@@ -39,12 +39,12 @@ def locked(method: _F) -> _F:
     """Make a method run under its object's `_lock`, as by `call_locked`."""
 
     @wraps(method)
-    def call(self: Any, *args: Any) -> Any:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         # `call_locked` written out: it is called for each segment that is read.
         lock, taken = self._lock, list[bool]()
         try:
             taken.extend(map(lock.acquire, (True,)))
-            return method(self, *args)
+            return method(self, *args, **kwargs)
         finally:
             if taken:
                 lock.release()
@@ -72,12 +72,17 @@ class Flag:
             return
         self._lock.release()
 
-    def wait(self, seconds: float) -> bool:
+    def is_set(self) -> bool:
+        """Tell whether the flag is set."""
+        return not self._unset
+
+    def wait(self, seconds: float | None = None) -> bool:
         """Wait until the flag is set, at most so many seconds; return whether it is."""
+        left = -1 if seconds is None else min(max(0, seconds), threading.TIMEOUT_MAX)
         taken: list[bool] = []
         try:
             if self._unset:
-                taken.extend(map(self._lock.acquire, (True,), (seconds,)))
+                taken.extend(map(self._lock.acquire, (True,), (left,)))
         finally:
             if any(taken):
                 self._lock.release()

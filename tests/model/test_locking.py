@@ -93,6 +93,8 @@ def test_a_flag_is_waited_for() -> None:
     """By several threads, which all go on when it is set; setting it again is nothing."""
     flag, gone_on = Flag(), list[bool]()
     assert not flag.wait(0)
+    assert not flag.wait(-1)
+    assert not flag.is_set()
     threads = [threading.Thread(target=lambda: gone_on.append(flag.wait(60))) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -101,7 +103,8 @@ def test_a_flag_is_waited_for() -> None:
     for thread in threads:
         thread.join()
     assert gone_on == [True] * 3
-    assert flag.wait(0)
+    assert flag.wait()
+    assert flag.is_set()
 
 
 FLAG_STORM = """
