@@ -64,3 +64,25 @@ def test_a_directory_that_is_replaced_as_it_is_made(
             Directories(str(tmp_path / "segments"), watch)
     watch.close()
     assert stat.S_IMODE(secret.stat().st_mode) == 0o700
+
+
+def test_a_directory_that_cannot_be_listed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once, and the others are listed."""
+    tmp_path.chmod(0o755)
+    watch = Watch()
+    with (
+        contextlib.closing(watch),
+        contextlib.closing(Directories(str(tmp_path), watch)) as directories,
+    ):
+        (tmp_path / "www").mkdir(mode=0o755)
+        (tmp_path / "a.stats").touch()
+        broken = directories.look("www")
+        assert broken is not None
+        with open("/dev/null", "rb") as file:
+            os.dup2(file.fileno(), broken.fd, inheritable=False)
+        for _ in range(2):
+            listed = directories.list_files([broken, directories.top])
+            assert [[*files] for files in listed.values()] == [["a.stats"]]
+    assert len(caplog.records) == 1

@@ -63,6 +63,8 @@ CHANGES: dict[str, tuple[Callable[[Tree], object], Callable[[Tree], bool], tuple
 }
 
 
+# In the callback of a weak reference an interrupt is printed, and goes no further.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_is_made_whole_or_not_at_all(name: str) -> None:
