@@ -114,7 +114,8 @@ class ArrayIndex:
     own: "Retained | None" = None
 
     def __len__(self) -> int:
-        entries = sum(map(len, self.groups.values()))
+        # Copied in one call: without the lock, a change may come between two.
+        entries = sum(map(len, list(self.groups.values())))
         return entries + len(self.declared or ()) + len(self.records or ())
 
     def copy(self) -> "ArrayIndex":
@@ -270,14 +271,15 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
     column: list[Any] = []
     retained: list[Any] = []
     for index, place in parts:
-        for reader, members in index.groups.items():
+        # Copied: a signal handler may change the tree here.
+        for reader, members in index.groups.copy().items():
             if not reader.plain:
                 return None
             try:
                 column += reader.column(members.values(), place)
             except Exception:
                 return None
-        retained += [record.row[place] for record in index.records or ()]
+        retained += [record.row[place] for record in list(index.records or ())]
     return column, retained
 
 
@@ -287,7 +289,7 @@ def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[A
     retained: list[Any] = []
     for index, place in parts:
         found += _entries([(index, place)])
-        retained += [record.row[place] for record in index.records or ()]
+        retained += [record.row[place] for record in list(index.records or ())]
     held = list(_read_each([one for one in found if one[0].plain]))
     return held, [one for one in found if not one[0].plain], retained
 

@@ -259,12 +259,12 @@ def _pass(root: "Source | Registry", broken: _Broken) -> tuple[Snapshot, list[_G
         subordinates.insert(0, (root, list(tops)))
     unavailable = _find_unavailable(lineage, tops)
     found = [pair for top in tops for pair in top._directory.index.items()]
-    declared = [entry for _, index in found for entry in index.declared or ()]
-    retained = [(record, record.row) for _, index in found for record in index.records or ()]
+    declared = [entry for _, index in found for entry in list(index.declared or ())]
+    retained = [(record, record.row) for _, index in found for record in list(index.records or ())]
     groups = [
         _Group(array, reader, list(members), members.values())
         for array, index in found
-        for reader, members in index.groups.items()
+        for reader, members in index.groups.copy().items()
     ]
     plain = _sample_plain([group for group in groups if group.reader.plain], broken)
     moment = time.time_ns()

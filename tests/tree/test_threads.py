@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import apply_change, lock_tree
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_log_hist
 from tests.support.deadlines import until, wait_until
 from tests.support.forking import run_forking
@@ -584,6 +585,32 @@ def test_trees_change_in_several_threads_while_others_read(registry: Registry) -
         assert top.subordinates == ()
         assert top.names() == []
         assert top.refcount == 2
+
+
+def test_files_are_worked_out_while_ways_of_reading_come_and_go() -> None:
+    """Each array is read in one way, or in two, at any moment: by key, and by attribute."""
+    top = Source("top")
+    arrays = [[Value(f"v{number}", aggregate=Aggregate.SUM)] for number in range(3)]
+
+    def churn(number: int) -> Callable[[], None]:
+        def go_round() -> None:
+            source = Source(f"s{number}")
+            for array in arrays:
+                name = array[0].name
+                source.add_values(array, {name: 1} if number else SimpleNamespace(**{name: 1}))
+            top.add_subordinate(source)
+            top.remove_subordinate(source)
+            source.put()
+
+        return go_round
+
+    def read() -> None:
+        directory_of(top).cached = None
+        top.names()
+
+    with running(churn(0), churn(1), read, read) as rounds:
+        rounds.wait_for(1000)
+    assert top.names() == []
 
 
 class Yielding:
