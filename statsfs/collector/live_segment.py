@@ -86,7 +86,7 @@ class SegmentNumbers(Numbers):
         self._broken = self._broken or len(data) != self._metadata.data_size
         if self._broken:
             raise OSError(errno.ENODATA, "the segment was truncated, or grew")
-        self.take(self._metadata.layout.numbers(data))
+        self._take(self._metadata.layout.numbers(data))
         self._last = data
 
     @locked

@@ -41,7 +41,11 @@ class Numbers(dict[str, Any]):
     @locked
     def take(self, raw: Sequence[Any]) -> None:
         """Replace all numbers by an integer or a list for each value, which are not copied."""
-        # A number below its baseline shows that counting began anew: the baseline is dropped.
+        self._take(raw)
+
+    def _take(self, raw: Sequence[Any]) -> None:
+        # Under the lock. A number below its baseline shows that counting began anew: the baseline is
+        # dropped.
         self._raw = raw
         if not self.baselines:
             self.update(zip(self._values, raw, strict=True))
