@@ -44,8 +44,8 @@ class Numbers(dict[str, Any]):
         self._take(raw)
 
     def _take(self, raw: Sequence[Any]) -> None:
-        # Under the lock. A number below its baseline shows that counting began anew: the baseline is
-        # dropped.
+        # Under the lock. A number below its baseline shows that counting began anew: then there is
+        # none.
         self._raw = raw
         if not self.baselines:
             self.update(zip(self._values, raw, strict=True))
