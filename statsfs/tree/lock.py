@@ -262,15 +262,17 @@ def _make_all(make: Callable[[TreeChange], None], failures: list[Exception]) -> 
 def _apply_waiting(failures: list[Exception]) -> None:
     # In the order in which they were asked for, before any other thread has its turn.
     while _waiting:
-        change = TreeChange()
+        make, change = _waiting[0], TreeChange()
         try:
-            _waiting[0](change)
+            make(change)
             # A step: where a signal handler raises, it is made by the next change, and once.
             change.do(_waiting.popleft)
             change.commit()
         except Exception as error:
             failures.append(error)
-            _waiting.popleft()
+            # A signal handler may raise after the commit: then the next one is at the front.
+            if _waiting and _waiting[0] is make:
+                _waiting.popleft()
 
 
 def tree_change(

@@ -216,6 +216,27 @@ def test_a_change_that_fails_behind_another_is_logged(caplog: pytest.LogCaptureF
     assert record.exc_info[0] is ZeroDivisionError
 
 
+def test_an_error_after_a_queued_change_was_made_costs_no_other() -> None:
+    """A signal handler may raise at that moment; what was queued behind it is made."""
+    order: list[str] = []
+
+    def profile(frame: FrameType, event: str, argument: object) -> None:
+        if event == "return" and frame.f_code.co_name == "commit" and order[-1:] == ["first"]:
+            sys.setprofile(None)
+            raise TimeoutError
+
+    def outer(operation: TreeChange) -> None:
+        apply_change(lambda operation: order.append("first"))
+        apply_change(lambda operation: order.append("second"))
+
+    sys.setprofile(profile)
+    try:
+        apply_change(outer)
+    finally:
+        sys.setprofile(None)
+    assert order == ["first", "second"]
+
+
 def test_what_was_queued_runs_though_the_change_before_it_failed() -> None:
     """The error is the first change's own."""
     order: list[str] = []
