@@ -234,7 +234,7 @@ def apply_change(make: Callable[[TreeChange], None]) -> None:
         return
     failures: list[Exception] = []
     try:
-        call_locked(tree_lock, lambda: _without_collection(lambda: _make_all(make, failures)))
+        lock_tree(lambda: _make_all(make, failures))
     finally:
         for change in tuple(_untold):
             change.finish()

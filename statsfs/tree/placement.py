@@ -9,8 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from statsfs.exceptions import DuplicateNameError, TreeError
-from statsfs.tree.directory import Directory
-from statsfs.tree.lock import Listening, TreeChange
+from statsfs.tree.directory import Directory, find_lineage, note_files
+from statsfs.tree.lock import TreeChange
 from statsfs.tree.references import check, drop_hold
 from statsfs.tree.retention import Folding, folding_change, spread
 
@@ -22,24 +22,14 @@ __all__ = [
     "add",
     "check_orphan",
     "check_sibling",
-    "find_lineage",
     "leave",
-    "note_files",
     "remove",
+    "renumber",
     "settle",
 ]
 
 # Every stay of a source under a parent has a number, never used again: inode numbers contain it.
 _places: Final = count(1)
-
-
-def find_lineage(source: "Source") -> "list[Source]":
-    """Return a source, its parent, and so on to the top."""
-    lineage = [source]
-    while (parent := source._directory.parent) is not None and not isinstance(parent, Listening):
-        source = parent
-        lineage.append(source)
-    return lineage
 
 
 @folding_change
@@ -111,6 +101,11 @@ def settle(source: "Source", parent: "Source | Registry", change: TreeChange) ->
     """Note the place that a parent gives a source."""
     change.set(source._directory, "parent", parent)
     change.set(source, "_holds", source._holds + 1)
+    renumber(source, change)
+
+
+def renumber(source: "Source", change: TreeChange) -> None:
+    """Give a source and its subtree new places: mounts take them for new ones."""
     change.set(source._directory, "placed", time.time_ns())
     moved = [source]
     while moved:
@@ -141,10 +136,3 @@ def _note(
             here.make_stale(change)
         change.touch(lineage[-1].parent, here.place, source.name)
     note_files(change, lineage, stale)
-
-
-def note_files(change: TreeChange, lineage: "Sequence[Source]", stale: Sequence[Directory]) -> None:
-    """Note the directories of a lineage that do not show the files that they did."""
-    for directory in stale:
-        change.set(directory, "changed", time.time_ns())
-        change.touch(lineage[-1].parent, directory.place)

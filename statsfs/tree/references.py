@@ -25,23 +25,9 @@ def check(source: "Source") -> None:
         raise ReleasedError(f"source {source.path!r} was released", source)
 
 
-def get(source: "Source") -> None:
-    """Take a reference."""
-    if not call_locked(tree_lock, partial(_get, source)):
-        _get_later(source)
-
-
-def _get(source: "Source") -> bool:
-    # Not a change of its own, but behind one that a signal handler met.
-    check(source)
-    if is_changing():
-        return False
-    source._taken += 1
-    return True
-
-
 @tree_change
-def _get_later(source: "Source", change: TreeChange) -> None:
+def get(source: "Source", change: TreeChange) -> None:
+    """Take a reference."""
     check(source)
     change.set(source, "_taken", source._taken + 1)
 
@@ -53,7 +39,7 @@ def put(source: "Source") -> None:
 
 
 def _put(source: "Source") -> bool:
-    # Where there are others, nothing is released.
+    # Where there are others, nothing is released. Not beside a change that a signal handler met.
     if is_changing() or not source._taken or source._taken + source._holds == 1:
         return False
     source._taken -= 1

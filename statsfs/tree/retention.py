@@ -9,7 +9,6 @@ read outside of the lock, after a first attempt found them; what they count betw
 second attempt is lost.
 """
 
-import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import wraps
 from itertools import chain
@@ -21,6 +20,7 @@ from statsfs.model.columns import convert_column
 from statsfs.model.histograms import convert_histograms
 from statsfs.model.readers import Reader, convert_number, describe_number
 from statsfs.model.values import Value
+from statsfs.tree.directory import find_lineage, note_files
 from statsfs.tree.index import ArrayIndex, Entry, make_index
 from statsfs.tree.lock import TreeChange, apply_change, tree_change
 from statsfs.tree.retained import Retained, find_record
@@ -312,9 +312,8 @@ def forget_row(source: "Source", change: TreeChange, array: Array) -> None:
     index = source._directory.index.get(array)
     if index is None or not index.records:
         return
-    above: list[Source] = []
-    while isinstance(parent := (above or [source])[-1].parent, type(source)):
-        above.append(parent)
+    lineage = find_lineage(source)
+    above = lineage[1:]
     below = [source]
     for one in below:
         below += one.subordinates
@@ -331,9 +330,7 @@ def forget_row(source: "Source", change: TreeChange, array: Array) -> None:
         rows = [record.row for record in index.records if record not in crossing]
         record = find_record(change, retaining[0], array)
         change.set(record, "row", add_retained(array, [record.row, *rows]))
-    for directory in stale:
-        change.set(directory, "changed", time.time_ns())
-        change.touch((above or [source])[-1].parent, directory.place)
+    note_files(change, lineage, stale)
 
 
 def _forget(

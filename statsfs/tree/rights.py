@@ -12,7 +12,7 @@ from statsfs.model.arrays import intern_array
 from statsfs.model.values import Value
 from statsfs.tree import placement, references
 from statsfs.tree.access import Owner, check_owner
-from statsfs.tree.directory import Directory
+from statsfs.tree.directory import Directory, find_lineage, note_files
 from statsfs.tree.index import ArrayIndex, Entry
 from statsfs.tree.lock import Listening, TreeChange, tree_change
 from statsfs.tree.source import Source, directory_of
@@ -42,7 +42,7 @@ def _change_rights(
     source: Source, change: TreeChange, entries: Sequence[Entry], owner: Owner | None
 ) -> None:
     references.check(source)
-    directory, lineage = directory_of(source), placement.find_lineage(source)
+    directory, lineage = directory_of(source), find_lineage(source)
     former, stale = directory.entries, []
     for entry in entries:
         if entry.key not in former:
@@ -50,13 +50,12 @@ def _change_rights(
     for key in former.keys() - {entry.key for entry in entries}:
         stale += _remove_entry(change, directory, former[key])
     change.set(source, "owner", owner)
-    placement.note_files(change, lineage, stale)
+    note_files(change, lineage, stale)
     parent = source.parent
     if parent is not None:
         # Mounts keep what they know of a place.
         change.leave(lineage[-1].parent, directory.place)
-        placement.settle(source, parent, change)
-        change.set(source, "_holds", source._holds)  # the tree has held it before
+        placement.renumber(source, change)
         place = 0 if isinstance(parent, Listening) else directory_of(parent).place
         change.touch(lineage[-1].parent, place, None if source.hidden else source.name)
 

@@ -16,10 +16,10 @@ from statsfs.model.arrays import Array
 from statsfs.model.layout import Layout
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Value
+from statsfs.tree.directory import find_lineage
 from statsfs.tree.index import Entry
 from statsfs.tree.lock import Listening, lock_tree
 from statsfs.tree.pauses import pause
-from statsfs.tree.placement import find_lineage
 from statsfs.tree.references import check
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.retained import Retained

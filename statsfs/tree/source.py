@@ -19,7 +19,7 @@ from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
-from statsfs.tree.directory import Directory
+from statsfs.tree.directory import Directory, find_lineage, note_files
 from statsfs.tree.index import Entry
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
 from statsfs.tree.refresh import Refresher, refresh_all
@@ -246,12 +246,12 @@ class Source:
     def _add_entry(self, change: TreeChange, folding: Folding, entry: Entry) -> None:
         references.check(self)
         self._directory.check_entry(entry)
-        lineage = placement.find_lineage(self)
+        lineage = find_lineage(self)
         revoked = self._directory.find_revoked(entry)
         if not folding.take_back_entry(change, lineage, entry, revoked):
             return
         stale = self._directory.add_entry(change, entry, revoked)
-        placement.note_files(change, lineage, stale)
+        note_files(change, lineage, stale)
 
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
@@ -269,11 +269,11 @@ class Source:
         references.check(self)
         entries = self._directory.entries.values()
         revoked = {entry: entry.revoke() for entry in entries if not entry.declared}
-        lineage = placement.find_lineage(self)
+        lineage = find_lineage(self)
         # The source does not retain what it drops itself: the sources above do.
         if revoked and folding.retain_entries(change, lineage[1:], revoked):
             self._directory.revoke_entries(change, revoked)
-            placement.note_files(change, lineage, [self._directory])
+            note_files(change, lineage, [self._directory])
 
     # Files
 
@@ -370,8 +370,8 @@ class Source:
     @tree_change
     def _restore(self, change: TreeChange, array: Array, row: RetainedRow) -> None:
         references.check(self)
-        lineage = placement.find_lineage(self)
-        placement.note_files(change, lineage, restore_row(change, lineage, array, row))
+        lineage = find_lineage(self)
+        note_files(change, lineage, restore_row(change, lineage, array, row))
 
     def snapshot(self) -> Snapshot:
         """Sample the whole subtree in one uninterrupted pass.
