@@ -56,10 +56,11 @@ class Admission:
 
     def look(self, location: Location) -> None:
         """Handle a file that may have changed: admit it, drop it, or leave it."""
-        former = self._liveness.by_key.get(location.key)
-        if former is not None:
-            self._liveness.is_in_place(former)
-        status = location.find()
+        former, status = self._liveness.by_key.get(location.key), location.find()
+        if former is not None and (
+            status is None or self._liveness.find_file(status) is not former
+        ):
+            self._liveness.make_orphan(former)
         if self._is_known(location, status):
             return
         again = partial(self.look, location)
@@ -68,16 +69,17 @@ class Admission:
 
     def _is_known(self, location: Location, status: os.stat_result | None) -> bool:
         # Whether the file is a segment's in the tree, which may have been moved here.
-        segment = None if status is None else self._liveness.find_file(status)
-        if segment is None:
+        segment = self._liveness.find_file(status)
+        if status is None or segment is None:
             return False
-        if segment.removed or not self._liveness.is_in_place(segment):
+        here = not segment.removed and segment.location.key == location.key
+        if segment.removed or not (here or self._liveness.is_in_place(segment)):
             self._forget(location.key)
             self._liveness.move(segment, location)
-        elif segment.location.key != location.key:
+        elif not here:
             # Another name of it, which is removed after the segment was folded.
             self._wait(location, segment.metadata.components)
-        self._take_rights(segment)
+        self._take_rights(segment, status)
         self._liveness.probe(segment)
         return True
 
@@ -120,9 +122,9 @@ class Admission:
             # A broken file, which any user may write, must not end the collector.
             self._refusals.note(location, status, error)
 
-    def _take_rights(self, segment: LiveSegment) -> None:
+    def _take_rights(self, segment: LiveSegment, status: os.stat_result) -> None:
         # After a chmod or chown; in a directory that nobody may publish in, segments go on.
-        status, numbers = segment.numbers.status, segment.numbers
+        numbers = segment.numbers
         directory, name = segment.location
         if numbers.rights == find_rights(status) or numbers.final or not directory.users:
             return
@@ -156,7 +158,7 @@ class Admission:
             if self._check(location, metadata, id, fd, status):
                 return False
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
-            numbers = SegmentNumbers(values, metadata, location, fd, status)
+            numbers = SegmentNumbers(values, metadata, id, location, fd, status)
             undo.pop_all()
             undo.callback(numbers.close)
             numbers.restore(self._journal.find_baselines(name, id))

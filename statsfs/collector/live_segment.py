@@ -15,13 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from statsfs.collector.file_ids import find_id
 from statsfs.collector.journal_file import Baselines, RetainedRows
 from statsfs.collector.known_values import is_number_of
 from statsfs.collector.trusted_directory import Location, identify
 from statsfs.model.arrays import intern_array, split_array
 from statsfs.model.external import Numbers
-from statsfs.model.locking import call_locked, locked
+from statsfs.model.locking import locked
 from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
 from statsfs.segments.file_format import SegmentMetadata
@@ -36,7 +35,7 @@ class SegmentNumbers(Numbers):
 
     Args:
         values: the tree's values, by name and in the order of the file's.
-        metadata, location, status: the file's.
+        metadata, id, location, status: the file's.
         fd: its descriptor, which is closed with this.
 
     Attributes:
@@ -56,12 +55,13 @@ class SegmentNumbers(Numbers):
         self,
         values: Mapping[str, Value],
         metadata: SegmentMetadata,
+        id: str,
         location: Location,
         fd: int,
         status: os.stat_result,
     ) -> None:
         super().__init__(values)
-        self.id: Final = find_id(metadata, fd)
+        self.id: Final = id
         self.identity: Final = identify(status)
         self.location = location
         self.rights = find_rights(status)
@@ -141,8 +141,9 @@ class SegmentNumbers(Numbers):
         if self._values[name].kind is not Kind.PEAK:
             super().clear_value(name)
             return
-        call_locked(self._lock, lambda: self._clear_peak(name))
+        self._clear_peak(name)
 
+    @locked
     def _clear_peak(self, name: str) -> None:
         if not self.final:
             self._write_zero(list(self._values).index(name))

@@ -85,7 +85,7 @@ class Liveness:
         status = segment.location.find()
         if status is not None and identify(status) == segment.numbers.identity:
             return True
-        self._make_orphan(segment)
+        self.make_orphan(segment)
         return False
 
     def keep_in(self, directories: Mapping[str, TrustedDirectory]) -> None:
@@ -93,9 +93,10 @@ class Liveness:
         for segment in list(self.by_key.values()):
             directory = segment.location.directory
             if directory is not directories.get(directory.prefix):
-                self._make_orphan(segment)
+                self.make_orphan(segment)
 
-    def _make_orphan(self, segment: LiveSegment) -> None:
+    def make_orphan(self, segment: LiveSegment) -> None:
+        """Note that the file of a segment is not where it was."""
         # Its directory may still tell of its death, or not.
         segment.removed = True
         self.by_key.pop(segment.location.key, None)
@@ -104,9 +105,9 @@ class Liveness:
             self._probe_orphans()
         self.probe(segment)
 
-    def find_file(self, status: os.stat_result) -> LiveSegment | None:
+    def find_file(self, status: os.stat_result | None) -> LiveSegment | None:
         """Return the segment of a file, wherever its file is; a new one would count it twice."""
-        return self._by_identity.get(identify(status))
+        return None if status is None else self._by_identity.get(identify(status))
 
     def move(self, segment: LiveSegment, location: Location) -> None:
         """Note that the file of a segment is here now."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from statsfs.collector import Collector
+from statsfs.collector.file_ids import find_id
 from statsfs.collector.live_segment import LiveSegment, SegmentNumbers
 from statsfs.collector.trusted_directory import Location, TrustedDirectory
 from statsfs.collector.watching import Events, Watch
@@ -230,7 +231,9 @@ def make_segment(directory: TrustedDirectory, path: str) -> LiveSegment:
     metadata = file_format.decode(file.read_bytes())
     assert metadata is not None
     by_name = {value.name: value for value in _VALUES}
-    numbers = SegmentNumbers(by_name, metadata, Location(directory, file.name), fd, status)
+    numbers = SegmentNumbers(
+        by_name, metadata, find_id(metadata, fd), Location(directory, file.name), fd, status
+    )
     source = numbers.make_source((0, 0), lambda: None)
     return LiveSegment(metadata, numbers, source, (0, 0))
 
