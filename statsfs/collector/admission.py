@@ -56,10 +56,9 @@ class Admission:
 
     def look(self, location: Location) -> None:
         """Handle a file that may have changed: admit it, drop it, or leave it."""
-        former, status = self._liveness.by_key.get(location.key), location.find()
-        if former is not None and (
-            status is None or self._liveness.find_file(status) is not former
-        ):
+        status = location.find()
+        former = self._liveness.by_key.get(location.key)
+        if former is not None and former is not self._liveness.find_file(status):
             self._liveness.make_orphan(former)
         if self._is_known(location, status):
             return

@@ -1,9 +1,7 @@
 """A chmod or chown of a living segment: it takes effect at once, and no number changes."""
 
 import os
-import shutil
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +15,18 @@ from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import directory_of
-from tests.collector.test_users import AS_NOBODY, AS_USER, USER, put
 from tests.support.collecting import collect, collecting, files_in, find, total, wait_for
 from tests.support.deadlines import wait_until
 from tests.support.mounts import Server, run, serving
+from tests.support.other_users import (
+    AS_NOBODY,
+    AS_USER,
+    SUM,
+    USER,
+    put,
+    shared_directory,
+)
 
-SUM = Value("sum", aggregate=Aggregate.SUM)
 WAITS = Value("waits", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=3)
 LEVEL = Value("level", aggregate=Aggregate.SUM, kind=Kind.INSTANT)
 PEAK = Value("peak", aggregate=Aggregate.MAX, kind=Kind.PEAK)
@@ -32,12 +36,8 @@ VALUES = (SUM, WAITS, LEVEL, PEAK)
 @pytest.fixture
 def shared() -> Iterator[Path]:
     """A directory that others may enter, with one in it that is a user's."""
-    path = Path(tempfile.mkdtemp(prefix="statsfs-segments-"))
-    path.chmod(0o755)
-    (path / "www").mkdir()
-    os.chown(path / "www", USER, USER)
-    yield path
-    shutil.rmtree(path)
+    with shared_directory() as path:
+        yield path
 
 
 def modes(registry: Registry, path: str) -> dict[str, int]:

@@ -4,17 +4,14 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from statsfs.model.values import Aggregate, Value
 from statsfs.segments import file_format, publish
 from statsfs.tree.source import directory_of
 from tests.support.collecting import (
-    HandMade,
     Producer,
     WorkerStats,
     collect,
@@ -26,35 +23,16 @@ from tests.support.collecting import (
 )
 from tests.support.deadlines import wait_until
 from tests.support.mounts import NOBODY, ROOT, Server, run, serving
+from tests.support.other_users import AS_NOBODY, AS_USER, SUM, USER, put, shared_directory
 
 pytestmark = pytest.mark.root
-
-USER = 1234
-AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
-AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-SUM = Value("sum", aggregate=Aggregate.SUM)
 
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
     """A directory that others may enter, with one in it that is a user's."""
-    path = Path(tempfile.mkdtemp(prefix="statsfs-segments-"))
-    path.chmod(0o755)
-    (path / "www").mkdir()
-    os.chown(path / "www", USER, USER)
-    yield path
-    shutil.rmtree(path)
-
-
-def put(file: Path, path: str, uid: int, mode: int = 0o644, number: int = 1) -> HandMade:
-    """Put a living segment of some user's somewhere."""
-    hidden = file.with_name(f".{file.name}.made")
-    made = HandMade.of(hidden, path, [number], [SUM])
-    os.chown(hidden, uid, uid)
-    hidden.chmod(mode)
-    hidden.rename(file)
-    made.file = file
-    return made
+    with shared_directory() as path:
+        yield path
 
 
 def test_a_directory_is_left_to_its_owner(directory: Path) -> None:

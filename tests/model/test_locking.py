@@ -51,7 +51,8 @@ def test_what_the_function_raises_leaves_the_lock_free() -> None:
     assert is_free(lock)
 
 
-STORM = """
+# A signal comes all the time, and its handler raises wherever it meets the module.
+BEGIN = """
 import signal, threading
 from statsfs.model.locking import Flag, call_locked
 
@@ -62,31 +63,40 @@ def handle(number, frame):
     if frame is not None and frame.f_code.co_filename.endswith("locking.py"):
         raise Raised
 
-lock = threading.RLock()
+lock, flags, raised = threading.RLock(), [Flag() for _ in range(1000)], 0
 signal.signal(signal.SIGALRM, handle)
 signal.setitimer(signal.ITIMER_REAL, 20e-6, 20e-6)
-raised = 0
+"""
+END = """
+signal.setitimer(signal.ITIMER_REAL, 0)
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+
+
+def run_in_a_storm(meanwhile: str, afterwards: str) -> str:
+    """What a program of two parts prints, of which the first is run in a storm."""
+    program = BEGIN + meanwhile + END + afterwards
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def test_no_interrupt_leaves_the_lock_taken() -> None:
+    """A signal handler raises 3,000 times, anywhere in the call."""
+    meanwhile = """
 while raised < 3000:
     try:
         call_locked(lock, lambda: None)
     except Raised:
         raised += 1
-signal.setitimer(signal.ITIMER_REAL, 0)
-signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+    afterwards = """
 free = []
 thread = threading.Thread(target=lambda: free.append(lock.acquire(timeout=5)))
 thread.start()
 thread.join()
 print(free)
 """
-
-
-def test_no_interrupt_leaves_the_lock_taken() -> None:
-    """A signal handler raises 3,000 times, anywhere in the call."""
-    ran = subprocess.run(
-        [sys.executable, "-c", STORM], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert ran.stdout == "[True]\n"
+    assert run_in_a_storm(meanwhile, afterwards) == "[True]\n"
 
 
 def test_a_flag_is_waited_for() -> None:
@@ -107,37 +117,19 @@ def test_a_flag_is_waited_for() -> None:
     assert flag.is_set()
 
 
-FLAG_STORM = """
-import signal, threading
-from statsfs.model.locking import Flag
-
-class Raised(BaseException):
-    pass
-
-def handle(number, frame):
-    if frame is not None and frame.f_code.co_filename.endswith("locking.py"):
-        raise Raised
-
-flags, raised = [Flag() for _ in range(1000)], 0
-signal.signal(signal.SIGALRM, handle)
-signal.setitimer(signal.ITIMER_REAL, 20e-6, 20e-6)
+def test_no_interrupt_of_one_who_waits_hinders_the_one_who_sets() -> None:
+    """A thousand times; `threading.Event` would be locked for ever after a few."""
+    meanwhile = """
 for flag in flags:
     try:
         flag.wait(1e-4)
     except Raised:
         raised += 1
-signal.setitimer(signal.ITIMER_REAL, 0)
-signal.signal(signal.SIGALRM, signal.SIG_IGN)
+"""
+    afterwards = """
 thread = threading.Thread(target=lambda: [flag.set() for flag in flags], daemon=True)
 thread.start()
 thread.join(10)
 print(raised > 100, thread.is_alive(), all(flag.wait(0) for flag in flags))
 """
-
-
-def test_no_interrupt_of_one_who_waits_hinders_the_one_who_sets() -> None:
-    """A thousand times; `threading.Event` would be locked for ever after a few."""
-    ran = subprocess.run(
-        [sys.executable, "-c", FLAG_STORM], capture_output=True, text=True, timeout=60, check=True
-    )
-    assert ran.stdout == "True False True\n"
+    assert run_in_a_storm(meanwhile, afterwards) == "True False True\n"

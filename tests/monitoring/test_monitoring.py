@@ -1,6 +1,5 @@
 """Monitoring, for real: promtool, a Prometheus server and node_exporter, each its own process."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,8 +101,6 @@ class Demo:
 @pytest.fixture(scope="module")
 def demo() -> Iterator[Demo]:
     """`statsfs demo` with `--listen`, as a process of its own."""
-    if not os.path.exists("/dev/fuse"):
-        pytest.skip("there is no /dev/fuse")
     options = ("--vms", "2", "--vcpus", "2", "--rate", "0", "--listen", "0")
     with directory_for_a_mount() as mountpoint:
         command = (sys.executable, "-m", "statsfs", "demo", str(mountpoint), *options)

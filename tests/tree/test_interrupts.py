@@ -13,7 +13,7 @@ from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.tree.test_lock import interrupted_everywhere
+from tests.support.interrupts import interrupted_everywhere
 
 N = [Value("n", aggregate=Aggregate.SUM)]
 

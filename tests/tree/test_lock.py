@@ -2,25 +2,20 @@
 
 import gc
 import logging
-import os
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 import pytest
 
-import statsfs
 from statsfs.exceptions import DuplicateNameError
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, apply_change, lock_tree
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.support.interrupts import interrupted_everywhere
 
-PACKAGE = os.path.dirname(statsfs.__file__)
 N = [Value("n", aggregate=Aggregate.SUM)]
 
 
@@ -32,40 +27,6 @@ class Listener(Listening):
 
     def notify(self, change: ChangeNotice) -> None:
         self.told.append(change)
-
-
-@contextmanager
-def interrupted_everywhere(handler: Callable[[], None]) -> Iterator[list[str]]:
-    """Run a signal handler wherever Python looks for signals in statsfs, this thread's only.
-
-    Yields the names of the functions in which it ran.
-    """
-    where: list[str] = []
-    previous = signal.signal(signal.SIGUSR1, lambda number, frame: handler())
-
-    def is_queued(frame: FrameType | None) -> bool:
-        # Or else each handler would bring the next for ever.
-        while frame is not None and frame.f_code.co_name != "_apply_waiting":
-            frame = frame.f_back
-        return frame is not None
-
-    def profile(frame: FrameType, event: str, argument: object) -> None:
-        # Python looks for signals where a function begins and where one in C has returned.
-        if event not in ("call", "c_return") or is_queued(frame):
-            return
-        if frame.f_code.co_filename.startswith(PACKAGE):
-            where.append(frame.f_code.co_name)
-            # Handlers of signals run at the next moment at which Python looks for them: here.
-            sys.setprofile(None)
-            signal.raise_signal(signal.SIGUSR1)
-            sys.setprofile(profile)
-
-    sys.setprofile(profile)
-    try:
-        yield where
-    finally:
-        sys.setprofile(None)
-        signal.signal(signal.SIGUSR1, previous)
 
 
 def test_collection_is_off_under_the_lock_and_on_again_afterwards() -> None:
