@@ -1,4 +1,4 @@
-"""Counted files: what is remembered of files that are not in the tree, as they may come back.
+"""Counted files: the ids of files that have left the tree and may come back.
 
 Owns how many are remembered. A file that was moved away while its producer died is folded from its
 open descriptor, and may be moved back; one that was removed may have a copy.

@@ -1,8 +1,8 @@
-"""File ids: by what a segment's file is known, wherever it is moved and whatever it is called.
+"""File ids: what identifies a segment's file, wherever it is moved and whatever it is called.
 
-Owns what an id is: the random text that its producer wrote, which a copy of the file has too. Of a
-producer that wrote none it is device, inode and the moment of birth. No rename, link or chmod
-changes these, and a new file, to which a filesystem may give the inode at once, was born later.
+Owns what an id is: the random text that its producer wrote, which a copy of the file has too. If a
+producer wrote none, it is device, inode and time of birth. No rename, link or chmod changes these.
+A filesystem may give the inode to a new file at once, but that one was born later.
 
 Threading: no state.
 """

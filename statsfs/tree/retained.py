@@ -73,12 +73,12 @@ class Retained:
     """What one source retains of one array.
 
     Attributes:
-        limit: an ancestor in whose subtree the same is counted elsewhere, as what left has moved
-            there: neither the ancestor nor those above count the row. None for no such ancestor.
-        lent: by what left and may come back, as long as that is alive, its part of the row, and how
-            often each value had been cleared then.
-        shares: by their limits, the records of what the source retains besides.
-        deducted: takes the row of a record with a limit off the totals of the limit.
+        limit: an ancestor that does not count the row, nor do its own ancestors: what left has
+            moved to another part of its subtree. None: all ancestors count the row.
+        lent: the sources and entries that left and may come back, while they are alive: their parts
+            of the row, and how often each value had been cleared then.
+        shares: the source's other records of the array, by their limits.
+        deducted: the record at the limit that subtracts the row from the totals there.
     """
 
     __slots__ = ("_clears", "array", "deducted", "lent", "limit", "row", "shares", "source")

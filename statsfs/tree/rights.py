@@ -1,7 +1,7 @@
-"""Rights: who may read a source that is in the tree changes.
+"""Rights: a source in the tree gets other readers and another owner.
 
-Owns how a source shows its base as other arrays, which differ in the read bits of their values, and
-gets another owner. Its base goes on counting, so nothing is retained of what it showed before.
+Owns how the arrays of a source are replaced by others that differ only in their read bits. The base
+goes on counting, so nothing is retained of the old arrays.
 
 Threading: any thread; it is one change of the tree, under its lock.
 """
@@ -23,7 +23,7 @@ __all__ = ["change_rights"]
 def change_rights(
     source: Source, arrays: Iterable[Sequence[Value]], base: object, owner: Owner | None
 ) -> None:
-    """Have a source show a base as some arrays alone, with an owner. To mounts it is a new one.
+    """Replace the arrays that a source shows over one base, and its owner. Mounts see a new source.
 
     Raises:
         ReleasedError: it was released.
