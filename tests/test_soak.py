@@ -12,7 +12,14 @@ SECONDS = 0.3
 LONGER = {"load": 1.0, "fuzz": 0.7, "segments": 1.5, "cleared_segments": 1.5}
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+# Where others' files are played with.
+AS_ROOT = {"locked_files", "mutated_segments", "renamed_files"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.root] * (name in AS_ROOT)) for name in SCENARIOS],
+)
 def test_scenario(name: str) -> None:
     """It raises if anything is wrong."""
     assert SCENARIOS[name](LONGER.get(name, SECONDS))

@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Final
 
+from tests.soak.attacks import locked_files, mutated_segments, renamed_files
 from tests.soak.decoding import decoding
 from tests.soak.embedding import remounting
 from tests.soak.faults import busy_mounts, killed_clients, stopped_server
 from tests.soak.forks import forks_while_rendering
 from tests.soak.fuzzing import fuzz
 from tests.soak.holding import held_files, listings, stopped_clients
+from tests.soak.hostile_qmp import hostile_qmp
 from tests.soak.load import load
 from tests.soak.producers import blocking_producers, broken_producers
 from tests.soak.segments import cleared_segments, segments
@@ -33,5 +35,9 @@ SCENARIOS: Final[dict[str, Callable[[float], str]]] = {
         cleared_segments,
         forks_while_rendering,
         remounting,
+        renamed_files,
+        locked_files,
+        mutated_segments,
+        hostile_qmp,
     )
 }

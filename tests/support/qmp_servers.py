@@ -158,17 +158,21 @@ class QmpServer:
 
     def _answer(self, command: str, message: dict[str, Any]) -> bytes:
         if command in self.answers:
-            return self.answers[command].replace(b"ID", json.dumps(message["id"]).encode())
-        answered = {
-            "qmp_capabilities": self._nothing,
-            "query-stats-schemas": self._schemas,
-            "query-stats": self._stats,
-            "query-cpus-fast": self._cpus,
-        }[command](message.get("arguments"))
+            return self.answers[command].replace(b"ID", json.dumps(message.get("id")).encode())
+        answered = self.answer(command, message.get("arguments"))
         if "id" not in message:
             return _line({"return": answered})
         event = _line({"event": "RTC_CHANGE", "data": {}})
         return event + _line({"return": answered, "id": message["id"]})
+
+    def answer(self, command: str, arguments: Any = None) -> Any:
+        """Return what a QEMU answers to a command."""
+        return {
+            "qmp_capabilities": self._nothing,
+            "query-stats-schemas": self._schemas,
+            "query-stats": self._stats,
+            "query-cpus-fast": self._cpus,
+        }[command](arguments)
 
     def _nothing(self, _arguments: Any) -> Any:
         return {}
