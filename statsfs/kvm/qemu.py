@@ -178,6 +178,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         self._found: set[qmp_sockets.FoundSocket] = set()
         self._tasks: dict[qmp_sockets.FoundSocket, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
+        self._loop.set_exception_handler(_note_loop_error)
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="statsfs-qemu", daemon=True)
         try:
@@ -250,3 +251,9 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     def _remove(self, source: Source) -> None:
         with suppress(StatsfsError):  # the program has removed it, or the whole of `kvm`
             self._kvm.remove_subordinate(source)
+
+
+def _note_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    # When a peer hangs up, qemu.qmp leaves futures behind whose error nobody asks for. What went
+    # wrong is told by the call that failed.
+    log.debug("%s: %r", context["message"], context.get("exception"))
