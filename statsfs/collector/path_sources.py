@@ -24,6 +24,7 @@ from typing import Final
 
 from statsfs.collector.journal_file import RetainedSource
 from statsfs.collector.live_segment import LiveSegment
+from statsfs.collector.top_sources import TopSources
 from statsfs.exceptions import StatsfsError
 from statsfs.model.arrays import Array
 from statsfs.model.values import Value
@@ -47,11 +48,13 @@ class PathSources:
 
     Attributes:
         find_owner: returns the user and the group of a top-level name; set before the first.
+        top_sources: where the sources at the top are.
     """
 
     def __init__(self, registry: Registry, cleared: Callable[[], object]) -> None:
         self.find_owner: Callable[[str], tuple[int, int]]
-        self._registry = registry
+        self.top_sources: Final = TopSources(registry)
+        self._budget = registry.log_budget
         self._cleared = cleared
         self._known: Final[dict[Source, LiveSegment | None]] = {}  # None: a path source
         self._warned: Final[set[Source]] = set()
@@ -65,13 +68,13 @@ class PathSources:
 
     def find_top(self, name: str) -> Source | None:
         """Return the top-level source of that name, if it is the collector's."""
-        top = self._registry.by_name.get(name)
+        top = self.top_sources.find(name)
         return top if top in self._known else None
 
     @property
     def tops(self) -> list[Source]:
         """The top-level sources that are the collector's."""
-        return [source for source in self._registry.sources if source in self._known]
+        return [source for source in self.top_sources.all if source in self._known]
 
     def find_segment(self, source: Source) -> LiveSegment | None:
         """Return the segment that a source shows; None for all others."""
@@ -84,7 +87,7 @@ class PathSources:
         """
         lineage = self._find_lineage(components)
         if not lineage:
-            return self._registry.by_name.get(components[0])
+            return self.top_sources.find(components[0])
         last = lineage[-1]
         if len(lineage) < len(components):
             held = self._known.get(last) is not None
@@ -158,7 +161,7 @@ class PathSources:
                 if source.label != label and source not in self._warned:
                     self._warned.add(source)
                     text = "%s: the label stays %r, of its first segment; another segment has %r"
-                    log.warning(text, source.path, source.label, label)
+                    self._budget.log(_user_of(source), log, text, source.path, source.label, label)
             if 1 < len(lineage) == len(components) and self._is_empty(lineage[-1]):
                 self._take_out(lineage[-1])
             self._known[segment.source] = segment
@@ -194,7 +197,7 @@ class PathSources:
             if lineage:
                 lineage[-1].add_subordinate(source)
             else:
-                self._registry.register(source)
+                self.top_sources.add(source)
         except BaseException:
             for one in placed:
                 del self._known[one]
@@ -223,7 +226,7 @@ class PathSources:
             if isinstance(parent, Source):
                 parent.remove_subordinate(source)
             else:
-                self._registry.unregister(source)
+                self.top_sources.remove(source)
         except StatsfsError as error:
             log.error("other code changed the sources of a collector: %s", error)
         for one in leaving:
@@ -281,9 +284,9 @@ class PathSources:
             self._used = surplus
         for source in surplus:
             above = source.parent
-            if above is self._registry:
+            if not isinstance(above, Source):
                 text = "%s: what it retains is forgotten: user %d has too many empty directories"
-                log.warning(text, source.name, _user_of(source))
+                self._budget.log(_user_of(source), log, text, source.name, _user_of(source))
             self._take_out(source)
             self._settle(above)
         self._used = ()
@@ -292,12 +295,18 @@ class PathSources:
     def tidy(self) -> bool:
         """Work off what follows from segments that came or went; return whether records change.
 
-        To be called when all segments that there are were added, and the dead removed.
+        To be called when all segments that there are were added, and the dead removed: sources
+        that are withheld are left for later.
         """
-        if not self._touched:
+        touched = [
+            source.path.split("/")
+            for source in list(self._touched)
+            if not self.top_sources.is_withheld(source.path.partition("/")[0])
+            and (self._touched.pop(source, source) is None)
+        ]
+        if not touched:
             return False
-        touched, self._touched = self._touched, {}
-        lineages = [self._find_lineage(source.path.split("/")) for source in list(touched)]
+        lineages = [*map(self._find_lineage, touched)]
         for lineage in filter(None, lineages):
             self._settle(lineage[-1])
         changed = [
@@ -320,14 +329,15 @@ class PathSources:
             forget_row(source, array)
             fate = f"left to {above.path}" if isinstance(above, Source) else "dropped"
             text = "%s: what is retained of %r is %s: its %s"
-            log.warning(text, source.path, value.name, fate, value.describe_difference(by))
+            difference = value.describe_difference(by)
+            self._budget.log(_user_of(source), log, text, source.path, value.name, fate, difference)
         return bool(replaced)
 
     def clear(self) -> None:
         """Take all out of the tree."""
         for top in self.tops:
             with contextlib.suppress(StatsfsError):  # another thread did
-                self._registry.unregister(top)
+                self.top_sources.remove(top)
         for noted in (self._known, self._warned, self._empty, self._touched):
             noted.clear()
 
