@@ -31,12 +31,13 @@ from statsfs.collector.liveness import Liveness
 from statsfs.collector.scanning import Scanning
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location
-from statsfs.collector.turns import Turns
+from statsfs.collector.turns import TURN, Turns
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
+from statsfs.tree.pauses import make_pause, pausing
 from statsfs.tree.registry import Registry
 
 __all__ = ["Collector"]
@@ -47,7 +48,8 @@ _RESCAN: Final = 60.0  # seconds; inotify may miss something
 _PAUSE: Final = 1.0  # seconds between two tries
 _START: Final = 0.5  # seconds that `start` waits for all files
 _TURNS: Final = 0.005  # seconds between two looks at the events
-_COUNTED_MAX: Final = 100_000  # files that a line of the log says
+_FEW: Final = 1000  # files that are left at a start, and not worth a line
+_COUNTED_MAX: Final = 100_000  # of which the line says that there are more
 
 
 class Collector:
@@ -180,9 +182,10 @@ class Collector:
         for directory in self._scanning.pending:
             with contextlib.suppress(OSError):  # said by the scan
                 left = sum(1 for _ in islice(directory.entries(), _COUNTED_MAX))
-                most = " or more" * (left == _COUNTED_MAX)
-                text = "%s: %d%s files are left to look at; what they count is shown after that"
-                self._budget.log(directory.owner[0], log, text, directory.path, left, most)
+                if left >= _FEW:
+                    most = " or more" * (left == _COUNTED_MAX)
+                    text = "%s: %d%s files are left to look at; what they count is shown after that"
+                    self._budget.log(directory.owner[0], log, text, directory.path, left, most)
 
     def _close_directories(self) -> None:
         self._journal.close_files()
@@ -231,6 +234,11 @@ class Collector:
             self._scanning.scan()
 
     def _run(self) -> None:
+        # Readers need the interpreter meanwhile.
+        with pausing(make_pause(TURN)):
+            self._step_on()
+
+    def _step_on(self) -> None:
         while not self._stopping:
             try:
                 self._step()

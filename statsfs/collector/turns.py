@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 
-from statsfs.tree.pauses import make_pause
+from statsfs.tree.pauses import pause
 
-__all__ = ["Turns"]
+__all__ = ["TURN", "Turns"]
 
-_TURN: Final = 0.002  # seconds; then it is the turn of the next key
+TURN: Final = 0.002  # seconds; then it is the turn of the next key
 
 
 class Turns:
@@ -22,8 +22,6 @@ class Turns:
 
     def __init__(self) -> None:
         self._works: Final[dict[Hashable, Iterator[object]]] = {}
-        # Readers need the interpreter meanwhile.
-        self._pause: Final = make_pause()
 
     def __bool__(self) -> bool:
         return bool(self._works)
@@ -59,9 +57,9 @@ class Turns:
                         self._works[key] = work
 
     def _take_turn(self, work: Iterator[object]) -> bool:
-        end = time.monotonic() + _TURN
+        end = time.monotonic() + TURN
         for _ in work:
-            self._pause()
+            pause()
             if time.monotonic() >= end:
                 return True
         return False

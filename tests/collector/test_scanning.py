@@ -108,7 +108,8 @@ def test_one_name_does_not_keep_another_from_being_shown(
     leave_many(directory / "db", 1)
     leave(directory, "app/w1", 1, "app")
     monkeypatch.setattr(TrustedDirectory, "entries", go_on)
-    monkeypatch.setattr("statsfs.collector.collector._COUNTED_MAX", 1)
+    for name in ("_FEW", "_COUNTED_MAX"):
+        monkeypatch.setattr(f"statsfs.collector.collector.{name}", 1)
     with collecting(directory) as registry:
         assert [total(registry, "sum", name) for name in ("db", "app", "www")] == [1, 1, None]
         assert f"{www}: 1 or more files are left to look at" in caplog.text
