@@ -133,9 +133,9 @@ class Collector:
             journal, known_values, liveness, timers, budget, self._look_later
         )
         self._folding = SegmentFolding(journal, liveness, admission, timers, budget)
-        top_sources = journal.path_sources.top_sources
-        self._scanning = Scanning(admission, liveness, self._folding, top_sources, timers, turns)
-        top_sources.is_pending = self._scanning.is_pending
+        paths = journal.path_sources
+        self._scanning = Scanning(admission, liveness, self._folding, paths, timers, turns)
+        paths.top_sources.is_pending = self._scanning.is_pending
 
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
@@ -169,7 +169,7 @@ class Collector:
         directories = Directories(self._path, self._watch, self._budget, make)
         self._directories = directories
         try:
-            # Scanned first: while nothing was listed all that is restored is withheld.
+            # First, so that all is withheld that is restored.
             self._scanning.begin(directories)
             directories.look_around()
             self._journal.load(directories)
@@ -200,8 +200,7 @@ class Collector:
         assert directories is not None
         log.warning("%s is gone: waiting for it; what was counted stays", self._path)
         self._close_directories()
-        for directory in directories.left:
-            self._turns.add(directory, partial(self._liveness.leave, directory))
+        self._scanning.leave(directories)
         # Not at once: a new lock file would hinder the removal of the directory.
         self._timers.add(_PAUSE, self._reopen)
 
@@ -271,7 +270,7 @@ class Collector:
 
     def _fill_vacant(self) -> None:
         if self._admission.vacant:
-            self._journal.path_sources.top_sources.show()
+            self._journal.path_sources.show()
         while self._admission.vacant:
             name = self._admission.vacant.pop()
             self._turns.add(("wait", name), partial(self._admission.admit_waiting, name))

@@ -61,6 +61,7 @@ class PathSources:
         # The longest empty first, with how many numbers each retains.
         self._empty: Final[dict[Source, int]] = {}
         self._touched: dict[Source, None] = {}  # where segments came or went since `tidy`
+        self._touched_later: Final[dict[Source, None]] = {}  # of what is withheld
         # Held while `remove_directory` changes the tree, and to say which sources the collector's
         # thread uses; never while that thread changes the tree, which may wait for an rmdir.
         self._lock = threading.Lock()
@@ -234,6 +235,7 @@ class PathSources:
             self._warned.discard(one)
             self._empty.pop(one, None)
             self._touched.pop(one, None)
+            self._touched_later.pop(one, None)
 
     def _settle(self, source: object) -> None:
         # Notes that a path source is empty, and so on upwards; one that retains nothing leaves.
@@ -292,21 +294,27 @@ class PathSources:
         self._used = ()
         return bool(surplus)
 
+    def show(self) -> None:
+        """Show what need not be withheld any more."""
+        self.top_sources.show()
+        self._touched.update(self._touched_later)
+        self._touched_later.clear()
+
     def tidy(self) -> bool:
         """Work off what follows from segments that came or went; return whether records change.
 
         To be called when all segments that there are were added, and the dead removed: sources
         that are withheld are left for later.
         """
-        touched = [
-            source.path.split("/")
-            for source in list(self._touched)
-            if not self.top_sources.is_withheld(source.path.partition("/")[0])
-            and (self._touched.pop(source, source) is None)
-        ]
-        if not touched:
+        if not self._touched:
             return False
-        lineages = [*map(self._find_lineage, touched)]
+        touched, self._touched = self._touched, {}
+        paths = {source: source.path.split("/") for source in list(touched)}
+        for source, path in list(paths.items()):
+            if self.top_sources.is_withheld(path[0]):
+                self._touched_later[source] = None
+                del paths[source]
+        lineages = [*map(self._find_lineage, paths.values())]
         for lineage in filter(None, lineages):
             self._settle(lineage[-1])
         changed = [
@@ -338,7 +346,9 @@ class PathSources:
         for top in self.tops:
             with contextlib.suppress(StatsfsError):  # another thread did
                 self.top_sources.remove(top)
-        for noted in (self._known, self._warned, self._empty, self._touched):
+        for noted in (
+            self._known, self._warned, self._empty, self._touched, self._touched_later
+        ):  # fmt: skip
             noted.clear()
 
 

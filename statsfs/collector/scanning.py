@@ -27,8 +27,8 @@ from statsfs.collector.admission import SEGMENTS_MAX, Admission
 from statsfs.collector.directories import Directories
 from statsfs.collector.folding import SegmentFolding
 from statsfs.collector.liveness import Liveness
+from statsfs.collector.path_sources import PathSources
 from statsfs.collector.timers import Timers
-from statsfs.collector.top_sources import TopSources
 from statsfs.collector.trusted_directory import Location, Look, TrustedDirectory, identify
 from statsfs.collector.turns import Turns
 from statsfs.segments.places import SUFFIX
@@ -58,11 +58,11 @@ class Scanning:
         admission: Admission,
         liveness: Liveness,
         folding: SegmentFolding,
-        top_sources: TopSources,
+        path_sources: PathSources,
         timers: Timers,
         turns: Turns,
     ) -> None:
-        self._top_sources = top_sources
+        self._path_sources = path_sources
         self._admission = admission
         self._liveness = liveness
         self._folding = folding
@@ -112,7 +112,7 @@ class Scanning:
 
         One that was only `created` is looked at when it is closed or renamed, if it has no other.
         """
-        if prefix and not name.endswith(SUFFIX):
+        if name.startswith(".") or (prefix and not name.endswith(SUFFIX)):
             return
         names = self._names.setdefault(prefix, {})
         names[name] = created and names.get(name, True)
@@ -160,10 +160,15 @@ class Scanning:
             self._directories.look(name)
             self._take_note(self._directories)
 
-    def _take_note(self, directories: Directories) -> None:
+    def leave(self, directories: Directories) -> None:
+        """Leave the directories that are read no longer."""
         for directory in directories.left:
             self._admission.leave(directory.prefix)
             self._turns.add(directory, partial(self._liveness.leave, directory))
+        directories.left.clear()
+
+    def _take_note(self, directories: Directories) -> None:
+        self.leave(directories)
         for directory in directories.came:
             name = directory.prefix[:-1]
             self._unsorted.add(directory.prefix)
@@ -172,7 +177,6 @@ class Scanning:
                 self._pending.add(name)
                 self.scan(name)
         directories.came.clear()
-        directories.left.clear()
 
     # Scans
 
@@ -219,7 +223,7 @@ class Scanning:
         names = {*self._from_top, *(prefix[:-1] for prefix in directories.by_prefix if prefix)}
         if self._pending is None:
             self._pending = set(names)
-            self._top_sources.show()
+            self._path_sources.show()
         for prefix in list(self._names):
             self._begin_names(prefix)
         for name in names:
@@ -254,7 +258,7 @@ class Scanning:
         yield from self._folding.fold(name)
         if self._pending is not None and name in self._pending:
             self._pending.discard(name)
-            self._top_sources.show()
+            self._path_sources.show()
 
     def _sort(
         self, directories: Directories, directory: TrustedDirectory, found: "_Found"
