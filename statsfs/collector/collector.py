@@ -31,13 +31,12 @@ from statsfs.collector.liveness import Liveness
 from statsfs.collector.scanning import Scanning
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location
-from statsfs.collector.turns import TURN, Turns
+from statsfs.collector.turns import Turns
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
-from statsfs.tree.pauses import make_pause, pausing
 from statsfs.tree.registry import Registry
 
 __all__ = ["Collector"]
@@ -122,6 +121,8 @@ class Collector:
         self._timers.add(_RESCAN, self._rescan_again)
         self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
         _live.add(self)
+        # Readers need the interpreter from now on.
+        self._turns.yielding = True
         self._thread.start()
 
     def _compose(self) -> None:
@@ -233,11 +234,6 @@ class Collector:
             self._scanning.scan()
 
     def _run(self) -> None:
-        # Readers need the interpreter meanwhile.
-        with pausing(make_pause(TURN)):
-            self._step_on()
-
-    def _step_on(self) -> None:
         while not self._stopping:
             try:
                 self._step()
@@ -313,11 +309,10 @@ class Collector:
     def _calm(self, prefix: str, calm: bool = True) -> None:
         # Nothing more is heard of a directory for a moment, and then all in it is looked at.
         directories = self._directories
-        directory = None if directories is None else directories.by_prefix.get(prefix)
-        if directory is None:
+        if directories is None or prefix not in directories.by_prefix:
             return
         with contextlib.suppress(OSError):  # it is gone, or will be scanned in a minute
-            self._watch.add(prefix, directory.fd, calm)
+            self._watch.add(prefix, directories.by_prefix[prefix].fd, calm)
         if calm:
             self._timers.add(_PAUSE, partial(self._calm, prefix, calm=False))
         else:

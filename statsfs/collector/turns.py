@@ -10,18 +10,25 @@ import time
 from collections.abc import Callable, Hashable, Iterator
 from typing import Final
 
-from statsfs.tree.pauses import pause
+from statsfs.tree.pauses import make_pause
 
-__all__ = ["TURN", "Turns"]
+__all__ = ["Turns"]
 
-TURN: Final = 0.002  # seconds; then it is the turn of the next key
+_TURN: Final = 0.002  # seconds; then it is the turn of the next key
 
 
 class Turns:
-    """Works that take turns, by key."""
+    """Works that take turns, by key.
+
+    Attributes:
+        yielding: whether other threads have the interpreter between two turns.
+    """
 
     def __init__(self) -> None:
+        self.yielding = False
         self._works: Final[dict[Hashable, Iterator[object]]] = {}
+        # Not for the block of `pausing`: a piece may make a change, which never waits.
+        self._pause: Final = make_pause(_TURN)
 
     def __bool__(self) -> bool:
         return bool(self._works)
@@ -57,9 +64,10 @@ class Turns:
                         self._works[key] = work
 
     def _take_turn(self, work: Iterator[object]) -> bool:
-        end = time.monotonic() + TURN
+        end = time.monotonic() + _TURN
         for _ in work:
-            pause()
+            if self.yielding:
+                self._pause()
             if time.monotonic() >= end:
                 return True
         return False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from statsfs.collector import Collector
 from statsfs.collector.watching import Events, Watch
 from statsfs.segments import publish
 from statsfs.tree.log_budget import LINES_MAX
@@ -168,8 +169,17 @@ def test_a_directory_that_goes_while_it_is_not_listened_to(
 def test_a_flood_of_a_directory_that_is_gone(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There is nothing to be scanned."""
+    """There is nothing to be listened to, nor to be scanned."""
     monkeypatch.setattr("statsfs.collector.watching.FLOOD", 2)
+    monkeypatch.setattr("statsfs.collector.collector._PAUSE", 0.01)
+    told: list[str] = []
+    calm = Collector._calm
+
+    def note(self: Collector, prefix: str, **how: bool) -> None:
+        calm(self, prefix, **how)
+        told.append(prefix)
+
+    monkeypatch.setattr(Collector, "_calm", note)
     waiting, gate, original = threading.Event(), threading.Event(), Watch.wait
 
     def wait(watch: Watch, seconds: float) -> Events:
@@ -188,6 +198,7 @@ def test_a_flood_of_a_directory_that_is_gone(
         gate.set()
         with publish("app/w1", values=[SUM], directory=directory):
             wait_for(registry, "app/w1")
+        wait_until(lambda: told.count("www/") == 2)
 
 
 def test_as_many_wait_as_a_directory_may_have(

@@ -16,7 +16,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, which goes on at each piece of work; a turn is two pieces."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    monkeypatch.setattr("statsfs.collector.turns.TURN", 2 * PIECE)
+    monkeypatch.setattr("statsfs.collector.turns._TURN", 2 * PIECE)
     return now
 
 
