@@ -2,7 +2,7 @@
 
 Owns the limits of one user, and the checks of a file after those of its owner and its format.
 
-Threading: for the collector's thread alone, but for `waiting` and `vacant`.
+Threading: for the collector's thread alone, but for `vacant`.
 """
 
 import contextlib
@@ -125,10 +125,11 @@ class Admission:
         if self._is_known(location, status):
             return
         try:
-            if self._admit(location):
+            admitted = self._admit(location)
+            if admitted:
                 self._forget(location)
             else:
-                self.refusals.note(location, status, None)
+                self.refusals.note(location, status, None, final=admitted is False)
         except FileNotFoundError:
             self._forget(location)
         except Exception as error:
@@ -159,8 +160,8 @@ class Admission:
         self._journal.path_sources.note_change(segment.source)
         self._journal.tidy()
 
-    def _admit(self, location: Location) -> bool:
-        # False, with nothing to log, if it is not a segment, or its path is free in a moment.
+    def _admit(self, location: Location) -> bool | None:
+        # With nothing to log: False if it is not a segment, None if its path is free in a moment.
         fd, status = location.directory.open(location.name)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
@@ -169,7 +170,7 @@ class Admission:
                 return False
             name, id = metadata.components[0], find_id(metadata, fd)
             if self._check(location, metadata, id, fd, status):
-                return False
+                return None
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
             numbers = SegmentNumbers(values, metadata, id, location, fd, status)
             undo.pop_all()

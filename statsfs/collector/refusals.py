@@ -80,8 +80,18 @@ class Refusals:
         self._looking.discard(location.key)
         look(location)
 
-    def note(self, location: Location, status: os.stat_result, error: Exception | None) -> None:
-        """Note that a file is refused; an error is logged, once."""
+    def note(
+        self,
+        location: Location,
+        status: os.stat_result,
+        error: Exception | None,
+        final: bool = False,
+    ) -> None:
+        """Note that a file is refused; an error is logged, once.
+
+        Args:
+            final: whether it may be admitted only when its contents change, as with some errors.
+        """
         here = self._known.setdefault(location.directory.prefix, {})
         before = here.pop(location.name, None)
         logged = before is not None and before.logged
@@ -89,7 +99,7 @@ class Refusals:
             del here[next(iter(here))]
         expected = isinstance(error, StatsfsError | OSError)
         # Only contents stay as bad as they are.
-        final = error is None or isinstance(error, FormatError) or not expected
+        final = final or isinstance(error, FormatError) or (error is not None and not expected)
         signature = _sign(status) if final else None
         logs = error is not None and not logged
         here[location.name] = _Refusal(location, signature, time.monotonic(), logged or logs)

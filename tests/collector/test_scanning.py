@@ -186,13 +186,19 @@ def test_a_single_segment_that_dies_before_it_is_shown(
 # What a scan finds
 
 
-def test_many_dead_at_one_path(directory: Path, www: Path) -> None:
-    """Each is folded, and the next one admitted."""
+@pytest.mark.parametrize("waiting", [10_000, 0], ids=["", "full"])
+def test_many_dead_at_one_path(
+    directory: Path, www: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
+) -> None:
+    """Each is folded, and the next one admitted; if none can wait, it is when all are scanned."""
+    monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.05)
+    monkeypatch.setattr("statsfs.collector.admission._WAITING_MAX", waiting)
+    monkeypatch.setattr("statsfs.collector.refusals._PAUSE", 0.01)
     for number in range(20):
         leave(www, "www/w1", 1, f"{number}")
     with collecting(directory) as registry:
         wait_until(lambda: files_in(www) == [])
-        assert total(registry, "sum", "www") == 20
+        wait_until(lambda: total(registry, "sum", "www") == 20)
 
 
 def test_copies_of_what_is_refused(
