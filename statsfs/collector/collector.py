@@ -258,7 +258,9 @@ class Collector:
         end = time.monotonic() + seconds
         while True:
             for name in list(self._liveness.dead):
-                self._turns.add(("fold", name), partial(self._folding.fold, name))
+                # A scan folds as soon as there are enough for a batch, which writes one record.
+                if ("scan", name) not in self._turns:
+                    self._turns.add(("fold", name), partial(self._folding.fold, name))
             self._fill_vacant()
             if not self._turns or time.monotonic() >= end:
                 return
