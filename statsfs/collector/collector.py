@@ -212,6 +212,7 @@ class Collector:
             if not os.path.isdir(self._path):
                 raise FileNotFoundError
             self._open(make=False)  # it may have been removed since
+            self._work(_START)
         except (OSError, StatsfsError) as error:
             if isinstance(error, StatsfsError) and str(error) != self._last_error:
                 self._last_error = str(error)
