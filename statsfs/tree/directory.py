@@ -185,7 +185,11 @@ class Directory:
         if file.kind is None:
             base = entry and entry.base
             if entry is None or base is None or entry.reader is None:
-                return file.value.zero
+                shown = self._find_successor(file)
+                entry = None if shown is None else self.entry_of(shown)
+                if shown is None or entry is None:
+                    return file.value.zero
+                return self.read(shown, entry)
             try:
                 return convert_number(file.value, entry.reader.read(base, file.index))
             except Exception as error:
@@ -206,7 +210,7 @@ class Directory:
         return number
 
     def _find_successor(self, file: File) -> File | None:
-        # The aggregate in the place of one whose values have other read bits now.
+        # The file in the place of one whose values have other read bits now.
         shown = self.files.get(file.name)
         if shown is None or shown.kind is not file.kind:
             return None

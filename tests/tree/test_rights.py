@@ -50,6 +50,18 @@ def test_a_source_counts_on(registry: Registry) -> None:
     assert app.get_value("sum") == 6
 
 
+def test_a_value_that_was_found_just_before(registry: Registry) -> None:
+    """Its entry is another one by now: it read 0. Of a revoked source it does."""
+    worker = registry.find("app/w1")
+    assert worker is not None
+    directory = directory_of(worker)
+    found = directory.files["sum"]
+    change_rights(worker, [(replace(SUM, mode=0o600),)], {"sum": 6}, None)
+    assert directory.read(found, directory.entry_of(found)) == 6
+    worker.revoke()
+    assert directory.read(found, directory.entry_of(found)) == 0
+
+
 def test_an_open_total_goes_on_with_the_new_values(registry: Registry) -> None:
     """Until something else has its name, or nothing."""
     app, worker = registry.by_name["app"], registry.find("app/w1")
