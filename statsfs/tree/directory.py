@@ -9,13 +9,22 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
 from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
-from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
+from statsfs.tree.index import (
+    ArrayIndex,
+    Entry,
+    Key,
+    Part,
+    find_recorders,
+    make_index,
+    reduce_parts,
+)
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.refresh import Refresher
 
@@ -207,22 +216,36 @@ class Directory:
         Raises:
             UnavailableError: a refresh of this source or one above it failed.
             ReadOnlyValueError: the base of an own value refuses.
+            SegmentError: the clear cannot be recorded; then nothing is cleared.
         """
         if Refresher.made:
             self.check_refreshed()
-        if file.kind is None:
-            base = entry and entry.base
-            if entry is not None and base is not None and entry.reader is not None:
-                try:
-                    entry.reader.clear(base, file.index)
-                except ReadOnlyValueError as error:
-                    raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
-                if entry.source._cleared is not None:
-                    entry.source._cleared()
+        clear: Callable[[], object]
+        if file.kind is not None:
+            parts = self._parts(file)
+            clear = partial(self._clear_parts, file, parts)
+        elif entry is not None and entry.reader is not None and entry.base is not None:
+            parts = [(make_index(entry), file.index)]
+            clear = partial(self._clear_own, entry, file)
+        else:
             return
+        for recorder in find_recorders(parts):
+            clear = partial(recorder, parts, clear)
+        clear()
+
+    def _clear_own(self, entry: Entry, file: File) -> None:
+        assert entry.reader is not None
+        try:
+            entry.reader.clear(entry.base, file.index)
+        except ReadOnlyValueError as error:
+            raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
+        if entry.source._cleared is not None:
+            entry.source._cleared()
+
+    def _clear_parts(self, file: File, parts: Sequence[Part]) -> None:
         refused = []
         told: dict[Callable[[], object] | None, None] = {}
-        for index, place in self._parts(file):
+        for index, place in parts:
             refused += index.clear(place, told)
         for cleared in told:
             if cleared is not None:

@@ -26,9 +26,17 @@ from statsfs.tree.rows import add_numbers, convert_items
 
 if TYPE_CHECKING:
     from statsfs.tree.retained import Retained
-    from statsfs.tree.source import Source
+    from statsfs.tree.source import ClearRecorder, Source
 
-__all__ = ["ArrayIndex", "Entry", "Key", "Part", "make_index", "reduce_parts"]
+__all__ = [
+    "ArrayIndex",
+    "Entry",
+    "Key",
+    "Part",
+    "find_recorders",
+    "make_index",
+    "reduce_parts",
+]
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +226,14 @@ def _remove(change: TreeChange, things: dict[Any, Any] | None, leaving: Any) -> 
 
 Part = tuple[ArrayIndex, int]
 """An index, and the place of a value in its array."""
+
+
+def find_recorders(parts: Sequence[Part]) -> "list[ClearRecorder]":
+    """Return what records a clear of some parts, each once."""
+    found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in _entries(parts)])
+    for index, _ in parts:
+        found |= dict.fromkeys([one.source._recorder for one in list(index.records or ())])
+    return [recorder for recorder in found if recorder is not None]
 
 
 def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
