@@ -183,28 +183,6 @@ def test_the_longest_empty_are_folded(
     assert sorted(os.listdir(directory / ".retained")) == ["top1", "top2", "top3", "top4"]
 
 
-def test_how_much_is_retained_counts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the bound of numbers it is folded, however few directories there are."""
-    monkeypatch.setattr(path_sources, "NUMBERS_MAX", 10)
-    waits = Value("waits", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=4)
-    with collecting(directory) as registry:
-        living = count(directory, "app/w0", 0)
-        for name in "abc":
-            made = HandMade.of(
-                directory / f"{name}.stats", f"app/{name}/w", [1, [1, 2, 3, 4]], [SUM, waits]
-            )
-            wait_for(registry, f"app/{name}/w")
-            made.die()
-            wait_until(lambda: files_in(directory) == [living.file.name], "the fold")
-        wait_until(lambda: find(registry, "app/a") is None)
-        assert total(registry, "waits") == [3, 6, 9, 12]
-        assert [total(registry, "sum", path) for path in ("app", "app/b", "app/c")] == [3, 1, 1]
-        living.die()
-        # Now `app` is empty as well.
-        wait_until(lambda: find(registry, "app/b") is None)
-        assert total(registry, "sum", "app/c") == 1
-
-
 def test_a_start_with_more_than_are_kept(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those in which something lives are not empty, and are left alone."""
     with collecting(directory) as registry:
