@@ -11,7 +11,7 @@ import errno
 import logging
 import math
 from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -48,6 +48,7 @@ from statsfs.filesystem.vfs import (
     BusyDirectoryError,
     FixedDirectoryError,
     NoSuchAttributeError,
+    UnrecordedError,
     Vfs,
 )
 from statsfs.formats.views import Rendering
@@ -67,6 +68,7 @@ ERRNOS: Final[dict[type[Exception], int]] = {
     NoSuchAttributeError: errno.ENODATA,
     FixedDirectoryError: errno.EPERM,
     BusyDirectoryError: errno.EBUSY,
+    UnrecordedError: errno.EIO,
     BrokenValueError: errno.EIO,
     TooMuchOpenError: errno.ENFILE,
     UnavailableError: errno.ENODATA,
@@ -294,7 +296,13 @@ class Handlers(pyfuse3.Operations):
         """Clear a file; the offset is ignored, so that ">>" works as ">"."""
         try:
             await self._prepare(fh, 0)
-            return self._vfs.write(fh, buf)
+            if not self._vfs.records_clear(fh):
+                return self._vfs.write(fh, buf)
+            written: list[int] = []
+            clear = partial(self._vfs.write, fh, buf)
+            if not await run_in_thread(lambda: written.append(clear()), self._threads):
+                raise FUSEError(errno.ENOTCONN)  # the mount ends
+            return written[0]
         except Exception as error:
             raise self._refusal(error, "write") from None
 

@@ -4,7 +4,7 @@ Owns what a name leads to, what stat(2) tells, and what may be opened. `inodes` 
 kernel knows, `handles` what is open; `value_files` and `views` make the texts.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
-changed the tree, and the removal that `prepare_rmdir` returns.
+changed the tree, `write`, and the removal that `prepare_rmdir` returns.
 """
 
 import stat
@@ -13,7 +13,7 @@ from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from threading import get_ident
 from typing import Final
 
-from statsfs.exceptions import ReadOnlyValueError, StatsfsError
+from statsfs.exceptions import ReadOnlyValueError, SegmentError, StatsfsError
 from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView
 from statsfs.filesystem.inodes import Inodes, Stale
 from statsfs.filesystem.known import ABSENT, ROOT, Attributes, Known, NoSuchFileError, Numbered
@@ -25,9 +25,16 @@ from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import Source, rmdir_of
+from statsfs.tree.source import Source, recorder_of, rmdir_of
 
-__all__ = ["NAME_MAX", "BusyDirectoryError", "FixedDirectoryError", "NoSuchAttributeError", "Vfs"]
+__all__ = [
+    "NAME_MAX",
+    "BusyDirectoryError",
+    "FixedDirectoryError",
+    "NoSuchAttributeError",
+    "UnrecordedError",
+    "Vfs",
+]
 
 NAME_MAX: Final = 255
 
@@ -42,6 +49,10 @@ class FixedDirectoryError(StatsfsError, PermissionError):
 
 class BusyDirectoryError(StatsfsError, OSError):
     """A directory is in use: something is in it, or comes to it."""
+
+
+class UnrecordedError(StatsfsError, OSError):
+    """A clear, or the removal of a directory, cannot be recorded, and was not made."""
 
 
 class Vfs:
@@ -294,6 +305,7 @@ class Vfs:
         Raises:
             FixedDirectoryError: it is the program's, or another user's.
             BusyDirectoryError: it is not empty; only the removal raises it.
+            UnrecordedError: it cannot be recorded; only the removal raises it.
         """
         known, _ = self._inodes.find(parent)
         source = self._subordinate(known, name.decode(errors="surrogateescape"))
@@ -309,6 +321,8 @@ class Vfs:
             try:
                 if not rmdir(source):
                     raise BusyDirectoryError(f"{source.path} is in use", source)
+            except SegmentError as error:
+                raise UnrecordedError(error.message, error.offender) from error
             finally:
                 self.removing.discard(thread)
 
@@ -388,16 +402,25 @@ class Vfs:
         """
         return self._files[handle].read(offset, size)
 
-    def write(self, handle: int, data: bytes) -> int:
-        """Clear an open file if the written text is 0; return its length.
+    def records_clear(self, handle: int) -> bool:
+        """Tell whether a clear of an open file is recorded, so that `write` may take long."""
+        source = self._files[handle].source
+        return source is not None and recorder_of(source) is not None
 
-        Anything else raises NotZeroError, and a base that refuses ReadOnlyValueError.
+    def write(self, handle: int, data: bytes) -> int:
+        """Clear an open file if the written text is 0; return its length. In any thread.
+
+        Anything else raises NotZeroError, a base that refuses ReadOnlyValueError, and a clear that
+        cannot be recorded UnrecordedError.
         """
         opened = self._files[handle]
         if isinstance(opened, OpenView):
             raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
         check_zero(opened.file, data)
-        opened.directory.clear(opened.file, opened.entry)
+        try:
+            opened.directory.clear(opened.file, opened.entry)
+        except SegmentError as error:
+            raise UnrecordedError(error.message, error.offender) from error
         return len(data)
 
     def close(self, handle: int) -> None:
