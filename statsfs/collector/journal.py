@@ -346,10 +346,10 @@ class Journal:
 
     def _change_rows(self, by_path: dict[tuple[str, ...], RetainedSource]) -> None:
         # What is being cleared, or removed, is done already in the record.
-        for source, rows in self._clearing.rows.items() if self._clearing else ():
-            path = tuple(source.path.split("/"))
-            if path in by_path:
-                by_path[path] = _clear_rows(by_path[path], rows)
+        rows = {} if self._clearing is None else self._clearing.rows
+        cleared = {tuple(source.path.split("/")): places for source, places in rows.items()}
+        for path in cleared.keys() & by_path.keys():
+            by_path[path] = _clear_rows(by_path[path], cleared[path])
         leaving = self.path_sources.leaving
         left = None if leaving is None else by_path.pop(tuple(leaving.path.split("/")), None)
         if left is not None and left.path[:-1] in by_path:

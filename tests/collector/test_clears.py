@@ -11,9 +11,9 @@ import pytest
 
 from statsfs.collector import Collector, counted_files
 from statsfs.collector.journal_file import JournalFiles, decode_record
-from statsfs.collector.live_segment import SegmentNumbers
+from statsfs.collector.live_segment import LiveSegment, SegmentNumbers
 from statsfs.collector.path_sources import PathSources
-from statsfs.exceptions import SegmentError
+from statsfs.exceptions import DuplicateNameError, SegmentError
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
@@ -171,6 +171,47 @@ def test_a_clear_in_the_middle_of_a_fold(directory: Path, monkeypatch: pytest.Mo
         assert read(registry) == [5, [0, 0, 0], 0, 0]
     with collecting(directory) as registry:
         assert read(registry) == [5, [0, 0, 0], 0, 0]
+
+
+def test_a_segment_that_has_left(directory: Path) -> None:
+    """Who still has it may clear it; that changes no record, and nothing in the tree."""
+    living = put(directory, "app/w1")
+    with collecting(directory) as registry:
+        source = wait_for(registry, "app/w1").get()
+        living.die()
+        wait_until(lambda: find(registry, "app/w1") is None)
+        source.clear_value("sum")
+        assert source.get_value("sum") == 0
+        source.put()
+        assert total(registry, "sum") == 5
+    with collecting(directory) as registry:
+        assert total(registry, "sum") == 5
+
+
+def test_what_was_cleared_of_a_segment_that_is_refused_at_first(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another source took its name at the last moment: it stays cleared."""
+    living = put(directory, "app/w1")
+    with collecting(directory) as registry:
+        registry.by_name["app"].clear_value("sum")
+    add, calls = PathSources.add, []
+
+    def refuse_once(self: PathSources, segment: LiveSegment) -> None:
+        calls.append(segment)
+        if len(calls) == 1:
+            raise DuplicateNameError("there is one already", "app")
+        add(self, segment)
+
+    monkeypatch.setattr(PathSources, "add", refuse_once)
+    monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.05)
+    with collecting(directory) as registry:
+        wait_for(registry, "app/w1")
+        assert read(registry) == [0, [1, 2, 3], 9, 7]
+        registry.by_name["app"].clear_value("waits")
+    record = decode_record("app", (directory / ".retained" / "app").read_bytes())
+    assert [*record.baselines.values()] == [{"sum": 5, "waits": [1, 2, 3], "waits.sum": 9}]
+    living.die()
 
 
 def test_only_the_record_of_its_own_name_is_written(directory: Path) -> None:
