@@ -153,7 +153,7 @@ class PathSources:
             owner=self.find_owner(top),
         )
         self._known[source] = self._touched[source] = None
-        self._shares.touch([source])
+        self._shares.add(source)
         return source
 
     def add(self, segment: LiveSegment) -> None:
@@ -176,7 +176,7 @@ class PathSources:
             for source in lineage:
                 self._empty.pop(source, None)
                 self._touched[source] = None
-            self._shares.touch(filter(self._is_path_source, lineage))
+            self._shares.touch(lineage)
 
     @contextlib.contextmanager
     def _using(self, components: Sequence[str]) -> Iterator[list[Source]]:

@@ -39,9 +39,15 @@ class Shares:
         self._by_user: Final[Counter[int]] = Counter()
 
     @locked
+    def add(self, source: Source) -> None:
+        """Note a path source that comes into the tree."""
+        self._weights[source] = 0
+        self._stale[source] = None
+
+    @locked
     def touch(self, sources: Iterable[Source]) -> None:
-        """Note path sources whose weight may be another now."""
-        self._stale.update(dict.fromkeys(sources))
+        """Note path sources whose weight may be another now; some may have left meanwhile."""
+        self._stale.update((one, None) for one in sources if one in self._weights)
 
     @locked
     def forget(self, source: Source) -> None:
@@ -53,7 +59,7 @@ class Shares:
 
     @locked
     def weigh(self, source: Source) -> int:
-        """Return what a path source weighs, as far as it is known."""
+        """Return what a path source weighs, as far as it is known, or 0 if it has left."""
         return self._weights.get(source, 0)
 
     @locked
@@ -72,10 +78,9 @@ class Shares:
         for source in self._stale:
             directory = directory_of(source)
             version = directory.version
-            # Another thread may have removed it since it was touched.
-            if directory.parent is not None and self._versions.get(source) != version:
+            if self._versions.get(source) != version:
                 weight = _SOURCE_WEIGHT + _weigh_arrays(directory.index.copy())
-                self._by_user[user_of(source)] += weight - self._weights.get(source, 0)
+                self._by_user[user_of(source)] += weight - self._weights[source]
                 self._weights[source], self._versions[source] = weight, version
         self._stale.clear()
 
