@@ -25,13 +25,11 @@ from statsfs.collector import shares
 from statsfs.collector.journal_file import RetainedSource
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.replaced_values import forget_replaced
-from statsfs.collector.retained_sources import RetainedSources
+from statsfs.collector.retained_sources import RetainedSources, forget_zeros
 from statsfs.collector.shares import Shares, user_of, weigh_addition
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
 from statsfs.tree.registry import Registry
-from statsfs.tree.retained import Retained
-from statsfs.tree.retention import forget_row
 from statsfs.tree.source import ClearRecorder, Source, directory_of
 
 __all__ = ["EMPTY_MAX", "PathSources"]
@@ -328,8 +326,8 @@ class PathSources:
         heavy = self._shares.find_heavy()
         for user in heavy.keys() - self._heavy:
             log.warning(
-                "the directories of user %d have %d numbers; nothing that needs more is admitted "
-                "until they are %d: %s",
+                "the directories of user %d have %d numbers, more than %d; nothing that needs more "
+                "is admitted: %s",
                 user, heavy[user], shares.NUMBERS_MAX, _ADVICE,
             )  # fmt: skip
         self._heavy = heavy.keys()
@@ -363,11 +361,8 @@ class PathSources:
         found = [top for top in self.tops if self._is_path_source(top) and user_of(top) == user]
         for source in found:
             found += filter(self._is_path_source, _below(source))
-            for array, index in directory_of(source).index.copy().items():
-                records = list(index.records or ())
-                if records and not index.groups and not any(map(_is_counted, records)):
-                    forget_row(source, array)
-                    self._changed[_top_of(source)] = None
+            if forget_zeros(source):
+                self._changed[_top_of(source)] = None
         self._shares.touch(found)
         for source in list(self._empty):
             self._settle(source)
@@ -410,9 +405,8 @@ class PathSources:
                 self._registry.unregister(top)
         for source in list(self._known):
             self._shares.forget(source)
-        for noted in (
-            self._known, self._warned, self._empty, self._touched, self._retained
-        ):  # fmt: skip
+        self._retained.clear()
+        for noted in (self._known, self._warned, self._empty, self._touched):
             noted.clear()
 
 
@@ -432,8 +426,3 @@ def _is_below(source: Source, used: Sequence[Source]) -> bool:
 
 def _retains(source: Source) -> bool:
     return any(index.own is not None for index in directory_of(source).index.copy().values())
-
-
-def _is_counted(record: Retained) -> bool:
-    # Whether something in it is not 0.
-    return any(any(one) if isinstance(one, list) else one for one in record.row)

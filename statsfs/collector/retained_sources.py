@@ -4,7 +4,7 @@ Owns that what is retained as before is returned as before, so that it need not 
 when one of thousands of directories changed, the record of all is written.
 
 Threading: under the tree's lock and that of the journal, but for `forget`, which any thread may
-call.
+call, and `forget_zeros`, which changes the tree.
 """
 
 from operator import attrgetter
@@ -12,9 +12,10 @@ from typing import Any, Final
 
 from statsfs.collector.journal_file import RetainedSource
 from statsfs.tree.retained import Retained, add_records, fill_row, find_records
-from statsfs.tree.source import Source
+from statsfs.tree.retention import forget_row
+from statsfs.tree.source import Source, directory_of
 
-__all__ = ["RetainedSources"]
+__all__ = ["RetainedSources", "forget_zeros"]
 
 _get_row: Final = attrgetter("row")
 
@@ -47,3 +48,23 @@ class RetainedSources:
     def clear(self) -> None:
         """Forget all."""
         self._seen.clear()
+
+
+def forget_zeros(source: Source) -> bool:
+    """Forget what is retained in a source's subtree, is 0, and is counted by no segment there.
+
+    Return whether there was something.
+    """
+    zeros = [
+        array
+        for array, index in directory_of(source).index.copy().items()
+        if index.records and not index.groups and not any(map(_counts, list(index.records)))
+    ]
+    for array in zeros:
+        forget_row(source, array)
+    return bool(zeros)
+
+
+def _counts(record: Retained) -> bool:
+    # Whether something in it is not 0.
+    return any(any(one) if isinstance(one, list) else one for one in record.row)
