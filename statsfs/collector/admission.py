@@ -2,15 +2,13 @@
 
 Owns the limits of one user, and the checks of a file after those of its owner and its format.
 
-Threading: for the collector's thread alone, but for `waiting` and `vacant`.
+Threading: for the collector's thread alone, but for `vacant`.
 """
 
 import contextlib
 import os
 import resource
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Final
 
 from statsfs.collector.file_ids import find_id
@@ -20,11 +18,12 @@ from statsfs.collector.live_segment import LiveSegment, SegmentNumbers, find_rig
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.refusals import Refusals
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify
+from statsfs.collector.trusted_directory import Location, identify
 from statsfs.exceptions import SegmentError
 from statsfs.model.arrays import intern_array, split_array
 from statsfs.segments.file_format import SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
+from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.rights import change_rights
 from statsfs.tree.source import directory_of
 
@@ -32,29 +31,44 @@ __all__ = ["SEGMENTS_MAX", "WEIGHT_MAX", "Admission"]
 
 SEGMENTS_MAX: Final = 10_000  # of one user
 WEIGHT_MAX: Final = 1 << 22  # what the segments of one user weigh together
-_WAITING_MAX: Final = 10_000  # the others are looked at again once a minute
+_WAITING_MAX: Final = 10_000  # of one directory; the others are looked at again once a minute
 _SPARE: Final = 64  # descriptors that segments leave to the rest of the process
 
 
 class Admission:
     """The files that may be segments.
 
+    Args:
+        look_later: called with the location of a file that is to be looked at when it is its turn.
+
     Attributes:
-        waiting: by key, the files that wait for a path that another source has.
-        vacant: whether `admit_waiting` is to be called, as a path may have become free.
+        waiting: by the prefixes of directories, and by key, the files that wait for a path that
+            another source has.
+        vacant: the top-level names for which `admit_waiting` is to be called, as a path may have
+            become free.
+        links: by the prefixes of directories, how many names there each file of several has.
+        living: by top-level name, the ids of living segments that are about to be admitted. What is
+            dead and has such an id is a copy, and waits.
     """
 
     def __init__(
-        self, journal: Journal, known_values: KnownValues, liveness: Liveness, timers: Timers
+        self,
+        journal: Journal,
+        known_values: KnownValues,
+        liveness: Liveness,
+        timers: Timers,
+        budget: LogBudget,
+        look_later: Callable[[Location], object],
     ) -> None:
-        self.vacant = False
         self._journal = journal
         self._known_values = known_values
         self._liveness = liveness
-        self._refusals: Final = Refusals(timers)
-        self.waiting: Final[dict[str, tuple[Location, Sequence[str]]]] = {}
-        # Of the files with several, at the last look into the directories.
-        self._names: dict[tuple[int, int], int] = {}
+        self.refusals: Final = Refusals(timers, budget)
+        self._look_later = look_later
+        self.waiting: Final[dict[str, dict[str, tuple[Location, Sequence[str]]]]] = {}
+        self.vacant: Final[set[str]] = set()
+        self.links: Final[dict[str, Mapping[tuple[int, int], int]]] = {}
+        self.living: Final[dict[str, Set[str]]] = {}
 
     def look(self, location: Location) -> None:
         """Handle a file that may have changed: admit it, drop it, or leave it."""
@@ -64,8 +78,7 @@ class Admission:
             self._liveness.make_orphan(former)
         if self._is_known(location, status):
             return
-        again = partial(self.look, location)
-        if status is None or self._refusals.is_due(location.key, status, again):
+        if status is None or self.refusals.is_due(location, status, self._look_later):
             self._try(location, status)
 
     def _is_known(self, location: Location, status: os.stat_result | None) -> bool:
@@ -75,7 +88,7 @@ class Admission:
             return False
         here = not segment.removed and segment.location.key == location.key
         if segment.removed or not (here or self._liveness.is_in_place(segment)):
-            self._forget(location.key)
+            self._forget(location)
             self._liveness.move(segment, location)
         elif not here:
             # Another name of it, which is removed after the segment was folded.
@@ -84,44 +97,46 @@ class Admission:
         self._liveness.probe(segment)
         return True
 
-    def _forget(self, key: str) -> None:
-        self._refusals.known.pop(key, None)
-        self.waiting.pop(key, None)
+    def _forget(self, location: Location) -> None:
+        self.refusals.forget(location)
+        self.waiting.get(location.directory.prefix, {}).pop(location.key, None)
 
-    def note_names(self, listed: Mapping[TrustedDirectory, Mapping[str, int]]) -> None:
-        """Note what is in some directories, as inodes by name: a file may have several names.
+    def leave(self, prefix: str) -> None:
+        """Forget the files in a directory that is read no longer."""
+        self.refusals.leave(prefix)
+        self.waiting.pop(prefix, None)
+        self.links.pop(prefix, None)
 
-        Refusals of files that are not there are forgotten.
-        """
-        names = Counter(
-            (directory.identity[0], inode)
-            for directory, files in listed.items()
-            for inode in files.values()
-        )
-        self._names = {one: count for one, count in names.items() if count > 1}
-        by_prefix = {directory.prefix: files for directory, files in listed.items()}
-        for key in list(self._refusals.known):
-            prefix, slash, file = key.rpartition("/")
-            files = by_prefix.get(prefix + slash)
-            if files is not None and file not in files:
-                self._forget(key)
+    def is_waiting(self, location: Location) -> bool:
+        """Tell whether a file waits for a path."""
+        return location.key in self.waiting.get(location.directory.prefix, ())
+
+    def find_refused(self, prefix: str) -> list[Location]:
+        """Return the files in a directory that were refused, or wait."""
+        waiting = (location for location, _ in self.waiting.get(prefix, {}).values())
+        return list(dict.fromkeys([*self.refusals.find(prefix), *waiting]))
+
+    def retry(self, location: Location) -> None:
+        """Admit a file, if that is possible by now."""
+        self._try(location, location.find())
 
     def _try(self, location: Location, status: os.stat_result | None) -> None:
         if status is None:
-            self._forget(location.key)
+            self._forget(location)
             return
         if self._is_known(location, status):
             return
         try:
-            if self._admit(location):
-                self._forget(location.key)
+            admitted = self._admit(location)
+            if admitted:
+                self._forget(location)
             else:
-                self._refusals.note(location, status, None)
+                self.refusals.note(location, status, None, final=admitted is False)
         except FileNotFoundError:
-            self._forget(location.key)
+            self._forget(location)
         except Exception as error:
             # A broken file, which any user may write, must not end the collector.
-            self._refusals.note(location, status, error)
+            self.refusals.note(location, status, error)
 
     def _take_rights(self, segment: LiveSegment, status: os.stat_result) -> None:
         # After a chmod or chown; in a directory that nobody may publish in, segments go on.
@@ -136,9 +151,9 @@ class Admission:
             arrays = [*map(intern_array, split_array(list(adopted.values())))]
             self._journal.make_room(segment, arrays)
         except SegmentError as error:
-            self._refusals.note(segment.location, status, error)
+            self.refusals.note(segment.location, status, error)
             segment.refused = True
-            self._liveness.dead[segment] = None
+            self._liveness.note_dead(segment)
             return
         numbers.rights = find_rights(status)
         numbers.change_values(adopted)
@@ -149,8 +164,8 @@ class Admission:
         self._journal.path_sources.note_change(segment.source)
         self._journal.tidy()
 
-    def _admit(self, location: Location) -> bool:
-        # False, with nothing to log, if it is not a segment, or its path is free in a moment.
+    def _admit(self, location: Location) -> bool | None:
+        # With nothing to log: False if it is not a segment, None if its path is free in a moment.
         fd, status = location.directory.open(location.name)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
@@ -159,7 +174,7 @@ class Admission:
                 return False
             name, id = metadata.components[0], find_id(metadata, fd)
             if self._check(location, metadata, id, fd, status):
-                return False
+                return None
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
             numbers = SegmentNumbers(values, metadata, id, location, fd, status)
             undo.pop_all()
@@ -196,7 +211,10 @@ class Admission:
         if self._journal.is_counted(metadata.components[0], id):
             self._remove_counted(location, metadata.components[0], id, fd)
             return True
-        if status.st_nlink > self._names.get(identify(status), 1):
+        if id in self.living.get(metadata.components[0], ()) and not is_alive(fd):
+            self._wait(location, metadata.components)
+            return True
+        if status.st_nlink > 1 and status.st_nlink > self._count_names(status):
             raise SegmentError(f"it has {status.st_nlink} links", file)
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limit != resource.RLIM_INFINITY and fd >= limit - _SPARE:
@@ -208,11 +226,14 @@ class Admission:
             raise SegmentError(f"{has}; no more than {SEGMENTS_MAX} of {WEIGHT_MAX}", file)
         return self._check_path(location, metadata)
 
+    def _count_names(self, status: os.stat_result) -> int:
+        return sum(links.get(identify(status), 0) for links in self.links.values())
+
     def _remove_counted(self, location: Location, name: str, id: str, fd: int) -> None:
         # It came back, or it is a copy.
         if is_alive(fd):
             raise SegmentError("it is counted already, as another file with its id", location.name)
-        if not location.remove():
+        if location.remove():
             raise SegmentError("it is counted already, and cannot be removed", location.name)
         if not os.fstat(fd).st_nlink:
             self._journal.note_removed(name, id)
@@ -228,19 +249,24 @@ class Admission:
         segment = paths.find_segment(holder)
         if segment is not None:
             self._liveness.probe(segment)
-            if segment in self._liveness.dead:
+            if self._liveness.is_dead(segment):
                 return True
         ours = segment is None and paths.find_top(components[0]) is not None
         what = "a directory of segments" if ours else "there already"
         raise SegmentError(f"{metadata.path}: {holder.path} is {what}; waiting for it", location)
 
     def _wait(self, location: Location, components: Sequence[str]) -> None:
-        if len(self.waiting) < _WAITING_MAX:
-            self.waiting[location.key] = (location, components)
+        here = self.waiting.setdefault(location.directory.prefix, {})
+        if len(here) < _WAITING_MAX:
+            here[location.key] = (location, components)
 
-    def admit_waiting(self) -> None:
-        """Admit the segments that waited for a path that is free."""
-        self.vacant = False
-        for location, components in list(self.waiting.values()):
-            if self._journal.path_sources.find_holder(components) is None:
-                self._try(location, location.find())
+    def admit_waiting(self, name: str) -> Iterator[None]:
+        """Admit the segments that waited for a path of a top-level name, if it is free."""
+        for prefix in ("", f"{name}/"):
+            for location, components in list(self.waiting.get(prefix, {}).values()):
+                if components[0] == name and self._is_free(components):
+                    self.retry(location)
+                yield
+
+    def _is_free(self, components: Sequence[str]) -> bool:
+        return self._journal.path_sources.find_holder(components) is None

@@ -1,7 +1,8 @@
 """The collector: keeps a registry in step with a directory of segments.
 
-Owns the thread, and the order of a start: records, the files that they name, living segments, dead
-ones. All of that is done when `start` returns, so that a mount after it shows a whole tree.
+Owns the thread, and the order of a start: records, then all files, in turns. When `start` returns
+they were looked at, so that a mount after it shows a whole tree; or half a second is over,
+and the names of which files are left are shown later.
 
 Threading: the tree is changed by `start`, then by the collector's own thread, then by `close`, one
 after the other. Readers' threads call `refresh` of segments, under the lock of their numbers, and
@@ -9,13 +10,14 @@ after the other. Readers' threads call `refresh` of segments, under the lock of 
 change may wait for a reader. The order of locks is: journal, tree, numbers.
 """
 
+import contextlib
 import logging
 import os
-import stat
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
@@ -26,11 +28,13 @@ from statsfs.collector.journal import Journal
 from statsfs.collector.journal_file import RETAINED
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.liveness import Liveness
+from statsfs.collector.scanning import Scanning
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import Location, TrustedDirectory, order_files
+from statsfs.collector.trusted_directory import Location
+from statsfs.collector.turns import Turns
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
-from statsfs.segments.places import COLLECTOR, SUFFIX
+from statsfs.segments.places import COLLECTOR
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
@@ -41,7 +45,10 @@ log = logging.getLogger(__name__)
 
 _RESCAN: Final = 60.0  # seconds; inotify may miss something
 _PAUSE: Final = 1.0  # seconds between two tries
-_BATCH: Final = 256  # files that are looked at before the dead ones are folded
+_START: Final = 0.5  # seconds that `start` waits for all files
+_TURNS: Final = 0.005  # seconds between two looks at the events
+_FEW: Final = 1000  # files that are left at a start, and not worth a line
+_COUNTED_MAX: Final = 100_000  # of which the line says that there are more
 
 
 class Collector:
@@ -68,6 +75,7 @@ class Collector:
         if not is_gil_on():
             raise SegmentError(f"{self._path}: {GIL_OFF}", self._path)
         self._registry = registry
+        self._budget = registry.log_budget
         self._thread: threading.Thread | None = None
         self._directories: Directories | None = None
         self._last_error = ""
@@ -86,6 +94,9 @@ class Collector:
     def start(self) -> None:
         """Show what is there, and begin to keep it up to date; nothing happens if it has begun.
 
+        If it takes longer than half a second to look at all files, a top-level name of which some
+        are left is shown when all were looked at, and the log says so.
+
         Raises:
             SegmentError: the directory is refused, it has another collector, or there is no
                 inotify; the message is one line that says what to do.
@@ -94,24 +105,38 @@ class Collector:
             return
         self._stopping = False
         self._watch = Watch()
-        known_values, self._timers = KnownValues(), Timers()
-        self._journal = journal = Journal(self._registry, known_values, self._watch.wake)
-        self._liveness = Liveness(self._timers)
-        self._admission = Admission(journal, known_values, self._liveness, self._timers)
-        self._folding = SegmentFolding(journal, self._liveness, self._admission, self._timers)
+        self._compose()
         try:
             self._open(make=True)
+            self._work(_START)
+            self._journal.tidy()
         except BaseException as error:
             self._end()
             if isinstance(error, OSError) and not isinstance(error, SegmentError):
                 why = f"{self._path}: {error.strerror}"
                 raise SegmentError(why, self._path, error.errno) from error
             raise
+        self._say_what_is_left()
         self._registry.add_listener(self._hear)
         self._timers.add(_RESCAN, self._rescan_again)
         self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
         _live.add(self)
+        # Readers need the interpreter from now on.
+        self._turns.yielding = True
         self._thread.start()
+
+    def _compose(self) -> None:
+        budget, known_values = self._budget, KnownValues()
+        self._timers, self._turns = timers, turns = Timers(), Turns()
+        self._journal = journal = Journal(self._registry, known_values, self._watch.wake)
+        self._liveness = liveness = Liveness(timers, turns)
+        self._admission = admission = Admission(
+            journal, known_values, liveness, timers, budget, self._look_later
+        )
+        self._folding = SegmentFolding(journal, liveness, admission, timers, budget)
+        paths = journal.path_sources
+        self._scanning = Scanning(admission, liveness, self._folding, paths, timers, turns)
+        paths.top_sources.is_pending = self._scanning.is_pending
 
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
@@ -142,27 +167,41 @@ class Collector:
             self._directories.drop_lock()
 
     def _open(self, make: bool) -> None:
-        directories = self._directories = Directories(self._path, self._watch, make)
+        directories = Directories(self._path, self._watch, self._budget, make)
+        self._directories = directories
         try:
+            # First, so that all is withheld that is restored.
+            self._scanning.begin(directories)
             directories.look_around()
             self._journal.load(directories)
-            self._scan(directories)
-            self._journal.tidy()
         except BaseException:
             # Records that were not read must not be written.
             self._close_directories()
             raise
 
+    def _say_what_is_left(self) -> None:
+        for directory in self._scanning.pending:
+            with contextlib.suppress(OSError):  # said by the scan
+                left = sum(1 for _ in islice(directory.entries(), _COUNTED_MAX))
+                if left >= _FEW:
+                    most = " or more" * (left == _COUNTED_MAX)
+                    text = "%s: %d%s files are left to look at; what they count is shown after that"
+                    self._budget.log(directory.owner[0], log, text, directory.path, left, most)
+
     def _close_directories(self) -> None:
         self._journal.close_files()
+        self._scanning.end()
+        self._turns.clear()
         if self._directories is not None:
             self._directories.close()
             self._directories = None
 
     def _lose(self) -> None:
+        directories = self._directories
+        assert directories is not None
         log.warning("%s is gone: waiting for it; what was counted stays", self._path)
         self._close_directories()
-        self._liveness.keep_in({})
+        self._scanning.leave(directories)
         # Not at once: a new lock file would hinder the removal of the directory.
         self._timers.add(_PAUSE, self._reopen)
 
@@ -173,6 +212,7 @@ class Collector:
             if not os.path.isdir(self._path):
                 raise FileNotFoundError
             self._open(make=False)  # it may have been removed since
+            self._work(_START)
         except (OSError, StatsfsError) as error:
             if isinstance(error, StatsfsError) and str(error) != self._last_error:
                 self._last_error = str(error)
@@ -181,30 +221,6 @@ class Collector:
         else:
             self._last_error = ""
             log.warning("%s is there again", self._path)
-
-    def _scan(self, directories: Directories) -> None:
-        directories.look_around()
-        self._liveness.keep_in(directories.by_prefix)
-        self._journal.look_at_files()
-        some = list(directories.by_prefix.values())
-        self._look_at_files(directories, some)
-        for directory in some:
-            directory.remove_unfinished()
-        self._folding.fold_dead()
-
-    def _look_at_files(self, directories: Directories, some: Sequence[TrustedDirectory]) -> None:
-        known: list[Location] = []
-        unknown: list[Location] = []
-        listed = directories.list_files(some)
-        self._admission.note_names(listed)
-        for directory, files in listed.items():
-            here = dict.fromkeys(self._liveness.files_in(directory))
-            known += (Location(directory, file) for file in here)
-            unknown += (Location(directory, file) for file in files if file not in here)
-        for number, location in enumerate([*known, *order_files(unknown)], 1):
-            self._admission.look(location)
-            if not number % _BATCH:
-                self._folding.fold_dead()
 
     def _rescan_again(self) -> None:
         self._timers.add(_RESCAN, self._rescan_again)
@@ -215,7 +231,8 @@ class Collector:
         if directories is not None and not directories.is_there():
             self._lose()
         elif directories is not None:
-            self._scan(directories)
+            self._journal.look_at_files()
+            self._scanning.scan()
 
     def _run(self) -> None:
         while not self._stopping:
@@ -228,68 +245,81 @@ class Collector:
                 self._timers.add(0, self._reopen if self._directories is None else self._rescan)
 
     def _step(self) -> None:
-        left = self._timers.seconds_left
+        left = 0.0 if self._turns else self._timers.seconds_left
+        left = min(left, self._budget.report() or left)
         self._handle(self._watch.wait(min(left, _PAUSE) if self._journal.failed else left))
         self._timers.run()
-        self._folding.fold_dead()
+        self._work(_TURNS)
         self._journal.tidy()
         if self._journal.failed:
             self._journal.write_all()
 
+    def _work(self, seconds: float) -> None:
+        # Lets all that is to be done take turns.
+        end = time.monotonic() + seconds
+        while True:
+            for name in list(self._liveness.dead):
+                # A scan folds as soon as there are enough for a batch, which writes one record.
+                if ("scan", name) not in self._turns:
+                    self._turns.add(("fold", name), partial(self._folding.fold, name))
+            self._fill_vacant()
+            if not self._turns or time.monotonic() >= end:
+                return
+            self._turns.run(min(_TURNS, seconds))
+
+    def _fill_vacant(self) -> None:
+        if self._admission.vacant:
+            self._journal.path_sources.show()
+        while self._admission.vacant:
+            name = self._admission.vacant.pop()
+            self._turns.add(("wait", name), partial(self._admission.admit_waiting, name))
+
     def _hear(self, change: ChangeNotice) -> None:
-        # In any thread: a top-level name may have become free.
-        if 0 in change.touched and self._admission.waiting:
-            self._admission.vacant = True
+        # In any thread: top-level names may have become free.
+        if names := change.touched.get(0):
+            self._admission.vacant.update(names)
             self._watch.wake()
+
+    def _look_later(self, location: Location) -> None:
+        self._scanning.look_later(location.directory.prefix, location.name)
 
     def _handle(self, events: Events) -> None:
         if "" in events.gone and self._directories is not None:
             self._lose()
         for prefix in events.gone:
-            self._look_at_directory(prefix[:-1])
+            self._scanning.look_at_directory(prefix[:-1])
         for prefix, names in events.names.items():
             for name in names:
-                self._look(prefix, name)
+                if prefix or not self._look_at_own(name):
+                    self._scanning.look_later(prefix, name)
         for prefix, names in events.created.items():
             for name in names:
-                self._look_at_link(prefix, name)
+                self._scanning.look_later(prefix, name, created=True)
+        for prefix in events.floods:
+            self._calm(prefix)
         if events.lost:
             self._rescan()
 
-    def _look(self, prefix: str, name: str) -> None:
-        # An earlier event may have closed the directory.
+    def _look_at_own(self, name: str) -> bool:
+        # Whether it is a file of the collector's own.
         directories = self._directories
-        if directories is None or (directory := directories.by_prefix.get(prefix)) is None:
-            return
-        if name.startswith("."):
-            if name == COLLECTOR and not prefix and not directories.is_there():
-                self._lose()
-            elif name == RETAINED and not prefix:
-                self._journal.look_at_files()
-            return
-        status = Location(directory, name).find()
-        known = f"{name}/" in directories.by_prefix
-        if not prefix and (known or (status and stat.S_ISDIR(status.st_mode))):
-            self._look_at_directory(name)
-        elif name.endswith(SUFFIX):
-            self._admission.look(Location(directory, name))
+        if name == COLLECTOR and directories is not None and not directories.is_there():
+            self._lose()
+        elif name == RETAINED:
+            self._journal.look_at_files()
+        return name in (COLLECTOR, RETAINED)
 
-    def _look_at_link(self, prefix: str, name: str) -> None:
-        # An earlier event may have closed the directory.
+    def _calm(self, prefix: str, calm: bool = True) -> None:
+        # Nothing more is heard of a directory for a moment, and then all in it is looked at.
         directories = self._directories
-        location = None if directories is None else directories.locate(prefix + name)
-        status = None if location is None else location.find()
-        if status is not None and (status.st_nlink > 1 or self._liveness.find_file(status)):
-            self._look(prefix, name)
-
-    def _look_at_directory(self, name: str) -> None:
-        directories = self._directories
-        if directories is None:
+        if directories is None or prefix not in directories.by_prefix:
             return
-        found = directories.look(name)
-        self._liveness.keep_in(directories.by_prefix)
-        if found is not None:
-            self._look_at_files(directories, [found])
+        with contextlib.suppress(OSError):  # it is gone, or will be scanned in a minute
+            self._watch.add(prefix, directories.by_prefix[prefix].fd, calm)
+        if calm:
+            self._timers.add(_PAUSE, partial(self._calm, prefix, calm=False))
+        else:
+            self._scanning.scan(prefix[:-1])
 
 
 # Those that were started.

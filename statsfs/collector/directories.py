@@ -10,7 +10,6 @@ import contextlib
 import logging
 import os
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -20,12 +19,11 @@ from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.values import check_name
 from statsfs.segments.locks import hold
 from statsfs.segments.places import COLLECTOR, HOST_DIRECTORY
+from statsfs.tree.log_budget import LogBudget
 
 __all__ = ["Directories", "default_directory"]
 
 log = logging.getLogger(__name__)
-
-_LOGGED_MAX: Final = 1000
 
 
 def default_directory() -> Path:
@@ -41,11 +39,19 @@ class Directories:
     """The directories of a collector, the first of which may be made if it is missing.
 
     If that one is refused, or has another collector, it is a SegmentError, else an OSError.
+
+    Attributes:
+        by_prefix: those that are read.
+        came, left: those that are read since they were looked at, and no longer, until somebody
+            takes note of them.
     """
 
-    def __init__(self, path: str, watch: Watch, make: bool = True) -> None:
+    def __init__(self, path: str, watch: Watch, budget: LogBudget, make: bool = True) -> None:
         self.path: Final = path
+        self.came: Final[list[TrustedDirectory]] = []
+        self.left: Final[list[TrustedDirectory]] = []
         self._watch = watch
+        self._budget = budget
         self._logged: Final[set[str]] = set()
         if make:
             with contextlib.suppress(FileExistsError):
@@ -107,57 +113,56 @@ class Directories:
             # Its segments go on, but no file is admitted.
             if known is not None:
                 known.users = frozenset()
-            self._log_error(name, error)
+            self.log_error(name, error, status.st_uid)
             return None
         if known is not None and known.identity == found.identity and known.owner == found.owner:
             trusted = bool(known.users)
             known.users = found.users
             found.close()
-            return None if trusted else known
+            return None if trusted else self._note(known)
         self._leave(prefix)
         try:
             self._watch.add(prefix, found.fd)
         except OSError as error:
             found.close()
-            self._log_error(name, error)
+            self.log_error(name, error, found.owner[0])
             return None
         self._logged.discard(name)
         self.by_prefix[prefix] = found
+        return self._note(found)
+
+    def _note(self, found: TrustedDirectory) -> TrustedDirectory:
+        self.came.append(found)
         return found
 
-    def _log_error(self, name: str, error: Exception) -> None:
-        if name not in self._logged and len(self._logged) < _LOGGED_MAX:
+    def log_error(self, name: str, error: Exception, user: int) -> None:
+        """Log why a directory is not read, once until it is."""
+        if name not in self._logged:
             self._logged.add(name)
             why = error.strerror if isinstance(error, OSError) and error.errno else error
-            log.warning("%s/%s is not read: %s", self.path, ascii(name)[1:-1], why)
+            shown = ascii(name)[1:-1]
+            self._budget.log(user, log, "%s/%s is not read: %s", self.path, shown, why)
 
     def _leave(self, prefix: str) -> None:
         directory = self.by_prefix.pop(prefix, None)
         if directory is not None:
             self._watch.remove(prefix)
             directory.close()
+            self.left.append(directory)
 
     def look_around(self) -> None:
         """Look at all directories in the collector's."""
         try:
-            names = self.top.names()[1]
+            entries = list(self.top.entries())
+            names = {one.name for one in entries if one.is_dir(follow_symlinks=False)}
         except OSError as error:
-            self._log_error(".", error)
-        else:
-            for name in {*names, *(prefix[:-1] for prefix in self.by_prefix if prefix)}:
-                self.look(name)
-
-    def list_files(
-        self, some: Iterable[TrustedDirectory]
-    ) -> dict[TrustedDirectory, dict[str, int]]:
-        """Return the inodes of possible segments by name, of directories that can be read."""
-        listed = {}
-        for directory in some:
-            try:
-                listed[directory] = directory.names()[0]
-            except OSError as error:
-                self._log_error(directory.prefix, error)
-        return listed
+            self.log_error(".", error, self.top.owner[0])
+            return
+        names = {name for name in names if not name.startswith(".")}
+        self._logged.intersection_update({*names, "."})
+        known = {prefix[:-1] for prefix in self.by_prefix if prefix}
+        for name in names | known:
+            self.look(name)
 
 
 def _make(path: str) -> None:

@@ -8,12 +8,14 @@ Threading: for the collector's thread alone.
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from statsfs.collector.live_segment import LiveSegment, weigh
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify
+from statsfs.collector.turns import Turns
 
 __all__ = ["Liveness"]
 
@@ -28,37 +30,69 @@ class Liveness:
     Attributes:
         by_key: the segments whose files are in a directory.
         orphans: the segments whose files are not there any more, though the producers may live.
-        dead: the segments to be folded, in order.
+        dead: the segments to be folded, in order, by the top-level name of their paths.
         counts, weights: by user, the number of all segments and what they weigh.
     """
 
-    def __init__(self, timers: Timers) -> None:
+    def __init__(self, timers: Timers, turns: Turns) -> None:
         self.by_key: Final[dict[str, LiveSegment]] = {}
         self.orphans: Final[set[LiveSegment]] = set()
-        self.dead: Final[dict[LiveSegment, None]] = {}
+        self.dead: Final[dict[str, dict[LiveSegment, None]]] = {}
         self.counts: Final[Counter[int]] = Counter()
         self.weights: Final[Counter[int]] = Counter()
         # While a file is open no other has its identity.
         self._by_identity: Final[dict[tuple[int, int], LiveSegment]] = {}
+        self._by_directory: Final[dict[TrustedDirectory, dict[LiveSegment, None]]] = {}
         self._timers = timers
+        self._turns = turns
         self._probing_orphans = False
 
     def add(self, segment: LiveSegment, alive: bool) -> None:
         """Note that a segment is in the tree."""
-        self.by_key[segment.location.key] = segment
+        self._note(segment)
         self._by_identity[segment.numbers.identity] = segment
         self._count(segment, 1)
         if not alive:
-            self.dead[segment] = None
+            self.note_dead(segment)
 
     def drop(self, segment: LiveSegment) -> None:
         """Close a segment that has left the tree."""
         segment.numbers.close()
         self.orphans.discard(segment)
         del self._by_identity[segment.numbers.identity]
-        if self.by_key.get(segment.location.key) is segment:
-            del self.by_key[segment.location.key]
+        self._forget(segment)
         self._count(segment, -1)
+
+    def _note(self, segment: LiveSegment) -> None:
+        self.by_key[segment.location.key] = segment
+        self._by_directory.setdefault(segment.location.directory, {})[segment] = None
+
+    def _forget(self, segment: LiveSegment) -> None:
+        location = segment.location
+        if self.by_key.get(location.key) is segment:
+            del self.by_key[location.key]
+        here = self._by_directory.get(location.directory, {})
+        here.pop(segment, None)
+        if not here:
+            self._by_directory.pop(location.directory, None)
+
+    def note_dead(self, segment: LiveSegment) -> None:
+        """Note that a segment is to be folded."""
+        self.dead.setdefault(segment.metadata.components[0], {})[segment] = None
+
+    def is_dead(self, segment: LiveSegment) -> bool:
+        """Tell whether a segment is to be folded."""
+        return segment in self.dead.get(segment.metadata.components[0], ())
+
+    def take_dead(self, name: str, most: int) -> list[LiveSegment]:
+        """Return some segments of a top-level name that are to be folded, and note them no more."""
+        dead = self.dead.get(name, {})
+        taken = list(islice(dead, most))
+        for segment in taken:
+            del dead[segment]
+        if not dead:
+            self.dead.pop(name, None)
+        return taken
 
     def give(self, segment: LiveSegment, owner: tuple[int, int]) -> None:
         """Note that a segment has another owner."""
@@ -77,8 +111,7 @@ class Liveness:
 
     def files_in(self, directory: TrustedDirectory) -> list[str]:
         """Return the names of the files of segments in a directory."""
-        locations = [segment.location for segment in self.by_key.values()]
-        return [name for place, name in locations if place is directory]
+        return [segment.location.name for segment in self._by_directory.get(directory, ())]
 
     def is_in_place(self, segment: LiveSegment) -> bool:
         """Tell whether a segment's file is where it was; if not it becomes an orphan."""
@@ -88,18 +121,17 @@ class Liveness:
         self.make_orphan(segment)
         return False
 
-    def keep_in(self, directories: Mapping[str, TrustedDirectory]) -> None:
-        """Make orphans of the segments in directories that are not among these, by prefix."""
-        for segment in list(self.by_key.values()):
-            directory = segment.location.directory
-            if directory is not directories.get(directory.prefix):
-                self.make_orphan(segment)
+    def leave(self, directory: TrustedDirectory) -> Iterator[None]:
+        """Make orphans of the segments in a directory that is read no longer, one by one."""
+        while here := self._by_directory.get(directory):
+            self.make_orphan(next(iter(here)))
+            yield
 
     def make_orphan(self, segment: LiveSegment) -> None:
         """Note that the file of a segment is not where it was."""
         # Its directory may still tell of its death, or not.
         segment.removed = True
-        self.by_key.pop(segment.location.key, None)
+        self._forget(segment)
         self.orphans.add(segment)
         if not self._probing_orphans:
             self._probe_orphans()
@@ -112,9 +144,10 @@ class Liveness:
     def move(self, segment: LiveSegment, location: Location) -> None:
         """Note that the file of a segment is here now."""
         self.orphans.discard(segment)
+        self._forget(segment)
         segment.numbers.location = location
         segment.removed, segment.missing_since = False, 0.0
-        self.by_key[location.key] = segment
+        self._note(segment)
 
     def probe(self, segment: LiveSegment, delays: Sequence[float] = _PROBES) -> None:
         """Find out whether a producer lives, now and after each of the delays, in seconds."""
@@ -126,7 +159,7 @@ class Liveness:
             return  # there is a newer series
         if not segment.numbers.probe():
             if not self._may_be_found(segment):
-                self.dead[segment] = None
+                self.note_dead(segment)
         elif delays:
             self._timers.add(delays[0], lambda: self._probe(segment, series, delays[1:]))
 
@@ -141,5 +174,9 @@ class Liveness:
         self._probing_orphans = bool(self.orphans)
         if self._probing_orphans:
             self._timers.add(_PATIENCE, self._probe_orphans)
+            self._turns.add("orphans", self._probe_each)
+
+    def _probe_each(self) -> Iterator[None]:
         for segment in list(self.orphans):
             self.probe(segment, ())
+            yield

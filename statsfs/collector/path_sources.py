@@ -27,6 +27,7 @@ from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.replaced_values import forget_replaced
 from statsfs.collector.retained_sources import RetainedSources, forget_zeros
 from statsfs.collector.shares import Shares, user_of, weigh_addition
+from statsfs.collector.top_sources import TopSources
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
 from statsfs.tree.registry import Registry
@@ -53,6 +54,7 @@ class PathSources:
         find_owner: returns the user and the group of a top-level name; set before the first.
         leaving: the path source that is being removed by `remove_directory`, if there is one.
         cleared: whether something was cleared since `make_room` looked for what is 0.
+        top_sources: where the sources at the top are.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class PathSources:
         self.find_owner: Callable[[str], tuple[int, int]]
         self.leaving: Source | None = None
         self.cleared = True
-        self._registry = registry
+        self.top_sources: Final = TopSources(registry)
+        self._budget = registry.log_budget
         self._recorder = recorder
         self._record = record
         self._shares: Final = Shares()
@@ -72,6 +75,7 @@ class PathSources:
         self._touched: dict[Source, None] = {}  # where segments came or went since `tidy`
         self._changed: Final[dict[str, None]] = {}  # top-level names, since `take_changed`
         self._retained: Final = RetainedSources()
+        self._touched_later: Final[dict[Source, None]] = {}  # of what is withheld
         # Held while `remove_directory` changes the tree, and to say which sources the collector's
         # thread uses; never while that thread changes the tree, which may wait for an rmdir.
         self._lock = threading.Lock()
@@ -79,13 +83,13 @@ class PathSources:
 
     def find_top(self, name: str) -> Source | None:
         """Return the top-level source of that name, if it is the collector's."""
-        top = self._registry.by_name.get(name)
+        top = self.top_sources.find(name)
         return top if top in self._known else None
 
     @property
     def tops(self) -> list[Source]:
         """The top-level sources that are the collector's."""
-        return [source for source in self._registry.sources if source in self._known]
+        return [source for source in self.top_sources.all if source in self._known]
 
     def find_segment(self, source: Source) -> LiveSegment | None:
         """Return the segment that a source shows; None for all others."""
@@ -98,7 +102,7 @@ class PathSources:
         """
         lineage = self._find_lineage(components)
         if not lineage:
-            return self._registry.by_name.get(components[0])
+            return self.top_sources.find(components[0])
         last = lineage[-1]
         if len(lineage) < len(components):
             held = self._known.get(last) is not None
@@ -166,7 +170,7 @@ class PathSources:
                 if source.label != label and source not in self._warned:
                     self._warned.add(source)
                     text = "%s: the label stays %r, of its first segment; another segment has %r"
-                    log.warning(text, source.path, source.label, label)
+                    self._budget.log(user_of(source), log, text, source.path, source.label, label)
             if 1 < len(lineage) == len(components) and self._is_empty(lineage[-1]):
                 self._take_out(lineage[-1])
             self._known[segment.source] = segment
@@ -203,7 +207,7 @@ class PathSources:
             if lineage:
                 lineage[-1].add_subordinate(source)
             else:
-                self._registry.register(source)
+                self.top_sources.add(source)
         except BaseException:
             for one in placed:
                 del self._known[one]
@@ -236,7 +240,7 @@ class PathSources:
             if isinstance(parent, Source):
                 parent.remove_subordinate(source)
             else:
-                self._registry.unregister(source)
+                self.top_sources.remove(source)
         except StatsfsError as error:
             log.error("other code changed the sources of a collector: %s", error)
         for one in leaving:
@@ -246,6 +250,7 @@ class PathSources:
             self._touched.pop(one, None)
             self._retained.forget(one)
             self._shares.forget(one)
+            self._touched_later.pop(one, None)
 
     def _settle(self, source: object) -> None:
         # Notes that a path source is empty, and so on upwards; one that retains nothing leaves.
@@ -325,11 +330,9 @@ class PathSources:
         self._fold_empty({user: heavy[user] - shares.NUMBERS_MAX for user in heavy}, ())
         heavy = self._shares.find_heavy()
         for user in heavy.keys() - self._heavy:
-            log.warning(
-                "the directories of user %d have %d numbers, more than %d; nothing that needs more "
-                "is admitted: %s",
-                user, heavy[user], shares.NUMBERS_MAX, _ADVICE,
-            )  # fmt: skip
+            text = "the directories of user %d have %d numbers, more than %d; nothing that needs "
+            text += "more is admitted: %s"
+            self._budget.log(user, log, text, user, heavy[user], shares.NUMBERS_MAX, _ADVICE)
         self._heavy = heavy.keys()
 
     def _fold_empty(self, surplus: dict[int, int], used: Sequence[Source]) -> None:
@@ -346,12 +349,18 @@ class PathSources:
             self._used = [*used, *chosen]
         for source in chosen:
             above = source.parent
-            if above is self._registry:
+            if not isinstance(above, Source):
                 text = "%s: what it retains is forgotten: user %d has too many empty directories"
-                log.warning(text, source.name, user_of(source))
+                self._budget.log(user_of(source), log, text, source.name, user_of(source))
             self._take_out(source)
             self._settle(above)
         self._used = ()
+
+    def show(self) -> None:
+        """Show what need not be withheld any more."""
+        self.top_sources.show()
+        self._touched.update(self._touched_later)
+        self._touched_later.clear()
 
     def _forget_zeros(self, user: int) -> None:
         # What is retained, is 0, and is counted by no segment.
@@ -370,18 +379,24 @@ class PathSources:
     def tidy(self) -> None:
         """Work off what follows from segments that came or went.
 
-        To be called when all segments that there are were added, and the dead removed.
+        To be called when all segments that there are were added, and the dead removed: sources
+        that are withheld are left for later.
         """
         if not self._touched:
             return
         touched, self._touched = self._touched, {}
-        lineages = [self._find_lineage(source.path.split("/")) for source in list(touched)]
+        paths = {source: source.path.split("/") for source in list(touched)}
+        for source, path in list(paths.items()):
+            if self.top_sources.is_withheld(path[0]):
+                self._touched_later[source] = None
+                del paths[source]
+        lineages = [*map(self._find_lineage, paths.values())]
         for lineage in filter(None, lineages):
             self._settle(lineage[-1])
         changed = [
             source
             for source in dict.fromkeys(chain.from_iterable(lineages))
-            if self._is_path_source(source) and forget_replaced(source)
+            if self._is_path_source(source) and forget_replaced(source, self._budget)
         ]
         for source in changed:
             self._changed[_top_of(source)] = None
@@ -402,11 +417,11 @@ class PathSources:
         """Take all out of the tree."""
         for top in self.tops:
             with contextlib.suppress(StatsfsError):  # another thread did
-                self._registry.unregister(top)
+                self.top_sources.remove(top)
         for source in list(self._known):
             self._shares.forget(source)
         self._retained.clear()
-        for noted in (self._known, self._warned, self._empty, self._touched):
+        for noted in (self._known, self._warned, self._empty, self._touched, self._touched_later):
             noted.clear()
 
 

@@ -15,61 +15,98 @@ from typing import Final, NamedTuple
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location
 from statsfs.exceptions import FormatError, StatsfsError
+from statsfs.tree.log_budget import LogBudget
 
 __all__ = ["Refusals"]
 
 log = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0  # seconds
-_KNOWN_MAX: Final = 10_000
+_KNOWN_MAX: Final = 10_000  # of one directory
 
 
 class _Refusal(NamedTuple):
+    location: Location
     signature: tuple[int, ...] | None  # None: it may be admitted another time as it is
     moment: float
     logged: bool
 
 
 class Refusals:
-    """The files that were refused, the last 10,000 of them, by key."""
+    """The files that were refused, the last 10,000 of each directory."""
 
-    def __init__(self, timers: Timers) -> None:
+    def __init__(self, timers: Timers, budget: LogBudget) -> None:
         self._timers = timers
-        self.known: Final[dict[str, _Refusal]] = {}
+        self._budget = budget
+        # By the prefixes of directories, and by the names in them.
+        self._known: Final[dict[str, dict[str, _Refusal]]] = {}
         self._looking: Final[set[str]] = set()
 
-    def is_due(self, key: str, status: os.stat_result, look: Callable[[], object]) -> bool:
+    def find(self, prefix: str) -> list[Location]:
+        """Return the files that were refused in the directory with that prefix."""
+        return [one.location for one in self._known.get(prefix, {}).values()]
+
+    def is_known(self, location: Location) -> bool:
+        """Tell whether a file was refused."""
+        return location.name in self._known.get(location.directory.prefix, ())
+
+    def leave(self, prefix: str) -> None:
+        """Forget the files in a directory that is read no longer."""
+        self._known.pop(prefix, None)
+
+    def forget(self, location: Location) -> None:
+        """Forget a file: it is admitted, or gone."""
+        known = self._known.get(location.directory.prefix, {})
+        known.pop(location.name, None)
+        if not known:
+            self._known.pop(location.directory.prefix, None)
+
+    def is_due(
+        self, location: Location, status: os.stat_result, look: Callable[[Location], object]
+    ) -> bool:
         """Tell whether a file is to be looked at now; if it is later, `look` is called then."""
-        known = self.known.get(key)
+        known = self._known.get(location.directory.prefix, {}).get(location.name)
         if known is None:
             return True
         if known.signature == _sign(status):
             return False
         left = known.moment + _PAUSE - time.monotonic()
-        if left > 0 and key not in self._looking:
-            self._looking.add(key)
-            self._timers.add(left, lambda: self._look(key, look))
+        if left > 0 and location.key not in self._looking:
+            self._looking.add(location.key)
+            self._timers.add(left, lambda: self._look(location, look))
         return left <= 0
 
-    def _look(self, key: str, look: Callable[[], object]) -> None:
-        self._looking.discard(key)
-        look()
+    def _look(self, location: Location, look: Callable[[Location], object]) -> None:
+        self._looking.discard(location.key)
+        look(location)
 
-    def note(self, location: Location, status: os.stat_result, error: Exception | None) -> None:
-        """Note that a file is refused; an error is logged, once."""
-        before = self.known.pop(location.key, None)
+    def note(
+        self,
+        location: Location,
+        status: os.stat_result,
+        error: Exception | None,
+        final: bool = False,
+    ) -> None:
+        """Note that a file is refused; an error is logged, once.
+
+        Args:
+            final: whether it may be admitted only when its contents change, as with some errors.
+        """
+        here = self._known.setdefault(location.directory.prefix, {})
+        before = here.pop(location.name, None)
         logged = before is not None and before.logged
-        if len(self.known) >= _KNOWN_MAX:
-            del self.known[next(iter(self.known))]
+        if len(here) >= _KNOWN_MAX:
+            del here[next(iter(here))]
         expected = isinstance(error, StatsfsError | OSError)
         # Only contents stay as bad as they are.
-        final = error is None or isinstance(error, FormatError) or not expected
-        self.known[location.key] = _Refusal(
-            _sign(status) if final else None, time.monotonic(), logged or error is not None
-        )
-        if error is not None and not logged:
+        final = final or isinstance(error, FormatError) or (error is not None and not expected)
+        signature = _sign(status) if final else None
+        logs = error is not None and not logged
+        here[location.name] = _Refusal(location, signature, time.monotonic(), logged or logs)
+        if logs:
             why = error.strerror if isinstance(error, OSError) and error.errno else error
-            log.warning("%s is refused: %s", location, why, exc_info=None if expected else error)
+            user, cause = location.directory.owner[0], None if expected else error
+            self._budget.log(user, log, "%s is refused: %s", location, why, exc_info=cause)
 
 
 def _sign(status: os.stat_result) -> tuple[int, ...]:

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import zip_longest
 
+from statsfs.collector.shares import user_of
 from statsfs.model.arrays import Array
 from statsfs.model.values import Value
+from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.retained import fill_row
 from statsfs.tree.retention import forget_row
 from statsfs.tree.source import Source, directory_of
@@ -22,7 +24,7 @@ __all__ = ["forget_replaced"]
 log = logging.getLogger(__name__)
 
 
-def forget_replaced(source: Source) -> bool:
+def forget_replaced(source: Source, budget: LogBudget) -> bool:
     """Forget what a source retains of replaced values; return whether there was something."""
     # While segments elsewhere in a directory above have such a value, it is retained there.
     replaced, above = list(_find_replaced(source)), source.parent
@@ -33,7 +35,8 @@ def forget_replaced(source: Source) -> bool:
         forget_row(source, array)
         fate = f"left to {above.path}" if isinstance(above, Source) else "dropped"
         text = "%s: what is retained of %r is %s: its %s"
-        log.warning(text, source.path, value.name, fate, value.describe_difference(by))
+        difference = value.describe_difference(by)
+        budget.log(user_of(source), log, text, source.path, value.name, fate, difference)
     return bool(replaced)
 
 

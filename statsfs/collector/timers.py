@@ -1,6 +1,7 @@
 """Timers: functions that the collector's thread calls later.
 
 Owns when. Nothing here waits: the thread asks how long it may sleep, and then calls what is due.
+What takes long is no timer's: it gets turns.
 
 Threading: for one thread alone.
 """
@@ -12,6 +13,8 @@ from itertools import count
 from typing import Final
 
 __all__ = ["Timers"]
+
+_TURN: Final = 0.005  # seconds
 
 
 class Timers:
@@ -31,8 +34,14 @@ class Timers:
         return max(0.0, self._due[0][0] - time.monotonic()) if self._due else 365 * 86400.0
 
     def run(self) -> None:
-        """Call all that are due now, but not those that they add; after an error the rest stays."""
+        """Call those that are due now, but not those that they add, for some milliseconds.
+
+        After that, or an error, the rest stays.
+        """
         # Those that they add have later moments, or larger numbers.
-        end = (time.monotonic(), next(self._numbers))
+        now = time.monotonic()
+        end = (now, next(self._numbers))
         while self._due and self._due[0] < end:
             heapq.heappop(self._due)[2]()
+            if time.monotonic() >= now + _TURN:
+                break

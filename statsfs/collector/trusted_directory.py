@@ -6,23 +6,20 @@ Threading: for the collector's thread, but for `open_for_writing`, which changes
 """
 
 import contextlib
-import logging
 import os
 import re
 import stat
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 from statsfs.collector.file_ids import find_id
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.segments.file_format import FILE_MAX, decode
 from statsfs.segments.locks import is_alive
-from statsfs.segments.places import SUFFIX, check_directory
+from statsfs.segments.places import check_directory
 
-__all__ = ["Location", "Look", "TrustedDirectory", "identify", "open_directory", "order_files"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Location", "Look", "TrustedDirectory", "identify", "open_directory"]
 
 # Does not follow links, wait for pipes or take a terminal over.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -38,11 +35,12 @@ def identify(status: os.stat_result) -> tuple[int, int]:
 
 
 class Look(NamedTuple):
-    """Whether a segment's producer lives, when its file last changed, in ns, and its file's id."""
+    """Whether a segment's producer lives, when its file last changed, in ns, its id and path."""
 
     alive: bool
     changed: int
     id: str
+    path: str
 
 
 class Location(NamedTuple):
@@ -72,39 +70,22 @@ class Location(NamedTuple):
             fd, status = self.directory.open(self.name)
             with open(fd, "rb", 0):
                 metadata = decode(os.pread(fd, status.st_size, 0))
-                id = None if metadata is None else find_id(metadata, fd)
-                return None if id is None else Look(is_alive(fd), status.st_ctime_ns, id)
+                if metadata is None:
+                    return None
+                id, path = find_id(metadata, fd), metadata.path
+                return Look(is_alive(fd), status.st_ctime_ns, id, path)
         except (FormatError, OSError):  # logged later, when the file is refused
             return None
 
-    def remove(self) -> bool:
-        """Remove the file; return whether it is gone, or log why not."""
+    def remove(self) -> str:
+        """Remove the file; return why it is still there, or "" if it is gone."""
         try:
             os.unlink(self.name, dir_fd=self.directory.fd)
         except FileNotFoundError:
             pass
         except OSError as error:
-            log.error("%s: %s", self, error.strerror)
-            return False
-        return True
-
-
-def order_files(locations: Iterable[Location]) -> list[Location]:
-    """Return the locations of possible segments in the order in which they are to be admitted.
-
-    First the dead: at the path of a living segment they would wait for its end. Of the living the
-    oldest file was the first at its path, at least in memory, and shown before. Last what is dead
-    and a copy of what lives, which counts all of it.
-    """
-    ranked = [(one, one.look() or Look(True, 0, "")) for one in locations]
-    living = {look.id for _, look in ranked if look.alive}
-
-    def rank(item: tuple[Location, Look]) -> tuple[bool, bool, int, str]:
-        location, look = item
-        copied = not look.alive and look.id in living
-        return copied, look.alive, look.changed, location.name
-
-    return [location for location, _ in sorted(ranked, key=rank)]
+            return os.strerror(error.errno or 0)
+        return ""
 
 
 class TrustedDirectory:
@@ -133,38 +114,29 @@ class TrustedDirectory:
         if fd >= 0:
             os.close(fd)
 
-    def names(self) -> tuple[dict[str, int], list[str]]:
-        """Return the inodes of possible segments by name, and the names of directories.
+    def entries(self) -> Iterator["os.DirEntry[str]"]:
+        """Return all that is in it, in pieces; if it cannot be read, that is an OSError."""
+        # An open file of its own: another listing has another position in it.
+        fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=self.fd)
+        try:
+            with os.scandir(fd) as entries:
+                yield from entries
+        finally:
+            os.close(fd)
 
-        If it cannot be read, that is an OSError.
-        """
-        files, directories = {}, []
-        with os.scandir(self.fd) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    directories.append(entry.name)
-                elif entry.name.endswith(SUFFIX):
-                    files[entry.name] = entry.inode()
-        return files, directories
-
-    def remove_unfinished(self) -> None:
-        """Remove the files of producers that died while they published."""
-        names: list[str] = []
-        with contextlib.suppress(OSError):
-            names = [name for name in os.listdir(self.fd) if _UNFINISHED.fullmatch(name)]
-        for name in names:
+    def remove_unfinished(self, name: str) -> None:
+        """Remove the file of that name if its producer died while it published."""
+        if _UNFINISHED.fullmatch(name):
             with contextlib.suppress(OSError):
-                alive, changed = self._probe(name)
-                if not alive and time.time() - changed / 1e9 > _UNFINISHED_AGE:
+                alive, status = self.probe(name)
+                if not alive and time.time() - status.st_ctime > _UNFINISHED_AGE:
                     os.unlink(name, dir_fd=self.fd)
 
-    def _probe(self, name: str) -> tuple[bool, int]:
-        # Whether its producer lives, and when the file last changed, in nanoseconds.
+    def probe(self, name: str) -> tuple[bool, os.stat_result]:
+        """Tell whether a file's producer lives; return its status too. The errors are `open`'s."""
         fd, status = self.open(name)
         with open(fd, "rb", 0):
-            return is_alive(fd), status.st_ctime_ns
+            return is_alive(fd), status
 
     def open_for_writing(self, name: str, identity: tuple[int, int]) -> int:
         """Open the file of this name and identity for writing, as `open` does."""

@@ -9,12 +9,17 @@ Threading: for the collector's thread alone, but for `wake`, which any thread ma
 
 import os
 import select
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from statsfs.exceptions import SegmentError
 
-__all__ = ["Events", "Watch"]
+__all__ = ["FLOOD", "Events", "Watch"]
+
+FLOOD: Final = 8192  # events of one directory, in a second; the kernel keeps twice as many
+_SECOND: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -27,12 +32,14 @@ class Events:
             a new name of a file there is no other event.
         gone: the keys of directories that do not exist any more, and are not watched.
         lost: whether the kernel dropped events, so that everything is to be looked at.
+        floods: the keys of directories with too many events.
     """
 
     names: dict[str, dict[str, None]] = field(default_factory=dict)
     created: dict[str, dict[str, None]] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
     lost: bool = False
+    floods: set[str] = field(default_factory=set)
 
 
 class Watch:
@@ -63,6 +70,9 @@ class Watch:
         self._poll.register(self._inotify.fileno(), select.POLLIN)
         self._poll.register(self._wakeup, select.POLLIN)
         self._keys: Final[dict[int, str]] = {}
+        # Since a moment, how many events each directory had.
+        self._counts: Final[Counter[str]] = Counter()
+        self._since = 0.0
 
     def close(self) -> None:
         """Give all watches back."""
@@ -71,10 +81,18 @@ class Watch:
         fd, self._wakeup = self._wakeup, -1
         os.close(fd)
 
-    def add(self, key: str, fd: int) -> None:
-        """Watch an open directory, or raise OSError; the key must be free."""
+    def add(self, key: str, fd: int, calm: bool = False) -> None:
+        """Watch an open directory, or raise OSError; the key must be free, or its.
+
+        Args:
+            calm: tell nothing but its end; of "" all but attributes, which are those of directories
+                that users change as they like.
+        """
         # The open directory, wherever its name leads by now.
-        self._keys[self._inotify.add_watch(f"/proc/self/fd/{fd}", self._here)] = key
+        mask = self._here
+        if calm:
+            mask &= self._self if key else ~self._flags.ATTRIB
+        self._keys[self._inotify.add_watch(f"/proc/self/fd/{fd}", mask)] = key
 
     def remove(self, key: str) -> None:
         """End the watch on a directory, if there is one."""
@@ -104,6 +122,9 @@ class Watch:
 
     def _sort(self, told: list[Any]) -> Events:
         events, flags = Events(), self._flags
+        if time.monotonic() > self._since + _SECOND:
+            self._since = time.monotonic()
+            self._counts.clear()
         for number, mask, _, name in told:
             key = self._keys.get(number)
             if mask & flags.Q_OVERFLOW:
@@ -114,6 +135,10 @@ class Watch:
                 events.gone.add(key)
                 self.remove(key)
             elif name:
+                self._counts[key] += 1
                 new = mask & flags.CREATE and not mask & flags.ISDIR
                 (events.created if new else events.names).setdefault(key, {})[name] = None
+        for key in [key for key, count in self._counts.items() if count > FLOOD]:
+            events.floods.add(key)
+            del self._counts[key]
         return events

@@ -9,13 +9,17 @@ import pytest
 
 from statsfs.collector.directories import Directories
 from statsfs.collector.watching import Watch
+from statsfs.tree.log_budget import LogBudget
 
 
 def test_where_a_directory_is(tmp_path: Path) -> None:
     """It is known by what it is, not by its name."""
     path = tmp_path / "segments"
     watch = Watch()
-    with contextlib.closing(watch), contextlib.closing(Directories(str(path), watch)) as found:
+    with (
+        contextlib.closing(watch),
+        contextlib.closing(Directories(str(path), watch, LogBudget())) as found,
+    ):
         assert found.is_there()
         path.rename(tmp_path / "elsewhere")
         assert not found.is_there()
@@ -30,7 +34,7 @@ def test_no_more_watches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     watch = Watch()
     with (
         contextlib.closing(watch),
-        contextlib.closing(Directories(str(tmp_path), watch)) as directories,
+        contextlib.closing(Directories(str(tmp_path), watch, LogBudget())) as directories,
     ):
         (tmp_path / "www").mkdir()
 
@@ -61,28 +65,6 @@ def test_a_directory_that_is_replaced_as_it_is_made(
     with monkeypatch.context() as patcher:
         patcher.setattr(os, "mkdir", swap)
         with pytest.raises(NotADirectoryError):
-            Directories(str(tmp_path / "segments"), watch)
+            Directories(str(tmp_path / "segments"), watch, LogBudget())
     watch.close()
     assert stat.S_IMODE(secret.stat().st_mode) == 0o700
-
-
-def test_a_directory_that_cannot_be_listed(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is logged once, and the others are listed."""
-    tmp_path.chmod(0o755)
-    watch = Watch()
-    with (
-        contextlib.closing(watch),
-        contextlib.closing(Directories(str(tmp_path), watch)) as directories,
-    ):
-        (tmp_path / "www").mkdir(mode=0o755)
-        (tmp_path / "a.stats").touch()
-        broken = directories.look("www")
-        assert broken is not None
-        with open("/dev/null", "rb") as file:
-            os.dup2(file.fileno(), broken.fd, inheritable=False)
-        for _ in range(2):
-            listed = directories.list_files([broken, directories.top])
-            assert [[*files] for files in listed.values()] == [["a.stats"]]
-    assert len(caplog.records) == 1

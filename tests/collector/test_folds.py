@@ -234,7 +234,6 @@ def test_more_dead_than_are_folded_at_once(
 ) -> None:
     """They are folded in batches, of one record each."""
     monkeypatch.setattr("statsfs.collector.folding._BATCH", 3)
-    monkeypatch.setattr("statsfs.collector.collector._BATCH", 4)
     for worker in range(10):
         leave(directory, f"app/w{worker}", 1, worker)
     with collecting(directory) as registry:

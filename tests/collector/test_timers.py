@@ -1,6 +1,7 @@
 """Timers: each is called once, in order."""
 
 import time
+from functools import partial
 
 import pytest
 
@@ -39,3 +40,24 @@ def test_a_timer_that_raises() -> None:
     assert timers.seconds_left == 0
     timers.run()
     assert called == ["second"]
+
+
+def test_timers_that_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some milliseconds the rest stays for the next time."""
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    timers = Timers()
+    called: list[int] = []
+
+    def work(number: int) -> None:
+        nonlocal now
+        called.append(number)
+        now += 0.003
+
+    for number in range(3):
+        timers.add(-1, partial(work, number))
+    timers.run()
+    assert called == [0, 1]
+    assert timers.seconds_left == 0
+    timers.run()
+    assert called == [0, 1, 2]

@@ -54,3 +54,36 @@ def test_more_than_the_kernel_keeps(tmp_path: Path) -> None:
         assert watch.wait(0).lost
         assert not watch.wait(0).lost
     os.close(fd)
+
+
+def test_too_many_events_of_one_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once; a calm watch tells of the end of a directory and no more.
+
+    Of the first directory it tells all but attributes: any user may change those of his directory.
+    """
+    monkeypatch.setattr("statsfs.collector.watching.FLOOD", 4)
+    watch = Watch()
+    (tmp_path / "sub").mkdir()
+    fds = {"": os.open(tmp_path, os.O_RDONLY), "sub/": os.open(tmp_path / "sub", os.O_RDONLY)}
+    with contextlib.closing(watch):
+        for key, fd in fds.items():
+            watch.add(key, fd)
+        for name in "abcde":
+            (tmp_path / "sub" / name).mkdir()
+        events = watch.wait(0)
+        assert events.floods == {"sub/"}
+        assert list(events.names["sub/"]) == list("abcde")
+        for key, fd in fds.items():
+            watch.add(key, fd, calm=True)
+        (tmp_path / "sub" / "f").mkdir()
+        (tmp_path / "sub").chmod(0o700)
+        (tmp_path / "x").mkdir()
+        assert watch.wait(0).names == {"": {"x": None}}
+        watch.add("sub/", fds["sub/"])
+        (tmp_path / "sub" / "g").mkdir()
+        assert watch.wait(0).names == {"sub/": {"g": None}}
+        watch.add("sub/", fds["sub/"], calm=True)
+        os.rename(tmp_path / "sub", tmp_path / "away")
+        assert watch.wait(0).gone == {"sub/"}
+    for fd in fds.values():
+        os.close(fd)
