@@ -281,8 +281,7 @@ class Journal:
         return found
 
     def _check_baselines(self, name: str) -> None:
-        noted = [one for one in self._noted.get(name, ()) if self.path_sources.is_in_tree(one)]
-        size = sum(one.numbers.find_cleared().size for one in noted)
+        size = sum(one.numbers.find_cleared().size for one in self._noted.get(name, ()))
         if size > counted_files.BASELINES_MAX:
             raise SegmentError(
                 f"{name}: nothing was cleared: {size} integers would have to be recorded that were "
