@@ -51,6 +51,7 @@ from statsfs.filesystem.vfs import (
     Vfs,
 )
 from statsfs.formats.views import Rendering
+from statsfs.model.foreign import describe_error, foreign, is_interrupt
 from statsfs.tree import refresh
 from statsfs.tree.registry import Registry
 
@@ -58,7 +59,7 @@ __all__ = ["ERRNOS", "Handlers"]
 
 log = logging.getLogger(__name__)
 
-ERRNOS: Final[dict[type[Exception], int]] = {
+ERRNOS: Final[dict[type[BaseException], int]] = {
     NoSuchFileError: errno.ENOENT,
     UnknownValueError: errno.ENOENT,
     ReleasedError: errno.ENOENT,
@@ -76,6 +77,8 @@ ERRNOS: Final[dict[type[Exception], int]] = {
 # Seconds for which the kernel may cache names and attributes. They change only by our
 # invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
+# How many different errors are logged, once each.
+_LOGGED_MAX: Final = 100
 # Views that are rendered at the same time. They share one interpreter, so more would gain nothing;
 # with fewer, a small one would wait for the end of a large one.
 _RENDERINGS: Final = 4
@@ -91,7 +94,7 @@ def _handler(function: _Method[_P, _T]) -> _Method[_P, Coroutine[object, None, _
     async def handle(self: "Handlers", *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(self, *args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, function.__name__) from None
 
     # `wraps` hides that `self` is positional only.
@@ -125,19 +128,29 @@ class Handlers(pyfuse3.Operations):
         """Let go of the filesystem: pyfuse3 keeps these handlers until the next mount."""
         self._vfs = Vfs(Registry())
 
-    def errno_of(self, error: Exception, where: str) -> int:
+    def errno_of(self, error: BaseException, where: str) -> int:
         """Return the errno for an error; one that is not in the table is logged once, and EIO."""
         code = ERRNOS.get(type(error))
         if code is not None:
             return code
-        key = (where, repr(error))
-        if key not in self._logged:
+        key = (where, describe_error(error))
+        if key not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(key)
-            log.error("%s failed; the reader gets EIO", where, exc_info=error)
+            try:
+                log.error("%s failed; the reader gets EIO", where, exc_info=error)
+            except foreign():  # of one of the log's handlers
+                pass
         return errno.EIO
 
-    def _refusal(self, error: Exception, where: str) -> FUSEError:
-        return error if isinstance(error, FUSEError) else FUSEError(self.errno_of(error, where))
+    def _refusal(self, error: BaseException, where: str) -> BaseException:
+        # Returns what to raise. The end of the mount, and interrupts of the program, pass.
+        if isinstance(error, trio.Cancelled):
+            passes = trio.current_effective_deadline() == -math.inf  # else foreign code made it
+        else:
+            passes = isinstance(error, FUSEError) or is_interrupt(error)
+        if passes:
+            return error
+        return FUSEError(self.errno_of(error, where))
 
     # Names and attributes
 
@@ -171,7 +184,7 @@ class Handlers(pyfuse3.Operations):
         for inode, lookups in inode_list:
             try:
                 self._vfs.forget(inode, lookups)
-            except Exception:
+            except foreign():
                 log.exception("forget failed")
 
     @_handler
@@ -241,7 +254,7 @@ class Handlers(pyfuse3.Operations):
             remove = self._vfs.prepare_rmdir(parent_inode, name, ctx.uid)
             if not await run_in_thread(remove, self._threads):
                 raise FUSEError(errno.ENOTCONN)  # the mount ends
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "rmdir") from None
 
     # Files
@@ -251,7 +264,7 @@ class Handlers(pyfuse3.Operations):
             handle = self._vfs.open_value(inode, flags)
             if handle is None:
                 handle = await self._open_view(inode, flags, ctx)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "open") from None
         self._opened.fh = FileHandleT(handle)
         return self._opened
@@ -287,7 +300,7 @@ class Handlers(pyfuse3.Operations):
                 await self._prepare(fh, off)
                 text = self._vfs.read(fh, off, size)
             return text
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "read") from None
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
@@ -295,13 +308,13 @@ class Handlers(pyfuse3.Operations):
         try:
             await self._prepare(fh, 0)
             return self._vfs.write(fh, buf)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "write") from None
 
     async def release(self, fh: FileHandleT) -> None:
         try:
             self._vfs.close(fh)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "release") from None
 
     # What sysfs refuses. `flush`, `fsync` and `access` stay unimplemented: the kernel asks once,

@@ -41,6 +41,8 @@ from typing import Final
 import pyfuse3
 import trio
 
+from statsfs.model.foreign import call_foreign
+
 __all__ = ["Loop", "find_descriptors", "make_loop", "run_in_thread"]
 
 log = logging.getLogger(__name__)
@@ -320,7 +322,9 @@ async def run_in_thread(
         try:
             if loop.ended:
                 scope.cancel()
-            await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+            await trio.to_thread.run_sync(
+                call_foreign, function, abandon_on_cancel=True, limiter=limiter
+            )
         finally:
             loop.waiting.discard(scope)
     return not (scope.cancelled_caught and loop.ended)

@@ -12,6 +12,7 @@ from typing import Final
 from statsfs.exceptions import BaseMismatchError, StatsfsError
 from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import File
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry
@@ -58,9 +59,11 @@ def render_file(directory: Directory, file: File, entry: Entry | None) -> bytes:
     if show is None or file.kind not in _SHOWN:
         return b"%d\n" % number
     try:
-        return (show(number) + "\n").encode()
-    except Exception as error:
-        message = f"{file.name!r}: show({number}) failed: {type(error).__name__}: {error}"
+        # Whatever `show` returns: this is text, or raises.
+        return b"%b\n" % str.encode(show(number))
+    except foreign() as error:
+        why = f"{type(error).__name__}: {describe_error(error)}"
+        message = f"{file.name!r}: show({number}) failed: {why}"
         directory.complain(("show", file), message)
         raise BrokenValueError(message, file.name) from error
 

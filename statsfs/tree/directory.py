@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
 from statsfs.model.arrays import Array, File
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
@@ -176,10 +177,10 @@ class Directory:
                 return file.value.zero
             try:
                 return convert_number(file.value, entry.reader.read(base, file.index))
-            except Exception as error:
-                wanted = describe_number(file.value)
+            except foreign() as error:
+                wanted, why = describe_number(file.value), describe_error(error)
                 raise BaseMismatchError(
-                    f"{self.path}: {file.name!r} holds no {wanted}: {error}", base
+                    f"{self.path}: {file.name!r} holds no {wanted}: {why}", base
                 ) from error
         number, broken = reduce_parts(file, self._parts(file))
         if file.array not in self.index and (shown := self._find_successor(file)) is not None:

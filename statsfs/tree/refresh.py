@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from statsfs.exceptions import UnavailableError
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.locking import Flag, call_locked
 
 if TYPE_CHECKING:
@@ -115,19 +116,15 @@ class Refresher:
     def run(self) -> None:
         """Call the function until no further call is wanted; in a thread of ours."""
         while True:
-            try:
-                failure = self._call()
-            except BaseException as error:  # such as SystemExit: readers still wait
-                failure = repr(error)
-            if not self.finish(failure):
+            if not self.finish(self._call()):
                 return
 
     def _call(self) -> str | None:
         _inside.refresh = True
         try:
             self.function()
-        except Exception as error:
-            return _name(error)
+        except foreign() as error:
+            return describe_error(error)
         finally:
             _inside.refresh = False
         return None
@@ -191,10 +188,6 @@ class Refresher:
         return runs, self._note(failure)
 
 
-def _name(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 def _describe(failure: str) -> str:
     return f"unavailable: the refresh failed: {failure}"
 
@@ -244,8 +237,8 @@ class Refreshing:
                     return
                 try:
                     refresher.function()
-                except Exception as error:
-                    refresher.settle(_name(error))
+                except foreign() as error:
+                    refresher.settle(describe_error(error))
                 else:
                     if refresher.failure is not None:
                         refresher.settle(None)

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import clean_integers, convert_column, divide, wrap_sum
+from statsfs.model.foreign import foreign
 from statsfs.model.histograms import add_buckets, convert_histograms
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import take_chunks
@@ -55,7 +56,7 @@ def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
         return None
     try:
         return convert_column(column, value.type)
-    except Exception:  # foreign integers may raise anything when they are compared
+    except foreign():  # foreign integers may raise anything when they are compared
         return None
 
 
