@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
 
-__all__ = ["Directory", "find_lineage", "note_files"]
+__all__ = ["UNWEIGHED", "Directory", "find_lineage", "note_files"]
 
 log = logging.getLogger(__name__)
 
 # What leaves and released sources have; nothing is ever added to it.
 _NOTHING: Final[dict[Any, Any]] = {}
+# Arrays: to weigh so many takes a millisecond.
+_MANY: Final = 2000
+
+UNWEIGHED: Final = sys.maxsize - 1
+"""The weight of a subtree with many arrays; it may run foreign code, or not."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -182,7 +187,7 @@ class Directory:
                 raise BaseMismatchError(
                     f"{self.path}: {file.name!r} holds no {wanted}: {why}", base
                 ) from error
-        number, broken = reduce_parts(file, self._parts(file))
+        number, broken = reduce_parts(file, self.parts(file))
         if file.array not in self.index and (shown := self._find_successor(file)) is not None:
             return self.read(shown, None)
         if broken is not None:
@@ -223,7 +228,7 @@ class Directory:
             return
         refused = []
         told: dict[Callable[[], object] | None, None] = {}
-        for index, place in self._parts(file):
+        for index, place in self.parts(file):
             refused += index.clear(place, told)
         for cleared in told:
             if cleared is not None:
@@ -235,8 +240,8 @@ class Directory:
                 self.path, file.name, len(refused), first.source.path, reason,
             )  # fmt: skip
 
-    def _parts(self, file: File) -> Sequence[Part]:
-        # What an aggregate covers: one array, or all in which values belong together.
+    def parts(self, file: File) -> Sequence[Part]:
+        """Return what an aggregate covers: one array, or all in which values belong together."""
         covered = self.layout.covered.get(file)
         places = ((file.array, file.index),) if covered is None else covered
         indexes = [(self.index.get(array), place) for array, place in places]
@@ -254,8 +259,13 @@ class Directory:
         return [*(self.refreshers or ()), *(one for one in above if one is not None)]
 
     def weigh(self) -> int:
-        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code."""
+        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code.
+
+        Where that would take long, too, it is `UNWEIGHED`.
+        """
         weight = 0
+        if len(self.index) > _MANY:
+            return UNWEIGHED
         for array, index in self.index.copy().items():
             if not all(reader.plain for reader in index.groups.copy()):
                 return sys.maxsize

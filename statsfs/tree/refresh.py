@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from statsfs.exceptions import UnavailableError
 from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.locking import Flag, call_locked
+from statsfs.tree.pauses import pause
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -36,8 +37,10 @@ log = logging.getLogger(__name__)
 DEADLINE: Final = 1.0
 """Seconds that all refreshes of one sample may take together."""
 
-# So many refreshes that do not block, at a few microseconds each, run without a thread.
+# So many refreshes that do not block, at a few microseconds each, run without a thread, if what
+# they bring are no more numbers than that, at up to 50 ns each.
 _FEW: Final = 64
+_QUICK: Final = 10_000
 _IDLE: Final = 10.0  # seconds after which an idle thread ends
 
 # Reentrant, as a signal handler may read a value too. No foreign code is called under it.
@@ -87,6 +90,12 @@ class Refresher:
         self.late = False
         self._running: _Run | None = None
         self._next: _Run | None = None
+
+    @property
+    def weight(self) -> int:
+        """How many numbers the source has by itself."""
+        # In a list, which one call makes: the tree may change meanwhile.
+        return sum([key[0].size for key in list(self.source._directory.entries)])
 
     def check(self) -> None:
         """Raise UnavailableError if the last refresh failed."""
@@ -214,7 +223,11 @@ class Refreshing:
     @property
     def quick(self) -> bool:
         """Whether `run` does not block, and takes a fraction of a millisecond."""
-        return not self._blocking and len(self._others) <= _FEW
+        return (
+            not self._blocking
+            and len(self._others) <= _FEW
+            and sum([refresher.weight for refresher in self._others]) <= _QUICK
+        )
 
     def run(self) -> None:
         """Refresh; return when all have ended or the deadline is over."""
@@ -242,6 +255,7 @@ class Refreshing:
                 else:
                     if refresher.failure is not None:
                         refresher.settle(None)
+                pause()
         finally:
             _inside.refresh = False
 

@@ -31,7 +31,7 @@ from statsfs.tree.snapshot import Snapshot, take_snapshot
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
 
-__all__ = ["Source", "check_source", "directory_of", "rmdir_of"]
+__all__ = ["Source", "check_source", "directory_of", "is_told_of_clears", "rmdir_of"]
 
 
 class Source:
@@ -399,6 +399,11 @@ def directory_of(source: Source) -> Directory:
 def rmdir_of(source: Source) -> Callable[[Source], bool] | None:
     """Return what takes a source out of the tree for a client, if its directory can be removed."""
     return source._rmdir
+
+
+def is_told_of_clears(source: Source) -> bool:
+    """Tell whether a function of the source is called after it was cleared."""
+    return source._cleared is not None
 
 
 def check_source(source: object) -> None:
