@@ -7,15 +7,17 @@ Threading: pure, but for `render_file`, which reads a value as `Source.get_value
 
 import re
 from functools import lru_cache
+from itertools import chain, compress
 from typing import Final
 
 from statsfs.exceptions import BaseMismatchError, StatsfsError
 from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import File
 from statsfs.model.foreign import describe_error, foreign
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry
+from statsfs.tree.pauses import take_chunks
 
 __all__ = [
     "FILE_SIZE",
@@ -76,8 +78,11 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # A line for each bucket that is not empty: its lower bound and its count.
-    pairs = zip(value.starts, buckets, strict=True)
-    return b"".join(b"%d %d\n" % pair for pair in pairs if pair[1])
+    pairs = list(compress(zip(value.starts, buckets, strict=True), buckets))
+    lines = []
+    for some in take_chunks(pairs):
+        lines.append(b"%d %d\n" * len(some) % tuple(chain.from_iterable(some)))
+    return b"".join(lines)
 
 
 def check_zero(file: File, data: bytes) -> None:
@@ -88,7 +93,10 @@ def check_zero(file: File, data: bytes) -> None:
 
 def find_size(value: Value) -> int:
     """Return the size of a histogram for stat(2): that of its longest text, in whole pages."""
-    longest = value.size * (len(str(value.starts[-1])) + len(" 18446744073709551615\n"))
+    # Each lookup asks, and there may be 65,535 buckets.
+    linear = value.kind is Kind.LINEAR_HIST
+    last = (value.size - 1) * value.bucket_size if linear else value.starts[-1]
+    longest = value.size * (len(str(last)) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 
 
