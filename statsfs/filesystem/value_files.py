@@ -7,7 +7,7 @@ Threading: pure, but for `render_file`, which reads a value as `Source.get_value
 
 import re
 from functools import lru_cache
-from itertools import chain, compress
+from itertools import chain, compress, islice
 from typing import Final
 
 from statsfs.exceptions import BaseMismatchError, StatsfsError
@@ -17,7 +17,7 @@ from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry
-from statsfs.tree.pauses import take_chunks
+from statsfs.tree.pauses import pause
 
 __all__ = [
     "FILE_SIZE",
@@ -33,6 +33,7 @@ __all__ = [
 FILE_SIZE: Final = 4096  # as in sysfs; with 0, tar and diff would never read
 
 _ZERO: Final = re.compile(rb"[ \t\n\v\f\r]*[+-]?(?:0[xX])?0+[ \t\n\v\f\r]*")
+_LINES: Final = 256  # of a histogram between two pauses
 _SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
 
 
@@ -78,10 +79,11 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # A line for each bucket that is not empty: its lower bound and its count.
-    pairs = list(compress(zip(value.starts, buckets, strict=True), buckets))
+    pairs = compress(zip(value.starts, buckets, strict=True), buckets)
     lines = []
-    for some in take_chunks(pairs):
+    while some := list(islice(pairs, _LINES)):
         lines.append(b"%d %d\n" * len(some) % tuple(chain.from_iterable(some)))
+        pause()
     return b"".join(lines)
 
 
