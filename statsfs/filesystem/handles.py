@@ -116,8 +116,9 @@ class Handles:
         opened = self.files.pop(handle)
         del opened.known.opened[handle]
         self._shares.give_back(opened.user)
-        self._memory.give_back(opened.user, _weigh(opened.text, 1))
-        _note_holder(opened.text, -1)
+        if isinstance(opened.text, Text):
+            self._memory.give_back(opened.user, _weigh(opened.text, 1))
+            _note_holder(opened.text, -1)
         if isinstance(opened, OpenView):
             rendered = self._rendered_of(opened)
             rendered.pop(handle, None)
@@ -129,7 +130,8 @@ class Handles:
         """Forget a directory that was closed."""
         opened = self.directories.pop(handle)
         self._shares.give_back(opened.user)
-        self._memory.give_back(opened.user, opened.weight)
+        if opened.weight:
+            self._memory.give_back(opened.user, opened.weight)
 
     # What is kept of them
 
@@ -137,7 +139,8 @@ class Handles:
         """Keep the names that an open directory has."""
         weight = sum(map(len, names)) + _PER_NAME * len(names)
         weight = weight if weight > _SMALL else 0
-        self._memory.take(opened.user, weight, opened.weight)
+        if weight or opened.weight:
+            self._memory.take(opened.user, weight, opened.weight)
         opened.names, opened.weight = names, weight
 
     def set_text(self, opened: OpenFile | OpenView, text: bytes | Text) -> None:

@@ -99,7 +99,9 @@ class Reading:
         if isinstance(opened, OpenView):
             return None
         if not offset or opened.text is None:
-            if Refresher.made or _weigh(opened) > _QUICK:
+            file = opened.file
+            plain = file.kind is None and file.value.size == 1  # nearly always, at no cost
+            if Refresher.made or not (plain or _weigh(opened) <= _QUICK):
                 return None
             self._handles.set_text(opened, opened.render())
         return read_text(opened.text, offset, size)

@@ -48,15 +48,15 @@ class Shares:
             raise TooMuchOpenError(f"{self.used} of {self.most} {self.what} are in use", user)
         if more and had and had + amount > self.most - used:
             raise ShareUsedUpError(f"user {user} has {had} of {self.most} {self.what}", user)
-        self._set(user, had + amount, used)
+        self.used = used
+        if had + amount:
+            self._by_user[user] = had + amount
+        else:
+            self._by_user.pop(user, None)
 
     def give_back(self, user: int, amount: int = 1) -> None:
         """Take back some of what a user has."""
-        self._set(user, self._by_user.get(user, 0) - amount, self.used - amount)
-
-    def _set(self, user: int, amount: int, used: int) -> None:
-        self.used = used
-        if amount:
-            self._by_user[user] = amount
-        else:
-            self._by_user.pop(user, None)
+        self.used -= amount
+        left = self._by_user.pop(user, 0) - amount
+        if left:
+            self._by_user[user] = left

@@ -71,6 +71,8 @@ class Vfs:
         self._handles = Handles()
         self._files = self._handles.files
         self._reading = Reading(self._handles, registry)
+        # Not a method: each read comes here.
+        self.read_at_once: Final = self._reading.read_at_once
         # The subordinates of the root, where that is not a source.
         self._top_level: Mapping[str, Source] = registry.by_name if top is None else {}
 
@@ -367,10 +369,6 @@ class Vfs:
     def prepare_write(self, handle: int, data: bytes) -> Iterator[Refreshing | Work[None]]:
         """Yield what must run to clear an open file, as `Reading.prepare_clear` does."""
         return self._reading.prepare_clear(handle, data)
-
-    def read_at_once(self, handle: int, offset: int, size: int) -> bytes | None:
-        """Read an open file as `read` does; None if `prepare_read` may have something to do."""
-        return self._reading.read_at_once(handle, offset, size)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
         """Read an open file, as `Reading.read` does."""
