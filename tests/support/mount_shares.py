@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from statsfs.filesystem import fuse_handlers, handles
+from statsfs.filesystem.shares import Shares
 from statsfs.model.stats import Stats, linear_hist
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.source import Source
@@ -18,7 +19,15 @@ from tests.support.mount_views import add_many
 from tests.support.mounts import ROOT
 from tests.support.trees import make_kvm
 
-__all__ = ["OPEN_ALL", "acting", "add_histograms", "begun", "let_go", "mount_with_shares"]
+__all__ = [
+    "OPEN_ALL",
+    "acting",
+    "add_histograms",
+    "begun",
+    "let_go",
+    "mount_with_shares",
+    "waiting",
+]
 
 ATTACKER = 1234
 BUCKETS = 65_535
@@ -62,6 +71,12 @@ def mount_with_shares(world: World, /, mountpoint: str, **shares: int) -> None:
     """Mount with other bounds: a tree with what waits, and what does not."""
     for name, most in shares.items():
         setattr(fuse_handlers if hasattr(fuse_handlers, name) else handles, name, most)
+
+    def make_shares(what: str, most: int) -> Shares:
+        made = world.kept["waiting"] = Shares(what, most)
+        return made
+
+    setattr(fuse_handlers, "Shares", make_shares)  # noqa: B010  # mypy takes it for a type
     make_kvm(world.registry)
     add_many(world, 100)
     gate = world.kept["gate"] = Gate()
@@ -92,6 +107,12 @@ def add_histograms(world: World, count: int) -> None:
 def begun(world: World) -> int:
     """Return how many have come to what waits."""
     found: int = world.kept["gate"].begun
+    return found
+
+
+def waiting(world: World) -> int:
+    """Return how many requests wait."""
+    found: int = world.kept["waiting"].used
     return found
 
 
