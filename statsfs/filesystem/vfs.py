@@ -337,14 +337,14 @@ class Vfs:
         return self._add(OpenView(known, known.source, file, reader, client))
 
     def _add(self, opened: OpenFile | OpenView) -> int:
-        handle = self._handles.add(opened)
+        if opened.source is not None:
+            hold(opened.source)
         try:
-            if opened.source is not None:
-                hold(opened.source)
+            return self._handles.add(opened)
         except StatsfsError:
-            self._handles.remove(handle)
+            if opened.source is not None:
+                unhold(opened.source)
             raise
-        return handle
 
     def open_value(self, inode: int, flags: int, user: int = 0) -> int | None:
         """Open the file of a value as `open` does; None if the inode is not of such a file."""

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from statsfs.exceptions import ReadOnlyValueError
+from statsfs.filesystem import handles
+from statsfs.filesystem.shares import ShareUsedUpError
 from statsfs.filesystem.texts import Text
 from statsfs.filesystem.value_files import NotZeroError
+from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.works import Work
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.refresh import Refreshing
@@ -197,6 +200,8 @@ def test_refreshes_come_first(kernel: Kernel, registry: Registry) -> None:
     handle = kernel.open(kernel.find("app/h"), 2)
     assert kernel.vfs.read_at_once(handle, 0, 100) is None
     assert [type(work) for work in works_of(kernel, handle)] == [Refreshing, Work]
+    view = kernel.open(kernel.find("app/.stats.json"))
+    assert [type(work) for work in works_of(kernel, view, None)] == [Refreshing, Work]
     clearing = kernel.vfs.prepare_write(handle, b"0")
     assert [type(work) for work in clearing] == [Refreshing, Work]
 
@@ -206,3 +211,27 @@ def test_views_are_not_written(kernel: Kernel, top: Source) -> None:
     handle = kernel.open(kernel.find("top/.stats.json"))
     with pytest.raises(ReadOnlyValueError):
         write(kernel.vfs, handle, b"0")
+
+
+def test_what_is_refused_keeps_nothing(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither a handle nor the source."""
+    monkeypatch.setattr(handles, "HANDLES_MAX", 2)
+    source = Source("app")
+    source.add_values([NUMBER], {"n": 1})
+    registry.register(source)
+    kernel = Kernel(Vfs(registry))
+    paths = ("app/n", "app/.stats.json", ".stats.json")
+    inodes = [kernel.find(path) for path in paths]
+    first = kernel.vfs.open(inodes[0], 0)
+    count = source.refcount
+    for inode in inodes:
+        with pytest.raises(ShareUsedUpError):
+            kernel.vfs.open(inode, 0)
+    with pytest.raises(ShareUsedUpError):
+        kernel.vfs.open_directory(1)
+    assert source.refcount == count
+    kernel.vfs.close(first)
+    for inode in inodes:
+        kernel.vfs.close(kernel.vfs.open(inode, 0))
+    kernel.vfs.close_directory(kernel.vfs.open_directory(1))
+    assert source.refcount == count - 1
