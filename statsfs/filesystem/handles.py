@@ -6,6 +6,7 @@ that texts and lists of names take.
 Threading: for the serving thread.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -19,7 +20,7 @@ from statsfs.model.arrays import File
 from statsfs.tree.access import Access
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry
-from statsfs.tree.source import Source
+from statsfs.tree.source import Source, directory_of
 
 __all__ = ["HANDLES_MAX", "TEXTS_MAX", "Handles", "OpenDirectory", "OpenFile", "OpenView"]
 
@@ -32,6 +33,9 @@ TEXTS_MAX: Final = 1 << 28
 # In bytes: a text of a few numbers, or a few names, are covered by the number of handles.
 _SMALL: Final = 1024
 _PER_NAME: Final = 41  # bytes that it takes besides its own
+# In bytes: what a source that was removed takes for each array, and for each number.
+_PER_ARRAY: Final = 600
+_PER_NUMBER: Final = 48
 
 
 @dataclass(slots=True, eq=False)
@@ -84,20 +88,30 @@ class Handles:
     """All that is open, by handle.
 
     Methods that keep more than before have the errors of `Shares.take`; then all is as it was.
+
+    Args:
+        left_open: where `Inodes` puts removed directories of which files are open. Those files keep
+            the source, which counts in the share of each user who has one of them open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, left_open: "deque[Known] | None" = None) -> None:
         self.files: dict[int, OpenFile | OpenView] = {}
         self.directories: dict[int, OpenDirectory] = {}
         self._shares = Shares("handles", HANDLES_MAX)
         self._memory = Shares("bytes of texts and names", TEXTS_MAX)
         self._numbers = count(1)
+        self._left_open: deque[Known] = deque() if left_open is None else left_open
+        # What is kept of removed sources: for each user, how many files it has open of one, and the
+        # memory that is counted for that.
+        self._kept: dict[tuple[int, Source], tuple[int, int]] = {}
         # Of each client's open views of one file, by handle, the length and the moment of the text;
         # the newest is last.
         self._rendered: dict[tuple[Known, int, int], dict[int, tuple[int, int]]] = {}
 
     def add(self, opened: OpenFile | OpenView) -> int:
         """Note what was opened; return its handle."""
+        if self._left_open:
+            self._charge_for_removed()
         self._shares.take(opened.user)
         handle = next(self._numbers)
         self.files[handle] = opened
@@ -116,6 +130,8 @@ class Handles:
         opened = self.files.pop(handle)
         del opened.known.opened[handle]
         self._shares.give_back(opened.user)
+        if self._kept and opened.source is not None:
+            self._let_go(opened.user, opened.source)
         if isinstance(opened.text, Text):
             self._memory.give_back(opened.user, _weigh(opened.text, 1))
             _note_holder(opened.text, -1)
@@ -134,6 +150,24 @@ class Handles:
             self._memory.give_back(opened.user, opened.weight)
 
     # What is kept of them
+
+    def _charge_for_removed(self) -> None:
+        while self._left_open:
+            for handle in self._left_open.popleft().opened:
+                opened = self.files[handle]
+                if opened.source is not None:
+                    count, weight = self._kept.get((opened.user, opened.source), (0, 0))
+                    if not count:
+                        weight = _weigh_source(opened.source)
+                        self._memory.charge(opened.user, weight)
+                    self._kept[opened.user, opened.source] = (count + 1, weight)
+
+    def _let_go(self, user: int, source: Source) -> None:
+        count, weight = self._kept.pop((user, source), (0, 0))
+        if count > 1:
+            self._kept[user, source] = (count - 1, weight)
+        else:
+            self._memory.give_back(user, weight)
 
     def set_names(self, opened: OpenDirectory, names: list[bytes]) -> None:
         """Keep the names that an open directory has."""
@@ -176,6 +210,12 @@ class Handles:
         """
         own = None if client is None else self._rendered.get((known, view.number, client))
         return next(reversed(own.values())) if own else known.rendered.get(view.number)
+
+
+def _weigh_source(source: Source) -> int:
+    # The memory that a source takes.
+    arrays = list(directory_of(source).index)
+    return _PER_ARRAY * len(arrays) + _PER_NUMBER * sum([array.size for array in arrays])
 
 
 def _weigh(text: bytes | Text | None, holders: int) -> int:

@@ -54,6 +54,11 @@ class Shares:
         else:
             self._by_user.pop(user, None)
 
+    def charge(self, user: int, amount: int) -> None:
+        """Note that a user has some more, even if that is more than its share: it takes no more."""
+        self.used += amount
+        self._by_user[user] = self._by_user.get(user, 0) + amount
+
     def give_back(self, user: int, amount: int = 1) -> None:
         """Take back some of what a user has."""
         self.used -= amount

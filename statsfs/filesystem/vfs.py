@@ -68,7 +68,7 @@ class Vfs:
         self._registry = registry
         self._top = top
         self._inodes = Inodes(registry, top, owner)
-        self._handles = Handles()
+        self._handles = Handles(self._inodes.left_open)
         self._files = self._handles.files
         self._reading = Reading(self._handles, registry)
         # Not a method: each read comes here.

@@ -7,6 +7,7 @@ import pytest
 
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.filesystem import handles
+from statsfs.filesystem.inodes import Stale
 from statsfs.filesystem.shares import ShareUsedUpError
 from statsfs.filesystem.texts import Text
 from statsfs.filesystem.value_files import NotZeroError
@@ -235,3 +236,57 @@ def test_what_is_refused_keeps_nothing(registry: Registry, monkeypatch: pytest.M
         kernel.vfs.close(kernel.vfs.open(inode, 0))
     kernel.vfs.close_directory(kernel.vfs.open_directory(1))
     assert source.refcount == count - 1
+
+
+def test_removed_sources_that_open_files_keep(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens and removes again and again has an end; what was kept is given back."""
+    top = Source("top")
+    registry.register(top)
+    for number in (1, 2, 3):
+        add(top, number)
+    kernel = Kernel(Vfs(registry))
+    left: list[Stale] = []
+    registry.add_listener(lambda notice: left.append(kernel.vfs.find_stale(notice)))
+    memory = kernel.vfs._handles._memory
+    monkeypatch.setattr(memory, "most", 400_000)
+    opened = [
+        kernel.vfs.open(kernel.find(path), 0, user=(user, 0))
+        for user, path in (
+            (5, "top/s1/n"),
+            (5, "top/s1/n"),
+            (5, "top/s2/.stats.json"),
+            (6, "top/s1/n"),
+            (5, ".stats.json"),
+        )
+    ]
+    assert memory.used == 0
+    for source in top.subordinates[:2]:
+        top.remove_subordinate(source)
+        source.put()
+    # A source has 2,005 numbers. Two are kept, one for two users.
+    last = kernel.find("top/s3/h")
+    handle = kernel.vfs.open(last, 0, user=(5, 0))
+    weight = memory.used // 3
+    assert memory.used == 3 * weight
+    assert 2005 * 40 < weight < 2005 * 60
+    # User 5 has more than half of it, and can have no more text.
+    with pytest.raises(ShareUsedUpError):
+        works_of(kernel, handle)
+    kernel.vfs.close(opened[2])
+    assert memory.used == 2 * weight
+    assert len(works_of(kernel, handle)) == 1
+    kernel.vfs.close(opened[0])
+    kernel.vfs.close(handle)
+    assert memory.used == 2 * weight
+    kernel.vfs.close(opened[1])
+    assert memory.used == weight
+    # Nothing that was closed before somebody looked is counted.
+    third = kernel.vfs.open(last, 0, user=(5, 0))
+    (source,) = top.subordinates
+    top.remove_subordinate(source)
+    kernel.vfs.close(third)
+    for one in (opened[3], opened[4], kernel.vfs.open(kernel.find(".stats.json"), 0)):
+        kernel.vfs.close(one)
+    assert (memory.used, kernel.vfs._handles._kept) == (0, {})
