@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
 from statsfs.model.arrays import Array, File
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.access import Owner
@@ -34,12 +35,17 @@ if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
 
-__all__ = ["Directory", "find_lineage", "note_files"]
+__all__ = ["UNWEIGHED", "Directory", "find_lineage", "note_files"]
 
 log = logging.getLogger(__name__)
 
 # What leaves and released sources have; nothing is ever added to it.
 _NOTHING: Final[dict[Any, Any]] = {}
+# Arrays: to weigh so many takes a millisecond.
+_MANY: Final = 2000
+
+UNWEIGHED: Final = sys.maxsize - 1
+"""The weight of a subtree with many arrays; it may run foreign code, or not."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -197,12 +203,12 @@ class Directory:
                 return file.value.zero
             try:
                 return convert_number(file.value, entry.reader.read(base, file.index))
-            except Exception as error:
-                wanted = describe_number(file.value)
+            except foreign() as error:
+                wanted, why = describe_number(file.value), describe_error(error)
                 raise BaseMismatchError(
-                    f"{self.path}: {file.name!r} holds no {wanted}: {error}", base
+                    f"{self.path}: {file.name!r} holds no {wanted}: {why}", base
                 ) from error
-        number, broken = reduce_parts(file, self._parts(file))
+        number, broken = reduce_parts(file, self.parts(file))
         if file.array not in self.index and (shown := self._find_successor(file)) is not None:
             return self.read(shown, None)
         if broken is not None:
@@ -234,7 +240,7 @@ class Directory:
             self.check_refreshed()
         clear: Callable[[], object]
         if file.kind is not None:
-            parts = self._parts(file)
+            parts = self.parts(file)
             clear = partial(self._clear_parts, file, parts)
         elif entry is not None and entry.reader is not None and entry.base is not None:
             parts = [(make_index(entry), file.index)]
@@ -267,8 +273,8 @@ class Directory:
             text = "clearing %r: %d bases refused, first that of %s: %s"
             self.warn(log, text, file.name, len(refused), first.source.path, reason)
 
-    def _parts(self, file: File) -> Sequence[Part]:
-        # What an aggregate covers: one array, or all in which values belong together.
+    def parts(self, file: File) -> Sequence[Part]:
+        """Return what an aggregate covers: one array, or all in which values belong together."""
         covered = self.layout.covered.get(file)
         places = ((file.array, file.index),) if covered is None else covered
         indexes = [(self.index.get(array), place) for array, place in places]
@@ -286,8 +292,13 @@ class Directory:
         return [*(self.refreshers or ()), *(one for one in above if one is not None)]
 
     def weigh(self) -> int:
-        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code."""
+        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code.
+
+        Where that would take long, too, it is `UNWEIGHED`.
+        """
         weight = 0
+        if len(self.index) > _MANY:
+            return UNWEIGHED
         for array, index in self.index.copy().items():
             if not all(reader.plain for reader in index.groups.copy()):
                 return sys.maxsize

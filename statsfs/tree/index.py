@@ -18,6 +18,7 @@ from weakref import ref
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import reduce_column, wrap_sum
+from statsfs.model.foreign import foreign
 from statsfs.model.histograms import add_buckets
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Aggregate, Type, Value
@@ -262,7 +263,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
             for reader, bases, place in _bases(parts):
                 column += reader.column(bases, place)
             return _reduce_column(column, file), None
-    except Exception:
+    except foreign():
         # A base among thousands is broken.
         log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
     return _reduce_each(_read_each(_entries(parts)), file)
@@ -274,7 +275,7 @@ def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | N
         column, retained = taken
         try:
             return _combine(file, _reduce_column(column, file), retained), None
-        except Exception:
+        except foreign():
             log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
     held, later, retained = lock_tree(lambda: _take_each(parts))
     number, broken = _reduce_each([*held, *_read_each(later)], file)
@@ -293,7 +294,7 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
                 return None
             try:
                 column += reader.column(members.values(), place)
-            except Exception:
+            except foreign():
                 return None
         retained += [record.row[place] for record in list(index.records or ())]
     return column, retained
@@ -337,7 +338,7 @@ def _read_each(found: Iterable[_Found]) -> Iterator[_Held]:
     for reader, entry, base, place in found:
         try:
             held = reader.read(base, place)
-        except Exception:
+        except foreign():
             held = None
         yield entry, list.copy(held) if held.__class__ is list else held
 
@@ -348,7 +349,7 @@ def _reduce_each(held: Iterable[_Held], file: File) -> tuple[Any, Entry | None]:
     for entry, number in held:
         try:
             column.append(convert_number(file.value, number))
-        except Exception:
+        except foreign():
             broken = broken or entry
     return _reduce(column, file), broken
 

@@ -36,7 +36,7 @@ __all__ = [
     "Source",
     "check_source",
     "directory_of",
-    "recorder_of",
+    "is_told_of_clears",
     "rmdir_of",
 ]
 
@@ -421,9 +421,9 @@ def rmdir_of(source: Source) -> Callable[[Source], bool] | None:
     return source._rmdir
 
 
-def recorder_of(source: Source) -> ClearRecorder | None:
-    """Return what records clears of a source, which may take long."""
-    return source._recorder
+def is_told_of_clears(source: Source) -> bool:
+    """Tell whether a function of the source records a clear, or is called after it."""
+    return source._recorder is not None or source._cleared is not None
 
 
 def check_source(source: object) -> None:
