@@ -18,15 +18,7 @@ from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.access import Owner
-from statsfs.tree.index import (
-    ArrayIndex,
-    Entry,
-    Key,
-    Part,
-    find_recorders,
-    make_index,
-    reduce_parts,
-)
+from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, record_clear, reduce_parts
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.refresh import Refresher
@@ -238,18 +230,12 @@ class Directory:
         """
         if Refresher.made:
             self.check_refreshed()
-        clear: Callable[[], object]
         if file.kind is not None:
             parts = self.parts(file)
-            clear = partial(self._clear_parts, file, parts)
+            record_clear(parts, partial(self._clear_parts, file, parts))
         elif entry is not None and entry.reader is not None and entry.base is not None:
-            parts = [(make_index(entry), file.index)]
-            clear = partial(self._clear_own, entry, file)
-        else:
-            return
-        for recorder in find_recorders(parts):
-            clear = partial(recorder, parts, clear)
-        clear()
+            own = [(make_index(entry), file.index)]
+            record_clear(own, partial(self._clear_own, entry, file))
 
     def _clear_own(self, entry: Entry, file: File) -> None:
         assert entry.reader is not None

@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -27,15 +28,15 @@ from statsfs.tree.rows import add_numbers, convert_items
 
 if TYPE_CHECKING:
     from statsfs.tree.retained import Retained
-    from statsfs.tree.source import ClearRecorder, Source
+    from statsfs.tree.source import Source
 
 __all__ = [
     "ArrayIndex",
     "Entry",
     "Key",
     "Part",
-    "find_recorders",
     "make_index",
+    "record_clear",
     "reduce_parts",
 ]
 
@@ -229,12 +230,14 @@ Part = tuple[ArrayIndex, int]
 """An index, and the place of a value in its array."""
 
 
-def find_recorders(parts: Sequence[Part]) -> "list[ClearRecorder]":
-    """Return what records a clear of some parts, each once."""
+def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:
+    """Clear some parts by a function, which what records that calls in its place, each once."""
     found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in _entries(parts)])
     for index, _ in parts:
         found |= dict.fromkeys([one.source._recorder for one in list(index.records or ())])
-    return [recorder for recorder in found if recorder is not None]
+    for recorder in found:
+        clear = clear if recorder is None else partial(recorder, parts, clear)
+    clear()
 
 
 def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
