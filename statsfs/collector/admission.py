@@ -20,10 +20,12 @@ from statsfs.collector.refusals import Refusals
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location, identify
 from statsfs.exceptions import SegmentError
+from statsfs.model.arrays import intern_array, split_array
 from statsfs.segments.file_format import SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
 from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.rights import change_rights
+from statsfs.tree.source import directory_of
 
 __all__ = ["SEGMENTS_MAX", "WEIGHT_MAX", "Admission"]
 
@@ -146,6 +148,8 @@ class Admission:
             directory.check_user(name, status)
             values = segment.metadata.values
             adopted = self._known_values.adopt(values, status.st_mode, status.st_uid)
+            arrays = [*map(intern_array, split_array(list(adopted.values())))]
+            self._journal.make_room(segment, arrays)
         except SegmentError as error:
             self.refusals.note(segment.location, status, error)
             segment.refused = True
@@ -178,9 +182,12 @@ class Admission:
             numbers.restore(self._journal.find_baselines(name, id))
             numbers.refresh()
             owner = (status.st_uid, status.st_gid)
-            source = numbers.make_source(owner, self._journal.note_clear)
+            source = numbers.make_source(owner, self._journal.clear)
             segment = LiveSegment(metadata, numbers, source, owner)
+            self._journal.make_room(segment, directory_of(source).index)
             alive = numbers.probe()
+            self._journal.expect(segment)
+            undo.callback(self._journal.forget, segment)
             self._journal.path_sources.add(segment)
             undo.pop_all()
         self._journal.forget_baselines(name, id)

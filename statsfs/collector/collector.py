@@ -6,7 +6,7 @@ and the names of which files are left are shown later.
 
 Threading: the tree is changed by `start`, then by the collector's own thread, then by `close`, one
 after the other. Readers' threads call `refresh` of segments, under the lock of their numbers, and
-`note_clear`, under that of the journal. The tree is changed under neither, as the listeners of a
+`clear`, under that of the journal. The tree is changed under neither, as the listeners of a
 change may wait for a reader. The order of locks is: journal, tree, numbers.
 """
 

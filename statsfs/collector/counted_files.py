@@ -12,12 +12,13 @@ from itertools import islice
 from typing import Any, Final
 
 from statsfs.collector.file_ids import outlives_file
-from statsfs.collector.journal_file import Baselines
+from statsfs.collector.journal_file import Baselines, count_integers
 
-__all__ = ["FOLDED_MAX", "REMOVED_MAX", "CountedFiles"]
+__all__ = ["BASELINES_MAX", "FOLDED_MAX", "REMOVED_MAX", "CountedFiles"]
 
 FOLDED_MAX: Final = 10_000  # of a top-level name; as many segments as one user may have
 REMOVED_MAX: Final = 1000  # of which only copies may come back
+BASELINES_MAX: Final = 1 << 20  # integers of baselines: of living files, and of those of others
 
 
 @dataclass(slots=True)
@@ -47,6 +48,12 @@ class CountedFiles:
         """Note what was cleared of files."""
         self.baselines.update(baselines)
         _forget_oldest(self.baselines, FOLDED_MAX)
+        sizes = {id: count_integers(one) for id, one in self.baselines.items()}
+        surplus = sum(sizes.values()) - BASELINES_MAX
+        for id in list(self.baselines):
+            if surplus > 0:
+                surplus -= sizes[id]
+                del self.baselines[id]
 
     def note_removed(self, id: str) -> None:
         """Note that a file that is counted does not exist any more."""

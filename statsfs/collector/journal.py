@@ -8,36 +8,65 @@ record with its numbers and its file's id is renamed over the old one; (4) its f
 in the tree its source leaves. A file of which a record has the id is never counted again, wherever
 it comes from: it is removed.
 
-Threading: `note_clear` comes from any thread, all else from the collector's. The lock of the
+A clear, and an rmdir, are recorded before they are made: where the record cannot be written they
+are refused. After a kill they are what the record says, made or not begun.
+
+Threading: `clear` and `record` come from any thread, all else from the collector's. The lock of the
 journal guards the state here, and is held while a record is made and written, so that the last one
-written is that of the last moment. The tree's lock is taken under it, to look, and never the other
-way round: the tree is not changed under the journal's lock.
+written is that of the last moment; and while what was recorded is cleared. The tree's lock is taken
+under it, and never the other way round: under the journal's lock nothing in the tree changes but
+what is retained, of which listeners are not told.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from statsfs.collector import counted_files
 from statsfs.collector.counted_files import CountedFiles
 from statsfs.collector.directories import Directories
-from statsfs.collector.journal_file import Baselines, JournalFiles, JournalRecord, RetainedRows
+from statsfs.collector.journal_file import (
+    Baselines,
+    JournalFiles,
+    JournalRecord,
+    RetainedRows,
+    RetainedSource,
+    ValueTable,
+)
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
+from statsfs.exceptions import SegmentError
 from statsfs.formats.binary import Number
+from statsfs.model.arrays import Array
 from statsfs.model.locking import call_locked, locked
 from statsfs.model.values import Kind, Value
 from statsfs.segments.places import SUFFIX
+from statsfs.tree.index import Part
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.registry import Registry
 from statsfs.tree.rows import add_numbers
+from statsfs.tree.source import Source
 
 __all__ = ["Journal"]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Clear:
+    # What one clear covers: the values of living segments, by name, and of rows, by place.
+    values: dict[LiveSegment, set[str]] = field(default_factory=dict)
+    rows: dict[Source, dict[tuple[Value, ...], set[int]]] = field(default_factory=dict)
+
+    @property
+    def top(self) -> str:
+        # One total covers nothing of two top-level names.
+        paths = [one.metadata.path for one in self.values] + [one.path for one in self.rows]
+        return paths[0].partition("/")[0] if paths else ""
 
 
 class Journal:
@@ -55,7 +84,7 @@ class Journal:
     def __init__(
         self, registry: Registry, known_values: KnownValues, wake: Callable[[], object]
     ) -> None:
-        self.path_sources: Final = PathSources(registry, self.note_clear)
+        self.path_sources: Final = PathSources(registry, self.clear, self.record)
         self.failed = False
         self._known_values = known_values
         self._wake = wake
@@ -65,7 +94,12 @@ class Journal:
         self._written: Final[dict[str, JournalRecord]] = {}
         self._unrestored: Final[dict[str, JournalRecord]] = {}
         self._folding: Final[set[LiveSegment]] = set()
+        # By top-level name, the segments of which a record says something, and its values.
+        self._noted: Final[dict[str, set[LiveSegment]]] = {}
+        self._tables: Final[dict[str, ValueTable]] = {}
+        self._clearing: _Clear | None = None
         self._counted: Final[dict[str, CountedFiles]] = {}
+        self._missing = ""  # why there is no directory for records
         self._logged: Final[set[str]] = set()
 
     def load(self, directories: Directories) -> None:
@@ -115,6 +149,20 @@ class Journal:
         return self._counted[name].baselines.get(id, {}) if name in self._counted else {}
 
     @locked
+    def expect(self, segment: LiveSegment) -> None:
+        """Note a segment that comes into the tree, if it was cleared when it was there before."""
+        if self.find_baselines(segment.metadata.components[0], segment.id):
+            self._note(segment)
+
+    def _note(self, segment: LiveSegment) -> None:
+        self._noted.setdefault(segment.metadata.components[0], set()).add(segment)
+
+    @locked
+    def forget(self, segment: LiveSegment) -> None:
+        """Forget a segment that did not come into the tree."""
+        self._noted.get(segment.metadata.components[0], set()).discard(segment)
+
+    @locked
     def forget_baselines(self, name: str, id: str) -> None:
         """Forget what was cleared of a file: it is in the tree."""
         if name in self._counted:
@@ -147,7 +195,7 @@ class Journal:
                 self._written.clear()
                 self.failed = True
         except OSError as error:
-            self.failed = True
+            self.failed, self._missing = True, str(error)
             return self._log("", "the records cannot be written: %s; trying again", error)
         self._logged.discard("")
         return True
@@ -160,28 +208,86 @@ class Journal:
         return False
 
     def _write(self, name: str) -> bool:
+        why = self._try(name)
+        if why is not None:
+            text = "the record of %r cannot be written: %s; trying again"
+            return self._log(name, text, name, why)
+        return True
+
+    def _try(self, name: str) -> str | None:
+        # Writes a record, or returns why not.
         assert self._files is not None
         # A record that is not in the tree yet must not be replaced.
         record = self._unrestored.get(name) or self._make_record(name)
-        if record == self._written.get(name):
-            return True
-        try:
-            self._files.write(name, record)
-        except OSError as error:
-            text = "the record of %r cannot be written: %s; trying again"
-            return self._log(name, text, name, error.strerror)
+        if record != self._written.get(name):
+            try:
+                self._files.write(name, record)
+            except OSError as error:
+                return error.strerror
         self._logged.discard(name)
+        # The same numbers in other objects are not kept twice.
         self._written[name] = record
         if record.empty:
-            del self._written[name]
-            self._counted.pop(name, None)
-        return True
+            for one in (self._written, self._counted, self._tables):
+                one.pop(name, None)
+        return None
 
-    def note_clear(self) -> None:
-        """Write what was cleared; called in the thread that cleared, after that."""
-        self.write_all()
+    @locked
+    def record(self, name: str) -> None:
+        """Record what is about to be done, or raise SegmentError; in any thread."""
+        if self._files is None:
+            return
+        why = self._try(name) if self._check_files() else self._missing
         if self.failed:
             self._wake()
+        if why is not None:
+            text = f"{name}: nothing was changed, as its record cannot be written: {why}"
+            self._log(name, "%s", text)
+            raise SegmentError(text, name)
+
+    @locked
+    def clear(self, parts: Sequence[Part], clear: Callable[[], object]) -> None:
+        """Record a clear and make it, or raise SegmentError; called in the thread that clears."""
+        clearing = self._find_cleared(parts)
+        for segment, names in clearing.values.items():
+            segment.numbers.begin_clear(names)
+            self._note(segment)
+        outer, self._clearing = self._clearing, clearing
+        try:
+            if clearing.top:  # nothing in the tree may be covered any more
+                self._check_baselines(clearing.top)
+                self.record(clearing.top)
+            clear()
+        finally:
+            self._clearing = outer
+            for segment in clearing.values:
+                segment.numbers.end_clear()
+        self.path_sources.cleared = True
+
+    def _find_cleared(self, parts: Sequence[Part]) -> _Clear:
+        found = _Clear()
+        for index, place in parts:
+            array = index.array
+            places = {place, array.sums.get(place, place)}
+            for members in index.groups.copy().values():
+                for entry in members.copy():
+                    segment = self.path_sources.find_segment(entry.source)
+                    if segment is not None:
+                        names = {array.values[one].name for one in places}
+                        found.values.setdefault(segment, set()).update(names)
+            for record in list(index.records or ()):
+                rows = found.rows.setdefault(record.source, {})
+                rows.setdefault(array.values, set()).update(places)
+        return found
+
+    def _check_baselines(self, name: str) -> None:
+        size = sum(one.numbers.find_cleared().size for one in self._noted.get(name, ()))
+        if size > counted_files.BASELINES_MAX:
+            raise SegmentError(
+                f"{name}: nothing was cleared: {size} integers would have to be recorded that were "
+                f"cleared of segments; no more than {counted_files.BASELINES_MAX}",
+                name,
+            )
 
     @locked
     def write_all(self) -> None:
@@ -194,6 +300,12 @@ class Journal:
         self.failed = bool([name for name in names if not self._write(name)])
 
     @locked
+    def _write_changed(self) -> None:
+        # The records of which path sources changed.
+        for name in self.path_sources.take_changed():
+            self.failed = not self.write(name) or self.failed
+
+    @locked
     def look_at_files(self) -> None:
         """Have `write_all` write again what somebody removed."""
         if self._files is not None and self._check_files():
@@ -203,38 +315,51 @@ class Journal:
 
     def _make_record(self, name: str) -> JournalRecord:
         # Under the tree's lock: a fold of this moment is seen done, or not begun.
-        sources, segments = lock_tree(partial(self.path_sources.look, name, self._matters))
+        sources, segments = lock_tree(partial(self._look, name))
         counted = self._counted.get(name, CountedFiles())
         folded, baselines = counted.folded.copy(), counted.baselines.copy()
-        rows = {one.path: one.rows for one in sources}
+        by_path = {one.path: one for one in sources}
         for segment in segments:
-            above = rows.get(segment.metadata.components[:-1])
-            if segment in self._folding and above is not None:
-                _add_rows(above, segment.numbers.retained_rows())
+            above = segment.metadata.components[:-1]
+            folding = segment in self._folding
+            if folding and above in by_path:
+                by_path[above] = _add_rows(by_path[above], segment.numbers.retained_rows())
             baselines.pop(segment.id, None)
-            if segment in self._folding and segment.refused:
+            if folding and segment.refused:
                 baselines[segment.id] = segment.numbers.find_baselines()
-            elif segment in self._folding:
+            elif folding:
                 folded[segment.id] = None
-            elif segment.numbers.baselines:
-                baselines[segment.id] = dict(segment.numbers.baselines)
+            elif cleared := segment.numbers.find_cleared():
+                baselines[segment.id] = cleared
+        self._change_rows(by_path)
         # A source that retains nothing is left out, if that is so of all below it.
-        full = [path for path, retained in rows.items() if retained]
+        full = [path for path, one in by_path.items() if one.rows]
         needed = {path[:size] for path in full for size in range(1, len(path) + 1)}
-        kept = [one for one in sources if one.path in needed]
-        return JournalRecord(kept, baselines, list(folded), list(counted.removed))
+        kept = [one for path, one in by_path.items() if path in needed]
+        table = self._tables.setdefault(name, ValueTable())
+        return JournalRecord(kept, baselines, list(folded), list(counted.removed), table)
 
-    def _matters(self, segment: LiveSegment) -> bool:
-        # Few of thousands do; to write all of 8,000 made a death take 30 ms.
-        if segment.numbers.baselines or segment in self._folding:
-            return True
-        counted = self._counted.get(segment.metadata.components[0])
-        return counted is not None and segment.id in counted.baselines
+    def _look(self, name: str) -> tuple[list[RetainedSource], list[LiveSegment]]:
+        paths, noted = self.path_sources, self._noted.get(name, ())
+        return paths.look(name), [one for one in noted if paths.is_in_tree(one)]
+
+    def _change_rows(self, by_path: dict[tuple[str, ...], RetainedSource]) -> None:
+        # What is being cleared, or removed, is done already in the record.
+        rows = {} if self._clearing is None else self._clearing.rows
+        cleared = {tuple(source.path.split("/")): places for source, places in rows.items()}
+        for path in cleared.keys() & by_path.keys():
+            by_path[path] = _clear_rows(by_path[path], cleared[path])
+        leaving = self.path_sources.leaving
+        left = None if leaving is None else by_path.pop(tuple(leaving.path.split("/")), None)
+        if left is not None and left.path[:-1] in by_path:
+            by_path[left.path[:-1]] = _add_rows(by_path[left.path[:-1]], left.rows)
 
     @locked
     def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool:
         """Write what dead segments counted, step 3; return whether their files may be removed."""
         self._folding.update(segments)
+        for segment in segments:
+            self._note(segment)
         # What a segment at the top counted goes with it.
         if name not in self._written and any(one.metadata.path == name for one in segments):
             return True
@@ -255,14 +380,26 @@ class Journal:
 
     def end_fold(self, name: str, segments: Collection[LiveSegment]) -> None:
         """Note that the sources of dead segments have left the tree."""
-        call_locked(self._lock, lambda: self._folding.difference_update(segments))
-        if self.path_sources.fold_surplus() or self.path_sources.find_top(name) is None:
-            self.write_all()
+        call_locked(self._lock, lambda: self._end_fold(name, segments))
+        self.path_sources.fold_surplus()
+        self._write_changed()
+
+    def _end_fold(self, name: str, segments: Collection[LiveSegment]) -> None:
+        self._folding.difference_update(segments)
+        noted = self._noted[name]
+        noted.difference_update(segments)
+        if not noted:
+            del self._noted[name]
+
+    def make_room(self, segment: LiveSegment, arrays: Collection[Array]) -> None:
+        """Make room for a segment with such arrays in its user's share, or raise SegmentError."""
+        self.path_sources.make_room(segment.metadata.components, arrays)
+        self._write_changed()
 
     def tidy(self) -> None:
         """Have path sources work off what happened, and write what follows from it."""
-        if self.path_sources.tidy():
-            self.write_all()
+        self.path_sources.tidy()
+        self._write_changed()
 
 
 def _find_ids(record: JournalRecord, directories: Directories) -> JournalRecord:
@@ -278,10 +415,21 @@ def _find_ids(record: JournalRecord, directories: Directories) -> JournalRecord:
     return replace(record, folded=folded, baselines=baselines)
 
 
-def _add_rows(kept: RetainedRows, rows: RetainedRows) -> None:
+def _add_rows(kept: RetainedSource, rows: RetainedRows) -> RetainedSource:
+    added = kept.rows.copy()
     for array, row in rows.items():
-        before = kept.get(array, (None,) * len(array))
-        kept[array] = tuple(map(_add_number, array, before, row))
+        before = added.get(array, (None,) * len(array))
+        added[array] = tuple(map(_add_number, array, before, row))
+    return kept.copy(added)
+
+
+def _clear_rows(kept: RetainedSource, places: dict[tuple[Value, ...], set[int]]) -> RetainedSource:
+    cleared = kept.rows.copy()
+    for array in places.keys() & cleared.keys():
+        row = enumerate(zip(array, cleared[array], strict=True))
+        zeroed = (value.zero if at in places[array] else one for at, (value, one) in row)
+        cleared[array] = tuple(zeroed)
+    return kept.copy(cleared)
 
 
 def _add_number(value: Value, before: Number | None, number: Number) -> Number:

@@ -2,23 +2,33 @@
 
 Owns which value of the tree stands for a value of a segment, and how many one user may bring. Each
 value is an array of its own, but for the sum of a histogram, so that a release with one more value
-shares the totals of the others. Values that differ in nothing but their description are one.
+shares the totals of the others. Values that differ in nothing but their description are one. Their
+arrays are kept too: one that came and went again and again would use up the numbers of files.
 
 Threading: for the collector's thread alone.
 """
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
 from statsfs.exceptions import SegmentError
+from statsfs.model.arrays import Array, intern_array, split_array
 from statsfs.model.values import Value
 
-__all__ = ["BROUGHT_MAX", "KnownValues", "is_integer", "is_number_of"]
+__all__ = ["BROUGHT_MAX", "TEXT_MAX", "KnownValues", "is_integer", "is_number_of"]
 
-BROUGHT_MAX: Final = 8192  # different values of one user, while a collector lives
-_CACHED_MAX: Final = 256
+# Of one user, while a collector lives: different values, 5 KiB each with its array, and the bytes
+# that their descriptions and bounds take.
+BROUGHT_MAX: Final = 8192
+TEXT_MAX: Final = 1 << 22
+_CACHED_MAX: Final = (
+    1 << 22
+)  # bytes of one user's files of which `adopt` remembers what it returned
+_VALUE_SIZE: Final = 1024  # bytes of a value but for its description and bounds
 
 
 def is_integer(number: object) -> bool:
@@ -41,8 +51,12 @@ class KnownValues:
 
     def __init__(self) -> None:
         self._first: Final[dict[Value, Value]] = {}
+        self._arrays: Final[set[Array]] = set()
+        # By user.
         self._brought: Final[dict[int, set[Value]]] = {}
-        self._adopted: Final[dict[tuple[object, ...], Mapping[str, Value]]] = {}
+        self._texts: Final[Counter[int]] = Counter()
+        self._adopted: Final[dict[int, dict[object, Mapping[str, Value]]]] = {}
+        self._cached: Final[Counter[int]] = Counter()
 
     def adopt(self, values: Sequence[Value], mode: int, user: int) -> Mapping[str, Value]:
         """Return the tree's values for those of a user's file, by name, or raise SegmentError.
@@ -50,24 +64,39 @@ class KnownValues:
         The file's permission bits, `mode`, limit those of the values. Equal files share a mapping.
         """
         mask = mode & 0o444 | 0o200  # the owner may clear
-        key = (tuple(values), mask, user)
-        adopted = self._adopted.get(key)
+        key = (tuple(values), mask)
+        cache = self._adopted.setdefault(user, {})
+        adopted = cache.get(key)
         if adopted is None:
             adopted = self._adopt([replace(one, mode=one.mode & mask) for one in values], user)
-            if len(self._adopted) >= _CACHED_MAX:
-                self._adopted.clear()
-            self._adopted[key] = adopted
+            size = _VALUE_SIZE * len(values) + _weigh_texts(values)
+            if self._cached[user] + size > _CACHED_MAX:
+                cache.clear()
+                self._cached[user] = 0
+            self._cached[user] += size
+            cache[key] = adopted
         return adopted
 
     def _adopt(self, values: Sequence[Value], user: int) -> Mapping[str, Value]:
-        bare = [replace(value, description="") for value in values]
         brought = self._brought.setdefault(user, set())
-        if len(brought.union(bare)) > BROUGHT_MAX:
+        new = {replace(value, description=""): value for value in values}
+        new = {bare: value for bare, value in new.items() if bare not in brought}
+        text = self._texts[user] + _weigh_texts(new.values())
+        if len(brought) + len(new) > BROUGHT_MAX or text > TEXT_MAX:
             has = f"user {user} brought {len(brought)} different values"
-            raise SegmentError(f"{has}, not more than {BROUGHT_MAX}", user)
-        brought.update(bare)
-        return MappingProxyType({value.name: self.restore(value) for value in values})
+            more = f"it has {len(new)} more; no more than {BROUGHT_MAX}"
+            text_max = f"with {TEXT_MAX} bytes of descriptions and bounds"
+            raise SegmentError(f"{has}, {more} {text_max}, until a restart", user)
+        brought.update(new)
+        self._texts[user] = text
+        adopted = MappingProxyType({value.name: self.restore(value) for value in values})
+        self._arrays.update(map(intern_array, split_array(list(adopted.values()))))
+        return adopted
 
     def restore(self, value: Value) -> Value:
         """Return the tree's value for one of a segment, or of a record: the first equal one."""
         return self._first.setdefault(replace(value, description=""), value)
+
+
+def _weigh_texts(values: Iterable[Value]) -> int:
+    return sum(sys.getsizeof(one.description) + 40 * len(one.bounds) for one in values)

@@ -11,13 +11,14 @@ reading replaces a newer one. No other lock is taken under it.
 
 import errno
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from statsfs.collector.journal_file import Baselines, RetainedRows
+from statsfs.collector.journal_file import Baselines, KeptBaselines, RetainedRows
 from statsfs.collector.known_values import is_number_of
 from statsfs.collector.trusted_directory import Location, identify
+from statsfs.formats.binary import Number
 from statsfs.model.arrays import intern_array, split_array
 from statsfs.model.external import Numbers
 from statsfs.model.locking import locked
@@ -25,7 +26,7 @@ from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
 from statsfs.segments.file_format import SegmentMetadata
 from statsfs.segments.locks import is_alive
-from statsfs.tree.source import Source
+from statsfs.tree.source import ClearRecorder, Source
 
 __all__ = ["LiveSegment", "SegmentNumbers", "find_rights", "weigh"]
 
@@ -47,7 +48,7 @@ class SegmentNumbers(Numbers):
     """
 
     __slots__ = (
-        "_broken", "_fd", "_last", "_metadata", "_offset", "_request",
+        "_broken", "_clearing", "_fd", "_kept", "_last", "_metadata", "_offset", "_request",
         "final", "id", "identity", "location", "rights",
     )  # fmt: skip
 
@@ -73,6 +74,9 @@ class SegmentNumbers(Numbers):
         self._request: Final = metadata.data_size + (status.st_size == metadata.size)
         self._last = b""
         self._broken = False
+        # What is being cleared: what will be the baseline, or None of a peak.
+        self._clearing: dict[str, Number | None] = {}
+        self._kept = KeptBaselines({})
 
     @locked
     def refresh(self) -> None:
@@ -128,6 +132,29 @@ class SegmentNumbers(Numbers):
         raw = zip(self._values.values(), self._raw, strict=True)
         return {value.name: number for value, number in raw if value.cumulative}
 
+    @locked
+    def find_cleared(self) -> KeptBaselines:
+        """Return what was cleared, and what is being cleared; the same object while it is equal."""
+        coming = {name: one for name, one in self._clearing.items() if one is not None}
+        cleared = self.baselines | coming
+        if cleared != self._kept:
+            self._kept = KeptBaselines(cleared)
+        return self._kept
+
+    @locked
+    def begin_clear(self, names: Iterable[str]) -> None:
+        """Note which values are to be cleared, and what will be their baselines."""
+        places = {name: place for place, name in enumerate(self._values)}
+        self._clearing = {
+            name: self._raw[places[name]] if self._values[name].cumulative else None
+            for name in names
+        }
+
+    @locked
+    def end_clear(self) -> None:
+        """Forget what was noted."""
+        self._clearing = {}
+
     def restore(self, baselines: Baselines) -> None:
         """Put back what an earlier collector cleared, before the first reading, where it fits."""
         for name, baseline in baselines.items():
@@ -138,10 +165,18 @@ class SegmentNumbers(Numbers):
 
     def clear_value(self, name: str) -> None:
         """Make a number its baseline; write 0 into the segment for a PEAK, or raise OSError."""
-        if self._values[name].kind is not Kind.PEAK:
+        if self._values[name].kind is Kind.PEAK:
+            self._clear_peak(name)
+        elif (baseline := self._clearing.get(name)) is not None:
+            self._set_baseline(name, baseline)
+        else:
             super().clear_value(name)
-            return
-        self._clear_peak(name)
+
+    @locked
+    def _set_baseline(self, name: str, baseline: Number) -> None:
+        # What was recorded, and not what the number is by now.
+        self.baselines[name] = baseline
+        self._take(self._raw)
 
     @locked
     def _clear_peak(self, name: str) -> None:
@@ -157,11 +192,11 @@ class SegmentNumbers(Numbers):
         # The producer may write the same number again, which has to be taken then.
         self._last = b""
 
-    def make_source(self, owner: tuple[int, int], cleared: Callable[[], object]) -> Source:
-        """Return a source that shows the numbers; `cleared` is called after they were cleared."""
+    def make_source(self, owner: tuple[int, int], recorder: ClearRecorder) -> Source:
+        """Return a source that shows the numbers, with what records clears of them."""
         name, label = self._metadata.components[-1], self._metadata.labels[-1]
         source = Source(
-            name, label=label, refresh=self.refresh, blocking=False, cleared=cleared, owner=owner
+            name, label=label, refresh=self.refresh, blocking=False, recorder=recorder, owner=owner
         )
         for array in self.arrays:
             source.add_values(array, self)
@@ -173,12 +208,17 @@ class SegmentNumbers(Numbers):
         return split_array(list(self._values.values()))
 
     def retained_rows(self) -> RetainedRows:
-        """Return the sums, peaks and buckets that a source above retains of it."""
+        """Return the sums, peaks and buckets that a source above retains; 0 of what is cleared."""
         return {
-            array: tuple(convert_number(value, self[value.name]) for value in array)
+            array: tuple(map(self._find_retained, array))
             for array in self.arrays
             if intern_array(array).retained
         }
+
+    def _find_retained(self, value: Value) -> Number:
+        cleared = value.name in self._clearing
+        number: Number = convert_number(value, value.zero if cleared else self[value.name])
+        return number
 
 
 @dataclass(eq=False, slots=True)

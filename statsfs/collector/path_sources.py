@@ -4,7 +4,7 @@ Owns which sources of the tree are a collector's: those of segments, and path so
 which share the totals and retain what leaves. A path is a segment or a directory of segments, never
 both. A path source is *empty* if no segment is in its subtree. It stays if it retains something,
 until its directory is removed in a mount, a segment takes its path, or its user has too many of
-them; its parent then retains what it had.
+them, or needs room; its parent then retains what it had. `shares` says what they weigh.
 
 Threading: the tree says where each source is. It is changed by the collector's thread, under the
 tree's own lock and no other, as the listeners of a change may wait for a reader; and by any thread
@@ -17,50 +17,64 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from itertools import chain, zip_longest
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from itertools import chain
 from typing import Final
 
+from statsfs.collector import shares
 from statsfs.collector.journal_file import RetainedSource
 from statsfs.collector.live_segment import LiveSegment
+from statsfs.collector.replaced_values import forget_replaced
+from statsfs.collector.retained_sources import RetainedSources, forget_zeros
+from statsfs.collector.shares import Shares, user_of, weigh_addition
 from statsfs.collector.top_sources import TopSources
-from statsfs.exceptions import StatsfsError
+from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
-from statsfs.model.values import Value
 from statsfs.tree.registry import Registry
-from statsfs.tree.retained import fill_row
-from statsfs.tree.retention import forget_row
-from statsfs.tree.source import Source, directory_of
+from statsfs.tree.source import ClearRecorder, Source, directory_of
 
-__all__ = ["EMPTY_MAX", "NUMBERS_MAX", "PathSources"]
+__all__ = ["EMPTY_MAX", "PathSources"]
 
 log = logging.getLogger(__name__)
 
-# Empty path sources of one user, and the numbers that they retain together. A name's record has all
-# of them, and is written at each fold: that takes 0.25 s for 1,000 with 47 values.
-EMPTY_MAX: Final = 1_000
-NUMBERS_MAX: Final = 100_000
+EMPTY_MAX: Final = 1_000  # path sources of one user
+_ADVICE: Final = "in the mount, rmdir empty directories, or write 0 to values that no segment has"
 
 
 class PathSources:
-    """All sources of a collector; `cleared` is called after what path sources retain was cleared.
+    """All sources of a collector.
+
+    Args:
+        registry: where paths begin.
+        recorder: of clears of what path sources retain.
+        record: called with a top-level name before a directory in it, which is `leaving`, is
+            removed; it may raise, and then it is not.
 
     Attributes:
         find_owner: returns the user and the group of a top-level name; set before the first.
+        leaving: the path source that is being removed by `remove_directory`, if there is one.
+        cleared: whether something was cleared since `make_room` looked for what is 0.
         top_sources: where the sources at the top are.
     """
 
-    def __init__(self, registry: Registry, cleared: Callable[[], object]) -> None:
+    def __init__(
+        self, registry: Registry, recorder: ClearRecorder, record: Callable[[str], object]
+    ) -> None:
         self.find_owner: Callable[[str], tuple[int, int]]
+        self.leaving: Source | None = None
+        self.cleared = True
         self.top_sources: Final = TopSources(registry)
         self._budget = registry.log_budget
-        self._cleared = cleared
+        self._recorder = recorder
+        self._record = record
+        self._shares: Final = Shares()
         self._known: Final[dict[Source, LiveSegment | None]] = {}  # None: a path source
         self._warned: Final[set[Source]] = set()
-        # The longest empty first, with how many numbers each retains.
-        self._empty: Final[dict[Source, int]] = {}
+        self._empty: Final[dict[Source, None]] = {}  # the longest empty first
+        self._heavy: Set[int] = set()  # users whose path sources weigh too much, which was logged
         self._touched: dict[Source, None] = {}  # where segments came or went since `tidy`
+        self._changed: Final[dict[str, None]] = {}  # top-level names, since `take_changed`
+        self._retained: Final = RetainedSources()
         self._touched_later: Final[dict[Source, None]] = {}  # of what is withheld
         # Held while `remove_directory` changes the tree, and to say which sources the collector's
         # thread uses; never while that thread changes the tree, which may wait for an rmdir.
@@ -114,27 +128,20 @@ class PathSources:
             source = source.find(components[len(found)])
         return found
 
-    def look(
-        self, name: str, wanted: Callable[[LiveSegment], object]
-    ) -> tuple[list[RetainedSource], list[LiveSegment]]:
-        """Return the path sources of a top-level name, each before those below it, and segments.
+    def is_in_tree(self, segment: LiveSegment) -> bool:
+        """Tell whether a segment's source is where its path says; under the tree's lock."""
+        return self._find_lineage(segment.metadata.components)[-1:] == [segment.source]
 
-        To be called under the tree's lock; `wanted` tells which segments are returned.
+    def look(self, name: str) -> list[RetainedSource]:
+        """Return the path sources of a top-level name, each before those below it.
+
+        To be called under the tree's lock and that of the journal.
         """
         top = self.find_top(name)
-        found = [] if top is None else [top]
-        segments, retained = [], []
+        found = [] if top is None or self._known[top] is not None else [top]
         for source in found:
-            if (segment := self._known.get(source)) is not None:
-                if wanted(segment):
-                    segments.append(segment)
-            elif source in self._known:
-                path = tuple(source.path.split("/"))
-                retained.append(
-                    RetainedSource(path, source.label, source.retained, source.collapse)
-                )
-                found += source.subordinates
-        return retained, segments
+            found += filter(self._is_path_source, source.subordinates)
+        return list(map(self._retained.look, found))
 
     def make(self, name: str, label: str | None, top: str, collapse: bool) -> Source:
         """Return a path source, to be placed, for a component of a path of a top-level name."""
@@ -143,11 +150,12 @@ class PathSources:
             label=label,
             retain=True,
             collapse=collapse,
-            cleared=self._cleared,
+            recorder=self._recorder,
             rmdir=self.remove_directory,
             owner=self.find_owner(top),
         )
         self._known[source] = self._touched[source] = None
+        self._shares.add(source)
         return source
 
     def add(self, segment: LiveSegment) -> None:
@@ -162,7 +170,7 @@ class PathSources:
                 if source.label != label and source not in self._warned:
                     self._warned.add(source)
                     text = "%s: the label stays %r, of its first segment; another segment has %r"
-                    self._budget.log(_user_of(source), log, text, source.path, source.label, label)
+                    self._budget.log(user_of(source), log, text, source.path, source.label, label)
             if 1 < len(lineage) == len(components) and self._is_empty(lineage[-1]):
                 self._take_out(lineage[-1])
             self._known[segment.source] = segment
@@ -170,6 +178,7 @@ class PathSources:
             for source in lineage:
                 self._empty.pop(source, None)
                 self._touched[source] = None
+            self._shares.touch(lineage)
 
     @contextlib.contextmanager
     def _using(self, components: Sequence[str]) -> Iterator[list[Source]]:
@@ -202,6 +211,7 @@ class PathSources:
         except BaseException:
             for one in placed:
                 del self._known[one]
+                self._shares.forget(one)
             raise
         finally:
             source.put()
@@ -218,9 +228,12 @@ class PathSources:
         above = source.parent
         if isinstance(above, Source):
             self._touched[above] = None
+            self._shares.touch(self._find_lineage(above.path.split("/")))
 
     def _take_out(self, source: Source) -> None:
         leaving, parent = [source], source.parent
+        if self._is_path_source(source) or not isinstance(parent, Source):
+            self._changed[_top_of(source)] = None
         for one in leaving:
             leaving += filter(self._is_path_source, _below(one))
         try:
@@ -235,6 +248,8 @@ class PathSources:
             self._warned.discard(one)
             self._empty.pop(one, None)
             self._touched.pop(one, None)
+            self._retained.forget(one)
+            self._shares.forget(one)
             self._touched_later.pop(one, None)
 
     def _settle(self, source: object) -> None:
@@ -245,10 +260,9 @@ class PathSources:
                 below = _below(source)
                 if not self._is_path_source(source) or not self._empty.keys() >= {*below}:
                     return
-                retained = _count_retained(source)
-                stays = below or retained
+                stays = below or _retains(source)
                 if stays:
-                    self._empty[source] = retained
+                    self._empty[source] = None
                 else:
                     self._used = [source, *used]
             if not stays:
@@ -262,37 +276,85 @@ class PathSources:
             if source in self._used or _below(source):
                 return False
             if source in self._known:
-                self._take_out(source)
-        self._cleared()
+                self.leaving = source
+                try:
+                    self._record(_top_of(source))
+                    self._take_out(source)
+                finally:
+                    self.leaving = None
         return True
 
-    def fold_surplus(self) -> bool:
-        """Fold the longest empty path sources of users who have too many; return whether one has.
+    def make_room(self, components: Sequence[str], arrays: Collection[Array]) -> None:
+        """Make room in the share of the user who has a path for a segment with such arrays.
 
-        One at the top is forgotten.
+        First what is 0 and counted by nobody is forgotten, then the longest empty path sources are
+        folded. If that is not enough, it is a SegmentError, and nothing is folded.
         """
+        user = self._find_user(components)
+        more, _ = self._weigh_addition(components, arrays)
+        if not more or self._shares.weigh_user(user) + more <= shares.NUMBERS_MAX:
+            return
+        self._forget_zeros(user)
+        for source in list(self._touched):
+            self._settle(source)
+        more, lineage = self._weigh_addition(components, arrays)
+        weight = self._shares.weigh_user(user)
+        surplus = weight + more - shares.NUMBERS_MAX
+        empty = filter(lambda source: user_of(source) == user, list(self._empty))
+        if surplus > sum(self._shares.weigh(one) for one in empty if _is_below(one, lineage)):
+            raise SegmentError(
+                f"the directories of user {user} have {weight} numbers, and it needs {more} more; "
+                f"no more than {shares.NUMBERS_MAX}: {_ADVICE}",
+                components,
+            )
+        self._fold_empty({user: surplus}, lineage)
+
+    def _find_user(self, components: Sequence[str]) -> int:
+        # Who has what is retained of a path.
+        top = self.find_top(components[0])
+        return self.find_owner(components[0])[0] if top is None else user_of(top)
+
+    def _weigh_addition(
+        self, components: Sequence[str], arrays: Collection[Array]
+    ) -> tuple[int, list[Source]]:
+        # How much more path sources would weigh with a segment, and those that are there.
+        lineage = list(filter(self._is_path_source, self._find_lineage(components[:-1])))
+        return weigh_addition(lineage, len(components) - 1 - len(lineage), arrays), lineage
+
+    def fold_surplus(self) -> None:
+        """Fold the longest empty path sources of users who have too many, or too large ones.
+
+        One at the top is forgotten if there are too many.
+        """
+        heavy = self._shares.find_heavy()
+        self._fold_empty({user: heavy[user] - shares.NUMBERS_MAX for user in heavy}, ())
+        heavy = self._shares.find_heavy()
+        for user in heavy.keys() - self._heavy:
+            text = "the directories of user %d have %d numbers, more than %d; nothing that needs "
+            text += "more is admitted: %s"
+            self._budget.log(user, log, text, user, heavy[user], shares.NUMBERS_MAX, _ADVICE)
+        self._heavy = heavy.keys()
+
+    def _fold_empty(self, surplus: dict[int, int], used: Sequence[Source]) -> None:
+        # By user, how much less path sources are to weigh; those that are used stay.
         with self._lock:
-            left, numbers = Counter[int](), Counter[int]()
-            for source, retained in self._empty.items():
-                left[_user_of(source)] += 1
-                numbers[_user_of(source)] += retained
-            surplus = []
-            for source, retained in self._empty.items():
-                user = _user_of(source)
-                if left[user] > EMPTY_MAX or numbers[user] > NUMBERS_MAX:
+            left, chosen = Counter(map(user_of, self._empty)), []
+            for source in self._empty:
+                user = user_of(source)
+                heavy = surplus.get(user, 0) > 0 and _is_below(source, used)
+                if heavy or (left[user] > EMPTY_MAX and source not in used):
                     left[user] -= 1
-                    numbers[user] -= retained
-                    surplus.append(source)
-            self._used = surplus
-        for source in surplus:
+                    surplus[user] = surplus.get(user, 0) - self._shares.weigh(source)
+                    chosen.append(source)
+            self._used = [*used, *chosen]
+        for source in chosen:
             above = source.parent
             if not isinstance(above, Source):
                 text = "%s: what it retains is forgotten: user %d has too many empty directories"
-                self._budget.log(_user_of(source), log, text, source.name, _user_of(source))
+                self._budget.log(user_of(source), log, text, source.name, user_of(source))
             self._take_out(source)
             self._settle(above)
         self._used = ()
-        return bool(surplus)
 
     def show(self) -> None:
         """Show what need not be withheld any more."""
@@ -300,14 +362,28 @@ class PathSources:
         self._touched.update(self._touched_later)
         self._touched_later.clear()
 
-    def tidy(self) -> bool:
-        """Work off what follows from segments that came or went; return whether records change.
+    def _forget_zeros(self, user: int) -> None:
+        # What is retained, is 0, and is counted by no segment.
+        if not self.cleared:
+            return
+        self.cleared = False
+        found = [top for top in self.tops if self._is_path_source(top) and user_of(top) == user]
+        for source in found:
+            found += filter(self._is_path_source, _below(source))
+            if forget_zeros(source):
+                self._changed[_top_of(source)] = None
+        self._shares.touch(found)
+        for source in list(self._empty):
+            self._settle(source)
+
+    def tidy(self) -> None:
+        """Work off what follows from segments that came or went.
 
         To be called when all segments that there are were added, and the dead removed: sources
         that are withheld are left for later.
         """
         if not self._touched:
-            return False
+            return
         touched, self._touched = self._touched, {}
         paths = {source: source.path.split("/") for source in list(touched)}
         for source, path in list(paths.items()):
@@ -318,37 +394,34 @@ class PathSources:
         for lineage in filter(None, lineages):
             self._settle(lineage[-1])
         changed = [
-            self._forget_replaced(source)
+            source
             for source in dict.fromkeys(chain.from_iterable(lineages))
-            if self._is_path_source(source)
+            if self._is_path_source(source) and forget_replaced(source, self._budget)
         ]
-        if any(changed):
+        for source in changed:
+            self._changed[_top_of(source)] = None
+            self._shares.touch(self._find_lineage(source.path.split("/")))
+        if changed:
             for source in list(self._empty):
                 self._settle(source)
-        return self.fold_surplus() or any(changed)
+        self.fold_surplus()
 
-    def _forget_replaced(self, source: Source) -> bool:
-        # While segments elsewhere in a directory above have such a value, it is retained there.
-        replaced, above = list(_find_replaced(source)), source.parent
-        for array, value, by, living in replaced:
-            if not isinstance(above, Source) and _may_follow(array, living):
-                _move_rows(source, array, living)
-                continue
-            forget_row(source, array)
-            fate = f"left to {above.path}" if isinstance(above, Source) else "dropped"
-            text = "%s: what is retained of %r is %s: its %s"
-            difference = value.describe_difference(by)
-            self._budget.log(_user_of(source), log, text, source.path, value.name, fate, difference)
-        return bool(replaced)
+    def take_changed(self) -> list[str]:
+        """Return the top-level names of which the path sources changed since the last time."""
+        changed = list(self._changed)
+        for name in changed:
+            del self._changed[name]
+        return changed
 
     def clear(self) -> None:
         """Take all out of the tree."""
         for top in self.tops:
             with contextlib.suppress(StatsfsError):  # another thread did
                 self.top_sources.remove(top)
-        for noted in (
-            self._known, self._warned, self._empty, self._touched, self._touched_later
-        ):  # fmt: skip
+        for source in list(self._known):
+            self._shares.forget(source)
+        self._retained.clear()
+        for noted in (self._known, self._warned, self._empty, self._touched, self._touched_later):
             noted.clear()
 
 
@@ -357,55 +430,14 @@ def _below(source: Source) -> list[Source]:
     return list(directory_of(source).subordinates.values())
 
 
-def _count_retained(source: Source) -> int:
-    # What it retains itself, which is what is in the records.
-    found = directory_of(source).index.copy().items()
-    return sum(array.size for array, index in found if index.own is not None)
+def _top_of(source: Source) -> str:
+    return source.path.partition("/")[0]
 
 
-def _user_of(source: Source) -> int:
-    assert source.owner is not None
-    return source.owner[0]
+def _is_below(source: Source, used: Sequence[Source]) -> bool:
+    # Whether a source may be folded into one above it.
+    return isinstance(source.parent, Source) and source not in used
 
 
-def _find_replaced(source: Source) -> Iterator[tuple[Array, Value, Value, Array]]:
-    # The arrays that are only retained, where a segment has another value of the same name: that of
-    # the array, and the other with its array.
-    indexes = directory_of(source).index.copy()
-    dead = [array for array, index in indexes.items() if index.records and not index.groups]
-    living: dict[str, dict[object, tuple[Value, Array]]] = {}
-    for array, index in indexes.items():
-        for name, value in _names_in(array) if dead and index.groups else ():
-            living.setdefault(name, {})[value.identity] = value, array
-    known = set().union(*living.values())
-    for array in dead:
-        differences = [
-            (array, value, *found)
-            for name, value in _names_in(array)
-            for identity, found in living.get(name, {}).items()
-            if identity != value.identity and array.values[0].identity not in known
-        ]
-        yield from differences[:1]
-
-
-def _may_follow(array: Array, living: Array) -> bool:
-    # Whether two arrays mean the same, and only other users may read them.
-    pairs = list(zip_longest(array.values, living.values))
-    return all(
-        one and other and replace(one, mode=other.mode).identity == other.identity
-        for one, other in pairs
-    )
-
-
-def _move_rows(source: Source, array: Array, living: Array) -> None:
-    # First to where they go: what was read of both is too much for a moment, and never too little.
-    for record in list(directory_of(source).index[array].records or ()):
-        record.source.restore(living.values, fill_row(array, record.row))
-    forget_row(source, array)
-
-
-def _names_in(array: Array) -> Iterator[tuple[str, Value]]:
-    # The names that a directory above shows, and whose they are.
-    for value in array.values:
-        for _, name in value.aggregate_names:
-            yield name, value
+def _retains(source: Source) -> bool:
+    return any(index.own is not None for index in directory_of(source).index.copy().values())

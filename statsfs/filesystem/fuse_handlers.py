@@ -10,8 +10,8 @@ Threading: handlers run on the serving thread.
 import errno
 import logging
 import math
-from collections.abc import Callable, Coroutine, Sequence
-from functools import wraps
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import partial, wraps
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import pyfuse3
@@ -38,10 +38,12 @@ from statsfs.exceptions import (
     UnavailableError,
     UnknownValueError,
 )
-from statsfs.filesystem.handles import TooMuchOpenError
 from statsfs.filesystem.inodes import ABSENT_TIMEOUT
 from statsfs.filesystem.known import ABSENT, Attributes, NoSuchFileError
-from statsfs.filesystem.request_loop import run_in_thread
+from statsfs.filesystem.limiters import FairLimiter
+from statsfs.filesystem.reading import UnrecordedError
+from statsfs.filesystem.request_loop import WAITING_MAX, run_in_thread, wait
+from statsfs.filesystem.shares import Shares, ShareUsedUpError, TooMuchOpenError
 from statsfs.filesystem.value_files import FILE_SIZE, BrokenValueError, NotZeroError
 from statsfs.filesystem.vfs import (
     NAME_MAX,
@@ -50,15 +52,17 @@ from statsfs.filesystem.vfs import (
     NoSuchAttributeError,
     Vfs,
 )
-from statsfs.formats.views import Rendering
+from statsfs.filesystem.works import Work
+from statsfs.model.foreign import describe_error, foreign, is_interrupt
 from statsfs.tree import refresh
+from statsfs.tree.refresh import Refreshing
 from statsfs.tree.registry import Registry
 
 __all__ = ["ERRNOS", "Handlers"]
 
 log = logging.getLogger(__name__)
 
-ERRNOS: Final[dict[type[Exception], int]] = {
+ERRNOS: Final[dict[type[BaseException], int]] = {
     NoSuchFileError: errno.ENOENT,
     UnknownValueError: errno.ENOENT,
     ReleasedError: errno.ENOENT,
@@ -67,7 +71,9 @@ ERRNOS: Final[dict[type[Exception], int]] = {
     NoSuchAttributeError: errno.ENODATA,
     FixedDirectoryError: errno.EPERM,
     BusyDirectoryError: errno.EBUSY,
+    UnrecordedError: errno.EIO,
     BrokenValueError: errno.EIO,
+    ShareUsedUpError: errno.EMFILE,
     TooMuchOpenError: errno.ENFILE,
     UnavailableError: errno.ENODATA,
     ExhaustedError: errno.EOVERFLOW,
@@ -76,9 +82,15 @@ ERRNOS: Final[dict[type[Exception], int]] = {
 # Seconds for which the kernel may cache names and attributes. They change only by our
 # invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
-# Views that are rendered at the same time. They share one interpreter, so more would gain nothing;
-# with fewer, a small one would wait for the end of a large one.
-_RENDERINGS: Final = 4
+# How many different errors are logged, once each.
+_LOGGED_MAX: Final = 100
+# How many threads work at a time, and for one user. They share one interpreter, so more would gain
+# nothing; with fewer a small view would wait for the end of a larger one.
+_WORKS: Final = (4, 2)
+# The same for what takes much memory meanwhile,
+_LARGE_WORKS: Final = (1, 1)
+# and for refreshes and removals, which do little but wait.
+_ASKING: Final = (64, 16)
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -91,7 +103,7 @@ def _handler(function: _Method[_P, _T]) -> _Method[_P, Coroutine[object, None, _
     async def handle(self: "Handlers", *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return function(self, *args, **kwargs)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, function.__name__) from None
 
     # `wraps` hides that `self` is positional only.
@@ -114,8 +126,11 @@ class Handlers(pyfuse3.Operations):
     def __init__(self, vfs: Vfs) -> None:
         super().__init__()
         self._vfs = vfs
-        self._renderings = trio.CapacityLimiter(_RENDERINGS)
-        self._threads = trio.CapacityLimiter(math.inf)  # the loop limits its session tasks
+        self._waiting = Shares("requests that wait", WAITING_MAX)
+        self._working = FairLimiter(*_WORKS)
+        self._large = FairLimiter(*_LARGE_WORKS)
+        self._asking = FairLimiter(*_ASKING)
+        self._running: dict[Work[Any], trio.Event] = {}  # each set when it has ended
         self._logged: set[tuple[str, str]] = set()
         # One for all, as the reply is a copy. Without direct_io the page cache would cut the text
         # to the size, and keep it.
@@ -125,19 +140,29 @@ class Handlers(pyfuse3.Operations):
         """Let go of the filesystem: pyfuse3 keeps these handlers until the next mount."""
         self._vfs = Vfs(Registry())
 
-    def errno_of(self, error: Exception, where: str) -> int:
+    def errno_of(self, error: BaseException, where: str) -> int:
         """Return the errno for an error; one that is not in the table is logged once, and EIO."""
         code = ERRNOS.get(type(error))
         if code is not None:
             return code
-        key = (where, repr(error))
-        if key not in self._logged:
+        key = (where, describe_error(error))
+        if key not in self._logged and len(self._logged) < _LOGGED_MAX:
             self._logged.add(key)
-            log.error("%s failed; the reader gets EIO", where, exc_info=error)
+            try:
+                log.error("%s failed; the reader gets EIO", where, exc_info=error)
+            except foreign():  # of one of the log's handlers
+                pass
         return errno.EIO
 
-    def _refusal(self, error: Exception, where: str) -> FUSEError:
-        return error if isinstance(error, FUSEError) else FUSEError(self.errno_of(error, where))
+    def _refusal(self, error: BaseException, where: str) -> BaseException:
+        # Returns what to raise. The end of the mount, and interrupts of the program, pass.
+        if isinstance(error, trio.Cancelled):
+            passes = trio.current_effective_deadline() == -math.inf  # else foreign code made it
+        else:
+            passes = isinstance(error, FUSEError) or is_interrupt(error)
+        if passes:
+            return error
+        return FUSEError(self.errno_of(error, where))
 
     # Names and attributes
 
@@ -171,7 +196,7 @@ class Handlers(pyfuse3.Operations):
         for inode, lookups in inode_list:
             try:
                 self._vfs.forget(inode, lookups)
-            except Exception:
+            except foreign():
                 log.exception("forget failed")
 
     @_handler
@@ -219,7 +244,7 @@ class Handlers(pyfuse3.Operations):
 
     @_handler
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
-        return FileHandleT(self._vfs.open_directory(inode))
+        return FileHandleT(self._vfs.open_directory(inode, ctx.uid))
 
     @_handler
     def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
@@ -239,19 +264,18 @@ class Handlers(pyfuse3.Operations):
     async def rmdir(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> None:
         try:
             remove = self._vfs.prepare_rmdir(parent_inode, name, ctx.uid)
-            if not await run_in_thread(remove, self._threads):
-                raise FUSEError(errno.ENOTCONN)  # the mount ends
-        except Exception as error:
+            await self._run(remove, self._asking, ctx.uid)
+        except BaseException as error:
             raise self._refusal(error, "rmdir") from None
 
     # Files
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         try:
-            handle = self._vfs.open_value(inode, flags)
+            handle = self._vfs.open_value(inode, flags, ctx.uid)
             if handle is None:
                 handle = await self._open_view(inode, flags, ctx)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "open") from None
         self._opened.fh = FileHandleT(handle)
         return self._opened
@@ -259,49 +283,77 @@ class Handlers(pyfuse3.Operations):
     async def _open_view(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> int:
         handle = self._vfs.open(inode, flags, user=(ctx.uid, ctx.gid), client=ctx.pid)
         try:
-            await self._prepare(handle, None)
+            await self._prepare(self._vfs.prepare_read(handle, None), ctx.uid)
         except BaseException:
             self._vfs.close(handle)
             raise
         return handle
 
-    async def _prepare(self, handle: int, offset: int | None) -> None:
-        for work in self._vfs.prepare_read(handle, offset):
+    async def _prepare(self, works: Iterator[Refreshing | Work[Any]], user: int) -> None:
+        for work in works:
             if work.quick:
                 work.run()
-                continue
-            if isinstance(work, Rendering):
-                done = await run_in_thread(work.run, self._renderings)
+            elif isinstance(work, Work):
+                await self._do(work)
             else:
                 # It ends within its own deadline, unless a refresh blocks that must not.
-                done = await run_in_thread(work.run, self._threads, 2 * refresh.DEADLINE)
+                refreshing = Work(work.run, user)
+                await self._run(refreshing.run, self._asking, user, 2 * refresh.DEADLINE)
                 if not work.ended:
                     raise FUSEError(errno.ENODATA)  # better no numbers than old ones
-            if not done:
+
+    async def _do(self, work: Work[Any]) -> None:
+        # One that another handler has done is waited for.
+        ended = self._running.get(work)
+        if ended is not None:
+            await self._wait(partial(wait, ended.wait), work.user)
+            return
+        ended = self._running[work] = trio.Event()
+        try:
+            await self._run(work.run, self._large if work.large else self._working, work.user)
+        finally:
+            del self._running[work]
+            ended.set()
+
+    async def _run(
+        self,
+        function: Callable[[], object],
+        limiter: FairLimiter,
+        user: int,
+        seconds: float = math.inf,
+    ) -> None:
+        await self._wait(partial(run_in_thread, function, limiter.of(user), seconds), user)
+
+    async def _wait(self, waiting: Callable[[], Awaitable[bool]], user: int) -> None:
+        self._waiting.take(user)
+        try:
+            if not await waiting():
                 raise FUSEError(errno.ENOTCONN)  # the mount ends
+        finally:
+            self._waiting.give_back(user)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         try:
             text = self._vfs.read_at_once(fh, off, size)
             if text is None:
-                await self._prepare(fh, off)
+                await self._prepare(self._vfs.prepare_read(fh, off), self._vfs.user_of(fh))
                 text = self._vfs.read(fh, off, size)
             return text
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "read") from None
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Clear a file; the offset is ignored, so that ">>" works as ">"."""
         try:
-            await self._prepare(fh, 0)
-            return self._vfs.write(fh, buf)
-        except Exception as error:
+            await self._prepare(self._vfs.prepare_write(fh, buf), self._vfs.user_of(fh))
+            return len(buf)
+        except BaseException as error:
             raise self._refusal(error, "write") from None
 
     async def release(self, fh: FileHandleT) -> None:
         try:
             self._vfs.close(fh)
-        except Exception as error:
+        except BaseException as error:
             raise self._refusal(error, "release") from None
 
     # What sysfs refuses. `flush`, `fsync` and `access` stay unimplemented: the kernel asks once,

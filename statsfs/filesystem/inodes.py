@@ -69,6 +69,8 @@ class Inodes:
         self._bare: Final = Known(None, 0, None, "", owner)
         self._root = self._bare
         self._known: dict[int, Known] = {0: self._bare}
+        # Removed directories of which files were open, until somebody takes them from here.
+        self.left_open: Final[deque[Known]] = deque()
         # The places of removed directories that the kernel knew, and when it was told last.
         self._removed: deque[tuple[float, int]] = deque()
         # Of all absent names the places of their directories, the first to go first.
@@ -197,6 +199,8 @@ class Inodes:
                     # The root has no name that would take those in it along.
                     names.update(dict.fromkeys(known.names()))
                 names.update(dict.fromkeys(known.names_in_use()))
+                if known.opened:
+                    self.left_open.append(known)
                 self._removed.append((time.monotonic(), place))
         for place, touched in change.touched.items():
             known = self._known.get(place)

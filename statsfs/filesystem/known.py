@@ -185,7 +185,7 @@ class Known:
         The kernel then drops all but open files, and directories that processes stand in.
         """
         for directory in self._all():
-            for number in list(directory.opened.values()):
+            for number in set(directory.opened.copy().values()):
                 file = directory.files.get(number)
                 if file is not None:
                     yield directory.inode, file.name.encode()

@@ -34,6 +34,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from time import perf_counter
 from typing import Final
@@ -41,7 +42,9 @@ from typing import Final
 import pyfuse3
 import trio
 
-__all__ = ["Loop", "find_descriptors", "make_loop", "run_in_thread"]
+from statsfs.model.foreign import call_foreign
+
+__all__ = ["WAITING_MAX", "Loop", "find_descriptors", "make_loop", "run_in_thread", "wait"]
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +63,13 @@ _NO_YIELD: Final = 0.1
 # ticker's 99th percentile of lateness beside four hammering clients is 1.9 ms on a busy machine,
 # with 1 ms 2.5; waiting through trio costs as much as one request.
 _TURN: Final = 500e-6
-# Session tasks at rest, and at most. One more costs pyfuse3's receive buffer, of which a few pages
-# are touched; there are never more than handlers that wait at one moment.
+# Session tasks at rest. One more costs pyfuse3's receive buffer, of which a few pages are touched.
 _TASKS: Final = 2
-_TASKS_MAX: Final = 256
+
+WAITING_MAX: Final = 512
+"""How many handlers may wait at one moment; with more nobody would read requests any more."""
+
+_TASKS_MAX: Final = WAITING_MAX + _TASKS
 # pyfuse3 counts the tasks of all `main`s as those of one, so it must start and end none itself.
 _NO_MORE: Final = -(1 << 30)
 _NO_FEWER: Final = 1 << 30
@@ -308,9 +314,15 @@ def make_loop(descriptor: int) -> Loop:
 async def run_in_thread(
     function: Callable[[], object], limiter: trio.CapacityLimiter, seconds: float = inf
 ) -> bool:
-    """Run a function in a thread, in a handler; other requests are answered meanwhile.
+    """Run a function in a thread, in a handler, as `wait` does; it may run on afterwards."""
+    run = partial(trio.to_thread.run_sync, abandon_on_cancel=True, limiter=limiter)
+    return await wait(partial(run, call_foreign, function), seconds)
 
-    Return False if serving ended meanwhile, and the handler must too. The function may run on.
+
+async def wait(waiting: Callable[[], Awaitable[object]], seconds: float = inf) -> bool:
+    """Wait for something in a handler, at most so long; other requests are answered meanwhile.
+
+    Return False if serving ended meanwhile, and the handler must too.
     """
     task = _current.get()
     loop = task.loop
@@ -320,7 +332,7 @@ async def run_in_thread(
         try:
             if loop.ended:
                 scope.cancel()
-            await trio.to_thread.run_sync(function, abandon_on_cancel=True, limiter=limiter)
+            await waiting()
         finally:
             loop.waiting.discard(scope)
     return not (scope.cancelled_caught and loop.ended)

@@ -181,7 +181,8 @@ class Session:
         try:
             trio.run(self.serve)
         except BaseException as error:
-            log.debug("%s: serving ended", self.mountpoint, exc_info=True)
+            level = logging.ERROR if self._serving.is_set() else logging.DEBUG
+            log.log(level, "%s: serving ended", self.mountpoint, exc_info=True)
             self._failure = error
         finally:
             self.finish()

@@ -7,14 +7,17 @@ Threading: pure, but for `render_file`, which reads a value as `Source.get_value
 
 import re
 from functools import lru_cache
+from itertools import chain, compress, islice
 from typing import Final
 
 from statsfs.exceptions import BaseMismatchError, StatsfsError
 from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import File
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.foreign import describe_error, foreign
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry
+from statsfs.tree.pauses import pause
 
 __all__ = [
     "FILE_SIZE",
@@ -30,6 +33,7 @@ __all__ = [
 FILE_SIZE: Final = 4096  # as in sysfs; with 0, tar and diff would never read
 
 _ZERO: Final = re.compile(rb"[ \t\n\v\f\r]*[+-]?(?:0[xX])?0+[ \t\n\v\f\r]*")
+_LINES: Final = 256  # of a histogram between two pauses
 _SHOWN: Final = (None, Aggregate.MIN, Aggregate.MAX)
 
 
@@ -58,9 +62,11 @@ def render_file(directory: Directory, file: File, entry: Entry | None) -> bytes:
     if show is None or file.kind not in _SHOWN:
         return b"%d\n" % number
     try:
-        return (show(number) + "\n").encode()
-    except Exception as error:
-        message = f"{file.name!r}: show({number}) failed: {type(error).__name__}: {error}"
+        # Whatever `show` returns: this is text, or raises.
+        return b"%b\n" % str.encode(show(number))
+    except foreign() as error:
+        why = f"{type(error).__name__}: {describe_error(error)}"
+        message = f"{file.name!r}: show({number}) failed: {why}"
         directory.complain(("show", file), message)
         raise BrokenValueError(message, file.name) from error
 
@@ -73,8 +79,12 @@ def is_integer(file: File) -> bool:
 
 def _format_histogram(value: Value, buckets: list[int]) -> bytes:
     # A line for each bucket that is not empty: its lower bound and its count.
-    pairs = zip(value.starts, buckets, strict=True)
-    return b"".join(b"%d %d\n" % pair for pair in pairs if pair[1])
+    pairs = compress(zip(value.starts, buckets, strict=True), buckets)
+    lines = []
+    while some := list(islice(pairs, _LINES)):
+        lines.append(b"%d %d\n" * len(some) % tuple(chain.from_iterable(some)))
+        pause()
+    return b"".join(lines)
 
 
 def check_zero(file: File, data: bytes) -> None:
@@ -85,7 +95,10 @@ def check_zero(file: File, data: bytes) -> None:
 
 def find_size(value: Value) -> int:
     """Return the size of a histogram for stat(2): that of its longest text, in whole pages."""
-    longest = value.size * (len(str(value.starts[-1])) + len(" 18446744073709551615\n"))
+    # Each lookup asks, and there may be 65,535 buckets.
+    linear = value.kind is Kind.LINEAR_HIST
+    last = (value.size - 1) * value.bucket_size if linear else value.starts[-1]
+    longest = value.size * (len(str(last)) + len(" 18446744073709551615\n"))
     return -(-longest // FILE_SIZE) * FILE_SIZE
 
 

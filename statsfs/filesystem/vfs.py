@@ -4,30 +4,38 @@ Owns what a name leads to, what stat(2) tells, and what may be opened. `inodes` 
 kernel knows, `handles` what is open; `value_files` and `views` make the texts.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
-changed the tree, and the removal that `prepare_rmdir` returns.
+changed the tree, `write`, and the removal that `prepare_rmdir` returns.
 """
 
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from threading import get_ident
-from typing import Final
+from typing import Any, Final
 
-from statsfs.exceptions import ReadOnlyValueError, StatsfsError
+from statsfs.exceptions import ReadOnlyValueError, SegmentError, StatsfsError
 from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView
 from statsfs.filesystem.inodes import Inodes, Stale
 from statsfs.filesystem.known import ABSENT, ROOT, Attributes, Known, NoSuchFileError, Numbered
-from statsfs.filesystem.value_files import FILE_SIZE, check_zero, is_integer
-from statsfs.formats.views import BINARY, VIEWS, Rendering, View
+from statsfs.filesystem.reading import Reading, UnrecordedError
+from statsfs.filesystem.value_files import FILE_SIZE, is_integer
+from statsfs.filesystem.works import Work
+from statsfs.formats.views import BINARY, VIEWS, View
 from statsfs.model.arrays import File
 from statsfs.tree.access import Access, Owner
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.references import hold, unhold
-from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
+from statsfs.tree.refresh import Refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, rmdir_of
 
-__all__ = ["NAME_MAX", "BusyDirectoryError", "FixedDirectoryError", "NoSuchAttributeError", "Vfs"]
+__all__ = [
+    "NAME_MAX",
+    "BusyDirectoryError",
+    "FixedDirectoryError",
+    "NoSuchAttributeError",
+    "Vfs",
+]
 
 NAME_MAX: Final = 255
 
@@ -66,8 +74,11 @@ class Vfs:
         self._registry = registry
         self._top = top
         self._inodes = Inodes(registry, top, owner)
-        self._handles = Handles()
+        self._handles = Handles(self._inodes.left_open)
         self._files = self._handles.files
+        self._reading = Reading(self._handles, registry)
+        # Not a method: each read comes here.
+        self.read_at_once: Final = self._reading.read_at_once
         # The subordinates of the root, where that is not a source.
         self._top_level: Mapping[str, Source] = registry.by_name if top is None else {}
 
@@ -234,10 +245,10 @@ class Vfs:
 
     # Directories
 
-    def open_directory(self, inode: int) -> int:
+    def open_directory(self, inode: int, user: int = 0) -> int:
         """Open a directory for `list_directory`; return its handle."""
         self._note_root(inode)
-        return self._handles.add_directory(OpenDirectory(self._inodes.living(inode)))
+        return self._handles.add_directory(OpenDirectory(self._inodes.living(inode), user))
 
     def list_directory(
         self, handle: int, start: int, reply: Callable[[bytes, Attributes, int], bool]
@@ -257,9 +268,9 @@ class Vfs:
         if start == 0 or opened.names is None:
             if opened.known.parent is None:
                 opened.known = self._inodes.root
-            opened.names = self._names(opened.known) if opened.known.alive else []
-        for index in range(start, len(opened.names)):
-            name = opened.names[index]
+            names = self._names(opened.known) if opened.known.alive else []
+            self._handles.set_names(opened, names)
+        for index, name in enumerate((opened.names or [])[start:], start):
             try:
                 attributes = self._lookup_listed(opened.known, name)
             except StatsfsError:
@@ -286,7 +297,7 @@ class Vfs:
 
     def close_directory(self, handle: int) -> None:
         """Close an open directory."""
-        del self._handles.directories[handle]
+        self._handles.remove_directory(handle)
 
     def prepare_rmdir(self, parent: int, name: bytes, user: int) -> Callable[[], None]:
         """Check that a user may remove a directory; return what does so, and may take long.
@@ -294,6 +305,7 @@ class Vfs:
         Raises:
             FixedDirectoryError: it is the program's, or another user's.
             BusyDirectoryError: it is not empty; only the removal raises it.
+            UnrecordedError: it cannot be recorded; only the removal raises it.
         """
         known, _ = self._inodes.find(parent)
         source = self._subordinate(known, name.decode(errors="surrogateescape"))
@@ -309,6 +321,8 @@ class Vfs:
             try:
                 if not rmdir(source):
                     raise BusyDirectoryError(f"{source.path} is in use", source)
+            except SegmentError as error:
+                raise UnrecordedError(error.message, error.offender) from error
             finally:
                 self.removing.discard(thread)
 
@@ -322,18 +336,26 @@ class Vfs:
         A view leaves out values whose files the user cannot read. Truncation has no effect, as in
         sysfs. Where the mode has no bit for the flags, even root gets ReadOnlyValueError.
         """
-        if (handle := self.open_value(inode, flags)) is not None:
+        if (handle := self.open_value(inode, flags, user[0])) is not None:
             return handle
         known, file = self._inodes.find(inode)
         if not isinstance(file, View) or not known.alive:
             raise NoSuchFileError(f"inode {inode} is gone", inode)
         _check_access(file, 0o444, flags)
-        if known.source is not None:
-            hold(known.source)
         reader = Access(*user, known.owner)
-        return self._handles.add(OpenView(known, known.source, file, reader, client))
+        return self._add(OpenView(known, known.source, file, reader, client))
 
-    def open_value(self, inode: int, flags: int) -> int | None:
+    def _add(self, opened: OpenFile | OpenView) -> int:
+        if opened.source is not None:
+            hold(opened.source)
+        try:
+            return self._handles.add(opened)
+        except StatsfsError:
+            if opened.source is not None:
+                unhold(opened.source)
+            raise
+
+    def open_value(self, inode: int, flags: int, user: int = 0) -> int | None:
         """Open the file of a value as `open` does; None if the inode is not of such a file."""
         known, file = self._inodes.find(inode)
         source, directory = known.source, known.directory
@@ -342,63 +364,24 @@ class Vfs:
         if directory.files.get(file.name) is not file or not known.alive:
             raise NoSuchFileError(f"inode {inode} is gone", inode)
         _check_access(file, file.value.mode, flags)
-        hold(source)
         entry = directory.entry_of(file)
-        return self._handles.add(OpenFile(known, source, directory, file, entry))
+        return self._add(OpenFile(known, source, directory, file, entry, user))
 
-    def prepare_read(self, handle: int, offset: int | None) -> Iterator[Refreshing | Rendering]:
-        """Yield what must run, in this order, before an open file is read or cleared.
+    def user_of(self, handle: int) -> int:
+        """Return who opened a file."""
+        return self._files[handle].user
 
-        Each may run in any thread, and must have run before the next is asked for.
+    def prepare_read(self, handle: int, offset: int | None) -> Iterator[Refreshing | Work[Any]]:
+        """Yield what must run before an open file is read, as `Reading.prepare` does."""
+        return self._reading.prepare(handle, offset)
 
-        Args:
-            handle: from `open`.
-            offset: where it is to be read; None right after `open`, 0 for clearing.
-        """
-        opened = self._files[handle]
-        if isinstance(opened, OpenFile):
-            refreshing = None
-            if Refresher.made and (not offset or opened.text is None):
-                refreshing = find_refreshing((opened.source,))
-            if refreshing is not None:
-                yield refreshing
-        elif offset is None or (offset == 0 and not opened.fresh):
-            rendering = Rendering(opened.file, opened.source or self._registry, opened.access)
-            refreshing = rendering.refreshing()
-            if refreshing is not None:
-                yield refreshing
-            yield rendering
-            # It may have been closed meanwhile.
-            if handle in self._files:
-                self._handles.set_text(opened, rendering.text, rendering.moment)
-        else:
-            opened.fresh = opened.fresh and offset != 0
-
-    def read_at_once(self, handle: int, offset: int, size: int) -> bytes | None:
-        """Read an open file as `read` does; None if `prepare_read` may have something to do."""
-        opened = self._files[handle]
-        if Refresher.made or isinstance(opened, OpenView):
-            return None
-        return opened.read(offset, size)
+    def prepare_write(self, handle: int, data: bytes) -> Iterator[Refreshing | Work[None]]:
+        """Yield what must run to clear an open file, as `Reading.prepare_clear` does."""
+        return self._reading.prepare_clear(handle, data)
 
     def read(self, handle: int, offset: int, size: int) -> bytes:
-        """Read an open file: made at offset 0, and then the same text at every other offset.
-
-        A view is read as it was last rendered. A value without a text raises BrokenValueError.
-        """
-        return self._files[handle].read(offset, size)
-
-    def write(self, handle: int, data: bytes) -> int:
-        """Clear an open file if the written text is 0; return its length.
-
-        Anything else raises NotZeroError, and a base that refuses ReadOnlyValueError.
-        """
-        opened = self._files[handle]
-        if isinstance(opened, OpenView):
-            raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
-        check_zero(opened.file, data)
-        opened.directory.clear(opened.file, opened.entry)
-        return len(data)
+        """Read an open file, as `Reading.read` does."""
+        return self._reading.read(handle, offset, size)
 
     def close(self, handle: int) -> None:
         """Close an open file; its source may be released by it."""
@@ -410,7 +393,8 @@ class Vfs:
         """Forget everything, as when the mount is gone."""
         for handle in list(self._files):
             self.close(handle)
-        self._handles.directories.clear()
+        for handle in list(self._handles.directories):
+            self.close_directory(handle)
         self._inodes.forget_all()
 
 

@@ -11,6 +11,7 @@ from typing import Final
 
 from statsfs.formats import binary, json, openmetrics, prometheus, schema
 from statsfs.tree.access import Mask, find_masks
+from statsfs.tree.directory import UNWEIGHED
 from statsfs.tree.lock import suspend_collection
 from statsfs.tree.pauses import pause, pausing
 from statsfs.tree.refresh import Refreshing, find_refreshing
@@ -23,6 +24,8 @@ __all__ = ["BINARY", "VIEWS", "Rendering", "View"]
 
 # A view of so many values is rendered at once, in less than a millisecond; others in a thread.
 _QUICK: Final = 500
+# One of so many takes up to 200 bytes for each while it is rendered.
+_LARGE: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +63,21 @@ class Rendering:
 
     Attributes:
         quick: whether `run` takes no longer than reading a few files.
+        large: whether it takes tens of megabytes and more.
         text: what the view shows, once it ran.
         moment: when that was so, in nanoseconds since the epoch.
     """
 
-    __slots__ = ("_foreign", "_mask", "_top", "_view", "moment", "quick", "text")
+    __slots__ = ("_foreign", "_mask", "_top", "_view", "large", "moment", "quick", "text")
 
     def __init__(self, view: View, top: Registry | Source, mask: Mask) -> None:
         self._view = view
         self._top = top
         self._mask = mask
-        weight = sum(directory_of(source).weigh() for source in _sources(top))
-        self.quick = weight <= _QUICK
-        self._foreign = weight >= sys.maxsize
+        weights = [directory_of(source).weigh() for source in _sources(top)]
+        self.quick = sum(weights) <= _QUICK
+        self.large = sum(weight for weight in weights if weight != sys.maxsize) > _LARGE
+        self._foreign = max(weights, default=0) >= UNWEIGHED
         self.text = b""
         self.moment = 0
 

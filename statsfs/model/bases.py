@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from statsfs.exceptions import BaseMismatchError
 from statsfs.model.buffers import SlotBuffer
+from statsfs.model.foreign import foreign
 from statsfs.model.histograms import find_sums
 from statsfs.model.readers import (
     AttributeReader,
@@ -204,15 +205,15 @@ class Binder:
     def _check(self, reader: Reader, base: object) -> None:
         try:
             row = reader.decode([[reader.sample(base)]])[0]
-            list(map(convert_number, self.values, row))
-        except Exception:
+            [convert_number(*pair) for pair in zip(self.values, row, strict=True)]
+        except foreign():
             self._blame(reader, base)
 
     def _blame(self, reader: Reader, base: object) -> None:
         for index, value in enumerate(self.values):
             try:
                 convert_number(value, reader.read(base, index))
-            except Exception as error:
+            except foreign() as error:
                 lacks = isinstance(error, AttributeError | LookupError)
                 how = "has no" if lacks else f"holds no {describe_number(value)} for"
                 raise BaseMismatchError(

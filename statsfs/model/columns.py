@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Final
 
+from statsfs.model.foreign import foreign
 from statsfs.model.values import Aggregate, Type
 
 __all__ = ["clean_integers", "convert_column", "divide", "reduce_column", "wrap_sum"]
@@ -28,7 +29,7 @@ def clean_integers(column: Sequence[object]) -> bool:
     """Tell whether a column holds only integers, at C speed: else its sum is not an int."""
     try:
         return type(sum(column)) is int  # type: ignore[arg-type]  # that is the question
-    except Exception:  # foreign objects may raise anything when they are added
+    except foreign():  # foreign objects may raise anything when they are added
         return False
 
 
@@ -37,7 +38,7 @@ def convert_column(column: Sequence[int], type: Type) -> Sequence[int]:
     # First an array of the type is made, which fails if an integer is out of range. Nearly always
     # none is, and that takes a fraction of the time of converting each integer.
     if type is Type.BOOL:
-        return bytes(map(bool, column)) if {*column} - {0, 1} else column
+        return bytes([bool(number) for number in column]) if {*column} - {0, 1} else column
     try:
         array(type.code, column)
     except OverflowError:

@@ -19,6 +19,7 @@ from itertools import chain, pairwise
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.model.columns import clean_integers, convert_column, wrap_sum
+from statsfs.model.foreign import foreign
 from statsfs.model.values import Kind, Type, Value
 
 __all__ = [
@@ -280,7 +281,7 @@ def convert_histograms(column: Sequence[Any], value: Value) -> Sequence[list[int
         return None
     try:
         converted = convert_column(flat, value.type)
-    except Exception:  # whatever foreign integers raise when they are compared
+    except foreign():  # whatever foreign integers raise when they are compared
         return None
     if converted is flat:
         return column

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.model.buffers import name_fields
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.histograms import PLAIN_HISTOGRAMS, Histogram, convert_buckets, find_sums
 from statsfs.model.values import Type, Value
 
@@ -89,11 +90,11 @@ class Reader:
             if index in self._sums:
                 self._clear(base, self._sums[index])
             self._clear(base, index)
-        except Exception as error:
+        except foreign() as error:
             name = self.values[index].name
-            kind = type(base).__name__
+            kind, why = type(base).__name__, describe_error(error)
             raise ReadOnlyValueError(
-                f"the {kind} with {name!r} cannot be cleared: {error}", name
+                f"the {kind} with {name!r} cannot be cleared: {why}", name
             ) from error
 
     def _clear(self, base: Any, index: int) -> None:
@@ -141,7 +142,7 @@ class KeyReader(Reader):
                 for index in self._histograms
                 if isinstance(self._getters[index](base), Histogram)
             )
-        except Exception:
+        except foreign():
             return frozenset()
 
     def _sample_copies(self, base: Any) -> Any:
@@ -168,12 +169,16 @@ class KeyReader(Reader):
         return _unwrap(held) if index in self._histograms else held
 
     def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        if not self.plain:
+            # Not by `map`: a StopIteration of foreign code would end it, and leave out the others.
+            held: list[Any] = [self.read(base, index) for base in bases]
+            return list(map(list.copy, held)) if index in self._histograms else held
         if index in self._histograms:
             return list(map(list.copy, self._buckets(bases, index)))
         return list(map(self._getters[index], bases))
 
     def total(self, bases: Iterable[Any], index: int) -> Any:
-        return sum(map(self._getters[index], bases))
+        return sum(map(self._getters[index], bases) if self.plain else self.column(bases, index))
 
     def decode(self, parts: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
         samples, *copies = parts
@@ -222,7 +227,7 @@ class AttributeReader(KeyReader):
     def has_plain_sums(self, base: Any) -> bool:
         try:
             return all(type(self._getters[one](base)) in PLAIN_HISTOGRAMS for one in self._sums)
-        except Exception:
+        except foreign():
             return False
 
     def _clear(self, base: Any, index: int) -> None:

@@ -9,14 +9,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
 from statsfs.model.arrays import Array, File
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.access import Owner
-from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
+from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, record_clear, reduce_parts
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.refresh import Refresher
@@ -25,12 +27,17 @@ if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
 
-__all__ = ["Directory", "find_lineage", "note_files"]
+__all__ = ["UNWEIGHED", "Directory", "find_lineage", "note_files"]
 
 log = logging.getLogger(__name__)
 
 # What leaves and released sources have; nothing is ever added to it.
 _NOTHING: Final[dict[Any, Any]] = {}
+# Arrays: to weigh so many takes a millisecond.
+_MANY: Final = 2000
+
+UNWEIGHED: Final = sys.maxsize - 1
+"""The weight of a subtree with many arrays; it may run foreign code, or not."""
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -192,12 +199,12 @@ class Directory:
                 return self.read(shown, entry)
             try:
                 return convert_number(file.value, entry.reader.read(base, file.index))
-            except Exception as error:
-                wanted = describe_number(file.value)
+            except foreign() as error:
+                wanted, why = describe_number(file.value), describe_error(error)
                 raise BaseMismatchError(
-                    f"{self.path}: {file.name!r} holds no {wanted}: {error}", base
+                    f"{self.path}: {file.name!r} holds no {wanted}: {why}", base
                 ) from error
-        number, broken = reduce_parts(file, self._parts(file))
+        number, broken = reduce_parts(file, self.parts(file))
         if file.array not in self.index and (shown := self._find_successor(file)) is not None:
             return self.read(shown, None)
         if broken is not None:
@@ -223,22 +230,30 @@ class Directory:
         Raises:
             UnavailableError: a refresh of this source or one above it failed.
             ReadOnlyValueError: the base of an own value refuses.
+            SegmentError: the clear cannot be recorded; then nothing is cleared.
         """
         if Refresher.made:
             self.check_refreshed()
-        if file.kind is None:
-            base = entry and entry.base
-            if entry is not None and base is not None and entry.reader is not None:
-                try:
-                    entry.reader.clear(base, file.index)
-                except ReadOnlyValueError as error:
-                    raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
-                if entry.source._cleared is not None:
-                    entry.source._cleared()
-            return
+        if file.kind is not None:
+            parts = self.parts(file)
+            record_clear(parts, partial(self._clear_parts, file, parts))
+        elif entry is not None and entry.reader is not None and entry.base is not None:
+            own = [(make_index(entry), file.index)]
+            record_clear(own, partial(self._clear_own, entry, file))
+
+    def _clear_own(self, entry: Entry, file: File) -> None:
+        assert entry.reader is not None
+        try:
+            entry.reader.clear(entry.base, file.index)
+        except ReadOnlyValueError as error:
+            raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
+        if entry.source._cleared is not None:
+            entry.source._cleared()
+
+    def _clear_parts(self, file: File, parts: Sequence[Part]) -> None:
         refused = []
         told: dict[Callable[[], object] | None, None] = {}
-        for index, place in self._parts(file):
+        for index, place in parts:
             refused += index.clear(place, told)
         for cleared in told:
             if cleared is not None:
@@ -248,8 +263,8 @@ class Directory:
             text = "clearing %r: %d bases refused, first that of %s: %s"
             self.warn(log, text, file.name, len(refused), first.source.path, reason)
 
-    def _parts(self, file: File) -> Sequence[Part]:
-        # What an aggregate covers: one array, or all in which values belong together.
+    def parts(self, file: File) -> Sequence[Part]:
+        """Return what an aggregate covers: one array, or all in which values belong together."""
         covered = self.layout.covered.get(file)
         places = ((file.array, file.index),) if covered is None else covered
         indexes = [(self.index.get(array), place) for array, place in places]
@@ -267,8 +282,13 @@ class Directory:
         return [*(self.refreshers or ()), *(one for one in above if one is not None)]
 
     def weigh(self) -> int:
-        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code."""
+        """Return how many numbers the subtree has; `sys.maxsize` if reading runs foreign code.
+
+        Where that would take long, too, it is `UNWEIGHED`.
+        """
         weight = 0
+        if len(self.index) > _MANY:
+            return UNWEIGHED
         for array, index in self.index.copy().items():
             if not all(reader.plain for reader in index.groups.copy()):
                 return sys.maxsize

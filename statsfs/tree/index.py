@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -18,6 +19,7 @@ from weakref import ref
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import reduce_column, wrap_sum
+from statsfs.model.foreign import foreign
 from statsfs.model.histograms import add_buckets
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Aggregate, Type, Value
@@ -28,7 +30,15 @@ if TYPE_CHECKING:
     from statsfs.tree.retained import Retained
     from statsfs.tree.source import Source
 
-__all__ = ["ArrayIndex", "Entry", "Key", "Part", "make_index", "reduce_parts"]
+__all__ = [
+    "ArrayIndex",
+    "Entry",
+    "Key",
+    "Part",
+    "make_index",
+    "record_clear",
+    "reduce_parts",
+]
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +230,16 @@ Part = tuple[ArrayIndex, int]
 """An index, and the place of a value in its array."""
 
 
+def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:
+    """Clear some parts by a function, which what records that calls in its place, each once."""
+    found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in _entries(parts)])
+    for index, _ in parts:
+        found |= dict.fromkeys([one.source._recorder for one in list(index.records or ())])
+    for recorder in found:
+        clear = clear if recorder is None else partial(recorder, parts, clear)
+    clear()
+
+
 def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
     """Compute one aggregate; return it, and an entry that it leaves out as its base is broken."""
     if not _is_retained(file, parts):
@@ -246,7 +266,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
             for reader, bases, place in _bases(parts):
                 column += reader.column(bases, place)
             return _reduce_column(column, file), None
-    except Exception:
+    except foreign():
         # A base among thousands is broken.
         log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
     return _reduce_each(_read_each(_entries(parts)), file)
@@ -258,7 +278,7 @@ def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | N
         column, retained = taken
         try:
             return _combine(file, _reduce_column(column, file), retained), None
-        except Exception:
+        except foreign():
             log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
     held, later, retained = lock_tree(lambda: _take_each(parts))
     number, broken = _reduce_each([*held, *_read_each(later)], file)
@@ -277,7 +297,7 @@ def _take(parts: Sequence[Part]) -> tuple[list[Any], list[Any]] | None:
                 return None
             try:
                 column += reader.column(members.values(), place)
-            except Exception:
+            except foreign():
                 return None
         retained += [record.row[place] for record in list(index.records or ())]
     return column, retained
@@ -321,7 +341,7 @@ def _read_each(found: Iterable[_Found]) -> Iterator[_Held]:
     for reader, entry, base, place in found:
         try:
             held = reader.read(base, place)
-        except Exception:
+        except foreign():
             held = None
         yield entry, list.copy(held) if held.__class__ is list else held
 
@@ -332,7 +352,7 @@ def _reduce_each(held: Iterable[_Held], file: File) -> tuple[Any, Entry | None]:
     for entry, number in held:
         try:
             column.append(convert_number(file.value, number))
-        except Exception:
+        except foreign():
             broken = broken or entry
     return _reduce(column, file), broken
 

@@ -23,7 +23,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from statsfs.exceptions import UnavailableError
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.locking import Flag, call_locked
+from statsfs.tree.pauses import pause
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -35,8 +37,10 @@ log = logging.getLogger(__name__)
 DEADLINE: Final = 1.0
 """Seconds that all refreshes of one sample may take together."""
 
-# So many refreshes that do not block, at a few microseconds each, run without a thread.
+# So many refreshes that do not block, at a few microseconds each, run without a thread, if what
+# they bring are no more numbers than that, at up to 50 ns each.
 _FEW: Final = 64
+_QUICK: Final = 10_000
 _IDLE: Final = 10.0  # seconds after which an idle thread ends
 
 # Reentrant, as a signal handler may read a value too. No foreign code is called under it.
@@ -87,6 +91,12 @@ class Refresher:
         self._running: _Run | None = None
         self._next: _Run | None = None
 
+    @property
+    def weight(self) -> int:
+        """How many numbers the source has by itself."""
+        # In a list, which one call makes: the tree may change meanwhile.
+        return sum([key[0].size for key in list(self.source._directory.entries)])
+
     def check(self) -> None:
         """Raise UnavailableError if the last refresh failed."""
         failure = self.failure
@@ -115,19 +125,15 @@ class Refresher:
     def run(self) -> None:
         """Call the function until no further call is wanted; in a thread of ours."""
         while True:
-            try:
-                failure = self._call()
-            except BaseException as error:  # such as SystemExit: readers still wait
-                failure = repr(error)
-            if not self.finish(failure):
+            if not self.finish(self._call()):
                 return
 
     def _call(self) -> str | None:
         _inside.refresh = True
         try:
             self.function()
-        except Exception as error:
-            return _name(error)
+        except foreign() as error:
+            return describe_error(error)
         finally:
             _inside.refresh = False
         return None
@@ -191,10 +197,6 @@ class Refresher:
         return runs, self._note(failure)
 
 
-def _name(error: Exception) -> str:
-    return str(error) or type(error).__name__
-
-
 def _describe(failure: str) -> str:
     return f"unavailable: the refresh failed: {failure}"
 
@@ -221,7 +223,11 @@ class Refreshing:
     @property
     def quick(self) -> bool:
         """Whether `run` does not block, and takes a fraction of a millisecond."""
-        return not self._blocking and len(self._others) <= _FEW
+        return (
+            not self._blocking
+            and len(self._others) <= _FEW
+            and sum([refresher.weight for refresher in self._others]) <= _QUICK
+        )
 
     def run(self) -> None:
         """Refresh; return when all have ended or the deadline is over."""
@@ -244,11 +250,12 @@ class Refreshing:
                     return
                 try:
                     refresher.function()
-                except Exception as error:
-                    refresher.settle(_name(error))
+                except foreign() as error:
+                    refresher.settle(describe_error(error))
                 else:
                     if refresher.failure is not None:
                         refresher.settle(None)
+                pause()
         finally:
             _inside.refresh = False
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 
 from statsfs.exceptions import TreeError
+from statsfs.model.foreign import foreign
 from statsfs.tree import placement, references
 from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, tree_change
 from statsfs.tree.refresh import refresh_all
@@ -117,5 +118,5 @@ class Registry(Listening):
         for listener in self._listeners:
             try:
                 listener(notice)
-            except Exception:
+            except foreign():
                 log.exception("a listener failed")

@@ -5,8 +5,8 @@ never changed but replaced.
 """
 
 import operator
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 from weakref import ref
 
 from statsfs.model.arrays import Array
@@ -23,18 +23,27 @@ if TYPE_CHECKING:
 __all__ = [
     "Retained",
     "add_kept",
+    "add_records",
     "check_row",
     "fill_row",
     "find_record",
+    "find_records",
     "read_retained",
     "restore_row",
 ]
 
 
-def fill_row(array: Array, row: RetainedRow) -> tuple[Any, ...]:
-    """Return a copy of a row with 0, or empty buckets, where nothing is retained."""
+_get_own: Final = operator.attrgetter("own")
+_get_shares: Final = operator.attrgetter("shares")
+
+
+def fill_row(array: Array, row: RetainedRow, *, copy: bool = True) -> tuple[Any, ...]:
+    """Return a row with 0, or empty buckets, where nothing is retained; other buckets are copied.
+
+    With `copy` false they are those of the row.
+    """
     return tuple(
-        value.zero if number is None else list(number) if value.histogram else number
+        value.zero if number is None else list(number) if copy and value.histogram else number
         for value, number in zip(array.values, row, strict=True)
     )
 
@@ -225,11 +234,24 @@ def restore_row(
     return stale
 
 
+def find_records(source: "Source") -> list[Retained]:
+    """Return all records of a source; to be called under the lock."""
+    # In C: thousands of sources are asked when one of them changed.
+    records = list(filter(None, map(_get_own, source._directory.index.values())))
+    for shares in list(filter(None, map(_get_shares, records))):
+        records += shares.values()
+    return records
+
+
+def add_records(records: Iterable[Retained]) -> dict[Array, RetainedRow]:
+    """Return what records of one source are together, by array; a single row is not copied."""
+    rows: dict[Array, list[RetainedRow]] = {}
+    for record in records:
+        rows.setdefault(record.array, []).append(record.row)
+    return {array: add_retained(array, some) for array, some in rows.items()}
+
+
 def read_retained(source: "Source") -> dict[tuple[Value, ...], tuple[Any, ...]]:
     """Return what a source retains, by array; to be called under the lock."""
-    kept = {}
-    for array, index in source._directory.index.items():
-        if (own := index.own) is not None:
-            rows = [own.row, *(share.row for share in (own.shares or {}).values())]
-            kept[array.values] = fill_row(array, add_retained(array, rows))
-    return kept
+    found = add_records(find_records(source))
+    return {array.values: fill_row(array, row) for array, row in found.items()}

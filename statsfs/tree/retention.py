@@ -17,6 +17,7 @@ from weakref import ref
 
 from statsfs.model.arrays import Array
 from statsfs.model.columns import convert_column
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.histograms import convert_histograms
 from statsfs.model.readers import Reader, convert_number, describe_number
 from statsfs.model.values import Value
@@ -85,12 +86,12 @@ class Folding:
             for file in entry.array.retained:
                 try:
                     row[file.index] = convert_number(file.value, reader.read(base, file.index))
-                except Exception as error:
+                except foreign() as error:
                     name = file.value.name
                     entry.source._directory.complain(
                         ("left out", entry, name),
                         f"left out of what is retained: {name!r} holds no "
-                        f"{describe_number(file.value)}: {error}",
+                        f"{describe_number(file.value)}: {describe_error(error)}",
                     )
             self._known[entry] = tuple(row)
 
@@ -252,7 +253,7 @@ def _sample(array: Array, reader: Reader, bases: list[Any]) -> RetainedRow | Non
     try:
         parts = [list(map(sampler, some)) for sampler, some in reader.parts(bases)]
         rows = reader.decode(parts)
-    except Exception:
+    except foreign():
         return None
     if plan.pick is not None and not _are_integers(chain.from_iterable(map(plan.pick, rows))):
         return None

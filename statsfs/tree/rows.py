@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import clean_integers, convert_column, divide, wrap_sum
+from statsfs.model.foreign import foreign
 from statsfs.model.histograms import add_buckets, convert_histograms
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import take_chunks
@@ -50,13 +51,26 @@ _WIDE: Final = 12_000  # numbers that are added between two pauses
 def convert_items(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
     """Convert a raw column to a value's type, at C speed; None if it may not be of integers."""
     if value.histogram:
-        return convert_histograms(column, value)
+        return _convert_slowly(value, column)
     if not clean_integers(column):
         return None
     try:
         return convert_column(column, value.type)
-    except Exception:  # foreign integers may raise anything when they are compared
+    except foreign():  # foreign integers may raise anything when they are compared
         return None
+
+
+def _convert_slowly(value: Value, column: Sequence[Any]) -> Sequence[Any] | None:
+    # Not all at once: a column may have millions of buckets, and no other thread runs meanwhile.
+    converted: list[Any] = []
+    same = True
+    for some in take_chunks(column, max(1, _WIDE // value.size)):
+        part = convert_histograms(some, value)
+        if part is None:
+            return None
+        same = same and part is some
+        converted += part
+    return column if same else converted
 
 
 def convert_rows(rows: list[Row], values: Sequence[Value]) -> list[Row] | None:

@@ -13,6 +13,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.model.arrays import Array
+from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Value
@@ -51,22 +52,23 @@ class _Group:
     parts: list[list[Any]] = field(default_factory=list)
 
 
-_Broken = list[tuple[Entry, Exception]]
+_Broken = list[tuple[Entry, BaseException]]
 
 
-def _complain(entry: Entry, error: Exception) -> None:
-    entry.source._directory.complain(("left out", entry), f"left out of snapshots: {error}")
+def _complain(entry: Entry, error: BaseException) -> None:
+    message = f"left out of snapshots: {describe_error(error)}"
+    entry.source._directory.complain(("left out", entry), message)
 
 
 def _sample_plain(groups: list[_Group], broken: _Broken) -> list[_Group]:
     try:
         _sample_at_once(groups)
-    except Exception:
+    except foreign():
         # Once more without the broken ones: the others are still of one moment.
         groups = [_sample_each(group, broken) for group in groups]
         try:
             _sample_at_once(groups)
-        except Exception:
+        except foreign():
             # Another base just broke: the rows that were read one by one have to do.
             log.debug("a snapshot was read one by one", exc_info=True)
     return groups
@@ -87,7 +89,7 @@ def _sample_each(group: _Group, broken: _Broken) -> _Group:
     for entry, base in zip(group.entries, list(group.bases), strict=True):
         try:
             sample = group.reader.sample(base)
-        except Exception as error:
+        except foreign() as error:
             broken.append((entry, error))
         else:
             entries.append(entry)
@@ -152,8 +154,8 @@ def _decode_rows(
         return
     for entry, row in zip(found, raw, strict=True):
         try:
-            rows.append(tuple(map(convert_number, values, row)))
-        except Exception as error:  # whatever foreign objects raise
+            rows.append(tuple([convert_number(*pair) for pair in zip(values, row, strict=True)]))
+        except foreign() as error:  # whatever foreign objects raise
             _complain(entry, error)
         else:
             entries.append(entry)

@@ -20,7 +20,7 @@ from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
 from statsfs.tree.directory import Directory, find_lineage, note_files
-from statsfs.tree.index import Entry
+from statsfs.tree.index import Entry, Part
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
 from statsfs.tree.refresh import Refresher, refresh_all
 from statsfs.tree.retained import check_row, read_retained, restore_row
@@ -31,7 +31,17 @@ from statsfs.tree.snapshot import Snapshot, take_snapshot
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
 
-__all__ = ["Source", "check_source", "directory_of", "rmdir_of"]
+__all__ = [
+    "ClearRecorder",
+    "Source",
+    "check_source",
+    "directory_of",
+    "is_told_of_clears",
+    "rmdir_of",
+]
+
+ClearRecorder = Callable[[Sequence[Part], Callable[[], object]], object]
+"""What records a clear: it gets what is cleared, and the function that clears."""
 
 
 class Source:
@@ -53,6 +63,9 @@ class Source:
         refresh: called before anything in the source's subtree is read or cleared: it brings the
             numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
+        recorder: called in place of a clear of values of this source, or of what it retains, with
+            what is cleared and the function that clears: calls that, or raises, and then nothing is
+            cleared. Called once for all sources of one clear that have the same recorder.
         cleared: called after values of this source, or what it retains, were cleared, and before
             the clear returns: once for all sources of one clear that have the same function.
         rmdir: called with this source, in a thread of its own, when a client of a mount removes its
@@ -71,6 +84,7 @@ class Source:
         "_cleared",
         "_directory",
         "_holds",
+        "_recorder",
         "_released",
         "_rmdir",
         "_taken",
@@ -91,6 +105,7 @@ class Source:
         collapse: bool | None = None,
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
+        recorder: "ClearRecorder | None" = None,
         cleared: Callable[[], object] | None = None,
         rmdir: "Callable[[Source], bool] | None" = None,
         owner: tuple[int, int] | None = None,
@@ -107,6 +122,7 @@ class Source:
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
+        self._recorder: Final = recorder
         self._cleared: Final = cleared
         self._rmdir: Final = rmdir
         # References: the creator's and those of `get`; those of the tree and of open files.
@@ -330,6 +346,7 @@ class Source:
             UnavailableError: a refresh failed, or took more than a second.
             ReadOnlyValueError: its mode has no write bit, or its base refuses. An aggregate skips
                 bases that refuse, and logs them.
+            SegmentError: a collector cannot record the clear; then nothing is cleared.
             ReleasedError: the source was released.
         """
         file, entry = self._find_file(name)
@@ -402,6 +419,11 @@ def directory_of(source: Source) -> Directory:
 def rmdir_of(source: Source) -> Callable[[Source], bool] | None:
     """Return what takes a source out of the tree for a client, if its directory can be removed."""
     return source._rmdir
+
+
+def is_told_of_clears(source: Source) -> bool:
+    """Tell whether a function of the source records a clear, or is called after it."""
+    return source._recorder is not None or source._cleared is not None
 
 
 def check_source(source: object) -> None:

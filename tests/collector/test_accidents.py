@@ -168,7 +168,7 @@ def test_a_clear_in_the_moment_in_which_a_segment_is_let_in(
 
     def add_and_write(self: PathSources, segment: LiveSegment) -> None:
         add(self, segment)
-        self._cleared()
+        self._record("app")
 
     with monkeypatch.context() as patcher:
         patcher.setattr(PathSources, "add", add_and_write)

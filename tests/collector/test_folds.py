@@ -19,6 +19,7 @@ from statsfs.collector.journal_file import JournalFiles, decode_record
 from statsfs.collector.live_segment import SegmentNumbers
 from statsfs.collector.path_sources import PathSources
 from statsfs.collector.trusted_directory import TrustedDirectory
+from statsfs.exceptions import SegmentError
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
@@ -325,7 +326,7 @@ def test_clearing_while_records_are_taken_over(
     restore = Journal.restore
 
     def restore_late(self: Journal, name: str) -> None:
-        clear = threading.Thread(target=self.note_clear)
+        clear = threading.Thread(target=self.record, args=[name])
         clear.start()
         clear.join()
         restore(self, name)
@@ -688,18 +689,25 @@ def test_a_full_disk(
 
 @pytest.mark.root
 def test_clearing_on_a_full_disk(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What was cleared is written down as soon as there is room."""
+    """Is refused, and nothing is cleared: neither now nor, to come undone, after a restart."""
     segment = publish("app/w1", values=[SUM, PEAK], directory=tiny)
     segment.stats.sum = 5
     with collecting(tiny) as registry:
         ballast = tiny / ".ballast"
         fill(ballast)
-        registry.by_name["app"].clear_value("sum")
-        assert "trying again" in caplog.text
+        for source in (registry.by_name["app"], registry.by_name["app"].subordinates[0]):
+            with pytest.raises(SegmentError, match="No space left on device"):
+                source.clear_value("sum")
+        assert sums(registry) == sums(registry, "app/w1") == (5, 0)
+        segment.stats.sum += 1
+        assert sums(registry) == (6, 0)
         ballast.unlink()
-        wait_until((tiny / ".retained" / "app").exists)
+        registry.by_name["app"].clear_value("sum")
+        segment.stats.sum += 1
+        assert sums(registry) == sums(registry, "app/w1") == (1, 0)
+    assert len([line for line in caplog.messages if "nothing was changed" in line]) == 1
     with collecting(tiny) as registry:
-        assert sums(registry) == (0, 0)
+        assert sums(registry) == (1, 0)
     segment.close()
 
 

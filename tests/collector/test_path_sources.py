@@ -12,7 +12,7 @@ from tests.support.collecting import make_segment
 
 def make_path_sources(registry: Registry) -> PathSources:
     """None yet, of root."""
-    path_sources = PathSources(registry, lambda: None)
+    path_sources = PathSources(registry, lambda parts, clear: clear(), lambda name: None)
     path_sources.find_owner = lambda name: (0, 0)
     return path_sources
 
@@ -61,9 +61,8 @@ def test_a_source_that_is_put_below(trusted: TrustedDirectory) -> None:
     (group,) = app.subordinates
     with Source("own") as own:
         group.add_subordinate(own)
-    found, segments = path_sources.look("app", lambda segment: True)
-    assert [one.path for one in found] == [("app",), ("app", "group")]
-    assert segments == [segment]
+    assert [one.path for one in path_sources.look("app")] == [("app",), ("app", "group")]
+    assert path_sources.is_in_tree(segment)
     path_sources.remove(segment.source)
     assert group.subordinates == (own,)
     assert app.get_value("sum") == group.get_value("sum") == 5

@@ -13,6 +13,7 @@ import pytest
 
 from statsfs.collector import Collector
 from statsfs.collector.journal_file import decode_record
+from statsfs.exceptions import SegmentError
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
@@ -115,7 +116,7 @@ IN_ITS_PLACE: dict[str, tuple[Callable[[Path], object], str]] = {
 @pytest.mark.root
 @pytest.mark.parametrize("what", IN_ITS_PLACE)
 def test_what_is_in_its_place(directory: Path, caplog: pytest.LogCaptureFixture, what: str) -> None:
-    """One line says so. Nothing is lost, and all is written when the place is free."""
+    """One line says so. Nothing is lost or cleared, and all is written when the place is free."""
     make, why = IN_ITS_PLACE[what]
     path = directory / ".retained"
     with counted(directory) as registry:
@@ -126,15 +127,18 @@ def test_what_is_in_its_place(directory: Path, caplog: pytest.LogCaptureFixture,
         wait_until(lambda: "the records cannot be written" in caplog.text)
         leave(directory, "app/w2", 10)
         wait_for(registry, "app/w2")
-        registry.by_name["other"].clear_value("sum")
-        assert (total(registry, "sum"), total(registry, "sum", "other")) == (15, 0)
+        with pytest.raises(SegmentError, match=f"other: nothing was changed, .*{why}"):
+            registry.by_name["other"].clear_value("sum")
+        assert (total(registry, "sum"), total(registry, "sum", "other")) == (15, 7)
         lines = [line for line in caplog.messages if "the records cannot be written" in line]
         assert len(lines) == 1
         assert why in lines[0]
         assert files_in(directory) == ["app-w2.stats"]
         path.rename(directory.with_name("whatever"))
-        wait_until(lambda: (retained(directory), retained(directory, "other")) == (15, 0))
+        wait_until(lambda: (retained(directory), retained(directory, "other")) == (15, 7))
         wait_until(lambda: files_in(directory) == [])
+        registry.by_name["other"].clear_value("sum")
+        assert retained(directory, "other") == 0
     with collecting(directory) as registry:
         assert (total(registry, "sum"), total(registry, "sum", "other")) == (15, 0)
 
@@ -153,10 +157,12 @@ def test_a_mode_that_changes_and_changes_back(
     with counted(directory) as registry:
         (directory / ".retained").chmod(0o755)
         wait_until(lambda: "with mode 755" in caplog.text)
-        registry.by_name["app"].clear_value("sum")
-        assert (total(registry, "sum"), retained(directory)) == (0, 5)
+        with pytest.raises(SegmentError, match="with mode 755"):
+            registry.by_name["app"].clear_value("sum")
+        assert (total(registry, "sum"), retained(directory)) == (5, 5)
         (directory / ".retained").chmod(0o700)
-        wait_until(lambda: retained(directory) == 0)
+        registry.by_name["app"].clear_value("sum")
+        assert (total(registry, "sum"), retained(directory)) == (0, 0)
 
 
 def test_a_record_whose_name_is_taken(directory: Path) -> None:

@@ -20,6 +20,7 @@ from statsfs.filesystem import handles, known, vfs
 from statsfs.filesystem.fuse_handlers import ERRNOS, Handlers
 from statsfs.filesystem.known import ROOT
 from statsfs.filesystem.vfs import Vfs
+from statsfs.formats.views import VIEWS, Rendering
 from statsfs.model.values import Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
@@ -367,15 +368,23 @@ def test_a_broken_value_is_eio(handlers: Handlers, registry: Registry) -> None:
 
 
 def test_views_that_are_held_open_have_an_end(
-    handlers: Handlers, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What they hold is memory of the program: ENFILE, until one is closed; others read on."""
+    """What they hold is memory of the program: EMFILE, until one is closed; others read on."""
+    make_kvm(registry)
+    size = len(make_view(registry))
+    monkeypatch.setattr(handles, "TEXTS_MAX", 6 * size)
+    handlers = Handlers(Vfs(registry))
     view = find(handlers, "kvm/.stats.json")
     first = run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh
     text = run(handlers.read(first, 0, 4096))
-    monkeypatch.setattr(handles, "_TEXTS_MAX", 3 * len(text))
     held = [run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh for _ in range(2)]
-    assert refused(handlers.open(view, FlagT(os.O_RDONLY), CTX)) == errno.ENFILE
+    assert refused(handlers.open(view, FlagT(os.O_RDONLY), CTX)) == errno.EMFILE
+    # Another user has a share of what is left; then there is nothing left.
+    others = [cast(RequestContext, SimpleNamespace(pid=1, uid=uid, gid=0)) for uid in range(1, 5)]
+    held += [run(handlers.open(view, FlagT(os.O_RDONLY), ctx)).fh for ctx in others[:3]]
+    assert refused(handlers.open(view, FlagT(os.O_RDONLY), others[0])) == errno.ENFILE
+    assert refused(handlers.open(view, FlagT(os.O_RDONLY), others[3])) == errno.ENFILE
     # Read anew it would be longer now; it stays what it was.
     add_cpu(registry.sources[0], "cpu2")
     assert refused(handlers.read(first, 0, 4096)) == errno.ENFILE
@@ -383,6 +392,13 @@ def test_views_that_are_held_open_have_an_end(
     for handle in (first, *held):
         run(handlers.release(handle))
     assert run(handlers.open(view, FlagT(os.O_RDONLY), CTX)).fh
+
+
+def make_view(registry: Registry) -> bytes:
+    """Return what `.stats.json` shows of the first source."""
+    rendering = Rendering(VIEWS[".stats.json"], registry.sources[0], 0o444)
+    rendering.run()
+    return rendering.text
 
 
 def test_detached_handlers(handlers: Handlers, registry: Registry) -> None:

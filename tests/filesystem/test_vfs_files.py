@@ -18,7 +18,7 @@ from statsfs.filesystem.vfs import Vfs
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.support.kernel import Kernel
+from tests.support.kernel import Kernel, write
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
 MODES = (Value("secret", mode=0o600), Value("write_only", mode=0o200))
@@ -189,7 +189,7 @@ def test_gone_files_are_not_opened_and_open_ones_go_on(registry: Registry, kvm: 
     kvm.remove_subordinate(subordinate(kvm, "cpu2"))
     cpu.exits = 6
     assert vfs.read(handle, 0, 99) == b"6\n"
-    assert vfs.write(handle, b"0") == 1
+    write(vfs, handle, b"0")
     assert cpu.exits == 0
     for refused in (
         lambda: vfs.open(file, os.O_RDONLY),
@@ -265,11 +265,11 @@ def test_writing(data: bytes) -> None:
     kernel = Kernel(Vfs(registry))
     handle = kernel.open(kernel.find("source/exits"), os.O_WRONLY)
     if is_zero(data):
-        assert kernel.vfs.write(handle, data) == len(data)
+        write(kernel.vfs, handle, data)
         assert cpu.exits == 0
     else:
         with pytest.raises(NotZeroError):
-            kernel.vfs.write(handle, data)
+            write(kernel.vfs, handle, data)
         assert cpu.exits == 5
 
 
@@ -280,7 +280,7 @@ def test_writing_an_aggregate_clears_all_that_it_covers(kernel: Kernel, kvm: Sou
         for cpu in below:
             cpu.exits = cpu.wait = cpu.busy = 7
         handle = kernel.open(kernel.find(f"kvm/{name}"), os.O_WRONLY)
-        kernel.vfs.write(handle, b"0\n")
+        write(kernel.vfs, handle, b"0\n")
         kernel.close(handle)
         left = {"exits", "wait", "busy"} - {value}
         assert all(getattr(cpu, value) == 0 for cpu in below)
@@ -294,7 +294,7 @@ def test_a_base_that_refuses(kernel: Kernel, registry: Registry) -> None:
     registry.register(source)
     handle = kernel.open(kernel.find("source/one"), os.O_RDWR)
     with pytest.raises(ReadOnlyValueError):
-        kernel.vfs.write(handle, b"0")
+        write(kernel.vfs, handle, b"0")
     assert kernel.vfs.read(handle, 0, 99) == b"3\n"
 
 

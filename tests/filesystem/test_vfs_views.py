@@ -15,7 +15,7 @@ from statsfs.model.values import Value
 from statsfs.tree.access import Owner
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
-from tests.support.kernel import Kernel, list_directory, prepare_read
+from tests.support.kernel import Kernel, list_directory, prepare_read, write
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
 NAMES = (".stats.json", ".stats.prom", ".stats.openmetrics", ".stats.bin", ".schema.json")
@@ -235,7 +235,7 @@ def test_flags_without_effect(kernel: Kernel, kvm: Source, flags: int) -> None:
     prepare_read(kernel.vfs, handle)
     assert json.loads(read(kernel.vfs, handle)) == kvm.snapshot().to_dict()
     with pytest.raises(ReadOnlyValueError):
-        kernel.vfs.write(handle, b"0\n")
+        write(kernel.vfs, handle, b"0\n")
     kernel.close(handle)
 
 

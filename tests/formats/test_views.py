@@ -12,7 +12,7 @@ from statsfs.filesystem.known import Numbered
 from statsfs.formats import binary, openmetrics, prometheus, schema
 from statsfs.formats import json as json_format
 from statsfs.formats.views import BINARY, VIEWS, Rendering
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree import lock
 from statsfs.tree.lock import suspend_collection
 from statsfs.tree.pauses import make_pause, pausing
@@ -122,6 +122,28 @@ def test_what_is_quick(registry: Registry) -> None:
     assert not Rendering(VIEWS[".stats.json"], few, 0o444).quick
     registry.register(few)
     assert not Rendering(VIEWS[".stats.json"], registry, 0o444).quick
+
+
+def test_what_is_large(registry: Registry) -> None:
+    """A hundred thousand numbers; or so many arrays that they are not counted."""
+    top = make_tree(1000)
+    assert not Rendering(VIEWS[".stats.json"], top, 0o444).large
+    values = [Value(f"v{n}", kind=Kind.LOG_HIST, size=64) for n in range(1600)]
+    top.add_values(values, {value.name: [0] * 64 for value in values})
+    assert Rendering(VIEWS[".stats.json"], top, 0o444).large
+    registry.register(top)
+    assert Rendering(VIEWS[".stats.json"], registry, 0o444).large
+    many = Source("many")
+    for number in range(2001):
+        many.add_values([Value(f"v{number}")], {f"v{number}": 1})
+    rendering = Rendering(VIEWS[".stats.json"], many, 0o444)
+    assert rendering.large
+    rendering.run()
+    assert rendering.text.count(b": 1") == 2001
+    # Foreign code takes time, and may take for ever.
+    slow = Source("slow")
+    slow.add_values([Value("slow")], property_base({"slow": 1}, False))
+    assert not Rendering(VIEWS[".stats.json"], slow, 0o444).large
 
 
 @pytest.fixture(scope="module")

@@ -234,7 +234,7 @@ def make_segment(directory: TrustedDirectory, path: str) -> LiveSegment:
     numbers = SegmentNumbers(
         by_name, metadata, find_id(metadata, fd), Location(directory, file.name), fd, status
     )
-    source = numbers.make_source((0, 0), lambda: None)
+    source = numbers.make_source((0, 0), lambda parts, clear: clear())
     return LiveSegment(metadata, numbers, source, (0, 0))
 
 

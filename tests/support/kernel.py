@@ -213,6 +213,12 @@ def prepare_read(vfs: Vfs, handle: int, offset: int | None = None) -> bool:
     return done
 
 
+def write(vfs: Vfs, handle: int, data: bytes) -> None:
+    """Write into an open file."""
+    for work in vfs.prepare_write(handle, data):
+        work.run()
+
+
 class _Buffer:
     # What one readdir may fill.
     def __init__(self, room: int) -> None:

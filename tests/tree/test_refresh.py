@@ -16,7 +16,7 @@ from statsfs.exceptions import UnavailableError
 from statsfs.formats import json, prometheus
 from statsfs.model.external import Numbers
 from statsfs.model.locking import Flag
-from statsfs.model.values import Aggregate, Value
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree import refresh
 from statsfs.tree.refresh import find_refreshing
 from statsfs.tree.registry import Registry
@@ -426,6 +426,17 @@ def test_few_quick_ones_need_no_thread() -> None:
     few = find_refreshing([host.subordinates[0]])
     assert few is not None
     assert few.quick
+
+
+def test_few_that_bring_many_numbers_need_a_thread() -> None:
+    """As a segment of a large histogram does, which takes milliseconds."""
+    value = Value("h", kind=Kind.LINEAR_HIST, size=20_000, bucket_size=1)
+    source = Source("app", refresh=lambda: None, blocking=False)
+    refreshing = find_refreshing([source])
+    assert refreshing is not None
+    assert refreshing.quick
+    source.add_values([value], {"h": [0] * 20_000})
+    assert not refreshing.quick
 
 
 def test_without_threads_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from statsfs.exceptions import ReleasedError
+from statsfs.exceptions import ReleasedError, SegmentError
 from statsfs.formats import binary, openmetrics, prometheus
 from statsfs.formats import json as json_view
 from statsfs.formats.views import VIEWS
@@ -17,6 +17,7 @@ from statsfs.model.arrays import intern_array
 from statsfs.model.stats import Stats, log_hist, s64, u8, u64, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.monitoring.exposition import RegistryCollector
+from statsfs.tree.index import Part
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 from statsfs.tree.retention import forget_row
@@ -568,6 +569,42 @@ def test_who_retains_is_told_of_a_clear() -> None:
     app.add_values([Value("mine")], {"mine": 1})
     app.clear_value("mine")
     assert told == ["app"] * 3
+
+
+def test_a_clear_is_recorded_before_it_is_made() -> None:
+    """In one call for all with the same recorder. If it refuses, nothing is cleared."""
+    calls: list[tuple[str, int, set[str]]] = []
+    full = False
+    sources: list[Source] = []
+
+    def record(parts: Sequence[Part], clear: Callable[[], object]) -> None:
+        if full:
+            raise SegmentError("no room", "app")
+        ((index, place),) = parts
+        entries = [entry for members in index.groups.values() for entry in members]
+        kept = {record.source.path for record in index.records or ()}
+        calls.append((index.array.values[place].name, len(entries), kept))
+        assert sources[0].get_value("jobs") == 8
+        clear()
+
+    app = Source("app", retain=True, recorder=record)
+    sources.append(app)
+    app.add_values([Value("mine")], mine := {"mine": 1})
+    add(app, "a", make_work(5), recorder=record)
+    add(app, "b", make_work(1))
+    app.remove_subordinate(add(app, "dead", make_work(2)))
+    app.clear_value("mine")
+    app.clear_value("jobs")
+    assert calls == [("mine", 1, set()), ("jobs", 2, {"app"})]
+    assert (mine["mine"], app.get_value("jobs")) == (0, 0)
+    app.subordinates[0].add_values([Value("own")], own := {"own": 3})
+    full = True
+    app.restore(VALUES, (5, 0, 0, [0, 0, 0], 0))
+    for source, name in ((app, "jobs"), (app, "mine"), (app.subordinates[0], "own")):
+        with pytest.raises(SegmentError):
+            source.clear_value(name)
+    assert (own["own"], app.get_value("jobs")) == (3, 5)
+    app.subordinates[1].clear_value("jobs")
 
 
 def test_a_value_that_is_not_kept_tells_nobody() -> None:

@@ -1,0 +1,67 @@
+"""Shares: how much of something each user may have while others want of it too.
+
+A user may have as much as is left for all others: half of everything if nobody else has any, and
+less the more is taken. So there is something left for a user who comes later, however many came
+before. What a user has alone may be of any size, as long as there is room for it.
+
+Threading: for the serving thread.
+"""
+
+from statsfs.exceptions import StatsfsError
+
+__all__ = ["ShareUsedUpError", "Shares", "TooMuchOpenError"]
+
+
+class TooMuchOpenError(StatsfsError, OSError):
+    """What all users together have of the server leaves no room for this."""
+
+
+class ShareUsedUpError(StatsfsError, OSError):
+    """What one user has of the server leaves no room for this."""
+
+
+class Shares:
+    """What users have of one thing.
+
+    Args:
+        what: its name, for errors.
+        most: how much all may have together.
+    """
+
+    def __init__(self, what: str, most: int) -> None:
+        self.what = what
+        self.most = most
+        self.used = 0
+        self._by_user: dict[int, int] = {}
+
+    def take(self, user: int, amount: int = 1, instead: int = 0) -> None:
+        """Let a user have some, instead of some that the user has.
+
+        Raises:
+            TooMuchOpenError: there is not so much left.
+            ShareUsedUpError: that would be more than the user's share.
+        """
+        had = self._by_user.get(user, 0) - instead
+        used = self.used - instead + amount
+        more = amount > instead
+        if more and used > self.most:
+            raise TooMuchOpenError(f"{self.used} of {self.most} {self.what} are in use", user)
+        if more and had and had + amount > self.most - used:
+            raise ShareUsedUpError(f"user {user} has {had} of {self.most} {self.what}", user)
+        self.used = used
+        if had + amount:
+            self._by_user[user] = had + amount
+        else:
+            self._by_user.pop(user, None)
+
+    def charge(self, user: int, amount: int) -> None:
+        """Note that a user has some more, even if that is more than its share: it takes no more."""
+        self.used += amount
+        self._by_user[user] = self._by_user.get(user, 0) + amount
+
+    def give_back(self, user: int, amount: int = 1) -> None:
+        """Take back some of what a user has."""
+        self.used -= amount
+        left = self._by_user.pop(user, 0) - amount
+        if left:
+            self._by_user[user] = left
