@@ -112,6 +112,8 @@ class Handles:
         """Note what was opened; return its handle."""
         if self._left_open:
             self._charge_for_removed()
+        if self._kept:
+            self._memory.check(opened.user)
         self._shares.take(opened.user)
         handle = next(self._numbers)
         self.files[handle] = opened
