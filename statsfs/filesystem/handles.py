@@ -134,6 +134,8 @@ class Handles:
         self._shares.give_back(opened.user)
         if self._kept and opened.source is not None:
             self._let_go(opened.user, opened.source)
+        if self._left_open:  # which would keep the source, too
+            self._charge_for_removed()
         if isinstance(opened.text, Text):
             self._memory.give_back(opened.user, _weigh(opened.text, 1))
             _note_holder(opened.text, -1)

@@ -269,7 +269,7 @@ def test_removed_sources_that_open_files_keep(
     last = kernel.find("top/s3/h")
     with pytest.raises(ShareUsedUpError):
         kernel.vfs.open(last, 0, user=(5, 0))
-    handle = kernel.vfs.open(last, 0, user=(7, 0))
+    kernel.vfs.close(kernel.vfs.open(last, 0, user=(7, 0)))
     weight = memory.used // 3
     assert memory.used == 3 * weight
     assert 2005 * 40 < weight < 2005 * 60
@@ -277,15 +277,18 @@ def test_removed_sources_that_open_files_keep(
     assert memory.used == 2 * weight
     kernel.vfs.close(kernel.vfs.open(last, 0, user=(5, 0)))
     kernel.vfs.close(opened[0])
-    kernel.vfs.close(handle)
     assert memory.used == 2 * weight
     kernel.vfs.close(opened[1])
     assert memory.used == weight
-    # Nothing that was closed before somebody looked is counted.
-    third = kernel.vfs.open(last, 0, user=(5, 0))
+    # Closing one of two shows what the other keeps; closing the last leaves nothing.
+    third = [kernel.vfs.open(last, 0, user=(5, 0)) for _ in range(2)]
     (source,) = top.subordinates
     top.remove_subordinate(source)
-    kernel.vfs.close(third)
-    for one in (opened[3], opened[4], kernel.vfs.open(kernel.find(".stats.json"), 0)):
+    source.put()
+    kernel.vfs.close(third[0])
+    assert memory.used == 2 * weight
+    kernel.vfs.close(third[1])
+    assert memory.used == weight
+    for one in (opened[3], opened[4]):
         kernel.vfs.close(one)
     assert (memory.used, kernel.vfs._handles._kept) == (0, {})
