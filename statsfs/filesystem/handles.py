@@ -159,12 +159,12 @@ class Handles:
         while self._left_open:
             for handle in self._left_open.popleft().opened:
                 opened = self.files[handle]
-                if opened.source is not None:
-                    count, weight = self._kept.get((opened.user, opened.source), (0, 0))
-                    if not count:
-                        weight = _weigh_source(opened.source)
-                        self._memory.charge(opened.user, weight)
-                    self._kept[opened.user, opened.source] = (count + 1, weight)
+                assert opened.source is not None  # a registry is never removed
+                count, weight = self._kept.get((opened.user, opened.source), (0, 0))
+                if not count:
+                    weight = _weigh_source(opened.source)
+                    self._memory.charge(opened.user, weight)
+                self._kept[opened.user, opened.source] = (count + 1, weight)
 
     def _let_go(self, user: int, source: Source) -> None:
         count, weight = self._kept.pop((user, source), (0, 0))
