@@ -303,7 +303,7 @@ class Handlers(pyfuse3.Operations):
                     raise FUSEError(errno.ENODATA)  # better no numbers than old ones
 
     async def _do(self, work: Work[Any]) -> None:
-        # One that another handler has done is waited for.
+        # Another handler has it done: this one waits for that.
         ended = self._running.get(work)
         if ended is not None:
             await self._wait(partial(wait, ended.wait), work.user)

@@ -112,6 +112,8 @@ class Handles:
         """Note what was opened; return its handle."""
         if self._left_open:
             self._charge_for_removed()
+        if self._kept:
+            self._memory.check(opened.user)
         self._shares.take(opened.user)
         handle = next(self._numbers)
         self.files[handle] = opened
@@ -132,6 +134,8 @@ class Handles:
         self._shares.give_back(opened.user)
         if self._kept and opened.source is not None:
             self._let_go(opened.user, opened.source)
+        if self._left_open:  # which would keep the source, too
+            self._charge_for_removed()
         if isinstance(opened.text, Text):
             self._memory.give_back(opened.user, _weigh(opened.text, 1))
             _note_holder(opened.text, -1)
@@ -155,12 +159,12 @@ class Handles:
         while self._left_open:
             for handle in self._left_open.popleft().opened:
                 opened = self.files[handle]
-                if opened.source is not None:
-                    count, weight = self._kept.get((opened.user, opened.source), (0, 0))
-                    if not count:
-                        weight = _weigh_source(opened.source)
-                        self._memory.charge(opened.user, weight)
-                    self._kept[opened.user, opened.source] = (count + 1, weight)
+                assert opened.source is not None  # a registry is never removed
+                count, weight = self._kept.get((opened.user, opened.source), (0, 0))
+                if not count:
+                    weight = _weigh_source(opened.source)
+                    self._memory.charge(opened.user, weight)
+                self._kept[opened.user, opened.source] = (count + 1, weight)
 
     def _let_go(self, user: int, source: Source) -> None:
         count, weight = self._kept.pop((user, source), (0, 0))

@@ -55,9 +55,15 @@ class Shares:
             self._by_user.pop(user, None)
 
     def charge(self, user: int, amount: int) -> None:
-        """Note that a user has some more, even if that is more than its share: it takes no more."""
+        """Note that a user has some more, even if that is more than its share."""
         self.used += amount
         self._by_user[user] = self._by_user.get(user, 0) + amount
+
+    def check(self, user: int) -> None:
+        """Raise ShareUsedUpError if a user has more than its share."""
+        had = self._by_user.get(user, 0)
+        if had > self.most - self.used:
+            raise ShareUsedUpError(f"user {user} has {had} of {self.most} {self.what}", user)
 
     def give_back(self, user: int, amount: int = 1) -> None:
         """Take back some of what a user has."""
