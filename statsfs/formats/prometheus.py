@@ -17,24 +17,34 @@ from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
 
-__all__ = ["CONTENT_TYPE", "render", "write_families"]
+__all__ = ["CONTENT_TYPE", "Where", "render", "write_families"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _MOST: Final = 400  # lines of histograms between two pauses, but for their counts
 
+Where = dict[str, tuple[int, int]]
+"""Where in a text the family of a name is: its start and its end."""
+
 _NAME: Final = "\0"  # stands in templates for the metric's name; no label has it
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, names: Set[str] | None = None) -> bytes:
+def render(
+    snapshot: Snapshot,
+    *,
+    mask: Mask = 0o444,
+    names: Set[str] | None = None,
+    where: Where | None = None,
+) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
         names: only the families that are called so, or whose samples are; None for all.
+        where: is filled: where each family is, by its name and those of its samples.
     """
-    return write_families(snapshot, mask, names, _describe)
+    return write_families(snapshot, mask, names, where, _describe)
 
 
 def _describe(metric: Metric) -> str:
@@ -46,7 +56,11 @@ def _describe(metric: Metric) -> str:
 
 
 def write_families(
-    snapshot: Snapshot, mask: Mask, names: Set[str] | None, describe: Callable[[Metric], str]
+    snapshot: Snapshot,
+    mask: Mask,
+    names: Set[str] | None,
+    where: Where | None,
+    describe: Callable[[Metric], str],
 ) -> bytes:
     """Return the text of the metric families of a snapshot.
 
@@ -54,7 +68,7 @@ def write_families(
     are then one call of C.
 
     Args:
-        snapshot, mask, names: as for `render`.
+        snapshot, mask, names, where: as for `render`.
         describe: returns the comments of a metric.
     """
     # It grows in place: joining 300,000 lines at last would take long for other threads.
@@ -64,6 +78,7 @@ def write_families(
         # Whole: of a histogram's sum alone, programs in Go would make one that counted nothing.
         if names is not None and names.isdisjoint(family.metric.names):
             continue
+        start = text.tell()
         name = family.metric.sample
         head = describe(family.metric)
         for part in family.parts:
@@ -83,6 +98,8 @@ def write_families(
                     templates[id(homes), number] = (homes, template)
                 text.write((template.replace(_NAME, name) % tuple(column)).encode())
                 pause()
+        if where is not None:
+            where.update(dict.fromkeys(family.metric.names, (start, text.tell())))
     return text.getvalue()
 
 
