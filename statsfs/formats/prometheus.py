@@ -7,7 +7,7 @@ Threading: pure, but for pauses.
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, compress, islice
 from typing import Final
 
@@ -29,22 +29,15 @@ Where = dict[str, tuple[int, int]]
 _NAME: Final = "\0"  # stands in templates for the metric's name; no label has it
 
 
-def render(
-    snapshot: Snapshot,
-    *,
-    mask: Mask = 0o444,
-    names: Set[str] | None = None,
-    where: Where | None = None,
-) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, where: Where | None = None) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
-        names: only the families that are called so, or whose samples are; None for all.
         where: is filled: where each family is, by its name and those of its samples.
     """
-    return write_families(snapshot, mask, names, where, _describe)
+    return write_families(snapshot, mask, where, _describe)
 
 
 def _describe(metric: Metric) -> str:
@@ -56,11 +49,7 @@ def _describe(metric: Metric) -> str:
 
 
 def write_families(
-    snapshot: Snapshot,
-    mask: Mask,
-    names: Set[str] | None,
-    where: Where | None,
-    describe: Callable[[Metric], str],
+    snapshot: Snapshot, mask: Mask, where: Where | None, describe: Callable[[Metric], str]
 ) -> bytes:
     """Return the text of the metric families of a snapshot.
 
@@ -68,16 +57,13 @@ def write_families(
     are then one call of C.
 
     Args:
-        snapshot, mask, names, where: as for `render`.
+        snapshot, mask, where: as for `render`.
         describe: returns the comments of a metric.
     """
     # It grows in place: joining 300,000 lines at last would take long for other threads.
     text = io.BytesIO()
     templates: dict[tuple[int, str], tuple[list[Home], str]] = {}
     for family in make_families(snapshot, mask=mask):
-        # Whole: of a histogram's sum alone, programs in Go would make one that counted nothing.
-        if names is not None and names.isdisjoint(family.metric.names):
-            continue
         start = text.tell()
         name = family.metric.sample
         head = describe(family.metric)

@@ -144,9 +144,15 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
     Raises:
         OSError: the machine does not have the address, it is taken, or there is no GIL; the message
             is one line.
+        ImportError: h11 or trio is not installed.
     """
     if not is_gil_on():
         raise OSError(f"cannot serve metrics: {GIL_OFF}")
-    from statsfs.monitoring.http_server import MetricsServer
-
+    try:
+        from statsfs.monitoring.http_server import MetricsServer
+    except ModuleNotFoundError as error:
+        if error.name not in ("h11", "trio"):
+            raise
+        text = "serve_metrics needs h11 and trio: pip install 'statsfs[http]'"
+        raise ImportError(text, name=error.name) from error
     return MetricsServer(registry, host, port)
