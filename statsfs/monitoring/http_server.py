@@ -65,10 +65,10 @@ class _Answers:
         try:
             with trio.fail_after(_PATIENCE):
                 return await self._paths[path](request, query, is_wanted)
-        except trio.TooSlowError:
-            return make_error(HTTPStatus.SERVICE_UNAVAILABLE, RETRY_LATER)
         except RenderingError:
             return make_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+        except (trio.TooSlowError, RuntimeError):  # or no thread can be started
+            return make_error(HTTPStatus.SERVICE_UNAVAILABLE, RETRY_LATER)
 
     async def _answer_metrics(
         self, request: Request, query: str, is_wanted: Callable[[], bool]

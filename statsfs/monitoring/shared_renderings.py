@@ -131,11 +131,15 @@ class SharedRenderings:
     async def _make(self, rendering: _SharedRendering) -> None:
         name = rendering.view.name
         packed = {scrape.packed for scrape in rendering.scrapes}
-        made = await trio.to_thread.run_sync(
-            partial(_render, self._registry, rendering.view, packed),
-            abandon_on_cancel=True,
-            limiter=self._thread,
-        )
+        made: Text | BaseException
+        try:
+            made = await trio.to_thread.run_sync(
+                partial(_render, self._registry, rendering.view, packed),
+                abandon_on_cancel=True,
+                limiter=self._thread,
+            )
+        except RuntimeError as error:
+            made = error  # no thread can be started
         if isinstance(made, Text):
             rendering.text = made
             self._failing.discard(name)

@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import trio
@@ -476,6 +477,25 @@ def test_a_broken_scrape(
         assert "KeyError: 'broken'" in caplog.text
         caplog.clear()
         assert ask(server)[0].status == 200
+
+
+def test_no_more_threads(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the system gives none, that scrape fails, and the next one is answered."""
+    start = trio.to_thread.run_sync
+    failing = [False]
+
+    async def fail(*args: Any, **options: Any) -> Any:
+        if failing.pop(0):
+            raise RuntimeError("can't start new thread")
+        return await start(*args, **options)
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", fail)
+    for failing[:], status in (([True], 500), ([False, True], 503), ([False, False], 200)):
+        response, _ = ask(server, path="/metrics?name[]=app_requests", Accept_Encoding="gzip")
+        assert response.status == status
+    assert "can't start new thread" in caplog.text
 
 
 @pytest.mark.parametrize("error", [SystemExit, GeneratorExit, KeyboardInterrupt])
