@@ -116,11 +116,11 @@ class Exchange:
             Refusal: they are none.
         """
         if _is_old(head):
-            method, target = head.decode("latin-1").split()
-            if method != "GET":
+            verb, path = head.split()
+            if verb != b"GET":
                 raise Refusal(400)
             self._old = True
-            return Request(method, target)
+            return Request("GET", path.decode("latin-1"))
         if head.count(b"\n") > _HEADERS_MAX + 2:
             raise Refusal(431)
         try:
