@@ -35,7 +35,7 @@ __all__ = ["MetricsServer"]
 log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 60.0  # seconds that a client waits for a rendering
-_PACKED_MAX: Final = 256 << 10  # bytes of some metrics: 2 ms for each client that asks for them
+_SMALL: Final = 256 << 10  # bytes of some metrics that are compressed, 2 ms for each client
 
 _ORIGIN: Final = re.compile(r"(?i:https?://[^/?#]*)")  # proxies get whole URLs
 _VIEWS: Final = {
@@ -83,10 +83,12 @@ class _Answers:
         body: list[bytes | memoryview] = [kept]
         if names is not None:
             body = [*text.select(frozenset(names))]
-            packed = packed and sum(map(len, body)) <= _PACKED_MAX
-            if packed:
-                some = b"".join(body)
-                kept = await trio.to_thread.run_sync(compress, some, limiter=self._packing)
+            small = sum(map(len, body)) <= _SMALL
+            packed = packed and small
+            if small:
+                kept = b"".join(body)  # which does not keep the whole text
+                if packed:
+                    kept = await trio.to_thread.run_sync(compress, kept, limiter=self._packing)
                 body = [kept]
         headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
         if packed:

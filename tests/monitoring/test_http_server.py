@@ -198,7 +198,7 @@ def test_only_little_of_some_metrics_is_compressed(
     """Each client that names metrics would have them compressed anew; all of them are once."""
     whole = ask(server)[1]
     some = ask(server, path="/metrics?name[]=app_requests")[1]
-    monkeypatch.setattr(http_server, "_PACKED_MAX", len(some) - 1)
+    monkeypatch.setattr(http_server, "_SMALL", len(some) - 1)
     response, body = ask(server, path="/metrics?name[]=app_requests", Accept_Encoding="gzip")
     assert (response.headers["Content-Encoding"], body) == (None, some)
     response, body = ask(server, Accept_Encoding="gzip")
