@@ -122,11 +122,13 @@ class SharedRenderings:
             await self._wanted.wait()
             self._wanted = trio.Event()
             while self._next:
-                # The oldest first, so the formats take turns.
-                rendering = self._next.pop(next(iter(self._next)))
-                if any(scrape.is_wanted() for scrape in rendering.scrapes):
-                    await self._make(rendering)
-                rendering.done.set()
+                # The oldest first, so the formats take turns. None is kept until the next comes.
+                await self._finish(self._next.pop(next(iter(self._next))))
+
+    async def _finish(self, rendering: _SharedRendering) -> None:
+        if any(scrape.is_wanted() for scrape in rendering.scrapes):
+            await self._make(rendering)
+        rendering.done.set()
 
     async def _make(self, rendering: _SharedRendering) -> None:
         name = rendering.view.name

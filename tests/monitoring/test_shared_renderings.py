@@ -3,8 +3,10 @@
 import gzip
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -217,3 +219,22 @@ def test_hang_ups_share_as_well(scrapes: Scrapes, snapshots: Snapshots) -> None:
     assert first.result(DEADLINE)
     wait_until(lambda: count_clients(scrapes.server) == 0, "the end of the connections")
     assert snapshots.begun == 2
+
+
+def test_no_text_is_kept(
+    registry: Registry, server: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When all have it, a text takes no memory any more."""
+    made: list[weakref.ref[shared_renderings.Text]] = []
+
+    class Text(shared_renderings.Text):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self, *fields: Any) -> None:
+            super().__init__(*fields)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(shared_renderings, "Text", Text)
+    for encoding in ("gzip", "identity"):
+        assert ask(server, Accept_Encoding=encoding)[0].status == 200
+    wait_until(lambda: [text() for text in made] == [None, None], "the end of the texts")
