@@ -1,5 +1,6 @@
 """Who is let in, and what becomes of sockets at the end of a process and in its children."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -59,7 +60,10 @@ def test_silent_clients_give_way(small: MetricsServer) -> None:
 def test_clients_that_do_not_read_give_way(small: MetricsServer, app: Source) -> None:
     """They keep their places only as long as nobody else wants one."""
     app.add_values([Value("big", description="x" * 20_000_000)], {"big": 1})
-    with connecting(small, 5, REQUEST):
+    with contextlib.ExitStack() as stack:
+        for _ in range(5):
+            reading = stack.enter_context(connect(small, REQUEST))
+            assert reading.recv(4) == b"HTTP"
         for _ in range(3):
             assert ask(small, "HEAD")[0].status == 200
 
