@@ -134,7 +134,7 @@ def test_every_module_says_what_is_public(module: str) -> None:
         "click": "statsfs.cli",
         "h11": "statsfs.monitoring.http_connections statsfs.monitoring.http_messages "
         "statsfs.monitoring.http_server statsfs.monitoring.http_sockets",
-        "trio": "statsfs.monitoring.shared_renderings",
+        "trio": "statsfs.monitoring.clients statsfs.monitoring.shared_renderings",
         "qemu": "statsfs.kvm.qmp",
     }
     for package, users in third.items():

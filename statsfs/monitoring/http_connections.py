@@ -85,13 +85,14 @@ class Connection:
                 patience = _ASKING
                 while await self._answer_next(patience):
                     patience = _IDLE
+                    # Who sends many requests at once takes turns with others.
+                    await trio.lowlevel.checkpoint()
                 await self._part()
             except (OSError, EOFError, trio.TooSlowError):
                 log.debug("a connection ended", exc_info=True)
 
     async def _answer_next(self, patience: float) -> bool:
         # Returns whether another request may follow.
-        await trio.lowlevel.checkpoint()  # whoever sends many requests at once takes turns
         exchange = Exchange()
         try:
             request = exchange.read(await self._read_head(patience))

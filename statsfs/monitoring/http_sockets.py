@@ -32,6 +32,7 @@ RETRY_LATER: Final = ("Retry-After", "1")  # a second
 _CLIENTS_MAX: Final = 1024
 _SHARE: Final = 4  # one in so many of the descriptors that this process may have is a client's
 _BACKLOG: Final = 1024  # clients that wait to be let in
+_PATIENCE: Final = 5.0  # seconds that one waits in which all others wait for an answer
 _REST: Final = 0.1  # seconds until the next try after the system ran out of descriptors
 _GRACE: Final = 3.0  # seconds for the answers under way, at the end
 
@@ -127,10 +128,20 @@ class Listening:
                 await trio.sleep(_REST)
                 continue
             connection = Connection(client, self._clients, self._handle)
-            if self._clients.enter(connection):
+            if await self._let_in(connection, client):
                 clients.start_soon(self._serve, connection, client)
-            else:
+
+    async def _let_in(self, connection: Connection, client: socket.socket) -> bool:
+        # Where all wait for an answer, one waits here, and those that come after it in the system.
+        entered = False
+        try:
+            with trio.move_on_after(_PATIENCE):
+                while not (entered := self._clients.enter(connection)):
+                    await self._clients.wait_for_room()
+        finally:
+            if not entered:
                 _turn_away(client)
+        return entered
 
     async def _serve(self, connection: Connection, client: socket.socket) -> None:
         try:

@@ -17,6 +17,12 @@ class Member:
         self.is_cut = True
 
 
+@pytest.fixture(autouse=True)
+def no_respite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has time to get on."""
+    monkeypatch.setattr(clients, "_RESPITE", 0)
+
+
 def enter(clients: Clients[Member], count: int) -> list[Member]:
     """Make so many clients, who enter."""
     members = [Member() for _ in range(count)]
@@ -96,3 +102,11 @@ def test_a_server_that_ends() -> None:
     clients.close()
     assert clients.closing
     assert find_cut(members) == [0, 2]
+
+
+def test_who_got_on_just_now_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one must wait."""
+    monkeypatch.setattr(clients, "_RESPITE", 1000)
+    many: Clients[Member] = Clients(2)
+    enter(many, 2)
+    assert not many.enter(Member())

@@ -68,15 +68,34 @@ def test_clients_that_do_not_read_give_way(small: MetricsServer, app: Source) ->
             assert ask(small, "HEAD")[0].status == 200
 
 
-def test_too_many_that_wait(small: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One more is told to come again; those under way are answered."""
-    go_on = threading.Event()
+class Held:
+    """Renderings that wait until they may go on."""
 
-    def wait(root: Registry | Source) -> Snapshot:
-        assert go_on.wait(DEADLINE)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.go_on = threading.Event()
+        monkeypatch.setattr(views, "take_snapshot", self._wait)
+
+    def _wait(self, root: Registry | Source) -> Snapshot:
+        assert self.go_on.wait(DEADLINE)
         return take_snapshot(root)
 
-    monkeypatch.setattr(views, "take_snapshot", wait)
+
+def test_too_many_that_wait(small: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that come then wait as well, and are answered in their turn."""
+    held = Held(monkeypatch)
+    with ThreadPoolExecutor(20) as pool:
+        try:
+            answers = [pool.submit(ask, small) for _ in range(20)]
+            wait_until(lambda: count_waiting(small) == 2, "the scrapes")
+        finally:
+            held.go_on.set()
+        assert {answer.result(DEADLINE)[0].status for answer in answers} == {200}
+
+
+def test_too_many_that_wait_for_long(small: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One more is told to come again; those under way are answered."""
+    monkeypatch.setattr(http_sockets, "_PATIENCE", 0.1)
+    held = Held(monkeypatch)
     with ThreadPoolExecutor(2) as pool:
         try:
             answers = [pool.submit(ask, small) for _ in range(2)]
@@ -87,8 +106,26 @@ def test_too_many_that_wait(small: MetricsServer, monkeypatch: pytest.MonkeyPatc
                     assert told.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
                     assert b"\r\nRetry-After: 1\r\n" in told
         finally:
-            go_on.set()
+            held.go_on.set()
         assert [answer.result(DEADLINE)[0].status for answer in answers] == [200, 200]
+
+
+def test_closing_while_one_waits_to_be_let_in(
+    small: MetricsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told to come again."""
+    held = Held(monkeypatch)
+    with ThreadPoolExecutor(3) as pool, connecting(small, 2, REQUEST):
+        try:
+            wait_until(lambda: count_waiting(small) == 2, "the scrapes")
+            with connect(small, REQUEST) as client:
+                wait_until(lambda: len(http_sockets._sockets) == 4, "the client")
+                closing = pool.submit(small.close)
+                assert read_all(client).startswith(b"HTTP/1.1 503 ")
+        finally:
+            held.go_on.set()
+        closing.result(DEADLINE)
+    assert http_sockets._sockets == set()
 
 
 # A thousand clients that ask and do not read; each that is cut off comes again.
