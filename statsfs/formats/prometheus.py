@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence, Set
 from itertools import accumulate, compress, islice
 from typing import Final
 
-from statsfs.formats.metric_families import Home, Part, make_families
+from statsfs.formats.metric_families import Part, make_families
 from statsfs.formats.metric_names import Metric, make_edges
+from statsfs.formats.metric_samples import Home
 from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot

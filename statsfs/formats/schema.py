@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from statsfs.formats.json import nest, quote
-from statsfs.formats.metric_families import Home
+from statsfs.formats.metric_samples import Home
 from statsfs.model.layout import Layout
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
