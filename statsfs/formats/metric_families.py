@@ -1,79 +1,159 @@
 """Metric families: what a snapshot's numbers are called, and grouped as for Prometheus.
 
 Only what a producer counted is exported: the totals of the directories are sums that a query makes.
-Where two arrays want one metric name, the older has it.
+A family is of one top-level source. Where two arrays of it want one metric name, the older has it.
+
+Of each user a text has so many lines and bytes at most, of the oldest metrics. They are counted by
+the series that there are, and not by what their numbers are, so that no metric comes and goes. What
+is left out for that is in a metric of ours, and so is what is left to another user. Sources without
+an owner are the program's own, which has no bounds, as root and the process's own user have none.
 
 Threading: pure, but for pauses and the log.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+import operator
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import compress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from statsfs.formats.metric_names import Metric, Scale, make_metric
-from statsfs.formats.metric_samples import Batch, Home, Place, list_samples
-from statsfs.model.values import Value
+from statsfs.formats.metric_conflicts import assign_names
+from statsfs.formats.metric_names import (
+    EDGES_MAX,
+    Edges,
+    Metric,
+    Scale,
+    make_edges,
+    make_metric,
+    make_name,
+)
+from statsfs.formats.metric_samples import Batch, Home, Place, find_exported, list_samples
+from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.access import Mask
+from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
 
-__all__ = ["Family", "Part", "complain", "make_families"]
+if TYPE_CHECKING:
+    from statsfs.tree.source import Source
+
+__all__ = ["BYTES_MAX", "LINES_MAX", "Family", "Part", "complain", "make_families", "name_metrics"]
 
 log = logging.getLogger(__name__)
 
-_COMPLAINTS: Final = 1000  # a program whose names never end must not fill its memory with them
+LINES_MAX: Final = 500_000  # of one user
+BYTES_MAX: Final = 64 << 20  # of one user
+_COMPLAINTS: Final = 1000  # of one user: names that never end must not fill memory and the log
 
-_complaints: Final[set[tuple[str, str]]] = set()
+_HEAD: Final = 3  # lines before the samples of a metric
+_REST: Final = 24  # bytes of a line that are not its name and labels
+_LE: Final = 20  # bytes of the label `le`
+
+# What a text says of itself. No source has a metric of that name.
+_LEFT_OUT: Final = Value(
+    "left_out_metrics",
+    kind=Kind.INSTANT,
+    description="Metrics of a source that are missing here, and for which reason",
+)
+_OURS: Final = make_metric("statsfs", _LEFT_OUT)[0]
+
+_complaints: Final[set[tuple[int | None, str, str]]] = set()
 
 
-def complain(name: str, what: str) -> None:
-    """Log a conflict of a metric once in the life of the process, not at each scrape."""
-    if (name, what) not in _complaints and len(_complaints) < _COMPLAINTS:
-        _complaints.add((name, what))
-        log.warning("metric %s: %s", name, what)
+def complain(name: str, what: str, user: int | None = None) -> bool:
+    """Log a conflict of a metric once in the life of the process, not at each scrape.
+
+    Returns:
+        Whether more of this user's would be logged.
+    """
+    if (user, name, what) in _complaints:
+        return True
+    if [other for other, _, _ in _complaints].count(user) >= _COMPLAINTS:
+        return False
+    _complaints.add((user, name, what))
+    log.warning("metric %s: %s", name, what)
+    return True
+
+
+# Homes, with their numbers or the counts of their buckets, and their sums.
+_Taken = tuple[list[Home], Iterable[Any], Sequence[int | float | None]]
 
 
 class Part:
-    """The samples that one array gives to a family; they can be taken once.
+    """The samples that one array gives to a family; they can be taken once, by the family.
 
     Attributes:
         value: the value that is shown.
         scale: from its unit to the family's.
         summed: whether some of the homes of a histogram have a sum.
+        edges: the buckets that are exported, of a histogram whose family is taken.
     """
 
-    __slots__ = ("_batch", "_metric", "_place", "_signed", "scale", "summed", "value")
+    __slots__ = ("_batch", "_complain", "_place", "_signed", "edges", "scale", "summed", "value")
 
     def __init__(
-        self, metric: Metric, batch: Batch, place: Place, value: Value, scale: Scale
+        self,
+        complain: Callable[[str], object],
+        batch: Batch,
+        place: Place,
+        value: Value,
+        scale: Scale,
+        signed: bool,
     ) -> None:
-        self._metric = metric
+        self._complain = complain
         self._batch = batch
         self._place = place
-        self._signed = value.type.signed and metric.type != "gauge"
+        self._signed = signed
         self.value = value
         self.scale = scale
         self.summed = value.histogram and any(chunk.has_sums(place) for chunk in batch.chunks)
+        self.edges: Edges | None = None
 
-    def take(self) -> Iterator[tuple[list[Home], Sequence[Any], Sequence[int | float | None]]]:
+    @property
+    def layout(self) -> object:
+        """What histograms have in common that have the same edges."""
+        value = self.value
+        return value.kind, value.size, value.bucket_size, value.bounds, self.scale
+
+    def add_held(self, held: set[int]) -> None:
+        """Add which buckets hold something."""
+        for chunk in self._batch.chunks:
+            for buckets in chunk.columns[self._place.value]:
+                held.update(compress(range(self.value.size), buckets))
+                pause()
+
+    def weigh(self, name: str) -> tuple[int, int]:
+        """Return how many lines and bytes it may have, under a metric's name."""
+        lines, size = 1, len(name) + _REST
+        if self.value.histogram:
+            lines = min(self.value.size - 1, EDGES_MAX) + 1 + 2 * self.summed
+            size += _LE
+        total = lines * len(self._batch.texts)
+        return total, total * size + lines * self._batch.label_bytes
+
+    def take(self) -> Iterator[_Taken]:
         """Return and forget a few hundred homes at a time, with the number or buckets of each.
 
-        The third is the sum of each histogram, or None. Numbers and sums are scaled. They are
-        forgotten one by one because 300,000 at once would take long.
+        The third is the sum of each histogram, or None. Numbers and sums are scaled, and buckets
+        counted up to each of the edges. They are forgotten one by one because 300,000 at once would
+        take long.
         """
         for chunk in self._batch.chunks:
             homes, sums = chunk.homes, chunk.sums(self._place)
             column = chunk.columns[self._place.value]
             chunk.forget(self._place)
             if self._signed and not all(keep := self._find_counts(column)):
-                complain(self._metric.name, "negative counts are left out")
+                self._complain("negative counts are left out")
                 homes, column, sums = (list(compress(some, keep)) for some in (homes, column, sums))
             if not homes:
                 continue
-            if self.value.histogram:
-                apply = self.scale.apply
-                yield homes, column, [None if one is None else apply(one) for one in sums]
+            if self.edges is not None:
+                apply, count = self.scale.apply, self.edges.count
+                totals = [None if one is None else apply(one) for one in sums]
+                yield homes, map(count, column), totals
             else:
                 yield homes, self.scale.apply_all(column), sums
 
@@ -90,57 +170,165 @@ class Family:
 
     Attributes:
         metric: what they are.
+        top: the top-level source that they are below.
         parts: whose they are, the oldest array's first.
+        texts: the labels of all.
     """
 
     metric: Metric
+    top: "Source"
     parts: list[Part] = field(default_factory=list)
+    texts: set[str] = field(default_factory=set)
+
+    def weigh(self) -> tuple[int, int]:
+        """Return how many lines and bytes it may have, whatever the numbers are."""
+        name, help = self.metric.sample, self.metric.help.encode()
+        lines, sizes = map(sum, zip(*(part.weigh(name) for part in self.parts), strict=True))
+        return lines + _HEAD, sizes + _HEAD * (len(name) + _REST) + len(help)
+
+    def add_texts(self, texts: set[str]) -> None:
+        """Add the labels of one more part; those of the first, nearly always all, are shared."""
+        if len(self.parts) > 1:
+            self.texts.update(texts)
+        else:
+            self.texts = self.texts | texts if self.parts else texts
+
+    def take(self) -> Iterator[tuple[Part, _Taken]]:
+        """Return and forget the samples, a few hundred at a time, with the part that has them."""
+        if self.parts[0].value.histogram:
+            self._choose_edges()
+        for part in self.parts:
+            for taken in part.take():
+                yield part, taken
+
+    def _choose_edges(self) -> None:
+        # All series of a metric have the same: else `sum by (le)` would be wrong.
+        alike: dict[object, list[Part]] = {}
+        for part in self.parts:
+            alike.setdefault(part.layout, []).append(part)
+        for parts in alike.values():
+            value, held = parts[0].value, set[int]()
+            if value.size > EDGES_MAX + 1:
+                for part in parts:
+                    part.add_held(held)
+            edges = make_edges(value, held)
+            for part in parts:
+                part.edges = edges
+
+
+class _Complaints:
+    # Those of one text. Parts refer to them, and not to all families, which would be a cycle.
+
+    def __init__(self) -> None:
+        self._full: set[int | None] = set()  # users of whom no more is logged
+
+    def add(self, top: "Source", name: str, what: str) -> None:
+        user = _find_user(top)
+        if user not in self._full and not complain(name, what, user):
+            self._full.add(user)
 
 
 class _Families:
-    # Those that there are until now, and what their names and samples are called.
+    # Those that there are until now, and what is left out.
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot: Snapshot) -> None:
         self.by_name: dict[str, Family] = {}
+        self.declared: list[Metric] = []
+        shown = [top for top in snapshot.lineage[:1] or snapshot.tops if not top.hidden]
+        self.prefixes = {top: make_name(top.name) for top in shown}
+        # Whose names are; None for ours.
+        self._assigned: dict[str, Source | None] = {}
+        if not snapshot.lineage:
+            self._assigned |= assign_names(self.prefixes, snapshot.tops)
+        self._assigned |= dict.fromkeys(_OURS.names)
         self._claimed: set[str] = set()
-        self._batches: dict[str, list[Batch]] = {}
-        self._rests: dict[tuple[Batch, ...], Batch] = {}
+        self._used: dict[int, tuple[int, int]] = {}  # by user, lines and bytes
+        self._left_out: Counter[tuple[Source, str]] = Counter()
+        self._complain = _Complaints().add
 
-    def add(self, top: str, value: Value, batch: Batch, place: Place) -> None:
-        metric, scale = make_metric(top, value)
+    def add(self, top: "Source", value: Value, batch: Batch, place: Place) -> None:
+        metric, scale = make_metric(self.prefixes[top], value)
         family = self.by_name.get(metric.name)
+        if (other := self._find_other(top, metric)) is not top:
+            self._lose(top, metric, other)
+            return
         if family is None:
             if not self._claimed.isdisjoint(metric.names):
-                complain(metric.name, "left out: its name is that of another metric's samples")
+                text = "left out: its name is that of another metric's samples"
+                self._complain(top, metric.name, text)
                 return
             self._claimed.update(metric.names)
-            family = self.by_name[metric.name] = Family(metric)
+            family = self.by_name[metric.name] = Family(metric, top)
         elif family.metric.type != metric.type:
-            complain(metric.name, f"left out: a {family.metric.type} of that name is there already")
+            text = f"left out: a {family.metric.type} of that name is there already"
+            self._complain(top, metric.name, text)
             return
-        taken = self._batches.setdefault(metric.name, [])
-        rest = self._without(batch, taken)
-        if rest.doubled:
-            complain(metric.name, "left out: samples whose labels others have already")
-        taken.append(rest)
-        family.parts.append(Part(metric, rest, place, value, scale))
+        batch, place = batch.without(family.texts, place)
+        if batch.doubled:
+            text = "left out: samples whose labels others have already"
+            self._complain(top, metric.name, text)
+        family.add_texts(batch.texts)
+        told = partial(self._complain, top, metric.name)
+        signed = value.type.signed and metric.type != "gauge"
+        family.parts.append(Part(told, batch, place, value, scale, signed))
+
+    def declare(self, top: "Source", value: Value, summed: bool) -> None:
+        # A metric without samples, if nothing else has its name.
+        metric, _ = make_metric(self.prefixes[top], value)
+        if value.histogram and not summed:
+            metric = metric.without_sums()
+        if self._find_other(top, metric) is top and self._claimed.isdisjoint(metric.names):
+            self._claimed.update(metric.names)
+            self.declared.append(metric)
 
     def finish(self) -> list[Family]:
         for family in self.by_name.values():
             histogram = family.metric.type == "histogram"
             if histogram and not any(part.summed for part in family.parts):
                 family.metric = family.metric.without_sums()
-        return list(self.by_name.values())
+        families = [family for family in self.by_name.values() if self._fits(family)]
+        return [*families, *self._tell()]
 
-    def _without(self, batch: Batch, taken: list[Batch]) -> Batch:
-        # The same batches meet in each value of their arrays.
-        if not taken:
-            return batch
-        key = (batch, *taken)
-        rest = self._rests.get(key)
-        if rest is None:
-            rest = self._rests[key] = batch.without(taken)
-        return rest
+    def _find_other(self, top: "Source", metric: Metric) -> "Source | None":
+        # Another one that has the metric, None for us; else the same.
+        owners = (self._assigned.get(name, top) for name in metric.names)
+        return next((other for other in owners if other is not top), top)
+
+    def _lose(self, top: "Source", metric: Metric, other: "Source | None") -> None:
+        whose = "statsfs itself" if other is None else repr(other.name)
+        self._complain(top, metric.name, f"left out of {top.name!r}: it is one of {whose}")
+        # Among sources of one user it is the user's own matter, for the log.
+        if top.owner is not None and (other is None or other.owner != top.owner):
+            self._left_out[top, "name"] += 1
+
+    def _fits(self, family: Family) -> bool:
+        # Whether the user may have it too.
+        top, user = family.top, _find_user(family.top)
+        if user in (None, 0, os.geteuid()):
+            return True
+        lines, size = map(operator.add, family.weigh(), self._used.get(user, (0, 0)))
+        if lines <= LINES_MAX and size <= BYTES_MAX:
+            self._used[user] = lines, size
+            return True
+        text = f"some are left out: user {user} may have {LINES_MAX} lines and {BYTES_MAX} bytes"
+        self._complain(top, f"{self.prefixes[top]}_*", text)
+        self._left_out[top, "size"] += 1
+        return False
+
+    def _tell(self) -> Iterator[Family]:
+        # What is left out, as a metric.
+        rows = []
+        for (top, reason), count in self._left_out.items():
+            labels = {"reason": reason, "source": top.name, "user": str(_find_user(top))}
+            rows.append((Home(top, top, labels), (count,)))
+        if rows:
+            told = partial(complain, _OURS.name)
+            part = Part(told, Batch(rows, 1), Place(0, None), _LEFT_OUT, Scale(1, 1), False)
+            yield Family(_OURS, top, [part])
+
+
+def _find_user(top: "Source") -> int | None:
+    return None if top.owner is None else top.owner[0]
 
 
 def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
@@ -152,7 +340,27 @@ def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for whom.
     """
-    families = _Families()
+    return _gather(snapshot, mask).finish()
+
+
+def _gather(snapshot: Snapshot, mask: Mask) -> _Families:
+    families = _Families(snapshot)
     for top, value, batch, place in list_samples(snapshot, mask):
         families.add(top, value, batch, place)
-    return families.finish()
+    return families
+
+
+def name_metrics(snapshot: Snapshot, *, mask: int) -> list[Metric]:
+    """Return the metrics of all values, also of those that nobody counts yet.
+
+    Args:
+        snapshot: of a registry. Sources that do not answer just now have names too.
+        mask: only values whose mode has one of these bits.
+    """
+    families = _gather(replace(snapshot, unavailable=frozenset()), mask)
+    for top in families.prefixes:
+        for array in snapshot.tops[top]:
+            for index, value in find_exported(array):
+                if value.aggregate is not Aggregate.NONE and value.mode & mask:
+                    families.declare(top, value, index in array.sums)
+    return [*(family.metric for family in families.finish()), *families.declared]

@@ -11,11 +11,12 @@ Threading: pure, but for pauses.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
+from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from statsfs.formats.metric_names import make_label, make_name
+from statsfs.formats.metric_names import make_label
 from statsfs.model.arrays import Array
 from statsfs.model.columns import wrap_sum
 from statsfs.model.values import Aggregate, Kind, Type, Value
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
 
-__all__ = ["Batch", "Home", "Place", "list_samples"]
+__all__ = ["Batch", "Home", "Place", "find_exported", "list_samples"]
 
 _CHUNK: Final = 250  # sources, and so lines of a metric, between two pauses
 _WIDE: Final = 12_000  # numbers that are turned or added between two pauses
@@ -40,13 +41,13 @@ class Home:
 
     Attributes:
         source: the source.
-        top: the name of the top-level source, as metrics have it.
+        top: the top-level source.
         labels: the labels, by name.
     """
 
     __slots__ = ("_text", "labels", "source", "top")
 
-    def __init__(self, source: "Source", top: str, labels: dict[str, str]) -> None:
+    def __init__(self, source: "Source", top: "Source", labels: dict[str, str]) -> None:
         self.source = source
         self.top = top
         self.labels = labels
@@ -100,7 +101,7 @@ def _find_home(
     above: Home | None, parent: "Source | Registry | None", source: "Source", topmost: bool
 ) -> Home | None:
     if topmost:
-        return None if source.hidden else Home(source, make_name(source.name), {})
+        return None if source.hidden else Home(source, source, {})
     # Nothing below a hidden source is visible, and nothing below one that collapses has a series.
     if source.hidden or above is None or above.source is not parent or above.source.collapse:
         return above
@@ -108,7 +109,7 @@ def _find_home(
 
 
 class Place(NamedTuple):
-    """Where the numbers of a value are in the rows of a batch, and where the sums of a histogram."""
+    """Where a value's numbers are in the rows of a batch, and where the sums of a histogram."""
 
     value: int
     sum: int | None
@@ -168,24 +169,27 @@ class Batch:
         self.chunks.append(_Chunk(homes, list(zip(*rows, strict=True))))
         pause()
 
-    def without(self, taken: list["Batch"]) -> "Batch":
-        """The samples whose labels none of these have; itself if that is all of them."""
-        kept = []
-        for chunk in self.chunks:
-            kept.append([not any(home.text in one.texts for one in taken) for home in chunk.homes])
-            pause()
-        if all(map(all, kept)):
-            return self
+    @cached_property
+    def label_bytes(self) -> int:
+        """How many bytes all labels have."""
+        return sum(map(len, map(str.encode, self.texts)))
+
+    def without(self, taken: Set[str], place: Place) -> tuple["Batch", Place]:
+        """Return the numbers of one value whose labels are not taken; itself for all of them."""
+        if self.texts.isdisjoint(taken):
+            return self, place
         rest = Batch((), 1)
         rest.doubled = True
-        for chunk, keep in zip(self.chunks, kept, strict=True):
+        for chunk in self.chunks:
+            keep = [home.text not in taken for home in chunk.homes]
             homes = list(compress(chunk.homes, keep))
             if homes:
-                columns: list[Sequence[Any]] = [[*compress(some, keep)] for some in chunk.columns]
-                rest.chunks.append(_Chunk(homes, columns))
+                numbers = list(compress(chunk.columns[place.value], keep))
+                sums = list(compress(chunk.sums(place), keep))
+                rest.chunks.append(_Chunk(homes, [numbers, sums]))
                 rest.texts.update(home.text for home in homes)
             pause()
-        return rest
+        return rest, Place(0, 1)
 
 
 class _Found:
@@ -217,7 +221,7 @@ class _Found:
 
 
 # By top-level source, and by which permission bits count there.
-_Tops = dict[tuple[str, int], _Found]
+_Tops = dict[tuple["Source", int], _Found]
 
 
 def _gather(
@@ -250,7 +254,7 @@ def _gather(
     return sorted(gathered.items(), key=lambda pair: pair[0].serial)
 
 
-def list_samples(snapshot: Snapshot, mask: Mask) -> Iterator[tuple[str, Value, Batch, Place]]:
+def list_samples(snapshot: Snapshot, mask: Mask) -> Iterator[tuple["Source", Value, Batch, Place]]:
     """Return what is exported, in the order of arrays and values, the oldest first.
 
     Each time a top-level source, a value of it, and where its samples are; of values that belong
@@ -261,8 +265,9 @@ def list_samples(snapshot: Snapshot, mask: Mask) -> Iterator[tuple[str, Value, B
         mask: only values whose mode has one of these bits; or for whom.
     """
     snapshot.decoded()
-    gathered = _gather(_find_homes(snapshot), snapshot, find_masks(mask, snapshot))
-    for (top, _, value, _), members in _list_values(gathered).items():
+    homes, masks = _find_homes(snapshot), find_masks(mask, snapshot)
+    listed = _list_values(_gather(homes, snapshot, masks))
+    for (top, _, value, _), members in listed.items():
         (batch, place), *others = members
         if others:
             batch, place = _merge(value, members)
@@ -271,25 +276,34 @@ def list_samples(snapshot: Snapshot, mask: Mask) -> Iterator[tuple[str, Value, B
         pause()
 
 
+def find_exported(array: Array) -> list[tuple[int, Value]]:
+    """Return the values of an array of which a file may show numbers, each with its index.
+
+    The sum of a histogram is exported with it.
+    """
+    sums = array.sums.values()
+    return [
+        (index, value)
+        for index, value in enumerate(array.values)
+        if index not in sums and not (value.hidden and value.aggregate is Aggregate.NONE)
+    ]
+
+
 # A top-level source and the bits that count there, the oldest value of those that belong together,
 # and the array where one value stands alone.
-_ValueKey = tuple[str, int, Value, Array | None]
+_ValueKey = tuple["Source", int, Value, Array | None]
 
 
 def _list_values(
     gathered: list[tuple[Array, _Tops]],
 ) -> dict[_ValueKey, list[tuple[Batch, Place]]]:
     # What is exported, in the order of arrays and values: each time the batches that have the
-    # samples, and the place of the value in each; several where values belong together. A sum is
-    # exported with its histogram.
+    # samples, and the place of the value in each; several where values belong together.
     listed: dict[_ValueKey, list[tuple[Batch, Place]]] = {}
-    oldest: dict[tuple[str, object], Value] = {}
+    oldest: dict[tuple[Source, object], Value] = {}
     for array, found in gathered:
         batches = [(*key, one.batches(array)) for key, one in found.items()]
-        sums = array.sums.values()
-        for index, value in enumerate(array.values):
-            if index in sums or (value.hidden and value.aggregate is Aggregate.NONE):
-                continue  # no file shows it
+        for index, value in find_exported(array):
             # Other numbers mean nothing when they are added up: their own source shows them.
             peak = value.kind is Kind.PEAK and value.aggregate is not Aggregate.NONE
             added = Aggregate.SUM in value.aggregate or peak

@@ -68,7 +68,7 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
 
 
 def _go_down(home: Home | None, source: Any) -> Home:
-    return Home(source, source.name, {}) if home is None else home.below(source)
+    return Home(source, source, {}) if home is None else home.below(source)
 
 
 def _describe_files(layout: Layout) -> str:
