@@ -33,6 +33,7 @@ from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
+from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
 __all__ = ["Collector"]
@@ -220,7 +221,8 @@ class Collector:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                self._step()
+                with pausing():
+                    self._step()
             except Exception:
                 # A daemon must not go on with old numbers and say nothing.
                 log.exception("%s: collecting failed; looking at everything anew", self._path)

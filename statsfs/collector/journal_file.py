@@ -43,6 +43,7 @@ from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import split_array
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
 from statsfs.segments.file_format import MAGIC
+from statsfs.tree.pauses import pause
 
 __all__ = [
     "RETAINED",
@@ -111,19 +112,28 @@ def encode_record(name: str, record: JournalRecord) -> bytes:
         retained = []
         for array, row in one.rows.items():
             places = [indices.setdefault(value, len(indices)) for value in array]
-            retained.append(list(zip(places, row, strict=True)))
+            # One by one: other threads run between two, but not while one is encoded.
+            retained.append(_dump(list(zip(places, row, strict=True))))
+            pause()
         what = {"path": one.path, "label": one.label, "collapse": one.collapse}
-        sources.append({**what, "retained": retained})
+        sources.append(f'{_dump(what)[:-1]},"retained":[{",".join(retained)}]}}')
+    baselines = []
+    for id, one_baseline in record.baselines.items():
+        baselines.append(f"{_dump(id)}:{_dump(one_baseline)}")
+        pause()
     described = {
         "version": _VERSION,
         "name": name,
         "values": [_describe(value) for value in indices],
-        "sources": sources,
-        "baselines": record.baselines,
         "folded": record.folded,
         "removed": record.removed,
     }
-    return json.dumps(described, separators=(",", ":")).encode()
+    lists = f'"sources":[{",".join(sources)}],"baselines":{{{",".join(baselines)}}}'
+    return f"{_dump(described)[:-1]},{lists}}}".encode()
+
+
+def _dump(described: object) -> str:
+    return json.dumps(described, separators=(",", ":"))
 
 
 def _describe(value: Value) -> dict[str, Any]:
