@@ -18,7 +18,7 @@ from statsfs.model.arrays import File
 from statsfs.model.layout import Layout
 from statsfs.model.values import Aggregate, Type
 from statsfs.tree.access import Mask, find_masks
-from statsfs.tree.pauses import pause
+from statsfs.tree.pauses import pause, take_chunks
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 
@@ -26,6 +26,7 @@ __all__ = ["nest", "quote", "render"]
 
 _S64_MAX: Final = Type.S64.maximum  # sums from 0 to here need no wrapping, whatever their type
 _CHUNK: Final = 16  # directories between two pauses
+_LONG: Final = 8192  # buckets between two pauses
 
 
 class _Span:
@@ -55,8 +56,12 @@ class _Span:
         if None in items:
             return None
         if self._files[0].value.histogram:
-            return (", ".join(map("%d".__mod__, items[0])),)
+            return (_join(items[0]),)
         return items
+
+
+def _join(buckets: Sequence[int]) -> str:
+    return ", ".join([", ".join(map("%d".__mod__, some)) for some in take_chunks(buckets, _LONG)])
 
 
 class _Template:

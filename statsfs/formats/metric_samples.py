@@ -230,7 +230,7 @@ def _gather(
     # By array, the oldest first.
     gathered: defaultdict[Array, _Tops] = defaultdict(lambda: defaultdict(_Found))
     for samples in snapshot.arrays.values():
-        entries, rows = samples.entries, samples.rows
+        entries, rows = samples.decode()
         for start in range(0, len(entries), _CHUNK):
             part = slice(start, start + _CHUNK)
             found = gathered[entries[0].array]

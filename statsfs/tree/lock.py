@@ -24,7 +24,6 @@ from operator import call
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from statsfs.model.locking import call_locked
-from statsfs.tree.pauses import pause
 
 __all__ = [
     "ChangeNotice",
@@ -244,8 +243,6 @@ def apply_change(make: Callable[[TreeChange], None]) -> None:
     if _waiting:
         # A signal handler came between the last look at the queue and the end.
         apply_change(lambda change: None)
-    # A thread that makes many changes, as a collector's, lets others have the lock between two.
-    pause()
 
 
 def _make_all(make: Callable[[TreeChange], None], failures: list[Exception]) -> None:

@@ -109,7 +109,7 @@ class Samples:
         self._decoded: tuple[list[Entry], list[Row]] | None = None
 
     def decode(self) -> tuple[list[Entry], list[Row]]:
-        """Return `entries` and `rows`; they are decoded once."""
+        """Return `entries` and rows; they are decoded once. Others have the rows' lists, too."""
         if self._decoded is None:
             entries: list[Entry] = []
             rows: list[Row] = []
@@ -139,7 +139,10 @@ class Samples:
 
         An item is an integer, or a list of integers for a histogram.
         """
-        return self.decode()[1]
+        rows = self.decode()[1]
+        if any(value.histogram for value in self.values):
+            return [tuple(list(n) if isinstance(n, list) else n for n in row) for row in rows]
+        return rows
 
 
 def _decode_rows(
