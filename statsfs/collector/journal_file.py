@@ -22,6 +22,7 @@ Threading: no lock; the caller has that of `journal`.
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -107,29 +108,29 @@ class JournalRecord:
 def encode_record(name: str, record: JournalRecord) -> bytes:
     """Return the contents of a record's file."""
     indices: dict[Value, int] = {}
-    sources = []
-    for one in record.sources:
-        retained = []
-        for array, row in one.rows.items():
-            places = [indices.setdefault(value, len(indices)) for value in array]
-            # One by one: other threads run between two, but not while one is encoded.
-            retained.append(_dump(list(zip(places, row, strict=True))))
-            pause()
+    # One row at a time: while one is encoded no other thread runs.
+    text = io.BytesIO()
+    text.write(f'{{"version":{_VERSION},"name":{_dump(name)},"sources":['.encode())
+    for number, one in enumerate(record.sources):
         what = {"path": one.path, "label": one.label, "collapse": one.collapse}
-        sources.append(f'{_dump(what)[:-1]},"retained":[{",".join(retained)}]}}')
-    baselines = []
-    for id, one_baseline in record.baselines.items():
-        baselines.append(f"{_dump(id)}:{_dump(one_baseline)}")
+        text.write(f'{"," * bool(number)}{_dump(what)[:-1]},"retained":['.encode())
+        for place, (array, row) in enumerate(one.rows.items()):
+            places = [indices.setdefault(value, len(indices)) for value in array]
+            pairs = list(zip(places, row, strict=True))
+            text.write(f"{',' * bool(place)}{_dump(pairs)}".encode())
+            pause()
+        text.write(b"]}")
+    text.write(b'],"baselines":{')
+    for number, (id, baselines) in enumerate(record.baselines.items()):
+        text.write(f"{',' * bool(number)}{_dump(id)}:{_dump(baselines)}".encode())
         pause()
-    described = {
-        "version": _VERSION,
-        "name": name,
+    rest = {
         "values": [_describe(value) for value in indices],
         "folded": record.folded,
         "removed": record.removed,
     }
-    lists = f'"sources":[{",".join(sources)}],"baselines":{{{",".join(baselines)}}}'
-    return f"{_dump(described)[:-1]},{lists}}}".encode()
+    text.write(f"}},{_dump(rest)[1:]}".encode())
+    return text.getvalue()
 
 
 def _dump(described: object) -> str:
