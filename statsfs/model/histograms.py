@@ -281,7 +281,7 @@ def convert_histograms(column: Sequence[Any], value: Value) -> Sequence[list[int
     """
     if {*map(len, column)} - {value.size}:
         return None
-    flat = list(chain.from_iterable(column))
+    flat = column[0] if len(column) == 1 else list(chain.from_iterable(column))
     if not clean_integers(flat):
         return None
     try:
