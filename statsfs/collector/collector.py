@@ -33,7 +33,6 @@ from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.segments.places import COLLECTOR, SUFFIX
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
-from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 
 __all__ = ["Collector"]
@@ -221,8 +220,7 @@ class Collector:
     def _run(self) -> None:
         while not self._stopping:
             try:
-                with pausing():
-                    self._step()
+                self._step()
             except Exception:
                 # A daemon must not go on with old numbers and say nothing.
                 log.exception("%s: collecting failed; looking at everything anew", self._path)

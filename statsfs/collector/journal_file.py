@@ -22,7 +22,6 @@ Threading: no lock; the caller has that of `journal`.
 
 import contextlib
 import errno
-import io
 import json
 import logging
 import os
@@ -44,7 +43,6 @@ from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import split_array
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
 from statsfs.segments.file_format import MAGIC
-from statsfs.tree.pauses import pause
 
 __all__ = [
     "RETAINED",
@@ -108,33 +106,24 @@ class JournalRecord:
 def encode_record(name: str, record: JournalRecord) -> bytes:
     """Return the contents of a record's file."""
     indices: dict[Value, int] = {}
-    # One row at a time: while one is encoded no other thread runs.
-    text = io.BytesIO()
-    text.write(f'{{"version":{_VERSION},"name":{_dump(name)},"sources":['.encode())
-    for number, one in enumerate(record.sources):
-        what = {"path": one.path, "label": one.label, "collapse": one.collapse}
-        text.write(f'{"," * bool(number)}{_dump(what)[:-1]},"retained":['.encode())
-        for place, (array, row) in enumerate(one.rows.items()):
+    sources = []
+    for one in record.sources:
+        retained = []
+        for array, row in one.rows.items():
             places = [indices.setdefault(value, len(indices)) for value in array]
-            pairs = list(zip(places, row, strict=True))
-            text.write(f"{',' * bool(place)}{_dump(pairs)}".encode())
-            pause()
-        text.write(b"]}")
-    text.write(b'],"baselines":{')
-    for number, (id, baselines) in enumerate(record.baselines.items()):
-        text.write(f"{',' * bool(number)}{_dump(id)}:{_dump(baselines)}".encode())
-        pause()
-    rest = {
+            retained.append(list(zip(places, row, strict=True)))
+        what = {"path": one.path, "label": one.label, "collapse": one.collapse}
+        sources.append({**what, "retained": retained})
+    described = {
+        "version": _VERSION,
+        "name": name,
         "values": [_describe(value) for value in indices],
+        "sources": sources,
+        "baselines": record.baselines,
         "folded": record.folded,
         "removed": record.removed,
     }
-    text.write(f"}},{_dump(rest)[1:]}".encode())
-    return text.getvalue()
-
-
-def _dump(described: object) -> str:
-    return json.dumps(described, separators=(",", ":"))
+    return json.dumps(described, separators=(",", ":")).encode()
 
 
 def _describe(value: Value) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from statsfs.exceptions import FormatError
 from statsfs.model.histograms import make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.segments.file_format import encode
-from statsfs.tree.pauses import pausing
 
 SUM = Value("sum", aggregate=Aggregate.SUM, description="All of them")
 TIME = Value("time_ns", aggregate=Aggregate.SUM, unit=Unit.SECONDS, exponent=-9, mode=0o600)
@@ -252,14 +251,3 @@ def test_a_record_is_written_whole_or_not(
         files.write("app", JournalRecord(folded=["x.stats"]))
     assert os.listdir(tmp_path / ".retained") == ["app"]
     assert files.load() == {"app": RECORD}
-
-
-def test_other_threads_run_between_two_rows() -> None:
-    """A record may have millions of buckets: to encode all at once would hold up all threads."""
-    calls: list[None] = []
-    with pausing(lambda: calls.append(None)):
-        encoded = encode_record("app", RECORD)
-    rows = sum(len(one.rows) for one in RECORD.sources)
-    assert len(calls) == rows + len(RECORD.baselines)
-    assert json.loads(encoded)["version"] == 3
-    assert decode_record("app", encoded) == RECORD
