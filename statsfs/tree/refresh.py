@@ -165,7 +165,7 @@ class Refresher:
         if failure is None:
             log.info("%s: available again", self.source.path)
         else:
-            log.warning("%s: %s", self.source.path, _describe(failure))
+            self.source._directory.warn(log, "%s", _describe(failure))
 
     def give_up(self, run: _Run) -> None:
         """Note that a call missed the deadline; from now on samples do not wait for it.
