@@ -36,6 +36,7 @@ from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.source import directory_of
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -63,18 +64,27 @@ _OURS: Final = make_metric("statsfs", _LEFT_OUT)[0]
 _complaints: Final[set[tuple[int | None, str, str]]] = set()
 
 
-def complain(name: str, what: str, user: int | None = None) -> bool:
+def complain(name: str, what: str, top: "Source | None" = None) -> bool:
     """Log a conflict of a metric once in the life of the process, not at each scrape.
 
+    Args:
+        name: the metric's.
+        what: happens.
+        top: the top-level source, whose owner may cause so many lines.
+
     Returns:
-        Whether more of this user's would be logged.
+        Whether more of this owner's would be logged.
     """
+    user = None if top is None else _find_user(top)
     if (user, name, what) in _complaints:
         return True
     if [other for other, _, _ in _complaints].count(user) >= _COMPLAINTS:
         return False
     _complaints.add((user, name, what))
-    log.warning("metric %s: %s", name, what)
+    if top is None:
+        log.warning("metric %s: %s", name, what)
+    else:
+        directory_of(top).warn(log, "metric %s: %s", name, what)
     return True
 
 
@@ -224,7 +234,7 @@ class _Complaints:
 
     def add(self, top: "Source", name: str, what: str) -> None:
         user = _find_user(top)
-        if user not in self._full and not complain(name, what, user):
+        if user not in self._full and not complain(name, what, top):
             self._full.add(user)
 
 
@@ -296,7 +306,7 @@ class _Families:
 
     def _lose(self, top: "Source", metric: Metric, other: "Source | None") -> None:
         whose = "statsfs itself" if other is None else repr(other.name)
-        self._complain(top, metric.name, f"left out of {top.name!r}: it is one of {whose}")
+        self._complain(top, metric.name, f"left out: it is one of {whose}")
         # Among sources of one user it is the user's own matter, for the log.
         if top.owner is not None and (other is None or other.owner != top.owner):
             self._left_out[top, "name"] += 1

@@ -112,8 +112,8 @@ def test_no_one_takes_a_metric_by_a_value(
         assert lines(registry) == expected
         parse_openmetrics(openmetrics.render(registry.snapshot()))
     (message,) = [record.getMessage() for record in caplog.records]
-    assert repr(squatter) in message
-    assert repr(name) in message
+    assert message.startswith(f"{squatter}: metric ")
+    assert message.endswith(f": left out: it is one of {name!r}")
     # The user's own directory has all that the user counts.
     assert f"{mapped}_own_total 5" in lines(tops[0])
     assert not any("statsfs_" in line for one in tops for line in lines(one))
@@ -173,8 +173,8 @@ def test_sources_of_one_owner(registry: Registry, caplog: pytest.LogCaptureFixtu
     registry.register(top("other_x", WEB, (Value("n"), 4)))
     assert lines(registry) == ["other_x_n_total 4", "web_api_n_total 2"]
     assert [record.getMessage() for record in caplog.records] == [
-        "metric web_api_n: left out of 'web': it is one of 'web_api'",
-        "metric other_x_n: left out of 'other': it is one of 'other_x'",
+        "web: metric web_api_n: left out: it is one of 'web_api'",
+        "other: metric other_x_n: left out: it is one of 'other_x'",
     ]
 
 
