@@ -5,15 +5,13 @@ A family is of one top-level source. Where two arrays of it want one metric name
 
 Of each user a text has so many lines and bytes at most, of the oldest metrics. They are counted by
 the series that there are, and not by what their numbers are, so that no metric comes and goes. What
-is left out for that is in a metric of ours, and so is what is left to another user. Sources without
-an owner are the program's own, which has no bounds, as root and the process's own user have none.
+is left out for that is in a metric of ours, and so is what is left to another user.
 
 Threading: pure, but for pauses and the log.
 """
 
 import logging
 import operator
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,6 +30,7 @@ from statsfs.formats.metric_names import (
     make_name,
 )
 from statsfs.formats.metric_samples import Batch, Home, Place, find_exported, list_samples
+from statsfs.formats.user_bounds import BYTES_MAX, LINES_MAX, find_bounded_user, find_user
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
@@ -41,12 +40,10 @@ from statsfs.tree.source import directory_of
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
 
-__all__ = ["BYTES_MAX", "LINES_MAX", "Family", "Part", "complain", "make_families", "name_metrics"]
+__all__ = ["Family", "Part", "complain", "make_families", "name_metrics"]
 
 log = logging.getLogger(__name__)
 
-LINES_MAX: Final = 500_000  # of one user
-BYTES_MAX: Final = 64 << 20  # of one user
 _COMPLAINTS: Final = 1000  # of one user: names that never end must not fill memory and the log
 
 _HEAD: Final = 3  # lines before the samples of a metric
@@ -75,7 +72,7 @@ def complain(name: str, what: str, top: "Source | None" = None) -> bool:
     Returns:
         Whether more of this owner's would be logged.
     """
-    user = None if top is None else _find_user(top)
+    user = None if top is None else find_user(top)
     if (user, name, what) in _complaints:
         return True
     if [other for other, _, _ in _complaints].count(user) >= _COMPLAINTS:
@@ -233,7 +230,7 @@ class _Complaints:
         self._full: set[int | None] = set()  # users of whom no more is logged
 
     def add(self, top: "Source", name: str, what: str) -> None:
-        user = _find_user(top)
+        user = find_user(top)
         if user not in self._full and not complain(name, what, top):
             self._full.add(user)
 
@@ -313,8 +310,8 @@ class _Families:
 
     def _fits(self, family: Family) -> bool:
         # Whether the user may have it too.
-        top, user = family.top, _find_user(family.top)
-        if user in (None, 0, os.geteuid()):
+        top, user = family.top, find_bounded_user(family.top)
+        if user is None:
             return True
         lines, size = map(operator.add, family.weigh(), self._used.get(user, (0, 0)))
         if lines <= LINES_MAX and size <= BYTES_MAX:
@@ -329,16 +326,12 @@ class _Families:
         # What is left out, as a metric.
         rows = []
         for (top, reason), count in self._left_out.items():
-            labels = {"reason": reason, "source": top.name, "user": str(_find_user(top))}
+            labels = {"reason": reason, "source": top.name, "user": str(find_user(top))}
             rows.append((Home(top, top, labels), (count,)))
         if rows:
             told = partial(complain, _OURS.name)
             part = Part(told, Batch(rows, 1), Place(0, None), _LEFT_OUT, Scale(1, 1), False)
             yield Family(_OURS, top, [part])
-
-
-def _find_user(top: "Source") -> int | None:
-    return None if top.owner is None else top.owner[0]
 
 
 def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:

@@ -64,7 +64,7 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
         return f'{{"labels": {{{pairs}}}, {describe(directory.layout)}, "subordinates": {{'
 
-    return nest(root, head)
+    return nest(root, head, snapshot.lineage)
 
 
 def _go_down(home: Home | None, source: Any) -> Home:
