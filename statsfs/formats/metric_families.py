@@ -305,7 +305,8 @@ class _Families:
         whose = "statsfs itself" if other is None else repr(other.name)
         self._complain(top, metric.name, f"left out: it is one of {whose}")
         # Among sources of one user it is the user's own matter, for the log.
-        if top.owner is not None and (other is None or other.owner != top.owner):
+        user = find_user(top)
+        if user is not None and (other is None or find_user(other) != user):
             self._left_out[top, "name"] += 1
 
     def _fits(self, family: Family) -> bool:

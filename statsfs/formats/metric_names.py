@@ -151,17 +151,23 @@ def make_metric(top: str, value: Value) -> tuple[Metric, Scale]:
         type = "histogram"
     elif value.kind is Kind.CUMULATIVE and value.type is not Type.BOOL:
         type = "counter"
-    name, unit, scale = _name(top, value.name, type, value.unit, value.base, value.exponent)
+    name, unit = _name(top, value.name, type, value.unit, value.base, value.exponent)
     help = _CONTROL.sub(" ", value.description).encode(errors="replace").decode().strip()
-    return Metric(name, type, unit, help), scale
+    return Metric(name, type, unit, help), _make_scale(value.base, value.exponent)
+
+
+@lru_cache(maxsize=64)
+def _make_scale(base: int, exponent: int) -> Scale:
+    power = base ** abs(exponent)
+    return Scale(power, 1) if exponent >= 0 else Scale(1, power)
 
 
 # By what is small: values have descriptions and bounds, which a cache would keep.
 @lru_cache(maxsize=4096)
 def _name(
     top: str, local: str, type: _MetricType, counted: Unit, base: int, exponent: int
-) -> tuple[str, str, Scale]:
-    # The name of a metric, its unit and its scale.
+) -> tuple[str, str]:
+    # The name of a metric, and its unit.
     name = f"{top}_{_FOREIGN.sub('_', local)}"
     if type == "counter":
         name = name.removesuffix("_total")
@@ -170,8 +176,7 @@ def _name(
         # What is said at the end of the top-level source's name is said of something else.
         said = name != top and _says_unit(name.rpartition("_")[2], counted, base, exponent)
         name = f"{name.rpartition('_')[0] if said else name}_{unit}"
-    power = base ** abs(exponent)
-    return name, unit, Scale(power, 1) if exponent >= 0 else Scale(1, power)
+    return name, unit
 
 
 def _says_unit(end: str, counted: Unit, base: int, exponent: int) -> bool:
