@@ -14,6 +14,7 @@ from statsfs.collector.journal import Journal
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.timers import Timers
+from statsfs.tree.pauses import pause
 
 __all__ = ["SegmentFolding"]
 
@@ -54,6 +55,7 @@ class SegmentFolding:
             if not segment.numbers.finish():
                 path = segment.metadata.path
                 log.warning("%s: its last numbers cannot be read; those before count", path)
+            pause()
         if not self.journal.begin_fold(name, segments):
             self.timers.add(_PAUSE, lambda: self.liveness.dead.update(dict.fromkeys(segments)))
             return
@@ -68,5 +70,6 @@ class SegmentFolding:
         for segment in segments:
             self.journal.path_sources.remove(segment.source)
             self.liveness.drop(segment)
+            pause()  # others may have the tree's lock
         self.journal.end_fold(name, segments)
         self.admission.vacant = True

@@ -8,11 +8,11 @@ Threading: pure, but for pauses.
 
 import io
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, compress, islice
 from typing import Final
 
-from statsfs.formats.metric_families import Home, Part, make_families
-from statsfs.formats.metric_names import Metric, make_edges
+from statsfs.formats.metric_families import make_families
+from statsfs.formats.metric_names import Edges, Metric, Scale
+from statsfs.formats.metric_samples import Home
 from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
@@ -20,8 +20,6 @@ from statsfs.tree.snapshot import Snapshot
 __all__ = ["CONTENT_TYPE", "Where", "render", "write_families"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-
-_MOST: Final = 400  # lines of histograms between two pauses, but for their counts
 
 Where = dict[str, tuple[int, int]]
 """Where in a text the family of a name is: its start and its end."""
@@ -67,23 +65,21 @@ def write_families(
         start = text.tell()
         name = family.metric.sample
         head = describe(family.metric)
-        for part in family.parts:
-            for homes, column, sums in part.take():
-                text.write(head.encode())
-                head = ""  # a metric without samples has no comments either
-                if part.value.histogram:
-                    _write_histograms(
-                        text, family.metric, part, zip(homes, column, sums, strict=True)
-                    )
-                    continue
-                number = "%d" if part.scale.exact else "%s"
-                # The values of an array have the same lists of homes.
-                known, template = templates.get((id(homes), number), (None, ""))
-                if known is None:
-                    template = _make_template(homes, number)
-                    templates[id(homes), number] = (homes, template)
-                text.write((template.replace(_NAME, name) % tuple(column)).encode())
-                pause()
+        for part, (homes, column, sums) in family.take():
+            text.write(head.encode())
+            head = ""  # a metric without samples has no comments either
+            if part.edges is not None:
+                items = zip(homes, column, sums, strict=True)
+                _write_histograms(text, family.metric, part.edges, part.scale, items)
+                continue
+            number = "%d" if part.scale.exact else "%s"
+            # The values of an array have the same lists of homes.
+            known, template = templates.get((id(homes), number), (None, ""))
+            if known is None:
+                template = _make_template(homes, number)
+                templates[id(homes), number] = (homes, template)
+            text.write((template.replace(_NAME, name) % tuple(column)).encode())
+            pause()
         if where is not None:
             where.update(dict.fromkeys(family.metric.names, (start, text.tell())))
     return text.getvalue()
@@ -96,30 +92,20 @@ def _make_template(homes: list[Home], number: str) -> str:
 def _write_histograms(
     text: io.BytesIO,
     metric: Metric,
-    part: Part,
+    edges: Edges,
+    scale: Scale,
     items: Iterable[tuple[Home, Sequence[int], int | float | None]],
 ) -> None:
-    edges = make_edges(part.value)
-    lines = [f'{_NAME}le="{end}"}} %d\n' for end in edges.texts]
-    pieces = ["".join(lines[start : start + _MOST]) for start in range(0, len(lines), _MOST)]
-    number = "%d" if part.scale.exact else "%s"
-    written = 0
-    for home, buckets, total in items:
+    template = "".join([f'{_NAME}le="{end}"}} %d\n' for end in edges.texts])
+    number = "%d" if scale.exact else "%s"
+    for home, counts, total in items:
         start = f"{metric.sample}{{{_double(home.text)}{',' if home.text else ''}"
-        counts = compress(accumulate(buckets), edges.keep)
-        for piece in pieces:
-            some = tuple(islice(counts, _MOST))
-            if written + len(some) > _MOST:
-                pause()
-                written = 0
-            text.write((piece.replace(_NAME, start) % some).encode())
-            written += len(some)
+        text.write((template.replace(_NAME, start) % tuple(counts)).encode())
         if total is not None:
             labels = _in_braces(home.text)
-            template = f"{metric.name}_sum{labels} {number}\n{metric.name}_count{labels} %d\n"
-            text.write((template % (total, some[-1])).encode())
-            written += 2
-    pause()
+            ends = f"{metric.name}_sum{labels} {number}\n{metric.name}_count{labels} %d\n"
+            text.write((ends % (total, counts[-1])).encode())
+        pause()
 
 
 def _double(text: str) -> str:

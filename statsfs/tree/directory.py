@@ -15,8 +15,10 @@ from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyVa
 from statsfs.model.arrays import Array, File
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
+from statsfs.tree.access import Owner
 from statsfs.tree.index import ArrayIndex, Entry, Key, Part, reduce_parts
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
+from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.refresh import Refresher
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ class Directory:
     """What a source is to the rest of the package; programs use the methods of `Source`.
 
     Attributes:
+        owner: the user and the group, by number; None for those of the directory above.
         subordinates: the sources in it, by name, hidden ones too.
         visible: how many of them are not hidden.
         place: the number of its stay under its parent, never used again; 0 without a parent.
@@ -49,6 +52,7 @@ class Directory:
     """
 
     name: str
+    owner: Owner | None = None
     parent: "Source | Registry | None" = None
     subordinates: "dict[str, Source]" = field(default_factory=lambda: _NOTHING)
     visible: int = 0
@@ -79,13 +83,21 @@ class Directory:
         """The names from the top of the tree to the source, joined by "/"."""
         return "/".join([directory.name for directory in reversed(self.lineage())])
 
+    def warn(self, logger: logging.Logger, text: str, *args: object) -> None:
+        """Log a warning about the source, within what its owner may cause in a registry."""
+        lineage = self.lineage()
+        top = lineage[-1].parent
+        budget = top.log_budget if isinstance(top, Listening) else LogBudget()
+        user = next((one.owner[0] for one in lineage if one.owner is not None), None)
+        budget.log(user, logger, f"%s: {text}", self.path, *args)
+
     def complain(self, key: object, message: str) -> None:
         """Log a warning about the source, once for each `key`."""
         if self._complaints is None:
             self._complaints = set()
         if key not in self._complaints:
             self._complaints.add(key)
-            log.warning("%s: %s", self.path, message)
+            self.warn(log, "%s", message)
 
     # Which files it shows
 
@@ -229,10 +241,8 @@ class Directory:
                 cleared()
         if refused:
             first, reason = refused[0]
-            log.warning(
-                "%s: clearing %r: %d bases refused, first that of %s: %s",
-                self.path, file.name, len(refused), first.source.path, reason,
-            )  # fmt: skip
+            text = "clearing %r: %d bases refused, first that of %s: %s"
+            self.warn(log, text, file.name, len(refused), first.source.path, reason)
 
     def _parts(self, file: File) -> Sequence[Part]:
         # What an aggregate covers: one array, or all in which values belong together.

@@ -24,6 +24,7 @@ from operator import call
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from statsfs.model.locking import call_locked
+from statsfs.tree.log_budget import LogBudget
 
 __all__ = [
     "ChangeNotice",
@@ -59,7 +60,14 @@ class ChangeNotice:
 
 
 class Listening:
-    """The base class of the registry: it tells listeners of changes."""
+    """The base class of the registry: it tells listeners of changes.
+
+    Attributes:
+        log_budget: how many lines users may cause that are about its sources.
+    """
+
+    def __init__(self) -> None:
+        self.log_budget: Final = LogBudget()
 
     def notify(self, notice: ChangeNotice) -> None:
         """Call the listeners, in the calling thread and under no lock."""

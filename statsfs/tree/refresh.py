@@ -20,10 +20,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from statsfs.exceptions import UnavailableError
 from statsfs.model.locking import Flag, call_locked
+from statsfs.tree.pauses import pause, pausing
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -163,7 +165,7 @@ class Refresher:
         if failure is None:
             log.info("%s: available again", self.source.path)
         else:
-            log.warning("%s: %s", self.source.path, _describe(failure))
+            self.source._directory.warn(log, "%s", _describe(failure))
 
     def give_up(self, run: _Run) -> None:
         """Note that a call missed the deadline; from now on samples do not wait for it.
@@ -227,7 +229,8 @@ class Refreshing:
         """Refresh; return when all have ended or the deadline is over."""
         deadline = time.monotonic() + DEADLINE
         begun = [(refresher, refresher.begin()) for refresher in self._blocking]
-        self._call_others(deadline)
+        with pausing() if len(self._others) > 1 else nullcontext():
+            self._call_others(deadline)
         for refresher, run in begun:
             if run is not None and not run.done.wait(max(0.0, deadline - time.monotonic())):
                 refresher.give_up(run)
@@ -249,6 +252,7 @@ class Refreshing:
                 else:
                     if refresher.failure is not None:
                         refresher.settle(None)
+                pause()
         finally:
             _inside.refresh = False
 

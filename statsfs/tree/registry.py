@@ -24,6 +24,7 @@ class Registry(Listening):
     """The top-level sources of a tree; what `mount` shows."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._sources: dict[str, Source] = {}
         self._listeners: tuple[Callable[[ChangeNotice], None], ...] = ()
 

@@ -49,7 +49,7 @@ def _change_rights(
             stale += directory.add_entry(change, entry, [])
     for key in former.keys() - {entry.key for entry in entries}:
         stale += _remove_entry(change, directory, former[key])
-    change.set(source, "owner", owner)
+    change.set(directory, "owner", owner)
     note_files(change, lineage, stale)
     parent = source.parent
     if parent is not None:

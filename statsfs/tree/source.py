@@ -78,7 +78,6 @@ class Source:
         "hidden",
         "label",
         "name",
-        "owner",
         "retain",
     )
 
@@ -108,12 +107,11 @@ class Source:
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
-        self.owner = check_owner(owner, f"the owner of {name!r}")
         self._cleared: Final = cleared
         self._rmdir: Final = rmdir
         # References: the creator's and those of `get`; those of the tree and of open files.
         self._taken, self._holds, self._released = 1, 0, False
-        self._directory: Final = Directory(name)
+        self._directory: Final = Directory(name, check_owner(owner, f"the owner of {name!r}"))
         if refresh is not None:
             refresher = Refresher(self, refresh, blocking)
             self._directory.refresher = refresher
@@ -129,6 +127,11 @@ class Source:
 
     def __exit__(self, *error: object) -> None:
         self.put()
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """The user and the group that it was made with, by number, or None."""
+        return self._directory.owner
 
     @property
     def parent(self) -> "Source | Registry | None":
