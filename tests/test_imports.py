@@ -27,7 +27,8 @@ ORDER: tuple[tuple[str, ...], ...] = (
 CORE = ("model", "tree")
 THIRD_PARTIES = {
     "pyfuse3": {"filesystem"},
-    "trio": {"filesystem", "cli"},
+    "trio": {"filesystem", "monitoring", "cli"},
+    "h11": {"monitoring"},
     "prometheus_client": {"monitoring"},
     "click": {"cli"},
     "rich": {"cli"},
@@ -131,6 +132,9 @@ def test_every_module_says_what_is_public(module: str) -> None:
         "pyfuse3": "statsfs.filesystem.fuse_handlers statsfs.filesystem.invalidator "
         "statsfs.filesystem.request_loop statsfs.filesystem.session",
         "click": "statsfs.cli",
+        "h11": "statsfs.monitoring.http_connections statsfs.monitoring.http_messages "
+        "statsfs.monitoring.http_server statsfs.monitoring.http_sockets",
+        "trio": "statsfs.monitoring.clients statsfs.monitoring.shared_renderings",
         "qemu": "statsfs.kvm.qmp",
     }
     for package, users in third.items():
@@ -193,7 +197,7 @@ import sys, tempfile
 
 class Blocker:
     blocked = {
-        "pyfuse3", "trio", "click", "rich", "prometheus_client", "qemu", "inotify_simple"
+        "pyfuse3", "trio", "click", "rich", "prometheus_client", "h11", "qemu", "inotify_simple"
     }
 
     def find_spec(self, name, path=None, target=None):

@@ -87,9 +87,10 @@ def listening(
     """Answer scrapes at an address, within the context; at None, do not."""
     if address is None:
         return contextlib.nullcontext()
+    raise_descriptor_limit()  # a client is a descriptor
     try:
         return serve_metrics(registry, *address)
-    except OSError as error:
+    except (OSError, ImportError) as error:
         raise click.ClickException(f"--listen: {error}") from error
 
 

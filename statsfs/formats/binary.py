@@ -43,6 +43,7 @@ _HEADER: Final = struct.Struct("=6I")
 _DESCRIPTOR: Final = struct.Struct("=IhHII")
 _NAME_SIZE: Final = 48  # KVM_STATS_NAME_SIZE
 _SLOT: Final = 8  # bytes of an integer; all blocks begin at a multiple of it
+_CACHED_MAX: Final = 512  # numbers of a directory whose layout is kept, with its values
 _FLAGS: Final = 0xFFF  # the bits of a descriptor's flags that mean something
 _POWERS: Final = (10, 2)  # the bases by number
 _U64: Final = (1 << 64) - 1
@@ -289,7 +290,7 @@ def encode(statistics: Statistics) -> bytes:
     return b"".join((before.ljust(layout.data_offset, b"\0"), data, after))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def _prepare(files: tuple[tuple[str, Value], ...], id: str) -> tuple[Layout, bytes]:
     # Thousands of directories have the same files: what they have in common is made once.
     layout = make_layout(id, [describe(value, name) for name, value in files])
@@ -307,7 +308,9 @@ def render(path: str, files: Iterable[tuple[str, Value, Number]]) -> bytes:
     id = _encode_text(path)
     # Another path of no other length stands in, so that few directories have a layout of their own.
     size = _fit_name(len(id))
-    layout, descriptors = _prepare(
+    small = sum(value.size for _, value, _ in listed) <= _CACHED_MAX
+    prepare = _prepare if small else _prepare.__wrapped__
+    layout, descriptors = prepare(
         tuple((name, value) for name, value, _ in listed), "x" * (size - 1)
     )
     offsets = (layout.id_offset, layout.desc_offset, layout.data_offset)

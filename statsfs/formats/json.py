@@ -7,6 +7,7 @@ Threading: pure, but for pauses.
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
@@ -14,18 +15,21 @@ from json.encoder import encode_basestring_ascii as quote
 from operator import itemgetter
 from typing import Any, Final
 
+from statsfs.formats.user_bounds import BYTES_MAX, find_bounded_user
 from statsfs.model.arrays import File
 from statsfs.model.layout import Layout
 from statsfs.model.values import Aggregate, Type
 from statsfs.tree.access import Mask, find_masks
-from statsfs.tree.pauses import pause
+from statsfs.tree.pauses import pause, take_chunks
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
+from statsfs.tree.source import Source
 
 __all__ = ["nest", "quote", "render"]
 
 _S64_MAX: Final = Type.S64.maximum  # sums from 0 to here need no wrapping, whatever their type
 _CHUNK: Final = 16  # directories between two pauses
+_LONG: Final = 8192  # buckets between two pauses
 
 
 class _Span:
@@ -55,8 +59,12 @@ class _Span:
         if None in items:
             return None
         if self._files[0].value.histogram:
-            return (", ".join(map("%d".__mod__, items[0])),)
+            return (_join(items[0]),)
         return items
+
+
+def _join(buckets: Sequence[int]) -> str:
+    return ", ".join([", ".join(map("%d".__mod__, some)) for some in take_chunks(buckets, _LONG)])
 
 
 class _Template:
@@ -116,18 +124,34 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
     masks = find_masks(mask, snapshot)
     fills = {bits: _make_fill(bits) for bits in (masks.common, *masks.others.values())}
     if not masks.others:
-        return nest(root, fills[masks.common])
-    return nest(root, lambda directory: fills[masks.of(directory.source)](directory))
+        return nest(root, fills[masks.common], snapshot.lineage)
+
+    def fill(directory: SnapshotDirectory) -> str:
+        return fills[masks.of(directory.source)](directory)
+
+    return nest(root, fill, snapshot.lineage)
 
 
-def nest(root: SnapshotDirectory, head: Callable[[SnapshotDirectory], str]) -> bytes:
+def nest(
+    root: SnapshotDirectory,
+    head: Callable[[SnapshotDirectory], str],
+    lineage: Sequence[Source] = (),
+) -> bytes:
     """Return objects in objects, as the directories are.
 
-    From the top down, `head` returns the text of each up to where its subordinates begin.
+    What is too much of a user is left out, directory by directory, and the last member of the
+    outermost object says how many: `"left_out": {"1000": 17}`, by user.
+
+    Args:
+        root: the outermost directory.
+        head: returns, from the top down, the text of each up to where its subordinates begin.
+        lineage: the sources from the top-level one to the root; none for a registry.
     """
     # It grows in place: joining megabytes at the end would hold up other threads.
     text = io.BytesIO()
     pieces = [head(root)]
+    user = find_bounded_user(lineage[0]) if lineage else None
+    sizes, left_out = Counter[int](), Counter[int]()
     # No recursion: a tree may be deeper than Python's stack.
     ways = [iter(root.subordinates)]
     separator = ""
@@ -135,19 +159,31 @@ def nest(root: SnapshotDirectory, head: Callable[[SnapshotDirectory], str]) -> b
         child = next(ways[-1], None)
         if child is None:
             ways.pop()
-            pieces.append("}}")
+            pieces.append("}}" if ways else "}")
             separator = ", "
-        elif child.subordinates:
-            pieces.append(f"{separator}{quote(child.source.name)}: {head(child)}")
+            continue
+        if not lineage and len(ways) == 1:
+            user = find_bounded_user(child.source)
+        if user is not None and sizes[user] >= BYTES_MAX:
+            left_out[user] += 1
+            continue
+        piece = f"{separator}{quote(child.source.name)}: {head(child)}"
+        if child.subordinates:
             ways.append(iter(child.subordinates))
             separator = ""
         else:
-            pieces.append(f"{separator}{quote(child.source.name)}: {head(child)}}}}}")
+            piece += "}}"
             separator = ", "
+        pieces.append(piece)
+        if user is not None:
+            sizes[user] += len(piece)  # all of ASCII
         if len(pieces) >= _CHUNK:
             text.write("".join(pieces).encode())
             pieces.clear()
             pause()
-    pieces.append("\n")
+    if left_out:
+        counts = ", ".join(f'"{user}": {count}' for user, count in left_out.items())
+        pieces.append(f', "left_out": {{{counts}}}')
+    pieces.append("}\n")
     text.write("".join(pieces).encode())
     return text.getvalue()

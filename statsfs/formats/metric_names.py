@@ -13,15 +13,26 @@ Threading: pure functions.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import accumulate, compress
 from typing import Final, Literal
 
 from statsfs.model.values import Kind, Type, Unit, Value
 
-__all__ = ["Edges", "Metric", "Scale", "make_edges", "make_label", "make_metric", "make_name"]
+__all__ = [
+    "EDGES_MAX",
+    "Edges",
+    "Metric",
+    "Scale",
+    "make_edges",
+    "make_label",
+    "make_metric",
+    "make_name",
+]
+
+EDGES_MAX: Final = 128  # of a histogram, besides +Inf; of one that has more, so many at most
 
 _FOREIGN: Final = re.compile(r"[^a-zA-Z0-9_]")
 # What the Go parsers take for the end of the input, or show as they are to a terminal.
@@ -49,6 +60,7 @@ _SUFFIXES: Final = {
     "histogram": ("", "_bucket", "_count", "_sum", "_created"),
     "unknown": ("",),
 }
+_MetricType = Literal["counter", "gauge", "histogram", "unknown"]
 _SAMPLES: Final = {"counter": "_total", "histogram": "_bucket"}
 
 
@@ -78,7 +90,7 @@ class Metric:
     """
 
     name: str
-    type: Literal["counter", "gauge", "histogram", "unknown"]
+    type: _MetricType
     unit: str
     help: str
 
@@ -132,59 +144,115 @@ class Scale:
         return numbers if factor == 1 else [n * factor for n in numbers]
 
 
-@lru_cache(maxsize=4096)
 def make_metric(top: str, value: Value) -> tuple[Metric, Scale]:
     """Return the metric of a value below a top-level source, and the scale of its numbers."""
-    type: Literal["counter", "gauge", "histogram"] = "gauge"
+    type: _MetricType = "gauge"
     if value.histogram:
         type = "histogram"
     elif value.kind is Kind.CUMULATIVE and value.type is not Type.BOOL:
         type = "counter"
-    name = f"{top}_{_FOREIGN.sub('_', value.name)}"
+    name, unit = _name(top, value.name, type, value.unit, value.base, value.exponent)
+    help = _CONTROL.sub(" ", value.description).encode(errors="replace").decode().strip()
+    return Metric(name, type, unit, help), _make_scale(value.base, value.exponent)
+
+
+@lru_cache(maxsize=64)
+def _make_scale(base: int, exponent: int) -> Scale:
+    power = base ** abs(exponent)
+    return Scale(power, 1) if exponent >= 0 else Scale(1, power)
+
+
+# By what is small: values have descriptions and bounds, which a cache would keep.
+@lru_cache(maxsize=4096)
+def _name(
+    top: str, local: str, type: _MetricType, counted: Unit, base: int, exponent: int
+) -> tuple[str, str]:
+    # The name of a metric, and its unit.
+    name = f"{top}_{_FOREIGN.sub('_', local)}"
     if type == "counter":
         name = name.removesuffix("_total")
-    unit = str(value.unit) if value.unit in (Unit.SECONDS, Unit.BYTES) else ""
+    unit = str(counted) if counted in (Unit.SECONDS, Unit.BYTES) else ""
     if unit:
-        name = f"{_strip_unit(name, value)}_{unit}"
-    help = _CONTROL.sub(" ", value.description).encode(errors="replace").decode().strip()
-    power = value.base ** abs(value.exponent)
-    scale = Scale(power, 1) if value.exponent >= 0 else Scale(1, power)
-    return Metric(name, type, unit, help), scale
+        # What is said at the end of the top-level source's name is said of something else.
+        said = name != top and _says_unit(name.rpartition("_")[2], counted, base, exponent)
+        name = f"{name.rpartition('_')[0] if said else name}_{unit}"
+    return name, unit
 
 
-def _strip_unit(name: str, value: Value) -> str:
-    exponent = value.exponent
-    said = _SAID.get((value.unit, value.base if exponent else 10, exponent), ())
-    start, _, end = name.rpartition("_")
+def _says_unit(end: str, counted: Unit, base: int, exponent: int) -> bool:
     # The base unit itself may be said already, whatever the exponent is: never twice.
-    return start if end.lower() in said or end == str(value.unit) else name
+    said = _SAID.get((counted, base if exponent else 10, exponent), ())
+    return end.lower() in said or end == str(counted)
 
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """The buckets of a histogram, as the label `le` has them.
+    """The buckets of a histogram that are exported, as the label `le` has them.
 
     Attributes:
         texts: the largest number of each, scaled; "+Inf" is the last.
-        keep: whether a bucket ends where the next one does not, as floats: one text for each True.
+        keep: for each bucket whether one of these ends with it.
     """
 
     texts: tuple[str, ...]
-    keep: tuple[bool, ...]
+    keep: bytes
+
+    def count(self, buckets: Sequence[int]) -> list[int]:
+        """Return how much is in each of these buckets and in those before it."""
+        return list(compress(accumulate(buckets), self.keep))
+
+
+def make_edges(value: Value, held: Iterable[int]) -> Edges:
+    """Return the buckets of a histogram that are exported.
+
+    One with more than `EDGES_MAX` edges has those of buckets that hold something, and the edges
+    where these begin. If that is too many, neighbours are one bucket, 2, 4, 8 or more of them,
+    counted from the first bucket: so two such choices never have edges that cross.
+
+    Args:
+        value: the histogram.
+        held: which buckets hold something, in any series; for one with few edges it is not asked.
+    """
+    if value.size <= EDGES_MAX + 1:
+        return _make_all_edges(value)
+    return _make_edges(value, _choose_ends({*held}, value.size - 1))
+
+
+def _choose_ends(held: set[int], last: int) -> list[int]:
+    # The last one has no upper end, and is always shown.
+    width = 1
+    while True:
+        # Each has an end of its own.
+        if len(held) <= EDGES_MAX + 1:
+            ends = {end for one in held for end in (one * width - 1, (one + 1) * width - 1)}
+            shown = [end for end in ends if 0 <= end < last]
+            if len(shown) <= EDGES_MAX:
+                return sorted(shown)
+        held = {one >> 1 for one in held}
+        width *= 2
 
 
 @lru_cache(maxsize=256)
-def make_edges(value: Value) -> Edges:
-    """Return the buckets of a histogram."""
+def _make_all_edges(value: Value) -> Edges:
+    return _make_edges(value, range(value.size - 1))
+
+
+def _make_edges(value: Value, ends: Iterable[int]) -> Edges:
+    # With the buckets that end there, and the last one.
     _, scale = make_metric("", value)
-    texts = [*map(_show_edge, map(scale.apply, _find_ends(value))), "+Inf"]
-    keep = [*(one != other for one, other in pairwise(texts)), True]
-    return Edges(tuple(text for text, kept in zip(texts, keep, strict=True) if kept), tuple(keep))
-
-
-def _find_ends(value: Value) -> Iterator[int]:
-    # The largest integer of each bucket but the last.
-    return (start - 1 for start in value.starts[1:])
+    starts: Sequence[int] = (
+        value.starts
+        if value.kind is not Kind.LINEAR_HIST
+        else range(0, value.size * value.bucket_size, value.bucket_size)
+    )
+    texts = {end: _show_edge(scale.apply(starts[end + 1] - 1)) for end in ends}
+    texts[value.size - 1] = "+Inf"
+    # Where two are the same float, the later has the label.
+    shown = {text: end for end, text in texts.items()}
+    keep = bytearray(value.size)
+    for end in shown.values():
+        keep[end] = True
+    return Edges(tuple(shown), bytes(keep))
 
 
 def _show_edge(number: int | float) -> str:

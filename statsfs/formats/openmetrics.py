@@ -6,11 +6,10 @@ and in the mark at the end.
 Threading: as `prometheus`.
 """
 
-from collections.abc import Set
 from typing import Final
 
 from statsfs.formats.metric_names import Metric
-from statsfs.formats.prometheus import write_families
+from statsfs.formats.prometheus import Where, write_families
 from statsfs.tree.access import Mask
 from statsfs.tree.snapshot import Snapshot
 
@@ -19,15 +18,15 @@ __all__ = ["CONTENT_TYPE", "render"]
 CONTENT_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, names: Set[str] | None = None) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, where: Where | None = None) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
-        names: only the families that are called so, or whose samples are; None for all.
+        where: is filled: where each family is, by its name and those of its samples.
     """
-    return write_families(snapshot, mask, names, _describe) + b"# EOF\n"
+    return write_families(snapshot, mask, where, _describe) + b"# EOF\n"
 
 
 def _describe(metric: Metric) -> str:

@@ -7,34 +7,35 @@ Threading: pure, but for pauses.
 """
 
 import io
-from collections.abc import Callable, Iterable, Sequence, Set
-from itertools import accumulate, compress, islice
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from statsfs.formats.metric_families import Home, Part, make_families
-from statsfs.formats.metric_names import Metric, make_edges
+from statsfs.formats.metric_families import make_families
+from statsfs.formats.metric_names import Edges, Metric, Scale
+from statsfs.formats.metric_samples import Home
 from statsfs.tree.access import Mask
 from statsfs.tree.pauses import pause
 from statsfs.tree.snapshot import Snapshot
 
-__all__ = ["CONTENT_TYPE", "render", "write_families"]
+__all__ = ["CONTENT_TYPE", "Where", "render", "write_families"]
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
-_MOST: Final = 400  # lines of histograms between two pauses, but for their counts
+Where = dict[str, tuple[int, int]]
+"""Where in a text the family of a name is: its start and its end."""
 
 _NAME: Final = "\0"  # stands in templates for the metric's name; no label has it
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444, names: Set[str] | None = None) -> bytes:
+def render(snapshot: Snapshot, *, mask: Mask = 0o444, where: Where | None = None) -> bytes:
     """Return what a snapshot counted.
 
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.
-        names: only the families that are called so, or whose samples are; None for all.
+        where: is filled: where each family is, by its name and those of its samples.
     """
-    return write_families(snapshot, mask, names, _describe)
+    return write_families(snapshot, mask, where, _describe)
 
 
 def _describe(metric: Metric) -> str:
@@ -46,7 +47,7 @@ def _describe(metric: Metric) -> str:
 
 
 def write_families(
-    snapshot: Snapshot, mask: Mask, names: Set[str] | None, describe: Callable[[Metric], str]
+    snapshot: Snapshot, mask: Mask, where: Where | None, describe: Callable[[Metric], str]
 ) -> bytes:
     """Return the text of the metric families of a snapshot.
 
@@ -54,35 +55,33 @@ def write_families(
     are then one call of C.
 
     Args:
-        snapshot, mask, names: as for `render`.
+        snapshot, mask, where: as for `render`.
         describe: returns the comments of a metric.
     """
     # It grows in place: joining 300,000 lines at last would take long for other threads.
     text = io.BytesIO()
     templates: dict[tuple[int, str], tuple[list[Home], str]] = {}
     for family in make_families(snapshot, mask=mask):
-        # Whole: of a histogram's sum alone, programs in Go would make one that counted nothing.
-        if names is not None and names.isdisjoint(family.metric.names):
-            continue
+        start = text.tell()
         name = family.metric.sample
         head = describe(family.metric)
-        for part in family.parts:
-            for homes, column, sums in part.take():
-                text.write(head.encode())
-                head = ""  # a metric without samples has no comments either
-                if part.value.histogram:
-                    _write_histograms(
-                        text, family.metric, part, zip(homes, column, sums, strict=True)
-                    )
-                    continue
-                number = "%d" if part.scale.exact else "%s"
-                # The values of an array have the same lists of homes.
-                known, template = templates.get((id(homes), number), (None, ""))
-                if known is None:
-                    template = _make_template(homes, number)
-                    templates[id(homes), number] = (homes, template)
-                text.write((template.replace(_NAME, name) % tuple(column)).encode())
-                pause()
+        for part, (homes, column, sums) in family.take():
+            text.write(head.encode())
+            head = ""  # a metric without samples has no comments either
+            if part.edges is not None:
+                items = zip(homes, column, sums, strict=True)
+                _write_histograms(text, family.metric, part.edges, part.scale, items)
+                continue
+            number = "%d" if part.scale.exact else "%s"
+            # The values of an array have the same lists of homes.
+            known, template = templates.get((id(homes), number), (None, ""))
+            if known is None:
+                template = _make_template(homes, number)
+                templates[id(homes), number] = (homes, template)
+            text.write((template.replace(_NAME, name) % tuple(column)).encode())
+            pause()
+        if where is not None:
+            where.update(dict.fromkeys(family.metric.names, (start, text.tell())))
     return text.getvalue()
 
 
@@ -93,30 +92,20 @@ def _make_template(homes: list[Home], number: str) -> str:
 def _write_histograms(
     text: io.BytesIO,
     metric: Metric,
-    part: Part,
+    edges: Edges,
+    scale: Scale,
     items: Iterable[tuple[Home, Sequence[int], int | float | None]],
 ) -> None:
-    edges = make_edges(part.value)
-    lines = [f'{_NAME}le="{end}"}} %d\n' for end in edges.texts]
-    pieces = ["".join(lines[start : start + _MOST]) for start in range(0, len(lines), _MOST)]
-    number = "%d" if part.scale.exact else "%s"
-    written = 0
-    for home, buckets, total in items:
+    template = "".join([f'{_NAME}le="{end}"}} %d\n' for end in edges.texts])
+    number = "%d" if scale.exact else "%s"
+    for home, counts, total in items:
         start = f"{metric.sample}{{{_double(home.text)}{',' if home.text else ''}"
-        counts = compress(accumulate(buckets), edges.keep)
-        for piece in pieces:
-            some = tuple(islice(counts, _MOST))
-            if written + len(some) > _MOST:
-                pause()
-                written = 0
-            text.write((piece.replace(_NAME, start) % some).encode())
-            written += len(some)
+        text.write((template.replace(_NAME, start) % tuple(counts)).encode())
         if total is not None:
             labels = _in_braces(home.text)
-            template = f"{metric.name}_sum{labels} {number}\n{metric.name}_count{labels} %d\n"
-            text.write((template % (total, some[-1])).encode())
-            written += 2
-    pause()
+            ends = f"{metric.name}_sum{labels} {number}\n{metric.name}_count{labels} %d\n"
+            text.write((ends % (total, counts[-1])).encode())
+        pause()
 
 
 def _double(text: str) -> str:

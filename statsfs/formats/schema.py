@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from statsfs.formats.json import nest, quote
-from statsfs.formats.metric_families import Home
+from statsfs.formats.metric_samples import Home
 from statsfs.model.layout import Layout
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
@@ -64,11 +64,11 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
         return f'{{"labels": {{{pairs}}}, {describe(directory.layout)}, "subordinates": {{'
 
-    return nest(root, head)
+    return nest(root, head, snapshot.lineage)
 
 
 def _go_down(home: Home | None, source: Any) -> Home:
-    return Home(source, source.name, {}) if home is None else home.below(source)
+    return Home(source, source, {}) if home is None else home.below(source)
 
 
 def _describe_files(layout: Layout) -> str:

@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from statsfs.exceptions import BaseMismatchError
 from statsfs.model.buffers import SlotBuffer
+from statsfs.model.external import Numbers
 from statsfs.model.foreign import foreign
 from statsfs.model.histograms import find_sums
 from statsfs.model.readers import (
@@ -23,6 +24,7 @@ from statsfs.model.readers import (
     KeyReader,
     MappingReader,
     Reader,
+    ReplacedReader,
     SlotReader,
     convert_number,
     describe_number,
@@ -189,7 +191,9 @@ class Binder:
             return self._reader(BufferReader), _bind_buffer(self.values, base)
         if isinstance(base, SlotBuffer) and base.stats_values == self.values:
             return self._reader(SlotReader), base
-        if isinstance(base, Mapping):
+        if isinstance(base, Numbers):
+            reader = self._reader(ReplacedReader, _is_plain_mapping(type(base)))
+        elif isinstance(base, Mapping):
             reader = self._key_reader(MappingReader, _is_plain_mapping(type(base)), base)
         elif _is_raw_buffer(base):
             raise BaseMismatchError(

@@ -26,6 +26,7 @@ __all__ = [
     "KeyReader",
     "MappingReader",
     "Reader",
+    "ReplacedReader",
     "SlotReader",
     "convert_number",
     "describe_number",
@@ -267,6 +268,22 @@ class MappingReader(KeyReader):
             self._empty(base, index)
         else:
             base[self.values[index].name] = 0
+
+
+class ReplacedReader(MappingReader):
+    """Reads mappings whose lists are replaced and never changed: they are not copied."""
+
+    __slots__ = ()
+
+    def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
+        super().__init__(values, plain)
+        self.sample = self._row
+
+    def parts(self, bases: Collection[Any]) -> list[tuple[Callable[[Any], Any], Iterable[Any]]]:
+        return [(self._row, bases)]
+
+    def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        return list(map(self._getters[index], bases))
 
 
 class _PackedReader(Reader):

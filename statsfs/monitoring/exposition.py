@@ -6,20 +6,15 @@ Threading: any thread; scrapes are answered in threads of their own.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from itertools import accumulate, compress
 from stat import S_IROTH
 from typing import TYPE_CHECKING
 
-from statsfs.formats.metric_families import Family, make_families
-from statsfs.formats.metric_names import Metric, make_edges, make_metric, make_name
-from statsfs.model.values import Aggregate
+from statsfs.formats.metric_families import Family, make_families, name_metrics
+from statsfs.formats.metric_names import Metric
 from statsfs.tree.gil import GIL_OFF, is_gil_on
-from statsfs.tree.lock import lock_tree
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import take_snapshot
-from statsfs.tree.source import directory_of
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric as TheirMetric
@@ -63,7 +58,9 @@ class RegistryCollector:
 
     def describe(self) -> list["TheirMetric"]:
         """Return the metrics of all values that there are now, without samples or a refresh."""
-        return [self._make(metric) for metric in _name_metrics(self._registry)]
+        with pausing():
+            metrics = name_metrics(take_snapshot(self._registry), mask=S_IROTH)
+        return [self._make(metric) for metric in metrics]
 
     def collect(self) -> Iterator["TheirMetric"]:
         """Return the metric families as they are now."""
@@ -81,51 +78,18 @@ class RegistryCollector:
         return self._metric(metric.name, metric.help, metric.type, metric.unit)
 
 
-def _name_metrics(registry: Registry) -> list[Metric]:
-    with pausing():
-        # Sources that do not answer just now have names too.
-        snapshot = replace(take_snapshot(registry), unavailable=frozenset())
-        metrics = [family.metric for family in make_families(snapshot, mask=S_IROTH)]
-    claimed = {name for metric in metrics for name in metric.names}
-    declared = lock_tree(
-        lambda: [
-            (make_name(top.name), array)
-            for top in registry.sources
-            if not top.hidden
-            for array, index in directory_of(top).index.items()
-            if index.declared
-        ]
-    )
-    for top, array in declared:
-        for place, value in enumerate(array.values):
-            if value.aggregate is Aggregate.NONE or not value.mode & S_IROTH:
-                continue
-            if place in array.sums.values():
-                continue
-            metric, _ = make_metric(top, value)
-            if value.histogram and place not in array.sums:
-                metric = metric.without_sums()
-            if claimed.isdisjoint(metric.names):
-                claimed.update(metric.names)
-                metrics.append(metric)
-    return metrics
-
-
 def _list_samples(family: Family) -> Iterator[tuple[str, dict[str, str], int | float]]:
     metric = family.metric
-    for part in family.parts:
-        edges = make_edges(part.value) if part.value.histogram else None
-        for homes, column, sums in part.take():
-            for home, item, total in zip(homes, column, sums, strict=True):
-                if edges is None:
-                    yield metric.sample, home.labels, item
-                    continue
-                counts = list(compress(accumulate(item), edges.keep))
-                for text, count in zip(edges.texts, counts, strict=True):
-                    yield metric.sample, {**home.labels, "le": text}, count
-                if total is not None:
-                    yield f"{metric.name}_sum", home.labels, total
-                    yield f"{metric.name}_count", home.labels, counts[-1]
+    for part, (homes, column, sums) in family.take():
+        for home, item, total in zip(homes, column, sums, strict=True):
+            if part.edges is None:
+                yield metric.sample, home.labels, item
+                continue
+            for text, count in zip(part.edges.texts, item, strict=True):
+                yield metric.sample, {**home.labels, "le": text}, count
+            if total is not None:
+                yield f"{metric.name}_sum", home.labels, total
+                yield f"{metric.name}_count", home.labels, item[-1]
 
 
 def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) -> "MetricsServer":
@@ -144,9 +108,15 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
     Raises:
         OSError: the machine does not have the address, it is taken, or there is no GIL; the message
             is one line.
+        ImportError: h11 or trio is not installed.
     """
     if not is_gil_on():
         raise OSError(f"cannot serve metrics: {GIL_OFF}")
-    from statsfs.monitoring.http_server import MetricsServer
-
+    try:
+        from statsfs.monitoring.http_server import MetricsServer
+    except ModuleNotFoundError as error:
+        if error.name not in ("h11", "trio"):
+            raise
+        text = "serve_metrics needs h11 and trio: pip install 'statsfs[http]'"
+        raise ImportError(text, name=error.name) from error
     return MetricsServer(registry, host, port)

@@ -1,214 +1,99 @@
 """The HTTP server that answers scrapes of `/metrics`.
 
-Owns the sockets, and what a client may ask for: GET and HEAD of one path, of all metrics or of
-those that `name[]` names, in a format and an encoding that it accepts. Anybody may ask, so only
-values that everybody may read are exported.
-Threading: any thread. Each connection has a daemon thread: a slow or silent client delays only
-itself, and is cut off in the end.
+Owns the paths, what a client may ask of each, and the life of a server. Clients get GET and HEAD of
+one path, of all metrics or of those that `name[]` names, in a format and an encoding that they
+accept. Anybody may ask, so only values that everybody may read are exported.
+
+Threading: any thread. A daemon thread with a trio loop of its own serves all clients, and
+renderings are made in a worker thread: who is slow or silent delays nobody else.
 """
 
-import gzip
 import logging
+import os
 import re
 import socket
-import time
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
-from dataclasses import replace
-from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler
-from io import BytesIO
-from socketserver import TCPServer, ThreadingMixIn
-from stat import S_IROTH
-from threading import BoundedSemaphore, Lock, Thread
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+import trio
+
 from statsfs.formats import openmetrics, prometheus
-from statsfs.formats.views import VIEWS, Rendering, View
-from statsfs.tree.refresh import refresh_all
+from statsfs.formats.views import VIEWS
+from statsfs.model.locking import Flag
+from statsfs.monitoring.http_messages import Answer, Request, make_error
+from statsfs.monitoring.http_sockets import RETRY_LATER, Listening, close, listen
+from statsfs.monitoring.negotiation import accepts_gzip, choose_content_type
+from statsfs.monitoring.shared_renderings import RenderingError, SharedRenderings, compress
 from statsfs.tree.registry import Registry
 
-__all__ = ["MetricsServer", "accepts_gzip", "choose_content_type"]
+__all__ = ["MetricsServer"]
 
 log = logging.getLogger(__name__)
 
-_PATIENCE: Final = 30.0  # seconds for a client to ask, and again to take the answer
-_CONNECTIONS: Final = 128  # at a time: each is a thread
-_REST: Final = 0.1  # seconds until the next try after the system ran out of descriptors or threads
+_PATIENCE: Final = 60.0  # seconds that a client waits for a rendering
+_SMALL: Final = 256 << 10  # bytes of some metrics that are compressed, 2 ms for each client
 
-# Proxies get whole URLs.
-_TARGET: Final = re.compile(r"(?i:https?://[^/?#]*)?/metrics(\?(?P<query>[^#]*))?(#.*)?")
-_QUALITY: Final = re.compile(r"0(\.[0-9]{0,3})?|1(\.0{0,3})?")
+_ORIGIN: Final = re.compile(r"(?i:https?://[^/?#]*)")  # proxies get whole URLs
 _VIEWS: Final = {
     prometheus.CONTENT_TYPE: VIEWS[".stats.prom"],
     openmetrics.CONTENT_TYPE: VIEWS[".stats.openmetrics"],
 }
 
 
-def _parse(header: str) -> Iterator[tuple[str, str, float]]:
-    # Yields the name, the version and the quality of each item of an Accept or Accept-Encoding.
-    for item in header.split(","):
-        name, *rest = (part.strip().lower() for part in item.split(";"))
-        pairs = {key.strip(): text.strip() for key, _, text in (one.partition("=") for one in rest)}
-        quality = pairs.get("q", "1")
-        if _QUALITY.fullmatch(quality):
-            yield name, pairs.get("version", "").strip('"'), float(quality)
+class _Answers:
+    # What is answered, by path.
 
+    def __init__(self, renderings: SharedRenderings) -> None:
+        self._renderings = renderings
+        self._packing = trio.CapacityLimiter(1)
+        self._paths = {"/metrics": self._answer_metrics}
 
-def _rate(header: str, content_type: str) -> tuple[float, bool]:
-    # Returns the quality of a content type, and whether it is named: a name outweighs a pattern.
-    ((named, current, _),) = _parse(content_type)
-    patterns = ("*/*", f"{named.partition('/')[0]}/*", named)
-    rated = {
-        (patterns.index(name), quality)
-        for name, version, quality in _parse(header)
-        if name in patterns and version in ("", current)
-    }
-    weight, quality = max(rated, default=(0, 0.0))
-    return quality, weight == patterns.index(named)
+    async def answer(self, request: Request, is_wanted: Callable[[], bool]) -> Answer:
+        target = request.target
+        origin = _ORIGIN.match(target)
+        path, _, query = target[origin.end() if origin else 0 :].partition("#")[0].partition("?")
+        if path not in self._paths:
+            return make_error(HTTPStatus.NOT_FOUND)
+        if request.method not in ("GET", "HEAD"):
+            return make_error(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow", "GET, HEAD"))
+        if request.has_body:
+            return make_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        try:
+            with trio.fail_after(_PATIENCE):
+                return await self._paths[path](request, query, is_wanted)
+        except RenderingError:
+            return make_error(HTTPStatus.INTERNAL_SERVER_ERROR)
+        except (trio.TooSlowError, RuntimeError):  # or no thread can be started
+            return make_error(HTTPStatus.SERVICE_UNAVAILABLE, RETRY_LATER)
 
-
-def choose_content_type(accept: str) -> str:
-    """Choose by an `Accept` header: OpenMetrics if it is preferred, or named and liked as well."""
-    wanted, named = _rate(accept, openmetrics.CONTENT_TYPE)
-    other, _ = _rate(accept, prometheus.CONTENT_TYPE)
-    preferred = wanted and (wanted, named) > (other, False)
-    return openmetrics.CONTENT_TYPE if preferred else prometheus.CONTENT_TYPE
-
-
-def accepts_gzip(header: str) -> bool:
-    """Tell whether an `Accept-Encoding` header lets the answer be compressed."""
-    return any(name in ("gzip", "x-gzip") and quality > 0 for name, _, quality in _parse(header))
-
-
-class _Handler(BaseHTTPRequestHandler):
-    # One connection, which is one request.
-    server: "_Server"
-    raw_requestline: bytes
-    query = ""
-    timeout = _PATIENCE
-    disable_nagle_algorithm = True
-    error_content_type = "text/plain; charset=utf-8"
-    error_message_format = "%(code)d %(message)s\n"
-
-    def parse_request(self) -> bool:
-        if len(self.raw_requestline.split()) == 2:
-            # HTTP/0.9: no header follows. Python waits for one before 3.14, which has no Message.
-            self.rfile = BytesIO()
-        if not super().parse_request():
-            return False
-        self.headers = self.headers or self.MessageClass()
-        self.server.silent.pop(self.request, None)
-        target = _TARGET.fullmatch(self.path)
-        if target is None:
-            self.send_error(HTTPStatus.NOT_FOUND)
-        elif self.command not in ("GET", "HEAD"):
-            headers = {"Content-Type": self.error_content_type, "Allow": "GET, HEAD"}
-            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, b"405 Method Not Allowed\n", headers)
-        else:
-            self.query = target["query"] or ""
-            return True
-        return False
-
-    def do_GET(self) -> None:
-        content_type = choose_content_type(",".join(self.headers.get_all("Accept", [])))
-        view = _VIEWS[content_type]
+    async def _answer_metrics(
+        self, request: Request, query: str, is_wanted: Callable[[], bool]
+    ) -> Answer:
+        content_type = choose_content_type(request.headers.get("accept", ""))
+        packed = accepts_gzip(request.headers.get("accept-encoding", ""))
         # As in prometheus_client: without a name all metrics, and what is no name is ignored.
-        names = parse_qs(self.query).get("name[]")
+        names = parse_qs(query).get("name[]")
+        whole = packed and names is None
+        text = await self._renderings.render(_VIEWS[content_type], whole, is_wanted)
+        kept = text.packed if whole else text.plain
+        body: list[bytes | memoryview] = [kept]
         if names is not None:
-            view = replace(view, render=partial(view.render, names=frozenset(names)))
-        try:
-            body = self.server.render(view)
-        except Exception:
-            log.exception("a scrape failed")
-            self.send_error(HTTPStatus.INTERNAL_SERVER_ERROR)
-            return
-        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
-        if accepts_gzip(",".join(self.headers.get_all("Accept-Encoding", []))):
-            # The fastest level makes it ten times smaller, and leaves the CPU to the producers.
-            body = gzip.compress(body, 1, mtime=0)
-            headers["Content-Encoding"] = "gzip"
-        self._answer(HTTPStatus.OK, body, headers)
-
-    do_HEAD = do_GET
-
-    def _answer(self, status: HTTPStatus, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, text in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def version_string(self) -> str:
-        return "statsfs"
-
-    def log_message(self, format: str, *args: Any) -> None:
-        log.debug(format, *args)
-
-
-class _Server(ThreadingMixIn, TCPServer):
-    # HTTPServer would ask the DNS for its own name.
-    allow_reuse_address = True
-    daemon_threads = True
-    request_queue_size = _CONNECTIONS
-
-    def __init__(self, registry: Registry, family: int, address: Any) -> None:
-        self.address_family = family
-        self.closing = False
-        self.silent: dict[socket.socket, None] = {}  # without a request yet, the oldest first
-        self._registry = registry
-        # Two views at a time would take twice as long and twice the memory.
-        self._rendering = Lock()
-        self._free = BoundedSemaphore(_CONNECTIONS)
-        super().__init__(address, _Handler)
-
-    def render(self, view: View) -> bytes:
-        # Without the lock: a refresh that does not answer delays this scrape, and no other.
-        refresh_all(self._registry.sources)
-        with self._rendering:
-            rendering = Rendering(view, self._registry, S_IROTH)
-            rendering.run()
-            return rendering.text
-
-    def serve(self) -> None:
-        # serve_forever would poll twice a second.
-        while not self.closing:
-            self.handle_request()
-
-    def get_request(self) -> Any:
-        try:
-            return super().get_request()
-        except OSError:
-            if not self.closing:
-                time.sleep(_REST)
-            raise
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False) or self._make_room():
-            self.silent[request] = None
-            super().process_request(request, client_address)
-        else:
-            super().shutdown_request(request)
-
-    def _make_room(self) -> bool:
-        # Cuts off the connection that has been silent for longest, if there is one.
-        for silent in list(self.silent)[:1]:
-            self.silent.pop(silent, None)
-            with suppress(OSError):  # it may have gone meanwhile
-                silent.shutdown(socket.SHUT_RDWR)
-            return self._free.acquire(timeout=_REST)
-        return False
-
-    def shutdown_request(self, request: Any) -> None:
-        self.silent.pop(request, None)
-        self._free.release()
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        log.debug("a connection failed", exc_info=True)
+            body = [*text.select(frozenset(names))]
+            small = sum(map(len, body)) <= _SMALL
+            packed = packed and small
+            if small:
+                kept = b"".join(body)  # which does not keep the whole text
+                if packed:
+                    kept = await trio.to_thread.run_sync(compress, kept, limiter=self._packing)
+                body = [kept]
+        headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
+        if packed:
+            headers.append(("Content-Encoding", "gzip"))
+        return Answer(HTTPStatus.OK, headers, body, kept)
 
 
 class MetricsServer(AbstractContextManager["MetricsServer"]):
@@ -223,33 +108,86 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
             raise OSError(f"cannot listen on {where}: invalid port")
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            self._server = _Server(registry, found[0][0], found[0][4])
+            self._listener = listen(found[0][0], found[0][4])
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"cannot listen on {where}: {reason}") from error
-        bound: Any = self._server.server_address  # of four parts with IPv6
+        bound: Any = self._listener.getsockname()  # of four parts with IPv6
         self.host: str = bound[0]
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
-        self._thread = Thread(target=self._server.serve, name=f"statsfs {self.url}", daemon=True)
-        self._thread.start()
+        self._registry = registry
+        self._pid = os.getpid()
+        self._ended = False
+        self._failure: BaseException | None = None
+        self._begun = threading.Lock()  # taken by the thread, or when there is to be none
+        self._serving = Flag()
+        self._thread = threading.Thread(target=self._run, name=f"statsfs {self.url}", daemon=True)
+        self._start()
 
     def __repr__(self) -> str:
-        return f"<MetricsServer {self.url}{' closed' if self._server.closing else ''}>"
+        return f"<MetricsServer {self.url}{' closed' if self._closed else ''}>"
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Stop listening; scrapes under way are answered. Closing again does nothing."""
-        if self._server.closing:
+    @property
+    def _closed(self) -> bool:
+        # A forked child has no thread that serves.
+        return self._ended or os.getpid() != self._pid
+
+    def _start(self) -> None:
+        try:
+            self._thread.start()
+            self._serving.wait()
+        except BaseException as error:
+            # Ctrl-C, too: the thread may have been started, or not.
+            if self._begun.acquire(blocking=False):
+                close(self._listener)
+            else:
+                self.close()
+            if isinstance(error, RuntimeError):
+                raise OSError(f"cannot serve metrics: no thread can be started: {error}") from error
+            raise
+        if self._failure is not None:
+            raise OSError(f"cannot serve metrics: {self._failure}") from self._failure
+
+    def _run(self) -> None:
+        if not self._begun.acquire(blocking=False):
             return
-        self._server.closing = True
-        if self._thread.is_alive():
-            # This wakes the thread; from a forked child it would end the parent's server.
-            self._server.socket.shutdown(socket.SHUT_RDWR)
+        try:
+            trio.run(self._serve)
+        except BaseException as error:
+            log.exception("%s: serving failed", self.url)
+            self._failure = error
+        finally:
+            close(self._listener)
+            self._serving.set()
+
+    async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        renderings = SharedRenderings(self._registry)
+        self._listening = Listening(self._listener, _Answers(renderings).answer)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renderings.run)
+            self._serving.set()
+            await self._listening.run()
+            nursery.cancel_scope.cancel()
+
+    def close(self) -> None:
+        """Stop listening; scrapes under way are answered within seconds, or never.
+
+        Closing again does nothing.
+        """
+        if self._closed:
+            return
+        self._ended = True
+        self._serving.wait()
+        # It may have failed, and at once.
+        with suppress(AttributeError, trio.RunFinishedError):
+            self._token.run_sync_soon(self._listening.stop)
+        if threading.current_thread() is not self._thread:
             self._thread.join()
-        self._server.server_close()
 
 
 def _bracket(host: str) -> str:

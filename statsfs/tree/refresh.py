@@ -20,12 +20,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from statsfs.exceptions import UnavailableError
 from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.locking import Flag, call_locked
-from statsfs.tree.pauses import pause
+from statsfs.tree.pauses import pause, pausing
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -233,7 +234,8 @@ class Refreshing:
         """Refresh; return when all have ended or the deadline is over."""
         deadline = time.monotonic() + DEADLINE
         begun = [(refresher, refresher.begin()) for refresher in self._blocking]
-        self._call_others(deadline)
+        with pausing() if len(self._others) > 1 else nullcontext():
+            self._call_others(deadline)
         for refresher, run in begun:
             if run is not None and not run.done.wait(max(0.0, deadline - time.monotonic())):
                 refresher.give_up(run)

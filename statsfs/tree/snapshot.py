@@ -39,6 +39,7 @@ __all__ = ["Samples", "Snapshot", "take_snapshot"]
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 256  # rows that are decoded between two pauses
+_WIDE: Final = 12_000  # and numbers
 
 
 @dataclass(slots=True, eq=False)
@@ -110,13 +111,14 @@ class Samples:
         self._decoded: tuple[list[Entry], list[Row]] | None = None
 
     def decode(self) -> tuple[list[Entry], list[Row]]:
-        """Return `entries` and `rows`; they are decoded once."""
+        """Return `entries` and rows; they are decoded once. Others have the rows' lists, too."""
         if self._decoded is None:
             entries: list[Entry] = []
             rows: list[Row] = []
+            most = max(1, min(_CHUNK, _WIDE // self.array.size))
             for group in self._groups:
-                for start in range(0, len(group.entries), _CHUNK):
-                    chunk = slice(start, start + _CHUNK)
+                for start in range(0, len(group.entries), most):
+                    chunk = slice(start, start + most)
                     raw = group.reader.decode([part[chunk] for part in group.parts])
                     _decode_rows(group.entries[chunk], raw, entries, rows)
                     pause()
@@ -139,7 +141,10 @@ class Samples:
 
         An item is an integer, or a list of integers for a histogram.
         """
-        return self.decode()[1]
+        rows = self.decode()[1]
+        if any(value.histogram for value in self.values):
+            return [tuple(list(n) if isinstance(n, list) else n for n in row) for row in rows]
+        return rows
 
 
 def _decode_rows(
@@ -173,6 +178,7 @@ class Snapshot:
         subordinates: each source that has some, and those, hidden ones too; parents come first.
         states: the version and the cached layout of each source.
         unavailable: the sources whose refresh failed; their subtrees have no numbers either.
+        tops: the top-level sources, or the root, and the arrays that are in the subtree of each.
         declared: the entries that had no base.
         retained: what sources retained, and how much that was.
     """
@@ -184,6 +190,7 @@ class Snapshot:
     subordinates: "_Subordinates"
     states: "_States"
     unavailable: "frozenset[Source]"
+    tops: "dict[Source, list[Array]]"
     declared: list[Entry]
     retained: list[tuple[Retained, RetainedRow]]
 
@@ -275,7 +282,16 @@ def _pass(root: "Source | Registry", broken: _Broken) -> tuple[Snapshot, list[_G
         group.bases = list(group.bases)
     arrays = {array.values: Samples(array) for array, _ in found}
     snapshot = Snapshot(
-        moment, arrays, root, lineage, subordinates, states, unavailable, declared, retained
+        moment,
+        arrays,
+        root,
+        lineage,
+        subordinates,
+        states,
+        unavailable,
+        {top: list(top._directory.index) for top in tops},
+        declared,
+        retained,
     )
     return snapshot, plain + dynamic
 

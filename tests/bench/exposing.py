@@ -1,7 +1,13 @@
-"""What a scrape of 100,000 samples costs, beside prometheus_client's text of the same samples."""
+"""What a scrape of 100,000 samples costs, beside prometheus_client's text of the same samples.
 
+Over HTTP the clients are threads of the process that serves.
+"""
+
+import http.client
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +18,19 @@ from prometheus_client.core import Metric
 from statsfs.filesystem.mounting import mount
 from statsfs.formats import openmetrics, prometheus
 from statsfs.model.stats import values_of
-from statsfs.monitoring.exposition import RegistryCollector
+from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
+from statsfs.monitoring.http_server import MetricsServer
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
-from tests.bench.measuring import Line, divide, show, take_turns, tell
+from tests.bench.measuring import Line, compare, divide, show, take_turns, tell
 from tests.bench.stats import VcpuStats
 
 SOURCES = 2_128  # of 47 values: 100,016 samples
 VCPUS = 8
 ROUNDS = 7
 BOUND = 5
+AT_ONCE = 20  # scrapes
+BOUND_AT_ONCE = 4  # times one scrape
 
 
 class Collected:
@@ -55,6 +64,16 @@ def make_tree() -> tuple[Registry, CollectorRegistry]:
     return registry, theirs
 
 
+def scrape(server: MetricsServer) -> None:
+    """Ask as Prometheus does."""
+    connection = http.client.HTTPConnection(server.host, server.port)
+    with closing(connection):
+        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+        response = connection.getresponse()
+        assert (response.status, response.headers["Content-Encoding"]) == (200, "gzip")
+        assert response.read()
+
+
 def measure() -> Iterator[Line]:
     """Each way to the text, and how many times faster than theirs it is."""
     disable_created_metrics()  # type: ignore[no-untyped-call]  # theirs; else twice the samples
@@ -62,10 +81,15 @@ def measure() -> Iterator[Line]:
     plugged = CollectorRegistry()
     plugged.register(RegistryCollector(registry))
     collected: Any = Collected(list(theirs.collect()))
-    with tempfile.TemporaryDirectory() as directory, mount(registry, directory) as mounted:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        mount(registry, directory) as mounted,
+        serve_metrics(registry) as server,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
         view = Path(mounted.mountpoint) / ".stats.prom"
         assert sorted(read_lines(view.read_bytes())) == sorted(read_lines(generate_latest(theirs)))
-        latest, rendering, *others = take_turns(
+        latest, rendering, *others, scraped, many = take_turns(
             [
                 lambda: generate_latest(theirs),
                 lambda: generate_latest(collected),
@@ -73,6 +97,8 @@ def measure() -> Iterator[Line]:
                 lambda: openmetrics.render(registry.snapshot()),
                 view.read_bytes,
                 lambda: generate_latest(plugged),
+                lambda: scrape(server),
+                lambda: list(pool.map(lambda _: scrape(server), range(AT_ONCE))),
             ],
             ROUNDS,
         )
@@ -86,6 +112,9 @@ def measure() -> Iterator[Line]:
         kept = None if least is None else ratio >= least
         bound = "" if least is None else f">= {least} x"
         yield replace(tell(what, seconds, "ms"), ratio=ratio, bound=bound, kept=kept)
+    yield tell("GET /metrics, compressed", scraped, "ms")
+    what = f"{AT_ONCE} of them at once (ratio: to one)"
+    yield compare(what, many, scraped, BOUND_AT_ONCE, "ms")
 
 
 def read_lines(text: bytes) -> Iterator[tuple[bytes, float]]:

@@ -303,6 +303,18 @@ def test_addresses(text: str, address: tuple[str, int]) -> None:
     assert context.params["listen"] == address
 
 
+def test_without_what_serves(tmp_path: Path) -> None:
+    """One line says what is to be installed for scrapes."""
+    program = (
+        "import sys; sys.modules['h11'] = None\n"
+        "from statsfs.cli import main\n"
+        f"sys.exit(main(['demo', {str(tmp_path / 'stats')!r}, '--listen', '0']))\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+    assert_error(done, 1, "--listen: serve_metrics needs h11 and trio: pip install 'statsfs[http]'")
+
+
 @pytest.mark.mount
 def test_demo_that_is_scraped(tmp_path: Path) -> None:
     """It says where, by default on the loopback address; what is there is what the files show."""

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from statsfs.exceptions import FormatError
+from statsfs.formats import binary
 from statsfs.formats.binary import (
     Descriptor,
     Layout,
@@ -209,6 +210,15 @@ def test_an_object_is_laid_out_as_the_kernel_does() -> None:
     header = struct.pack("=6I", 0, 48, 1, 24, 72, 72 + 64)
     descriptor = struct.pack("=IhHII", 0, 0, 1, 0, 0) + b"n".ljust(48, b"\0")
     assert rendered == header + b"vm".ljust(48, b"\0") + descriptor + struct.pack("=Q", 5)
+
+
+def test_layouts_that_are_large_are_not_kept() -> None:
+    """Many directories share a layout; strangers' values must not fill memory."""
+    binary._prepare.cache_clear()
+    for size in (512, 513):
+        wide = Value("wide", kind=Kind.LINEAR_HIST, size=size, bucket_size=1)
+        assert decode(render("vm", [("h", wide, [1] * size)])).numbers == ([1] * size,)
+    assert binary._prepare.cache_info().currsize == 1
 
 
 def test_a_directory_without_files_is_an_object_too() -> None:

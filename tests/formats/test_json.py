@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
+from statsfs.formats import json as json_view
+from statsfs.formats import schema
 from statsfs.formats.json import nest, render
 from statsfs.model.stats import Stats, boolean, s64, u64
 from statsfs.model.values import Aggregate, Kind, Type, Value
@@ -304,3 +306,37 @@ def test_others_have_their_turn(shape: str) -> None:
     assert 1 < most <= 16
     assert text == nest(contents, lambda content: '{"values": {}, "subordinates": {')
     assert text.count(b"values") == 401
+
+
+@pytest.mark.parametrize("view", [render, schema.render])
+def test_a_user_has_so_much_room(
+    registry: Registry, view: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is too much of one user is left out, and said; the others have all of theirs."""
+    monkeypatch.setattr(json_view, "BYTES_MAX", 3_000)
+    long = Value("long", aggregate=Aggregate.SUM, description="x" * 1_000, kind=Kind.INSTANT)
+    many = Value("many", aggregate=Aggregate.SUM, kind=Kind.LINEAR_HIST, size=400, bucket_size=1)
+    base = {"long": 1, "many": [7] * 400}
+    for name, owner in (("mine", None), ("web", (1001, 0)), ("b", (1002, 0)), ("web2", (1001, 0))):
+        top = Source(name, owner=owner)
+        registry.register(top)
+        for number in range(1 if name == "b" else 5):
+            group, leaf = Source("group%d", number), Source("leaf")
+            leaf.add_values([long, many], base)
+            group.add_subordinate(leaf)
+            top.add_subordinate(group)
+    shown = json.loads(view(registry.snapshot()))
+    found = {name: len(one["subordinates"]) for name, one in shown["subordinates"].items()}
+    assert found["mine"] == 5
+    assert found["b"] == 1
+    assert 0 < found["web"] < 5
+    assert "web2" not in found
+    # One of `web2` and the groups that are missing; some leaf may be, too.
+    missing = shown["left_out"]["1001"] - 1 - (5 - found["web"])
+    assert 0 <= missing <= 1
+    assert shown["left_out"].keys() == {"1001"}
+    own = json.loads(view(registry.by_name["web"].snapshot()))
+    assert list(own)[-1] == "left_out"
+    assert "left_out" not in json.loads(view(registry.by_name["mine"].snapshot()))
+    assert own["left_out"]["1001"] >= 5 - found["web"]
+    assert len(view(registry.by_name["web"].snapshot())) < 3_000 * 3

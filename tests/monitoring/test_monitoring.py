@@ -9,7 +9,8 @@ import pytest
 
 from statsfs.demo.mock_kvm import MockKvm
 from statsfs.formats import prometheus
-from statsfs.model.stats import Stats, hist
+from statsfs.model.histograms import make_sum
+from statsfs.model.stats import Stats, hist, linear_hist
 from statsfs.model.values import Aggregate, Kind, Unit, Value
 from statsfs.monitoring.exposition import serve_metrics
 from statsfs.monitoring.http_server import MetricsServer
@@ -78,6 +79,24 @@ def test_promtool_reads_whatever_there_is(registry: Registry) -> None:
     assert all(line.startswith("_9_lives_") for line in said.splitlines())
 
 
+@pytest.mark.tools
+def test_promtool_reads_what_is_left_out(registry: Registry) -> None:
+    """And histograms of which only some edges are there."""
+    fine = Value("fine", kind=Kind.LINEAR_HIST, size=1_000, bucket_size=1, description="Fine")
+    for name, owner, value in (
+        ("web", (1001, 1001), Value("api_fine_count", kind=Kind.INSTANT)),
+        ("web_api", (1002, 1002), fine),
+    ):
+        top = Source(name, owner=owner)
+        values = (value, make_sum(value)) if value.histogram else (value,)
+        number = [0, 1] * 500 if value.histogram else 3
+        top.add_values(values, {value.name: number, "fine.sum": 7})
+        registry.register(top)
+    text = prometheus.render(registry.snapshot())
+    assert b'statsfs_left_out_metrics{reason="name",source="web",user="1001"} 1\n' in text
+    assert check_metrics(text) == (0, "")
+
+
 # A demo, and programs that watch it
 
 
@@ -144,6 +163,7 @@ class Times(Stats):
 
     answers = hist([100, 300, 500], Aggregate.SUM, unit=Unit.SECONDS, exponent=-3)
     polls = bare_log_hist(12, Aggregate.SUM, unit=Unit.SECONDS, exponent=-3, description="Polls")
+    fine = linear_hist(65_535, 1, Aggregate.SUM, unit=Unit.SECONDS, exponent=-3)
 
 
 class Timed:
@@ -162,6 +182,7 @@ class Timed:
         for _ in range(times):
             self.stats.answers.observe(milliseconds)
             self.stats.polls.observe(milliseconds)
+            self.stats.fine.observe(milliseconds)
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +270,10 @@ def test_a_prometheus_server_computes_averages_and_quantiles(
     ).values()
     assert median == pytest.approx(0.255 + 0.256 * 100 / 300)
     assert server.query('{__name__=~"app_polls.*_(sum|count)"}') == {}
+    # One of very many buckets has the edges of those that hold something.
+    (median,) = server.query("histogram_quantile(0.5, app_fine_seconds_bucket)").values()
+    assert median == pytest.approx(0.399 + 0.001 * 100 / 300)
+    assert list(server.query("count(app_fine_seconds_bucket)").values()) == [5]
     (known,) = server.api("metadata", metric="app_answers_seconds")["app_answers_seconds"]
     assert (known["type"], known["unit"]) == ("histogram", "seconds")
 
@@ -302,7 +327,11 @@ def test_node_exporter_invents_nothing(tmp_path: Path) -> None:
     ours = {name: family.samples for name, family in shown.items() if name.startswith("app_")}
     assert ours == {name: family.samples for name, family in parse_text(text).items()}
     types = {name: family.type for name, family in shown.items() if name.startswith("app_")}
-    assert types == {"app_answers_seconds": "histogram", "app_polls_seconds_bucket": "unknown"}
+    assert types == {
+        "app_answers_seconds": "histogram",
+        "app_fine_seconds": "histogram",
+        "app_polls_seconds_bucket": "unknown",
+    }
 
 
 @pytest.mark.mount

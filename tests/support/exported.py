@@ -23,6 +23,7 @@ from tests.support.model import Ages, belong_together, convert, find_sum
 __all__ = [
     "AGES",
     "Node",
+    "as_floats",
     "build",
     "export",
     "parse_openmetrics",
@@ -415,3 +416,11 @@ def _collect(families: list[ParsedMetric]) -> dict[str, Exported]:
                 buckets[float(end)] = sample.value
         found[family.name] = Exported(family.type, family.unit, family.documentation, samples)
     return found
+
+
+def as_floats(samples: dict[Any, Any]) -> dict[Any, Any]:
+    """The samples as prometheus_client writes them."""
+    return {
+        key: as_floats(number) if isinstance(number, dict) else float(number)
+        for key, number in samples.items()
+    }

@@ -1,0 +1,68 @@
+"""Metric conflicts: to which top-level source a metric's name belongs.
+
+The name of a metric begins with that of its top-level source, in which other characters became "_".
+So `web` may have a value `api_requests` and `web_api` a value `requests`. The top-level source with
+the longer name has the metric; of equally long ones the one whose name has only allowed characters,
+else the one whose name is sorted last. Top-level names are an administrator's to give, so nobody
+takes a metric from another by a value, or by coming first. What counts is which values there are,
+whether or not they have numbers at this moment: else the loser's would come and go.
+
+Threading: pure, but for pauses.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from statsfs.formats.metric_names import make_metric
+from statsfs.formats.metric_samples import find_exported
+from statsfs.model.arrays import Array
+from statsfs.tree.pauses import pause
+
+if TYPE_CHECKING:
+    from statsfs.tree.source import Source
+
+__all__ = ["assign_names"]
+
+
+def assign_names(
+    prefixes: "Mapping[Source, str]", arrays: "Mapping[Source, Iterable[Array]]"
+) -> "dict[str, Source]":
+    """Return whose the names of metrics and samples are that two top-level sources might have.
+
+    Args:
+        prefixes: the top-level sources, with what their metrics begin with.
+        arrays: of each what is in its subtree.
+    """
+
+    def rank(top: "Source") -> tuple[int, bool, str]:
+        prefix = prefixes[top]
+        return len(prefix), prefix == top.name, top.name
+
+    assigned: dict[str, Source] = {}
+    for top in sorted(_find_rivals(prefixes), key=rank, reverse=True):
+        names: set[str] = set()
+        for array in arrays[top]:
+            for _, value in find_exported(array):
+                metric, _ = make_metric(prefixes[top], value)
+                if assigned.keys().isdisjoint(metric.names):
+                    names.update(metric.names)
+            pause()
+        assigned |= dict.fromkeys(names, top)
+    return assigned
+
+
+def _find_rivals(prefixes: "Mapping[Source, str]") -> "set[Source]":
+    # Those of which one's prefix begins the other's: nearly never there are any.
+    tops: dict[str, list[Source]] = {}
+    for top, prefix in prefixes.items():
+        tops.setdefault(prefix, []).append(top)
+    rivals: set[Source] = set()
+    for prefix, some in tops.items():
+        if len(some) > 1:
+            rivals.update(some)
+        words = prefix.split("_")
+        for count in range(1, len(words)):
+            shorter = tops.get("_".join(words[:count]))
+            if shorter is not None:
+                rivals.update(some, shorter)
+    return rivals
