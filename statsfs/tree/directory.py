@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
 
-__all__ = ["UNWEIGHED", "Directory", "find_lineage", "note_files"]
+__all__ = ["UNWEIGHED", "Directory"]
 
 log = logging.getLogger(__name__)
 
@@ -440,19 +440,3 @@ class Directory:
         for name in ("refresher", "refreshers", "cached"):
             change.drop(self, name)
         self.make_stale(change)
-
-
-def find_lineage(source: "Source") -> "list[Source]":
-    """Return a source, its parent, and so on to the top."""
-    lineage = [source]
-    while (parent := source._directory.parent) is not None and not isinstance(parent, Listening):
-        source = parent
-        lineage.append(source)
-    return lineage
-
-
-def note_files(change: TreeChange, lineage: "Sequence[Source]", stale: Sequence[Directory]) -> None:
-    """Note the directories of a lineage that do not show the files that they did."""
-    for directory in stale:
-        change.set(directory, "changed", time.time_ns())
-        change.touch(lineage[-1].parent, directory.place)

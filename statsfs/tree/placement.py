@@ -9,7 +9,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from statsfs.exceptions import DuplicateNameError, TreeError
-from statsfs.tree.directory import Directory, find_lineage, note_files
+from statsfs.tree.directory import Directory
+from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange
 from statsfs.tree.references import check, drop_hold
 from statsfs.tree.retention import Folding, folding_change, spread

@@ -21,8 +21,8 @@ from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.histograms import convert_histograms
 from statsfs.model.readers import Reader, convert_number, describe_number
 from statsfs.model.values import Value
-from statsfs.tree.directory import find_lineage, note_files
 from statsfs.tree.index import ArrayIndex, Entry, make_index
+from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, apply_change, tree_change
 from statsfs.tree.retained import Retained, find_record
 from statsfs.tree.rows import KeptPlan, RetainedRow, add_numbers, add_retained

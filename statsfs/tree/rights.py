@@ -12,8 +12,9 @@ from statsfs.model.arrays import intern_array
 from statsfs.model.values import Value
 from statsfs.tree import placement, references
 from statsfs.tree.access import Owner, check_owner
-from statsfs.tree.directory import Directory, find_lineage, note_files
+from statsfs.tree.directory import Directory
 from statsfs.tree.index import ArrayIndex, Entry
+from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import Listening, TreeChange, tree_change
 from statsfs.tree.source import Source, directory_of
 

@@ -17,8 +17,8 @@ from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Value
-from statsfs.tree.directory import find_lineage
 from statsfs.tree.index import Entry
+from statsfs.tree.lineage import find_lineage
 from statsfs.tree.lock import Listening, lock_tree
 from statsfs.tree.pauses import pause
 from statsfs.tree.references import check

@@ -19,8 +19,9 @@ from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
-from statsfs.tree.directory import Directory, find_lineage, note_files
+from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry, Part
+from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
 from statsfs.tree.refresh import Refresher, refresh_all
 from statsfs.tree.retained import check_row, read_retained, restore_row
