@@ -121,6 +121,7 @@ qemu: tools
 	@missing=; \
 	[ ! -e /dev/kvm ] || command -v qemu-system-x86_64 >/dev/null || missing=" qemu-system-x86 seabios"; \
 	$(install_missing)
+	@[ ! -e /dev/kvm ] || tests/support/unpack_qemu.sh .venv/qemu-trixie
 
 matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour
 	tests/matrix.sh $(ARGS)

@@ -1,7 +1,7 @@
 """QMP: the connection over which one running QEMU tells its statistics.
 
 Owns the connection, through the library qemu.qmp, and the commands. QMP is full control of a VM:
-only qmp_capabilities, query-stats-schemas, query-stats and query-cpus-fast are ever sent.
+only qmp_capabilities, query-stats-schemas, query-stats, query-cpus-fast and qom-get are ever sent.
 Threading: a connection belongs to the asyncio loop that opened it.
 """
 
@@ -16,7 +16,7 @@ from qemu.qmp import Message, QMPClient, Runstate
 
 from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor
-from statsfs.kvm.qmp_answers import read_cpus, read_schemas, read_stats
+from statsfs.kvm.qmp_answers import read_apic_id, read_cpus, read_schemas, read_stats
 
 __all__ = ["NoListenerError", "QmpConnection"]
 
@@ -99,8 +99,16 @@ class QmpConnection:
         return read_stats(await self._execute("query-stats", {"target": target, **_KVM}))
 
     async def query_cpus(self) -> dict[str, int]:
-        """Query the number of each vCPU, by qom-path."""
-        return read_cpus(await self._execute("query-cpus-fast"))
+        """Query KVM's number of each vCPU, by qom-path."""
+        cpus = read_cpus(await self._execute("query-cpus-fast"))
+        return {
+            path: await self._query_apic_id(path) if number is None else number
+            for path, number in cpus.items()
+        }
+
+    async def _query_apic_id(self, path: str) -> int:
+        arguments = {"path": path, "property": "apic-id"}
+        return read_apic_id(await self._execute("qom-get", arguments))
 
     async def wait_closed(self) -> None:
         """Wait until the connection is lost."""

@@ -13,12 +13,13 @@ from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor, Number
 from statsfs.model.values import Kind, Unit
 
-__all__ = ["AnswerParser", "read_cpus", "read_schemas", "read_stats"]
+__all__ = ["AnswerParser", "read_apic_id", "read_cpus", "read_schemas", "read_stats"]
 
 # In the order of the kernel's numbers, which are those of `Kind`.
 _NAMES: Final = ("cumulative", "instant", "peak", "linear-histogram", "log2-histogram")
 _KINDS: Final = {name: Kind(number) for number, name in enumerate(_NAMES)}
 _UNITS: Final = {unit.name.lower(): unit for unit in Unit}
+_X86: Final = ("i386", "x86_64")
 _HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
@@ -62,13 +63,25 @@ def _read_descriptor(one: Mapping[str, Any]) -> Descriptor:
     return Descriptor(_typed(one["name"], str), kind, unit, base, exponent, 1, width)
 
 
-def read_cpus(answer: Any) -> dict[str, int]:
-    """Return the number of each vCPU by its qom-path; from query-cpus-fast."""
+def read_cpus(answer: Any) -> dict[str, int | None]:
+    """Return KVM's number of each vCPU by its qom-path; from query-cpus-fast.
+
+    None is a vCPU of x86: its number is the APIC id, which this answer lacks. Elsewhere it is the
+    index.
+    """
     with _decoding("query-cpus-fast", answer):
         return {
-            _typed(one["qom-path"], str): _typed(one["cpu-index"], int)
+            _typed(one["qom-path"], str): None
+            if _typed(one["target"], str) in _X86
+            else _typed(one["cpu-index"], int)
             for one in _typed(answer, list)
         }
+
+
+def read_apic_id(answer: Any) -> int:
+    """Return the APIC id of a vCPU; from qom-get."""
+    with _decoding("qom-get", answer):
+        return _typed(answer, int)
 
 
 def read_stats(answer: Any) -> dict[str, dict[str, Any]]:
@@ -115,7 +128,8 @@ def _measure(one: Descriptor, number: Any) -> Descriptor | None:
 
 
 def _read_number(number: Any, size: int | None) -> Number:
-    # JSON's booleans become 0 and 1.
+    # JSON's booleans become 0 and 1. QEMU lists buckets in reverse order, as it does the schema: it
+    # prepends each to a list (7.2, 10.0 and 11.1 compared with the descriptor of the same vCPU).
     if size is None:
         if type(number) not in (int, bool) or not 0 <= number < 1 << 64:
             raise TypeError(number)
@@ -124,4 +138,4 @@ def _read_number(number: Any, size: int | None) -> Number:
         raise TypeError(number)
     if min(number) < 0 or max(number) >= 1 << 64:
         raise ValueError(number)
-    return number
+    return number[::-1]

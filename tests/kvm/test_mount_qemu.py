@@ -1,5 +1,6 @@
 """`statsfs mount --qmp` with real QEMUs on KVM: what they count, and what becomes of the tree."""
 
+import contextlib
 import errno
 import json
 import os
@@ -16,9 +17,10 @@ from typing import Any
 
 import pytest
 
+from statsfs.kvm import KvmStats
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, is_mounted, run
-from tests.support.qemus import Qemu, running
+from tests.support.qemus import QEMUS, Qemu, find_qemu, running, take_stats
 
 STATSFS = [sys.executable, "-m", "statsfs"]
 
@@ -132,6 +134,52 @@ def compare_stopped(directory: Path, vm: Qemu) -> dict[str, Any]:
     waits = zip(said["vcpu0"]["halt_wait_hist"], said["vcpu1"]["halt_wait_hist"], strict=True)
     assert totals["halt_wait_hist"] == [sum(pair) for pair in waits]
     return totals
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+@pytest.mark.parametrize("version", QEMUS)
+def test_the_kernels_own_numbers(version: str, mountpoint: Path, vms: Path) -> None:
+    """vCPUs have KVM's numbers, and all values are those of the statistics descriptors.
+
+    A histogram of QEMU begins with its last bucket. Its indices have no gaps.
+    """
+    program = find_qemu(version)
+    with (
+        running(vms / "a.qmp", program, "6,sockets=2,cores=3") as vm,
+        mounted(mountpoint, "--qmp", vms / "a.qmp"),
+    ):
+        directory = mountpoint / "kvm" / vm.name
+        wait_for(directory)
+        assert vm.vcpu_ids() == {0, 1, 2, 4, 5, 6}
+        names = {f"vcpu{number}" for number in vm.vcpu_ids()}
+        assert {path.name for path in directory.iterdir() if path.is_dir()} == names
+        # Vcpus that wait for more than a millisecond: the bucket shows which end is which.
+        wait_until(lambda: any(shown(directory)["halt_wait_hist"][20:]), "a halt")
+        vm.execute("stop")
+        compare_with_kernel(directory, vm)
+
+
+def compare_with_kernel(directory: Path, vm: Qemu) -> None:
+    """All values agree with the descriptors, which QEMU keeps from 8.1, and with each other."""
+    taken = take_stats(vm.pid)
+    assert taken.keys() in (set(), vm.vcpu_ids())
+    with contextlib.ExitStack() as stack:
+        for number, stats in taken.items():
+            stack.enter_context(stats)
+
+            def same(where: Path = directory / f"vcpu{number}", stats: KvmStats = stats) -> bool:
+                stats.refresh()
+                return shown(where) == dict(stats.numbers)
+
+            wait_until(same, "the same numbers")
+    for number in vm.vcpu_ids():
+        values = shown(directory / f"vcpu{number}")
+        for kind in ("halt_wait", "halt_poll_success", "halt_poll_fail"):
+            # The bucket n counts times of 2**(n - 1) ns and more; the last one has no end.
+            least = sum(count << n >> 1 for n, count in enumerate(values[f"{kind}_hist"]))
+            assert least <= values[f"{kind}_ns"] + sum(values[f"{kind}_hist"])
+            assert not any(values[f"{kind}_hist"][:-1]) or values[f"{kind}_ns"] <= 2 * least
 
 
 @pytest.mark.kvm

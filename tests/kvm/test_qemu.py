@@ -115,14 +115,41 @@ def test_a_vm_is_shown_as_in_debugfs(vm: Source, server: QmpServer, name: str) -
 def test_numbers_are_those_of_the_answer(vm: Source, kvm: Source, server: QmpServer) -> None:
     """Each read asks; vCPUs are told apart by their numbers; histograms are lists."""
     server.vm["mmu_cache_miss"] = 5
-    server.vcpus["/machine/cpu[0]"] |= {"exits": 10, "guest_mode": True, "halt_wait_hist": [3] * 32}
+    server.vcpus["/machine/cpu[0]"] |= {
+        "exits": 10,
+        "guest_mode": True,
+        "halt_wait_hist": [*range(32)],
+    }
     server.vcpus["/machine/cpu[1]"] |= {"exits": 200, "halt_wait_hist": [1] * 32}
     vcpu0, vcpu1 = vm.subordinates
     assert vm.get_value("mmu_cache_miss") == kvm.get_value("mmu_cache_miss") == 5
     assert [one.get_value("exits") for one in (vcpu0, vcpu1, vm, kvm)] == [10, 200, 210, 210]
     assert [one.get_value("guest_mode") for one in (vcpu0, vcpu1, kvm)] == [1, 0, 1]
     assert vcpu1.get_value("halt_wait_hist") == [1] * 32
-    assert kvm.get_value("halt_wait_hist") == [4] * 32
+    assert kvm.get_value("halt_wait_hist") == [*range(1, 33)]
+
+
+def test_vcpus_have_the_numbers_of_kvm(
+    watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """That is the APIC id on x86, which has gaps where a socket has three cores."""
+    server.cpus = {"/machine/cpu[1]": 0, "/machine/cpu[0]": 4}
+    server.vcpus["/machine/cpu[0]"]["exits"] = 5
+    watch()
+    vm = appear(kvm, name)
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu4"]
+    assert [one.get_value("exits") for one in vm.subordinates] == [0, 5]
+
+
+def test_vcpus_of_another_architecture(
+    watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """There is no APIC id: KVM counts them as QEMU does."""
+    server.target = "aarch64"
+    server.cpus = {"/machine/cpu[0]": 7, "/machine/cpu[1]": 8}
+    watch()
+    assert [one.name for one in appear(kvm, name).subordinates] == ["vcpu0", "vcpu1"]
+    assert not server.asked("qom-get")
 
 
 def test_a_clear_is_a_baseline(vm: Source, kvm: Source, server: QmpServer) -> None:
@@ -143,6 +170,7 @@ def test_nothing_is_asked_until_somebody_reads(
     before = list(server.commands)
     assert before == [
         "qmp_capabilities", "query-stats-schemas", "query-stats", "query-stats", "query-cpus-fast",
+        "qom-get", "qom-get",
     ]  # fmt: skip
     with ThreadPoolExecutor(8) as pool:
         for read in [pool.submit(vm.get_value, "exits") for _ in range(50)]:
@@ -469,6 +497,7 @@ OLD = b'{"error": {"class": "CommandNotFound", "desc": "not found"}, "id": ID}\n
         ("query-stats", b"[]", "no KVM statistics"),
         ("query-stats", b'[{"provider": "kvm", "stats": []}]', "no statistics"),
         ("query-cpus-fast", b"{}", "invalid answer to query-cpus-fast"),
+        ("qom-get", b"[]", "invalid answer to qom-get"),
         ("query-cpus-fast", b"", "no answer within 0.05 s"),
     ],
 )
@@ -644,10 +673,11 @@ def test_a_library_that_is_missing(
 def test_only_questions_are_sent(
     vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """QMP is full control of a VM: nothing else than the four commands ever goes over it."""
+    """QMP is full control of a VM: nothing else than the five commands ever goes over it."""
     vm.get_value("exits")
-    kinds = set(server.commands)
-    assert kinds == {"qmp_capabilities", "query-stats-schemas", "query-stats", "query-cpus-fast"}
+    assert set(server.commands) == {
+        "qmp_capabilities", "query-stats-schemas", "query-stats", "query-cpus-fast", "qom-get",
+    }  # fmt: skip
 
 
 def test_closing_a_connection_that_is_lost(server: QmpServer) -> None:

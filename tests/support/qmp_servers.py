@@ -70,7 +70,8 @@ class QmpServer:
     Attributes:
         commands: what was received, in order.
         vm, vcpus: what is counted; that of vCPUs by their qom-paths, in QEMU's reverse order.
-        cpus: the number of each vCPU by its qom-path.
+        cpus: the APIC id of each vCPU by its qom-path, in the order of their indices.
+        target: the architecture.
         answers: for a command, or "greeting", the line to send in place of the answer.
         flowing: cleared, the server hears nothing, as a stopped QEMU.
 
@@ -85,6 +86,7 @@ class QmpServer:
         self.vm = zeros("vm")
         self.vcpus = {f"/machine/cpu[{n}]": zeros("vcpu") for n in (1, 0)}
         self.cpus = {"/machine/cpu[0]": 0, "/machine/cpu[1]": 1}
+        self.target = "x86_64"
         self.answers: dict[str, bytes] = {}
         self.flowing = threading.Event()
         self.flowing.set()
@@ -164,6 +166,7 @@ class QmpServer:
             "query-stats-schemas": self._schemas,
             "query-stats": self._stats,
             "query-cpus-fast": self._cpus,
+            "qom-get": self._apic_id,
         }[command](message.get("arguments"))
         if "id" not in message:
             return _line({"return": answered})
@@ -195,13 +198,21 @@ class QmpServer:
 
     def _cpus(self, _arguments: Any) -> Any:
         return [
-            {"qom-path": path, "cpu-index": number, "thread-id": 1, "target": "x86_64"}
-            for path, number in self.cpus.items()
+            {"qom-path": path, "cpu-index": index, "thread-id": 1, "target": self.target}
+            for index, path in enumerate(self.cpus)
         ]
+
+    def _apic_id(self, arguments: Any) -> Any:
+        assert arguments["property"] == "apic-id"
+        return self.cpus[arguments["path"]]
 
 
 def _listed(stats: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} for name, value in stats.items()]
+    # Buckets too are in QEMU's reverse order.
+    return [
+        {"name": name, "value": value[::-1] if isinstance(value, list) else value}
+        for name, value in stats.items()
+    ]
 
 
 def _line(message: dict[str, Any]) -> bytes:
