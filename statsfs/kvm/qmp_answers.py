@@ -81,7 +81,8 @@ def read_cpus(answer: Any) -> dict[str, int | None]:
 def read_apic_id(answer: Any) -> int:
     """Return the APIC id of a vCPU; from qom-get."""
     with _decoding("qom-get", answer):
-        return _typed(answer, int)
+        number: int = _typed(answer, int)
+        return number
 
 
 def read_stats(answer: Any) -> dict[str, dict[str, Any]]:

@@ -140,7 +140,7 @@ def compare_stopped(directory: Path, vm: Qemu) -> dict[str, Any]:
 @pytest.mark.mount
 @pytest.mark.parametrize("version", QEMUS)
 def test_the_kernels_own_numbers(version: str, mountpoint: Path, vms: Path) -> None:
-    """vCPUs have KVM's numbers, and all values are those of the statistics descriptors.
+    """The vCPUs have KVM's numbers, and all values are those of the statistics descriptors.
 
     A histogram of QEMU begins with its last bucket. Its indices have no gaps.
     """
