@@ -359,7 +359,7 @@ class Vfs:
         if isinstance(opened, OpenFile):
             refreshing = None
             if Refresher.made and (not offset or opened.text is None):
-                refreshing = find_refreshing((opened.source,))
+                refreshing = find_refreshing((opened.source,), opened.file.name)
             if refreshing is not None:
                 yield refreshing
         elif offset is None or (offset == 0 and not opened.fresh):
