@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Self
 
 from qemu.qmp import Message, QMPClient, Runstate
@@ -24,7 +24,6 @@ _GREETING: Final = 1.0  # seconds; a server that says nothing has another client
 _CLOSING: Final = 1.0  # seconds
 _LONGEST: Final = 16 << 20  # bytes of an answer; those of 4,096 vCPUs are about 12 MB
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid
-_KVM: Final = {"providers": [{"provider": "kvm"}]}
 
 
 class NoListenerError(QmpError):
@@ -84,6 +83,11 @@ class QmpConnection:
             stack.pop_all()
         return cls(path, _UCRED.unpack(ucred)[0], client)
 
+    @property
+    def running(self) -> bool:
+        """Whether it was not lost yet."""
+        return self._client.runstate == Runstate.RUNNING
+
     async def _execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> object:
         try:
             return await self._client.execute(command, arguments)
@@ -94,9 +98,23 @@ class QmpConnection:
         """Query what KVM counts, by target."""
         return read_schemas(await self._execute("query-stats-schemas", {"provider": "kvm"}))
 
-    async def query_stats(self, target: str) -> dict[str, dict[str, Any]]:
-        """Query the numbers of all objects of a target, `vm` or `vcpu`, by qom-path."""
-        return read_stats(await self._execute("query-stats", {"target": target, **_KVM}))
+    async def query_stats(
+        self, target: str, names: Iterable[str] | None = None, vcpus: Iterable[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Query the numbers of objects of a target, `vm` or `vcpu`, by qom-path.
+
+        Args:
+            target: QEMU 7.1 to 8.0 interrupts each vCPU that it is asked for.
+            names: which numbers; all by default.
+            vcpus: the qom-paths of some; all by default.
+        """
+        provider: dict[str, Any] = {"provider": "kvm"}
+        if names is not None:
+            provider["names"] = sorted(names)
+        arguments: dict[str, Any] = {"target": target, "providers": [provider]}
+        if vcpus is not None:
+            arguments["vcpus"] = sorted(vcpus)
+        return read_stats(await self._execute("query-stats", arguments))
 
     async def query_cpus(self) -> dict[str, int]:
         """Query KVM's number of each vCPU, by qom-path."""
@@ -112,7 +130,7 @@ class QmpConnection:
 
     async def wait_closed(self) -> None:
         """Wait until the connection is lost."""
-        while self._client.runstate == Runstate.RUNNING:
+        while self.running:
             await self._client.runstate_changed()
 
     async def close(self) -> None:

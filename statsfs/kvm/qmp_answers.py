@@ -5,7 +5,7 @@ Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). An 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -113,10 +113,24 @@ class AnswerParser:
         self.descriptors = made = tuple(filter(None, measured))
         self._sizes = [(one.name, one.size if one.kind in _HISTOGRAMS else None) for one in made]
 
-    def row(self, stats: Mapping[str, Any]) -> list[Number]:
-        """Return the numbers of an answer, by descriptor; QmpError if one is missing or invalid."""
+    def row(
+        self,
+        stats: Mapping[str, Any],
+        names: Container[str] | None = None,
+        last: Sequence[Number] = (),
+    ) -> list[Number]:
+        """Return the numbers of an answer, by descriptor; QmpError if one is missing or invalid.
+
+        Args:
+            stats: the answer.
+            names: what it was asked for; None for everything.
+            last: the row before, of which the others are taken.
+        """
         with _decoding("query-stats", stats):
-            return [_read_number(stats[name], size) for name, size in self._sizes]
+            return [
+                _read_number(stats[name], size) if names is None or name in names else last[place]
+                for place, (name, size) in enumerate(self._sizes)
+            ]
 
 
 def _measure(one: Descriptor, number: Any) -> Descriptor | None:

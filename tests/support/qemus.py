@@ -12,7 +12,7 @@ import re
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ class Qemu:
         path: of the socket for statsfs.
         program: from `find_qemu`.
         smp: how many vCPUs there are.
+        prefix: a command that runs the program.
 
     Attributes:
         pid: its process.
@@ -78,13 +79,18 @@ class Qemu:
     """
 
     def __init__(
-        self, path: Path, program: str = "qemu-system-x86_64", smp: str = "2,maxcpus=3"
+        self,
+        path: Path,
+        program: str = "qemu-system-x86_64",
+        smp: str = "2,maxcpus=3",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.path = path
         own = path.with_suffix(".own")
         self.process = subprocess.Popen(
             [
                 *("timeout", "--foreground", "-s", "KILL", str(_LIFETIME)),
+                *prefix,
                 *(program, "-accel", "kvm", "-machine", "pc", "-nodefaults"),
                 *("-display", "none", "-m", "16", "-smp", smp),
                 *("-qmp", f"unix:{path},server=on,wait=off"),
@@ -158,10 +164,13 @@ def _turned(value: Any) -> Any:
 
 @contextlib.contextmanager
 def running(
-    path: Path, program: str = "qemu-system-x86_64", smp: str = "2,maxcpus=3"
+    path: Path,
+    program: str = "qemu-system-x86_64",
+    smp: str = "2,maxcpus=3",
+    prefix: Sequence[str] = (),
 ) -> Iterator[Qemu]:
     """Run a QEMU until the context ends, or the test ends it."""
-    qemu = Qemu(path, program, smp)
+    qemu = Qemu(path, program, smp, prefix)
     try:
         yield qemu
     finally:
