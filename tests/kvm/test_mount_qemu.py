@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import socket
-import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +20,8 @@ import pytest
 from statsfs.kvm import KvmStats
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, is_mounted, run
-from tests.support.other_users import AS_USER, USER, shared_directory
-from tests.support.qemus import QEMUS, Qemu, find_qemu, running, take_stats
+from tests.support.other_users import USER, shared_directory
+from tests.support.qemus import QEMUS, Qemu, find_qemu, of_another_user, running, take_stats
 
 STATSFS = [sys.executable, "-m", "statsfs"]
 
@@ -254,16 +253,14 @@ def test_a_client_that_connects_on_demand(mountpoint: Path, vms: Path) -> None:
 @pytest.mark.root
 def test_a_vm_of_another_user(mountpoint: Path) -> None:
     """It may have its socket in that user's directory, as those of libvirt on Debian must."""
-    with shared_directory() as shared, mounted(mountpoint, "--qmp", shared / "www" / "*.qmp"):
-        device = shared / "kvm"
-        os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
-        device.chmod(0o666)
-        script = f'mount --bind {device} /dev/kvm && exec {" ".join(AS_USER)} "$@"'
-        wrapper = ("unshare", "--mount", "sh", "-euc", script, "sh")
-        with running(shared / "www" / "a.qmp", prefix=wrapper) as vm:
-            wait_for(mountpoint / "kvm" / vm.name)
-            assert os.stat(f"/proc/{vm.pid}").st_uid == USER
-            wait_until(lambda: int(number(mountpoint / "kvm" / vm.name / "exits")) > 0)
+    with (
+        shared_directory() as shared,
+        mounted(mountpoint, "--qmp", shared / "www" / "*.qmp"),
+        running(shared / "www" / "a.qmp", prefix=of_another_user(shared)) as vm,
+    ):
+        wait_for(mountpoint / "kvm" / vm.name)
+        assert os.stat(f"/proc/{vm.pid}").st_uid == USER
+        wait_until(lambda: int(number(mountpoint / "kvm" / vm.name / "exits")) > 0)
 
 
 @pytest.mark.kvm

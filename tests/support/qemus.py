@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ from statsfs.kvm.descriptors import KvmStats
 from statsfs.kvm.qmp_sockets import find_vm
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
+from tests.support.other_users import AS_USER
 
-__all__ = ["QEMUS", "Qemu", "find_qemu", "running", "take_stats"]
+__all__ = ["QEMUS", "Qemu", "find_qemu", "of_another_user", "running", "take_stats"]
 
 QEMUS = ("installed", "debian13")
 """The versions, for `find_qemu`."""
@@ -62,6 +64,19 @@ def take_stats(pid: int) -> dict[int, KvmStats]:
     finally:
         os.close(pidfd)
     return taken
+
+
+def of_another_user(shared: Path) -> tuple[str, ...]:
+    """A prefix of a QEMU that `USER` runs, who may not use the host's /dev/kvm.
+
+    Args:
+        shared: a directory that the user may enter.
+    """
+    device = shared / "kvm"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+    device.chmod(0o666)
+    script = f'mount --bind {device} /dev/kvm && exec {" ".join(AS_USER)} "$@"'
+    return ("unshare", "--mount", "sh", "-euc", script, "sh")
 
 
 class Qemu:
