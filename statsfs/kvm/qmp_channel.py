@@ -17,6 +17,7 @@ from statsfs.kvm.qmp import NoListenerError, QmpConnection
 __all__ = ["QmpChannel"]
 
 _IDLE: Final = 3.0  # seconds after which a connection that nobody uses is closed
+_LONGEST: Final = 10.0  # seconds after which one is closed that is used all the time
 _AGAIN: Final = 1.0  # seconds from a lost connection to the next one
 
 
@@ -36,6 +37,7 @@ class QmpChannel:
         self.pid = 0
         self.ended: Final = asyncio.Event()
         self._connection: QmpConnection | None = None
+        self._opened = 0.0  # the loop's time
         self._closed = False
         self._turn: Final = asyncio.Lock()  # one query after the other
         self._idle: asyncio.TimerHandle | None = None
@@ -52,7 +54,9 @@ class QmpChannel:
             try:
                 yield connection
             finally:
-                self._idle = asyncio.get_running_loop().call_later(_IDLE, self._rest)
+                loop = asyncio.get_running_loop()
+                old = loop.time() - self._opened >= _LONGEST
+                self._idle = loop.call_later(0 if old else _IDLE, self._rest)
 
     async def _connect(self) -> QmpConnection:
         if self._closed:
@@ -70,7 +74,7 @@ class QmpChannel:
         except QmpError:
             await connection.close()
             raise
-        self._connection = connection
+        self._connection, self._opened = connection, asyncio.get_running_loop().time()
         self._begin(self._watch(connection))
         return connection
 

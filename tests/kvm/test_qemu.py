@@ -366,13 +366,16 @@ def number(vm: Source) -> int | None:
     return exits
 
 
-def test_a_connection_that_is_used_is_not_closed(
-    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", ["_IDLE", "_LONGEST"])
+def test_a_connection_that_is_used_all_the_time(
+    limit: str, vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A query that begins as the connection is to be closed is answered."""
-    monkeypatch.setattr(qmp_channel, "_IDLE", 0.0)
+    """A query that begins as the connection is to be closed is answered; others get their turn."""
+    monkeypatch.setattr(qmp_channel, limit, 0.0)
     for _ in range(50):
         assert vm.get_value("exits") == 0
+    wait_until(lambda: server.client is None, "its closing")
+    assert vm.get_value("exits") == 0
 
 
 def test_the_end_of_a_process(
