@@ -59,8 +59,7 @@ class QmpChannel:
                 self._idle = loop.call_later(0 if old else _IDLE, self._rest)
 
     async def _connect(self) -> QmpConnection:
-        if self._closed:
-            raise QmpError(f"{self.path}: the VM has ended", self.path)
+        self._check_open()
         if self._connection is not None and self._connection.running:
             return self._connection
         await self._disconnect()
@@ -78,7 +77,12 @@ class QmpChannel:
         self._begin(self._watch(connection))
         return connection
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QmpError(f"{self.path}: the VM has ended", self.path)
+
     def _check(self, pid: int) -> None:
+        self._check_open()  # it may have been closed during the greeting
         if self.pid and pid != self.pid:
             # The socket was replaced; the new one is found as another VM's.
             self.ended.set()

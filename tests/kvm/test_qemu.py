@@ -927,17 +927,29 @@ def test_only_questions_are_sent(
     }  # fmt: skip
 
 
-def test_a_channel_that_is_closed(server: QmpServer) -> None:
-    """It is not connected again."""
+def test_a_channel_that_is_closed(server: QmpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not connected again, and gives back the connection that was just being made."""
+    real = qmp.QmpConnection.open
 
-    async def use() -> None:
+    async def use(*, during: bool) -> None:
         channel = qmp_channel.QmpChannel(str(server.path))
-        await channel.close()
+
+        async def connect(path: str) -> qmp.QmpConnection:
+            connection = await real(path)
+            await channel.close()
+            return connection
+
+        if during:
+            monkeypatch.setattr(qmp.QmpConnection, "open", connect)
+        else:
+            await channel.close()
         with pytest.raises(QmpError, match=r"a\.qmp: the VM has ended$"):
             async with channel.connected():
                 pass
 
-    asyncio.run(use())
+    for during in (False, True):
+        asyncio.run(use(during=during))
+    wait_until(lambda: server.client is None, "the connection's end")
 
 
 def test_closing_a_connection_that_is_lost(server: QmpServer) -> None:
