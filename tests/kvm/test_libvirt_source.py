@@ -25,6 +25,7 @@ from statsfs.kvm.identity import identify
 from statsfs.kvm.libvirt_source import Domain, LibvirtNumbers, LibvirtSource
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.libvirtd import UUID, Libvirtd, running_libvirtd
+from tests.support.mounts import run
 
 
 @pytest.fixture
@@ -158,6 +159,32 @@ def test_a_libvirtd_that_hangs_and_is_restarted(libvirtd: Libvirtd, source: Libv
     libvirtd.start()
     wait_for_domains(source, domain)
     wait_until(lambda: read(source, pid))
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from statsfs.kvm.libvirt_source import LibvirtSource
+with LibvirtSource(sys.argv[1], Path(sys.argv[2])) as source:
+    (domain,) = source.domains()
+    print(domain.name, sorted(source.read(domain.pid, {0, 1}).vcpus))
+"""
+
+
+@pytest.mark.kvm
+@pytest.mark.root
+@pytest.mark.slow
+def test_domains_under_the_unit(libvirtd: Libvirtd, source: LibvirtSource) -> None:
+    """The capabilities, system calls and address families of the unit are enough."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
+    pid = libvirtd.create("web")
+    wait_for_domains(source, Domain(pid, "web", UUID))
+    wait_until(lambda: read(source, pid))
+    confined = (sys.executable, "-m", "tests.support.confined", "examples/statsfs.service")
+    arguments = (libvirtd.uri, libvirtd.state)
+    done = run(*confined, sys.executable, "-c", PROGRAM, *arguments)
+    assert (done.stdout, done.stderr) == ("web [0, 1]\n", "")
 
 
 # A pretended library
