@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from statsfs.exceptions import QmpError, StatsfsError
 from statsfs.formats.binary import Number
+from statsfs.kvm.qmp import QmpConnection
 from statsfs.kvm.qmp_answers import AnswerParser
 from statsfs.kvm.qmp_channel import QmpChannel
 from statsfs.kvm.values import index_values, make_values
@@ -30,6 +31,7 @@ __all__ = ["QemuVm"]
 log = logging.getLogger(__name__)
 
 _FRESH: Final = 0.1  # seconds for which numbers are new enough
+_LOOK: Final = 1.0  # seconds between two looks which vCPUs there are, while some are read
 # Seconds that a refresh waits. Readers wait for one second; but if the VM goes on later, its files
 # return without another reader.
 _PATIENCE: Final = 60.0
@@ -79,6 +81,7 @@ class QemuVm:
         self.source = Source("%d-%d", channel.pid, fd, label="vm", refresh=self._refresh)
         self._loop = asyncio.get_running_loop()
         self._vcpus: Mapping[str, _Target] = {}  # by qom-path; replaced, not changed
+        self._looked = 0.0  # when it was asked which there are
         self._plugging: asyncio.Task[None] | None = None
         self._turn = threading.Lock()  # of the refresh that queries
         self._answer: Future[None] | None = None
@@ -165,6 +168,8 @@ class QemuVm:
                 answer = await connection.query_stats("vm", names)
                 self._vm.take(answer.get("", {}), names)
             vcpus = {path: vcpu for path, vcpu in self._vcpus.items() if vcpu in wanted}
+            if vcpus.keys() != self._vcpus.keys():
+                await self._look(connection)
             if not vcpus:
                 return
             lists = [wanted[vcpu] for vcpu in vcpus.values()]
@@ -172,13 +177,25 @@ class QemuVm:
             names = frozenset().union(*some) if len(some) == len(lists) else None
             whole = vcpus.keys() == self._vcpus.keys()
             stats = await connection.query_stats("vcpu", names, None if whole else vcpus)
-        if stats.keys() != vcpus.keys() and self._plugging is None:
-            # In its own task: a change of the tree may wait for a reader, which waits for this.
-            self._plugging = asyncio.create_task(self._plug())
+        if stats.keys() != vcpus.keys():
+            self._begin_plug()
         for path in vcpus.keys() & stats.keys():
             vcpus[path].take(stats[path], names)
         if not whole and stats.keys() != vcpus.keys():
             raise QmpError("no such vCPU any more", self.source)
+
+    async def _look(self, connection: QmpConnection) -> None:
+        # Who reads no total finds out too that a vCPU was plugged.
+        now = time.monotonic()
+        if now - self._looked >= _LOOK:
+            self._looked = now
+            if await connection.query_paths() != self._vcpus.keys():
+                self._begin_plug()
+
+    def _begin_plug(self) -> None:
+        # In its own task: a change of the tree may wait for a reader, which waits for this.
+        if self._plugging is None:
+            self._plugging = asyncio.create_task(self._plug())
 
     async def _plug(self) -> None:
         # A vCPU was plugged or unplugged.

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Final, Self
 
 from qemu.qmp import Message, QMPClient, Runstate
@@ -115,6 +115,10 @@ class QmpConnection:
         if vcpus is not None:
             arguments["vcpus"] = sorted(vcpus)
         return read_stats(await self._execute("query-stats", arguments))
+
+    async def query_paths(self) -> Set[str]:
+        """Query the qom-paths of the vCPUs, which disturbs none."""
+        return read_cpus(await self._execute("query-cpus-fast")).keys()
 
     async def query_cpus(self) -> dict[str, int]:
         """Query KVM's number of each vCPU, by qom-path."""

@@ -488,12 +488,47 @@ def test_vcpus_come_and_go(vm: Source, server: QmpServer) -> None:
     assert vm.get_value("exits") == 5
 
 
+@pytest.mark.parametrize("read", ["exits", "mmu_cache_miss"])
+def test_vcpus_that_come_while_no_total_is_read(
+    read: str, clock: list[float], vm: Source, server: QmpServer
+) -> None:
+    """Who reads one vCPU, or what the VM counts, finds out too, within a second."""
+    source = vm if read == "mmu_cache_miss" else vm.subordinates[0]
+    before = server.asked("query-cpus-fast")
+    for _ in range(3):
+        source.get_value(read)
+    assert server.asked("query-cpus-fast") == before + 1
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"] | {"exits": 5}
+    server.cpus["/machine/new"] = 2
+    clock[0] += 1
+    source.get_value(read)
+    wait_until(lambda: [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1", "vcpu2"])
+
+
+def test_one_update_of_vcpus_at_a_time(vm: Source, server: QmpServer) -> None:
+    """Reads that come while one is under way begin no other."""
+    asking: Any = refresher_of(vm).function
+    asking.__self__._plugging = object()
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"] | {"exits": 5}
+    server.cpus["/machine/new"] = 2
+    before = server.asked("query-cpus-fast")
+    assert vm.get_value("exits") == 0
+    assert server.asked("query-cpus-fast") == before
+    asking.__self__._plugging = None
+    vm.get_value("exits")
+    wait_until(lambda: len(vm.subordinates) == 3)
+
+
 def test_a_vcpu_that_is_gone_when_it_is_asked(vm: Source, server: QmpServer) -> None:
-    """Its last number is not shown as the current one."""
+    """Its last number is not shown as the current one, until it is gone from the tree too."""
+    asking: Any = refresher_of(vm).function
     vcpu = vm.subordinates[1]
+    asking.__self__._plugging = object()
     del server.vcpus["/machine/cpu[1]"]
     with pytest.raises(UnavailableError, match="no such vCPU any more"):
         vcpu.get_value("exits")
+    asking.__self__._plugging = None
+    vm.get_value("exits")
     wait_until(lambda: [one.name for one in vm.subordinates] == ["vcpu0"])
 
 
