@@ -104,14 +104,17 @@ class QemuVm:
     def _arrange(self, numbers: Mapping[str, int], stats: Mapping[str, Any]) -> None:
         # Makes and removes the sources of vCPUs: a vCPU has a number and statistics.
         vcpus = dict(self._vcpus)
-        for path in vcpus.keys() - (stats.keys() & numbers.keys()):
-            self.source.remove_subordinate(vcpus.pop(path).source)
-        new = stats.keys() & numbers.keys() - vcpus.keys()
-        for path in sorted(new, key=lambda path: numbers[path]):
-            with Source("vcpu%d", numbers[path], label="vcpu") as source:
-                vcpus[path] = _Target(source, self._parser, stats[path])
-                self.source.add_subordinate(source)
-        self._vcpus = vcpus
+        try:
+            for path in self._vcpus.keys() - (stats.keys() & numbers.keys()):
+                self.source.remove_subordinate(vcpus.pop(path).source)
+            new = stats.keys() & numbers.keys() - vcpus.keys()
+            for path in sorted(new, key=lambda path: numbers[path]):
+                with Source("vcpu%d", numbers[path], label="vcpu") as source:
+                    vcpu = _Target(source, self._parser, stats[path])
+                    self.source.add_subordinate(source)
+                vcpus[path] = vcpu
+        finally:
+            self._vcpus = vcpus  # those that are in the tree, if one cannot be made too
 
     def _refresh(self) -> None:
         # What a reader left behind that gave up is waited for first, however long it takes.

@@ -505,6 +505,23 @@ def test_vcpus_that_come_while_no_total_is_read(
     wait_until(lambda: [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1", "vcpu2"])
 
 
+def test_a_vcpu_that_cannot_be_shown(
+    vm: Source, server: QmpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others that came with it are, once."""
+    caplog.set_level(logging.INFO)
+    zeros = server.vcpus["/machine/cpu[0]"]
+    server.vcpus |= {"/machine/new": zeros | {"exits": 5}, "/machine/bad": zeros | {"exits": -1}}
+    server.cpus |= {"/machine/new": 2, "/machine/bad": 3}
+    for _ in range(2):
+        before = said(caplog, "cannot update the vCPUs: invalid answer")
+        wait_until(lambda: vm.get_value("exits") in (0, 5))
+        wait_until(lambda: said(caplog, "cannot update the vCPUs: invalid answer") > before)  # noqa: B023
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1", "vcpu2"]
+    server.vcpus["/machine/bad"]["exits"] = 6
+    wait_until(lambda: vm.get_value("exits") == 11)
+
+
 def test_one_update_of_vcpus_at_a_time(vm: Source, server: QmpServer) -> None:
     """Reads that come while one is under way begin no other."""
     asking: Any = refresher_of(vm).function
