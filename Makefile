@@ -117,10 +117,20 @@ tools: setup
 	rm -f *.deb
 
 # Where there is KVM, the tests run real virtual machines. After `tools`: apt does one thing at a time.
+# libvirt-daemon starts nothing; it has no unit.
 qemu: tools
 	@missing=; \
 	[ ! -e /dev/kvm ] || command -v qemu-system-x86_64 >/dev/null || missing=" qemu-system-x86 seabios"; \
+	[ ! -e /dev/kvm ] || [ -x /usr/sbin/libvirtd ] || \
+		missing="$$missing libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"; \
+	[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \
+		missing="$$missing libvirt-dev pkg-config gcc"; \
 	$(install_missing)
+	@[ ! -e /dev/kvm ] || tests/support/unpack_qemu.sh .venv/qemu-trixie || \
+		echo "there is no QEMU of Debian 13: tests of it are skipped" >&2
+	@[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \
+		$(bin)/pip install -qq --disable-pip-version-check --editable '.[libvirt]' || \
+		echo "there is no libvirt-python: tests of it are skipped" >&2
 
 matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour
 	tests/matrix.sh $(ARGS)

@@ -15,7 +15,8 @@ Threading: errors are plain objects. The family::
     ├── ExhaustedError       (OverflowError)     no numbers left for files or places
     ├── MountError           (OSError)           a refused mount
     ├── SegmentError         (OSError)           a refused segment, or directory of segments
-    └── QmpError             (OSError)           a refused QMP socket, or an invalid answer
+    ├── QmpError             (OSError)           a refused QMP socket, or an invalid answer
+    └── KvmError             (OSError)           a way to KVM's statistics that does not work here
 """
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "ExhaustedError",
     "FormatError",
     "InvalidNameError",
+    "KvmError",
     "MountError",
     "QmpError",
     "ReadOnlyValueError",
@@ -122,3 +124,7 @@ class QmpError(StatsfsError, OSError):
 
     `offender` is the socket's path, the process's number, or the answer.
     """
+
+
+class KvmError(StatsfsError, OSError):
+    """A way to KVM's statistics does not work here, and why; `offender` is what it lacks."""

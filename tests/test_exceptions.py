@@ -11,6 +11,7 @@ from statsfs.exceptions import (
     ExhaustedError,
     FormatError,
     InvalidNameError,
+    KvmError,
     MountError,
     QmpError,
     ReadOnlyValueError,
@@ -36,6 +37,7 @@ BUILTINS: list[tuple[type[StatsfsError], type[Exception]]] = [
     (SegmentError, OSError),
     (ExhaustedError, OverflowError),
     (QmpError, OSError),
+    (KvmError, OSError),
 ]
 
 

@@ -144,7 +144,7 @@ def _clear(opened: OpenFile) -> None:
 
 
 def _refresh(opened: OpenFile) -> Iterator[Refreshing]:
-    refreshing = find_refreshing((opened.source,)) if Refresher.made else None
+    refreshing = find_refreshing((opened.source,), opened.file.name) if Refresher.made else None
     if refreshing is not None:
         yield refreshing
 

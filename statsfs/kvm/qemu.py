@@ -1,31 +1,23 @@
 """QEMU's virtual machines, queried over QMP: sources for those that run.
 
-Owns which sockets are tried, and when; the sources of each VM, under the names of debugfs
-(`<pid>-<fd>/vcpu<n>`); and when a VM is queried: for a reader, and at most once in 100 ms. A VM
-that does not answer stays until its connection is lost: its query waits, its readers do not.
-Threading: one thread's asyncio loop connects, queries, and changes the tree. Refreshes come from
-other threads, and wait for it.
+Owns which sockets are tried, and when. Threading: one thread's asyncio loop connects, queries, and
+changes the tree.
 """
 
 import asyncio
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from concurrent.futures import Future
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from statsfs.exceptions import DuplicateNameError, QmpError, StatsfsError
+from statsfs.exceptions import DuplicateNameError, KvmError, StatsfsError
 from statsfs.kvm import qmp_sockets
-from statsfs.kvm.qmp_answers import AnswerParser
-from statsfs.kvm.values import index_values, make_values
-from statsfs.model.external import Numbers
+from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.values import make_values
 from statsfs.model.values import Value
 from statsfs.tree.source import Source
-
-if TYPE_CHECKING:
-    from statsfs.kvm.qmp import QmpConnection
 
 __all__ = ["QemuMonitor"]
 
@@ -34,115 +26,6 @@ log = logging.getLogger(__name__)
 _RESCAN: Final = 1.0  # seconds between two looks for sockets
 _RETRY: Final = 10.0  # seconds until the next try of a socket that failed
 _SETUP: Final = 5.0  # seconds that a VM may take to describe itself
-_FRESH: Final = 0.1  # seconds for which numbers are new enough
-# Seconds that a refresh waits. Readers wait for one second; but if the VM goes on later, its files
-# return without another reader.
-_PATIENCE: Final = 60.0
-
-
-class _Target:
-    # A VM or a vCPU: its source, and the base of its values.
-    __slots__ = ("_numbers", "_parser", "source", "values")
-
-    def __init__(self, source: Source, parser: AnswerParser) -> None:
-        self.source = source
-        self.values = make_values(parser.descriptors)
-        self._parser = parser
-        self._numbers = Numbers(index_values(self.values))
-        source.add_values(self.values, self._numbers)
-
-    def take(self, stats: Mapping[str, Any]) -> None:
-        self._numbers.take(self._parser.row(stats))
-
-
-class _Vm:
-    # A running VM: its sources and its connection. All methods belong to the loop but `_refresh`,
-    # which brings the numbers up to date for any other thread.
-
-    def __init__(self, connection: "QmpConnection", fd: int) -> None:
-        self._connection = connection
-        self._loop = asyncio.get_running_loop()
-        self._vcpus: dict[str, _Target] = {}  # by qom-path
-        self._plugging: asyncio.Task[None] | None = None
-        self._lock = threading.Lock()  # of what `refresh` shares with the loop
-        self._answer: Future[None] | None = None
-        self._answered = 0.0
-        self._ended = False
-        self.source = Source(f"{connection.pid}-{fd}", label="vm", refresh=self._refresh)
-
-    async def describe(self) -> list[tuple[Value, ...]]:
-        """Query what it has, and make the sources; return the arrays of a VM and of a vCPU."""
-        schemas = await self._connection.query_schemas()
-        vm, vcpus = await self._query()
-        if not vcpus or not {"vm", "vcpu"} <= schemas.keys():
-            raise QmpError(f"{self._connection.path}: no KVM statistics", self._connection.path)
-        self._vcpu_parser = AnswerParser(schemas["vcpu"], next(iter(vcpus.values())))
-        self._vm = _Target(self.source, AnswerParser(schemas["vm"], vm))
-        self._vm.take(vm)
-        self._arrange(await self._connection.query_cpus(), vcpus)
-        return [self._vm.values, make_values(self._vcpu_parser.descriptors)]
-
-    async def _query(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-        # The numbers of the VM, and of each vCPU by its qom-path.
-        vm = await self._connection.query_stats("vm")
-        return vm.get("", {}), await self._connection.query_stats("vcpu")
-
-    def _arrange(self, numbers: Mapping[str, int], stats: Mapping[str, Any]) -> None:
-        # Makes and removes the sources of vCPUs: a vCPU has a number and statistics.
-        for path in self._vcpus.keys() - stats.keys():
-            self.source.remove_subordinate(self._vcpus.pop(path).source)
-        new = stats.keys() & numbers.keys() - self._vcpus.keys()
-        for path in sorted(new, key=lambda path: numbers[path]):
-            with Source("vcpu%d", numbers[path], label="vcpu") as source:
-                vcpu = _Target(source, self._vcpu_parser)
-                vcpu.take(stats[path])
-                self.source.add_subordinate(source)
-            self._vcpus[path] = vcpu
-
-    def _refresh(self) -> None:
-        # Waits for the query that is under way, however long, or was answered just now, or a new
-        # one. The age of numbers counts from the answer: on a host where a query takes longer than
-        # `_FRESH`, each file of a `grep -r` would start another.
-        with self._lock:
-            answer = self._answer
-            old = time.monotonic() - self._answered >= _FRESH
-            if answer is None or (answer.done() and old):
-                if self._ended:
-                    raise QmpError("the VM has ended", self.source)
-                answer = asyncio.run_coroutine_threadsafe(self._take(), self._loop)
-                self._answer = answer
-        try:
-            answer.result(_PATIENCE)
-        except TimeoutError:
-            raise QmpError(f"no answer within {_PATIENCE:g} s", self.source) from None
-
-    async def _take(self) -> None:
-        try:
-            vm, vcpus = await self._query()
-            self._vm.take(vm)
-            for path in vcpus.keys() & self._vcpus.keys():
-                self._vcpus[path].take(vcpus[path])
-        finally:
-            self._answered = time.monotonic()
-        if vcpus.keys() != self._vcpus.keys() and self._plugging is None:
-            # In its own task: a change of the tree may wait for a reader, which waits for this.
-            self._plugging = asyncio.create_task(self._plug(vcpus))
-
-    async def _plug(self, stats: Mapping[str, Any]) -> None:
-        # A vCPU was plugged or unplugged.
-        try:
-            self._arrange(await self._connection.query_cpus(), stats)
-        except StatsfsError as error:
-            log.info("%s: cannot update the vCPUs: %s", self.source.path, error)
-        finally:
-            self._plugging = None
-
-    async def end(self) -> None:
-        """Close the connection, which ends all refreshes, and put the source."""
-        with self._lock:
-            self._ended = True
-        await self._connection.close()
-        self.source.put()
 
 
 class QemuMonitor(AbstractContextManager["QemuMonitor"]):
@@ -150,7 +33,8 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
 
     The monitor looks for sockets every second, and a VM that ends is gone at once. A socket that
     cannot be used, as it has another client or an unsafe directory, is logged once, and tried again
-    every 10 s. The first VM declares the totals, which stay.
+    every 10 s. The totals of all that this kernel counts are declared at once, or by the first VM
+    where /dev/kvm cannot be used; they stay.
 
     Args:
         kvm: the source of the VMs.
@@ -164,18 +48,22 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
 
     def __init__(self, kvm: Source, sockets: Iterable[str]) -> None:
         try:
-            from statsfs.kvm import qmp
+            from statsfs.kvm import qemu_vm, qmp, qmp_channel
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "qemu":
                 raise
             text = "QMP needs the library qemu.qmp: pip install 'statsfs[kvm]'"
             raise ModuleNotFoundError(text, name="qemu.qmp") from error
-        self._qmp = qmp
+        self._qmp, self._channels, self._vms = qmp, qmp_channel, qemu_vm
         self._kvm = kvm
+        self._warned: set[str] = set()
         self._patterns = tuple(sockets)
         for path in self._patterns:
             qmp_sockets.check_path(path)
-        self._found: set[qmp_sockets.FoundSocket] = set()
+            self._warn(path)
+        with suppress(KvmError), OwnVm() as own:
+            self._declare(make_values(one.descriptors) for one in (own.vm, own.vcpu))
+        self._found: dict[qmp_sockets.FoundSocket, int] = {}
         self._tasks: dict[qmp_sockets.FoundSocket, asyncio.Task[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_note_loop_error)
@@ -204,7 +92,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         while not self._stop.is_set():
             self._found = qmp_sockets.find_sockets(self._patterns)
             self._tasks = {key: task for key, task in self._tasks.items() if not task.done()}
-            for key in self._found - self._tasks.keys():
+            for key in self._found.keys() - self._tasks.keys():
                 self._tasks[key] = asyncio.create_task(self._attend(key))
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), _RESCAN)
@@ -213,13 +101,17 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
     async def _attend(self, socket: qmp_sockets.FoundSocket) -> None:
-        # As long as the socket is there: shows its VM to its end, and tries again.
-        next_try, reported = 0.0, ""
+        # As long as the socket is there: shows its VM to its end, and tries again. Another VM may
+        # be there soon after one that was shown, or was not, and on ext4 with the same inode.
+        next_try, reported, tried = 0.0, "", 0
+        self._warn(socket.path)
         while socket in self._found:
-            if time.monotonic() >= next_try:
-                next_try, failure = time.monotonic() + _RETRY, ""
+            made = self._found[socket]
+            if time.monotonic() >= next_try or made != tried:
+                next_try, failure, tried = time.monotonic() + _RETRY, "", made
                 try:
                     await self._show(socket.path)
+                    next_try = 0.0
                 except self._qmp.NoListenerError:
                     next_try, failure = 0.0, reported
                 except TimeoutError:
@@ -233,20 +125,36 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
 
     async def _show(self, path: str) -> None:
         # From the connection to the end of the VM.
-        connection = await self._qmp.QmpConnection.open(qmp_sockets.check_directories(path))
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(connection.close)
-            vm = _Vm(connection, qmp_sockets.find_vm(connection.pid))
+            channel = self._channels.QmpChannel(qmp_sockets.check_directories(path))
+            stack.push_async_callback(channel.close)
+            async with channel.connected():
+                fd = qmp_sockets.find_vm(channel.pid)
+            vm = self._vms.QemuVm(channel, fd)
             stack.push_async_callback(vm.end)
             # Not wait_for: that of Python 3.11 may swallow a cancellation.
             async with asyncio.timeout(_SETUP):
                 described = await vm.describe()
-            for values in described:
-                with suppress(DuplicateNameError):  # declared already
-                    self._kvm.add_values(values, None)
+            self._declare(described)
             self._kvm.add_subordinate(vm.source)
             stack.callback(self._remove, vm.source)
-            await connection.wait_closed()
+            await channel.ended.wait()
+
+    def _declare(self, arrays: Iterable[tuple[Value, ...]]) -> None:
+        for values in arrays:
+            with suppress(DuplicateNameError):  # declared already
+                self._kvm.add_values(values, None)
+
+    def _warn(self, path: str) -> None:
+        manager = qmp_sockets.find_manager(path)
+        if manager is not None and manager not in self._warned:
+            self._warned.add(manager)
+            log.warning(
+                "%s: a socket of %s, which cannot connect while statsfs is connected; "
+                "give each VM one more socket, for statsfs",
+                path,
+                manager,
+            )
 
     def _remove(self, source: Source) -> None:
         with suppress(StatsfsError):  # the program has removed it, or the whole of `kvm`

@@ -1,7 +1,7 @@
 """QMP: the connection over which one running QEMU tells its statistics.
 
 Owns the connection, through the library qemu.qmp, and the commands. QMP is full control of a VM:
-only qmp_capabilities, query-stats-schemas, query-stats and query-cpus-fast are ever sent.
+only qmp_capabilities, query-stats-schemas, query-stats, query-cpus-fast and qom-get are ever sent.
 Threading: a connection belongs to the asyncio loop that opened it.
 """
 
@@ -9,14 +9,14 @@ import asyncio
 import contextlib
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Final, Self
 
 from qemu.qmp import Message, QMPClient, Runstate
 
 from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor
-from statsfs.kvm.qmp_answers import read_cpus, read_schemas, read_stats
+from statsfs.kvm.qmp_answers import read_apic_id, read_cpus, read_schemas, read_stats
 
 __all__ = ["NoListenerError", "QmpConnection"]
 
@@ -24,7 +24,6 @@ _GREETING: Final = 1.0  # seconds; a server that says nothing has another client
 _CLOSING: Final = 1.0  # seconds
 _LONGEST: Final = 16 << 20  # bytes of an answer; those of 4,096 vCPUs are about 12 MB
 _UCRED: Final = struct.Struct("3i")  # pid, uid, gid
-_KVM: Final = {"providers": [{"provider": "kvm"}]}
 
 
 class NoListenerError(QmpError):
@@ -84,6 +83,11 @@ class QmpConnection:
             stack.pop_all()
         return cls(path, _UCRED.unpack(ucred)[0], client)
 
+    @property
+    def running(self) -> bool:
+        """Whether it was not lost yet."""
+        return self._client.runstate == Runstate.RUNNING
+
     async def _execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> object:
         try:
             return await self._client.execute(command, arguments)
@@ -94,17 +98,43 @@ class QmpConnection:
         """Query what KVM counts, by target."""
         return read_schemas(await self._execute("query-stats-schemas", {"provider": "kvm"}))
 
-    async def query_stats(self, target: str) -> dict[str, dict[str, Any]]:
-        """Query the numbers of all objects of a target, `vm` or `vcpu`, by qom-path."""
-        return read_stats(await self._execute("query-stats", {"target": target, **_KVM}))
+    async def query_stats(
+        self, target: str, names: Iterable[str] | None = None, vcpus: Iterable[str] | None = None
+    ) -> dict[str, dict[str, Any]]:
+        """Query the numbers of objects of a target, `vm` or `vcpu`, by qom-path.
+
+        Args:
+            target: QEMU 7.1 to 8.0 interrupts each vCPU that it is asked for.
+            names: which numbers; all by default.
+            vcpus: the qom-paths of some; all by default.
+        """
+        provider: dict[str, Any] = {"provider": "kvm"}
+        if names is not None:
+            provider["names"] = sorted(names)
+        arguments: dict[str, Any] = {"target": target, "providers": [provider]}
+        if vcpus is not None:
+            arguments["vcpus"] = sorted(vcpus)
+        return read_stats(await self._execute("query-stats", arguments))
+
+    async def query_paths(self) -> Set[str]:
+        """Query the qom-paths of the vCPUs, which disturbs none."""
+        return read_cpus(await self._execute("query-cpus-fast")).keys()
 
     async def query_cpus(self) -> dict[str, int]:
-        """Query the number of each vCPU, by qom-path."""
-        return read_cpus(await self._execute("query-cpus-fast"))
+        """Query KVM's number of each vCPU, by qom-path."""
+        cpus = read_cpus(await self._execute("query-cpus-fast"))
+        return {
+            path: await self._query_apic_id(path) if number is None else number
+            for path, number in cpus.items()
+        }
+
+    async def _query_apic_id(self, path: str) -> int:
+        arguments = {"path": path, "property": "apic-id"}
+        return read_apic_id(await self._execute("qom-get", arguments))
 
     async def wait_closed(self) -> None:
         """Wait until the connection is lost."""
-        while self._client.runstate == Runstate.RUNNING:
+        while self.running:
             await self._client.runstate_changed()
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ Owns the shapes of QEMU's qapi/stats.json and qapi/machine.json (since 7.1). An 
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -13,12 +13,13 @@ from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor, Number
 from statsfs.model.values import Kind, Unit
 
-__all__ = ["AnswerParser", "read_cpus", "read_schemas", "read_stats"]
+__all__ = ["AnswerParser", "read_apic_id", "read_cpus", "read_schemas", "read_stats"]
 
 # In the order of the kernel's numbers, which are those of `Kind`.
 _NAMES: Final = ("cumulative", "instant", "peak", "linear-histogram", "log2-histogram")
 _KINDS: Final = {name: Kind(number) for number, name in enumerate(_NAMES)}
 _UNITS: Final = {unit.name.lower(): unit for unit in Unit}
+_X86: Final = ("i386", "x86_64")
 _HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST)
 
 
@@ -62,13 +63,26 @@ def _read_descriptor(one: Mapping[str, Any]) -> Descriptor:
     return Descriptor(_typed(one["name"], str), kind, unit, base, exponent, 1, width)
 
 
-def read_cpus(answer: Any) -> dict[str, int]:
-    """Return the number of each vCPU by its qom-path; from query-cpus-fast."""
+def read_cpus(answer: Any) -> dict[str, int | None]:
+    """Return KVM's number of each vCPU by its qom-path; from query-cpus-fast.
+
+    None is a vCPU of x86: its number is the APIC id, which this answer lacks. Elsewhere it is the
+    index.
+    """
     with _decoding("query-cpus-fast", answer):
         return {
-            _typed(one["qom-path"], str): _typed(one["cpu-index"], int)
+            _typed(one["qom-path"], str): None
+            if _typed(one["target"], str) in _X86
+            else _typed(one["cpu-index"], int)
             for one in _typed(answer, list)
         }
+
+
+def read_apic_id(answer: Any) -> int:
+    """Return the APIC id of a vCPU; from qom-get."""
+    with _decoding("qom-get", answer):
+        number: int = _typed(answer, int)
+        return number
 
 
 def read_stats(answer: Any) -> dict[str, dict[str, Any]]:
@@ -99,10 +113,24 @@ class AnswerParser:
         self.descriptors = made = tuple(filter(None, measured))
         self._sizes = [(one.name, one.size if one.kind in _HISTOGRAMS else None) for one in made]
 
-    def row(self, stats: Mapping[str, Any]) -> list[Number]:
-        """Return the numbers of an answer, by descriptor; QmpError if one is missing or invalid."""
+    def row(
+        self,
+        stats: Mapping[str, Any],
+        names: Container[str] | None = None,
+        last: Sequence[Number] = (),
+    ) -> list[Number]:
+        """Return the numbers of an answer, by descriptor; QmpError if one is missing or invalid.
+
+        Args:
+            stats: the answer.
+            names: what it was asked for; None for everything.
+            last: the row before, of which the others are taken.
+        """
         with _decoding("query-stats", stats):
-            return [_read_number(stats[name], size) for name, size in self._sizes]
+            return [
+                _read_number(stats[name], size) if names is None or name in names else last[place]
+                for place, (name, size) in enumerate(self._sizes)
+            ]
 
 
 def _measure(one: Descriptor, number: Any) -> Descriptor | None:
@@ -115,7 +143,8 @@ def _measure(one: Descriptor, number: Any) -> Descriptor | None:
 
 
 def _read_number(number: Any, size: int | None) -> Number:
-    # JSON's booleans become 0 and 1.
+    # JSON's booleans become 0 and 1. QEMU lists buckets in reverse order, as it does the schema: it
+    # prepends each to a list (7.2, 10.0 and 11.1 compared with the descriptor of the same vCPU).
     if size is None:
         if type(number) not in (int, bool) or not 0 <= number < 1 << 64:
             raise TypeError(number)
@@ -124,4 +153,4 @@ def _read_number(number: Any, size: int | None) -> Number:
         raise TypeError(number)
     if min(number) < 0 or max(number) >= 1 << 64:
         raise ValueError(number)
-    return number
+    return number[::-1]

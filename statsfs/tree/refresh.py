@@ -6,7 +6,8 @@ refresh asks, and where it puts the answer, is up to the source's `refresh` func
 All refreshes of one sample begin at the same time and share one deadline. A source that misses it
 is *late*: samples no longer wait for it, and it is refreshed in the background until a refresh
 succeeds. A refresh that began before a reader came may bring older numbers; so the reader waits for
-the next one, which it shares with all readers that came meanwhile.
+the next one, which it shares with all readers that came meanwhile. A refresh may ask what they
+read (`current_reads`), and leave out the rest.
 
 Threading: all functions and methods may be called from any thread, without the tree's lock. A
 refresh that may block runs in a daemon thread, of which there are never more than sources that are
@@ -31,12 +32,23 @@ from statsfs.tree.pauses import pause, pausing
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
 
-__all__ = ["DEADLINE", "Refresher", "Refreshing", "find_refreshing", "refresh_all"]
+__all__ = [
+    "DEADLINE",
+    "Read",
+    "Refresher",
+    "Refreshing",
+    "current_reads",
+    "find_refreshing",
+    "refresh_all",
+]
 
 log = logging.getLogger(__name__)
 
 DEADLINE: Final = 1.0
 """Seconds that all refreshes of one sample may take together."""
+
+Read = tuple["Source", str | None]
+"""What is read: a source, and one of its names, or None for all in its subtree."""
 
 # So many refreshes that do not block, at a few microseconds each, run without a thread, if what
 # they bring are no more numbers than that, at up to 50 ns each.
@@ -50,6 +62,7 @@ _lock = threading.RLock()
 
 class _Inside(threading.local):
     refresh = False  # whether this thread is in a refresh
+    reads: "frozenset[Read] | None" = None  # for what
 
 
 _inside: Final = _Inside()
@@ -57,9 +70,10 @@ _inside: Final = _Inside()
 
 class _Run:
     # One call of a refresh, under way or wanted.
-    __slots__ = ("done", "process")
+    __slots__ = ("done", "process", "reads")
 
-    def __init__(self) -> None:
+    def __init__(self, reads: "frozenset[Read]") -> None:
+        self.reads = reads
         self.process = os.getpid()  # a forked child does not have the thread that makes the call
         self.done = Flag()
 
@@ -104,23 +118,25 @@ class Refresher:
         if failure is not None:
             raise UnavailableError(f"{self.source.path}: {_describe(failure)}", self.source)
 
-    def begin(self) -> _Run | None:
+    def begin(self, reads: "frozenset[Read]" = frozenset()) -> _Run | None:
         """Have the function called in a thread; return the call to wait for, if it is not late."""
-        run, new = call_locked(_lock, self._find_run)
+        run, new = call_locked(_lock, lambda: self._find_run(reads))
         if new:
             # Not under the lock: starting a thread waits until it runs.
             _workers.start(self)
         return run
 
-    def _find_run(self) -> tuple[_Run | None, bool]:
+    def _find_run(self, reads: "frozenset[Read]") -> tuple[_Run | None, bool]:
         # The call to wait for, if any, and whether a thread is to be started.
         running, late = self._running, self.late
         if running is None or running.process != os.getpid():
-            run = _Run()
+            run = _Run(reads)
             self._running, self._next = run, None
             return (None if late else run), True
         if not late and self._next is None:
-            self._next = _Run()
+            self._next = _Run(reads)
+        elif self._next is not None:
+            self._next.reads |= reads
         return (None if late else self._next), False
 
     def run(self) -> None:
@@ -130,13 +146,14 @@ class Refresher:
                 return
 
     def _call(self) -> str | None:
-        _inside.refresh = True
+        running = self._running
+        _inside.refresh, _inside.reads = True, None if running is None else running.reads
         try:
             self.function()
         except foreign() as error:
             return describe_error(error)
         finally:
-            _inside.refresh = False
+            _inside.refresh, _inside.reads = False, None
         return None
 
     def finish(self, failure: str | None) -> bool:
@@ -207,15 +224,17 @@ class Refreshing:
 
     Args:
         refreshers: what to refresh.
+        reads: for what.
 
     Attributes:
         ended: whether `run` has returned.
     """
 
-    __slots__ = ("_blocking", "_others", "ended")
+    __slots__ = ("_blocking", "_others", "_reads", "ended")
 
-    def __init__(self, refreshers: Iterable[Refresher]) -> None:
+    def __init__(self, refreshers: Iterable[Refresher], reads: Iterable[Read]) -> None:
         self.ended = False
+        self._reads = frozenset(reads)
         self._blocking: list[Refresher] = []
         self._others: list[Refresher] = []
         for refresher in refreshers:
@@ -233,7 +252,7 @@ class Refreshing:
     def run(self) -> None:
         """Refresh; return when all have ended or the deadline is over."""
         deadline = time.monotonic() + DEADLINE
-        begun = [(refresher, refresher.begin()) for refresher in self._blocking]
+        begun = [(refresher, refresher.begin(self._reads)) for refresher in self._blocking]
         with pausing() if len(self._others) > 1 else nullcontext():
             self._call_others(deadline)
         for refresher, run in begun:
@@ -243,7 +262,7 @@ class Refreshing:
 
     def _call_others(self, deadline: float) -> None:
         # In line: of a read of thousands of files, two calls each were a tenth.
-        _inside.refresh = True
+        _inside.refresh, _inside.reads = True, self._reads
         try:
             for number, refresher in enumerate(self._others):
                 if not (number + 1) % _FEW and time.monotonic() > deadline:
@@ -259,25 +278,38 @@ class Refreshing:
                         refresher.settle(None)
                 pause()
         finally:
-            _inside.refresh = False
+            _inside.refresh, _inside.reads = False, None
 
 
-def find_refreshing(sources: "Iterable[Source]") -> Refreshing | None:
+def current_reads() -> frozenset[Read] | None:
+    """Return what is read by those who wait for the refresh that runs in this thread.
+
+    None is everything, as outside a refresh.
+    """
+    return _inside.reads
+
+
+def find_refreshing(sources: "Iterable[Source]", name: str | None = None) -> Refreshing | None:
     """Return what to run before these sources and their descendants are read; None for nothing.
 
     Inside a refresh it is nothing.
+
+    Args:
+        sources: what is read.
+        name: the one of their names that is read; None for all.
     """
     if not Refresher.made or _inside.refresh:
         return None
     found: dict[Refresher, None] = {}
-    for source in sources:
+    reads = [(source, name) for source in sources]
+    for source, _ in reads:
         found.update(dict.fromkeys(source._directory.find_refreshers()))
-    return Refreshing(found) if found else None
+    return Refreshing(found, reads) if found else None
 
 
-def refresh_all(sources: "Iterable[Source]") -> None:
+def refresh_all(sources: "Iterable[Source]", name: str | None = None) -> None:
     """Bring these sources and their descendants up to date; return within the deadline."""
-    refreshing = find_refreshing(sources)
+    refreshing = find_refreshing(sources, name)
     if refreshing is not None:
         refreshing.run()
 

@@ -333,7 +333,7 @@ class Source:
             ReleasedError: the source was released.
         """
         file, entry = self._find_file(name)
-        refresh_all([self])
+        refresh_all([self], name)
         return self._directory.read(file, entry)
 
     def clear_value(self, name: str) -> None:
@@ -353,7 +353,7 @@ class Source:
         file, entry = self._find_file(name)
         if not file.value.writable:
             raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
-        refresh_all([self])
+        refresh_all([self], name)
         self._directory.clear(file, entry)
 
     # What it retains

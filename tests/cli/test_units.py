@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.confined import read_settings
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import is_mounted
+from tests.support.other_users import shared_directory
+from tests.support.qemus import of_another_user, running
+
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 UNIT = EXAMPLES / "statsfs.service"
 DROP_IN = EXAMPLES / "publisher.conf"
@@ -23,18 +29,10 @@ NAMESPACED = {
 }  # fmt: skip
 
 
-def settings(file: Path) -> dict[str, str]:
-    """The settings of a unit, none of which is there twice."""
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
-    pairs = [line.split("=", 1) for line in lines if "=" in line]
-    assert len(dict(pairs)) == len(pairs)
-    return dict(pairs)
-
-
 @pytest.mark.parametrize("file", [UNIT, DROP_IN], ids=lambda file: file.name)
 def test_nothing_hides_the_mount(file: Path) -> None:
     """No setting makes a mount namespace, and a stop leaves the segments."""
-    said = settings(file)
+    said = read_settings(file)
     assert not NAMESPACED & said.keys()
     assert said["RuntimeDirectoryPreserve"] == "yes"
     assert said["RuntimeDirectory"].partition("/")[0] == "statsfs"
@@ -42,10 +40,52 @@ def test_nothing_hides_the_mount(file: Path) -> None:
 
 def test_what_the_unit_runs() -> None:
     """The command of the unit is one that we have."""
-    command, *arguments = settings(UNIT)["ExecStart"].split()
+    command, *arguments = read_settings(UNIT)["ExecStart"].split()
     assert Path(command).name == "statsfs"
     assert arguments == ["mount", "--create", "/run/stats"]
-    assert settings(UNIT)["Type"] == "notify"
+    assert read_settings(UNIT)["Type"] == "notify"
+
+
+CONFINED = (sys.executable, "-m", "tests.support.confined")
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+@pytest.mark.root
+@pytest.mark.parametrize("capability", ["CAP_SYS_PTRACE", ""])
+def test_vms_under_the_unit(capability: str, mountpoint: Path, tmp_path: Path) -> None:
+    """What the unit permits is enough for the VMs of other users; what it lacks is said once."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
+    unit = tmp_path / "statsfs.service"
+    unit.write_text(UNIT.read_text().replace(" CAP_SYS_PTRACE\n", f" {capability}\n"))
+    with shared_directory() as shared:
+        sockets = shared / "www"
+        statsfs = (sys.executable, "-m", "statsfs", "mount", mountpoint, "--qmp", sockets / "*")
+        with (
+            running(sockets / "a.qmp", prefix=of_another_user(shared)) as vm,
+            subprocess.Popen(
+                [*CONFINED, unit, *statsfs], stderr=subprocess.PIPE, text=True
+            ) as process,
+        ):
+            assert process.stderr is not None
+            try:
+                wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None)
+                if capability:
+                    exits = mountpoint / "kvm" / vm.name / "vcpu0" / "exits"
+                    wait_until(exits.exists, "the VM")
+                    assert int(exits.read_text()) > 0
+                else:
+                    lacks = f"no permission to read /proc/{vm.pid}/fd: needs CAP_SYS_PTRACE"
+                    while lacks not in process.stderr.readline():
+                        assert process.poll() is None
+                process.terminate()
+                assert process.wait(DEADLINE) == 0
+                assert not is_mounted(mountpoint)
+            finally:
+                process.kill()
+                if is_mounted(mountpoint):
+                    subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
 
 
 @pytest.mark.root  # where no systemd runs, it makes /run/systemd
@@ -53,7 +93,7 @@ def test_what_the_unit_runs() -> None:
 def test_systemd_understands_them(tmp_path: Path) -> None:
     """`systemd-analyze verify` finds nothing wrong, once the command is where it is here."""
     here = str(Path(sys.executable).with_name("statsfs"))
-    unit = UNIT.read_text().replace(settings(UNIT)["ExecStart"].split()[0], here)
+    unit = UNIT.read_text().replace(read_settings(UNIT)["ExecStart"].split()[0], here)
     app = f"[Unit]\nDescription=It publishes\n{DROP_IN.read_text()}\nExecStart={here} --version\n"
     for name, text in (("statsfs.service", unit), ("app.service", app)):
         (tmp_path / name).write_text(text)

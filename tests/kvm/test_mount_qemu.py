@@ -1,5 +1,6 @@
 """`statsfs mount --qmp` with real QEMUs on KVM: what they count, and what becomes of the tree."""
 
+import contextlib
 import errno
 import json
 import os
@@ -16,9 +17,11 @@ from typing import Any
 
 import pytest
 
+from statsfs.kvm import KvmStats
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, is_mounted, run
-from tests.support.qemus import Qemu, running
+from tests.support.other_users import USER, shared_directory
+from tests.support.qemus import QEMUS, Qemu, find_qemu, of_another_user, running, take_stats
 
 STATSFS = [sys.executable, "-m", "statsfs"]
 
@@ -132,6 +135,132 @@ def compare_stopped(directory: Path, vm: Qemu) -> dict[str, Any]:
     waits = zip(said["vcpu0"]["halt_wait_hist"], said["vcpu1"]["halt_wait_hist"], strict=True)
     assert totals["halt_wait_hist"] == [sum(pair) for pair in waits]
     return totals
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+@pytest.mark.parametrize("version", QEMUS)
+def test_the_kernels_own_numbers(version: str, mountpoint: Path, vms: Path) -> None:
+    """The vCPUs have KVM's numbers, and all values are those of the statistics descriptors.
+
+    A histogram of QEMU begins with its last bucket. Its indices have no gaps.
+    """
+    program = find_qemu(version)
+    with (
+        running(vms / "a.qmp", program, "6,sockets=2,cores=3") as vm,
+        mounted(mountpoint, "--qmp", vms / "a.qmp"),
+    ):
+        directory = mountpoint / "kvm" / vm.name
+        wait_for(directory)
+        assert vm.vcpu_ids() == {0, 1, 2, 4, 5, 6}
+        names = {f"vcpu{number}" for number in vm.vcpu_ids()}
+        assert {path.name for path in directory.iterdir() if path.is_dir()} == names
+        # Vcpus that wait for more than a millisecond: the bucket shows which end is which.
+        wait_until(lambda: any(shown(directory)["halt_wait_hist"][20:]), "a halt")
+        vm.execute("stop")
+        compare_with_kernel(directory, vm)
+
+
+def compare_with_kernel(directory: Path, vm: Qemu) -> None:
+    """All values agree with the descriptors, which QEMU keeps from 8.1, and with each other."""
+    taken = take_stats(vm.pid)
+    assert taken.keys() in (set(), vm.vcpu_ids())
+    with contextlib.ExitStack() as stack:
+        for number, stats in taken.items():
+            stack.enter_context(stats)
+
+            def same(where: Path = directory / f"vcpu{number}", stats: KvmStats = stats) -> bool:
+                stats.refresh()
+                return shown(where) == dict(stats.numbers)
+
+            wait_until(same, "the same numbers")
+    for number in vm.vcpu_ids():
+        values = shown(directory / f"vcpu{number}")
+        for kind in ("halt_wait", "halt_poll_success", "halt_poll_fail"):
+            # The bucket n counts times of 2**(n - 1) ns and more; the last one has no end.
+            least = sum(count << n >> 1 for n, count in enumerate(values[f"{kind}_hist"]))
+            assert least <= values[f"{kind}_ns"] + sum(values[f"{kind}_hist"])
+            assert values[f"{kind}_hist"][-1] or values[f"{kind}_ns"] <= 2 * least
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+def test_before_the_first_vm(mountpoint: Path, vms: Path) -> None:
+    """All totals are there, and 0, as in debugfs; no others come with a VM."""
+    with mounted(mountpoint, "--qmp", vms / "*.qmp"):
+        before = shown(mountpoint / "kvm")
+        assert before["exits"] == 0
+        assert not any(one if isinstance(one, int) else sum(one) for one in before.values())
+        with running(vms / "a.qmp") as vm:
+            wait_for(mountpoint / "kvm" / vm.name)
+            assert shown(mountpoint / "kvm").keys() == before.keys()
+            assert shown(mountpoint / "kvm" / vm.name).keys() == before.keys()
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+@pytest.mark.parametrize("version", QEMUS)
+def test_what_is_not_read_is_not_disturbed(version: str, mountpoint: Path, vms: Path) -> None:
+    """QEMU 7.1 to 8.0 interrupts a vCPU to read its numbers: not for those of the VM or another."""
+    with (
+        running(vms / "a.qmp", find_qemu(version)) as vm,
+        mounted(mountpoint, "--qmp", vms / "a.qmp"),
+    ):
+        directory = mountpoint / "kvm" / vm.name
+        wait_for(directory)
+
+        def interrupts() -> tuple[int, int]:
+            stats = vm.stats()
+            return stats["vcpu0"]["signal_exits"], stats["vcpu1"]["signal_exits"]
+
+        def undisturbed(path: Path, vcpu: int) -> bool:
+            # What the test itself asks interrupts too.
+            own = interrupts()[vcpu] - interrupts()[vcpu]
+            before = interrupts()[vcpu]
+            for _ in range(100):
+                assert isinstance(number(path), int)
+            return before - interrupts()[vcpu] == own
+
+        wait_until(lambda: undisturbed(directory / "mmu_cache_miss", 0), "a quiet VM")
+        wait_until(lambda: undisturbed(directory / "mmu_cache_miss", 1), "a quiet VM")
+        wait_until(lambda: undisturbed(directory / "vcpu0" / "exits", 1), "a quiet vCPU")
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+def test_a_client_that_connects_on_demand(mountpoint: Path, vms: Path) -> None:
+    """It has its turn once nobody reads; and the VM's end is noticed without a connection."""
+    with running(vms / "a.qmp") as vm, mounted(mountpoint, "--qmp", vms / "a.qmp"):
+        directory = mountpoint / "kvm" / vm.name
+        wait_for(directory)
+        with socket.socket(socket.AF_UNIX) as manager:
+            manager.settimeout(DEADLINE)
+            manager.connect(str(vms / "a.qmp"))
+            assert b"QMP" in manager.recv(1000)
+            assert number(directory / "exits") == "ENODATA"
+            assert directory.is_dir()
+        wait_until(lambda: isinstance(number(directory / "exits"), int), "its turn")
+        with socket.socket(socket.AF_UNIX) as manager:
+            manager.settimeout(DEADLINE)
+            manager.connect(str(vms / "a.qmp"))
+            assert b"QMP" in manager.recv(1000)
+            vm.send_signal(signal.SIGKILL)
+            wait_until(lambda: not directory.exists(), "its end")
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+@pytest.mark.root
+def test_a_vm_of_another_user(mountpoint: Path) -> None:
+    """It may have its socket in that user's directory, as those of libvirt on Debian must."""
+    with (
+        shared_directory() as shared,
+        mounted(mountpoint, "--qmp", shared / "www" / "*.qmp"),
+        running(shared / "www" / "a.qmp", prefix=of_another_user(shared)) as vm,
+    ):
+        wait_for(mountpoint / "kvm" / vm.name)
+        assert os.stat(f"/proc/{vm.pid}").st_uid == USER
+        wait_until(lambda: int(number(mountpoint / "kvm" / vm.name / "exits")) > 0)
 
 
 @pytest.mark.kvm
@@ -256,7 +385,7 @@ def test_what_is_no_vm_is_said_once(mountpoint: Path, vms: Path) -> None:
         silent.listen()
         refused.bind(str(vms / "open" / "b.qmp"))
         with mounted(mountpoint, "--qmp", vms / "**" / "*.qmp") as daemon:
-            assert os.listdir(mountpoint / "kvm") == []
+            assert not [path for path in (mountpoint / "kvm").iterdir() if path.is_dir()]
             assert daemon.stderr is not None
             said = sorted([daemon.stderr.readline(), daemon.stderr.readline()])
             daemon.terminate()

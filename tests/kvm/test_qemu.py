@@ -1,29 +1,33 @@
 """VMs behind QMP servers: they come, are asked, hang, and go. No KVM is needed."""
 
 import asyncio
+import errno
 import gc
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from statsfs.exceptions import QmpError, StatsfsError, UnavailableError
-from statsfs.kvm import qemu, qmp
+from statsfs.exceptions import QmpError, UnavailableError
+from statsfs.kvm import qemu, qemu_vm, qmp, qmp_channel, qmp_sockets
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.kvm.values import make_values
+from statsfs.model.values import Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kvm_files import DESCRIBED
+from tests.support.mounts import NOBODY
 from tests.support.qmp_servers import QmpServer, no_vm, pretend_a_vm
 from tests.support.trees import refresher_of
 
@@ -35,7 +39,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test waits for seconds, and each read asks."""
     monkeypatch.setattr(qemu, "_RESCAN", 0.01)
     monkeypatch.setattr(qemu, "_RETRY", 0.05)
-    monkeypatch.setattr(qemu, "_FRESH", 0.0)
+    monkeypatch.setattr(qmp_channel, "_AGAIN", 0.01)
+    monkeypatch.setattr(qemu_vm, "_FRESH", 0.0)
 
 
 @pytest.fixture
@@ -51,6 +56,14 @@ def kvm(registry: Registry) -> Iterator[Source]:
     with Source("kvm") as kvm:
         registry.register(kvm)
         yield kvm
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What time it is for those who ask how old numbers are."""
+    now = [1000.0]
+    monkeypatch.setattr(qemu_vm, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
 @pytest.fixture
@@ -115,14 +128,41 @@ def test_a_vm_is_shown_as_in_debugfs(vm: Source, server: QmpServer, name: str) -
 def test_numbers_are_those_of_the_answer(vm: Source, kvm: Source, server: QmpServer) -> None:
     """Each read asks; vCPUs are told apart by their numbers; histograms are lists."""
     server.vm["mmu_cache_miss"] = 5
-    server.vcpus["/machine/cpu[0]"] |= {"exits": 10, "guest_mode": True, "halt_wait_hist": [3] * 32}
+    server.vcpus["/machine/cpu[0]"] |= {
+        "exits": 10,
+        "guest_mode": True,
+        "halt_wait_hist": [*range(32)],
+    }
     server.vcpus["/machine/cpu[1]"] |= {"exits": 200, "halt_wait_hist": [1] * 32}
     vcpu0, vcpu1 = vm.subordinates
     assert vm.get_value("mmu_cache_miss") == kvm.get_value("mmu_cache_miss") == 5
     assert [one.get_value("exits") for one in (vcpu0, vcpu1, vm, kvm)] == [10, 200, 210, 210]
     assert [one.get_value("guest_mode") for one in (vcpu0, vcpu1, kvm)] == [1, 0, 1]
     assert vcpu1.get_value("halt_wait_hist") == [1] * 32
-    assert kvm.get_value("halt_wait_hist") == [4] * 32
+    assert kvm.get_value("halt_wait_hist") == [*range(1, 33)]
+
+
+def test_vcpus_have_the_numbers_of_kvm(
+    watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """That is the APIC id on x86, which has gaps where a socket has three cores."""
+    server.cpus = {"/machine/cpu[1]": 0, "/machine/cpu[0]": 4}
+    server.vcpus["/machine/cpu[0]"]["exits"] = 5
+    watch()
+    vm = appear(kvm, name)
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu4"]
+    assert [one.get_value("exits") for one in vm.subordinates] == [0, 5]
+
+
+def test_vcpus_of_another_architecture(
+    watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """There is no APIC id: KVM counts them as QEMU does."""
+    server.target = "aarch64"
+    server.cpus = {"/machine/cpu[0]": 7, "/machine/cpu[1]": 8}
+    watch()
+    assert [one.name for one in appear(kvm, name).subordinates] == ["vcpu0", "vcpu1"]
+    assert not server.asked("qom-get")
 
 
 def test_a_clear_is_a_baseline(vm: Source, kvm: Source, server: QmpServer) -> None:
@@ -136,39 +176,104 @@ def test_a_clear_is_a_baseline(vm: Source, kvm: Source, server: QmpServer) -> No
 
 
 def test_nothing_is_asked_until_somebody_reads(
-    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+    clock: list[float], vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A read makes one query for each target, and none within 100 ms; schemas once."""
-    monkeypatch.setattr(qemu, "_FRESH", 1000.0)
+    """Nor within 100 ms of the last answer; schemas are asked for once."""
+    monkeypatch.setattr(qemu_vm, "_FRESH", 100.0)
     before = list(server.commands)
     assert before == [
         "qmp_capabilities", "query-stats-schemas", "query-stats", "query-stats", "query-cpus-fast",
+        "qom-get", "qom-get",
     ]  # fmt: skip
+    assert vm.get_value("exits") == 0
+    assert server.commands == before
+    clock[0] += 100
     with ThreadPoolExecutor(8) as pool:
         for read in [pool.submit(vm.get_value, "exits") for _ in range(50)]:
             assert read.result(DEADLINE) == 0
-    assert server.commands[len(before) :] == ["query-stats", "query-stats"]
+    assert server.commands[len(before) :] == ["query-stats"]
+
+
+def query(target: str, *vcpus: int, names: list[str] | None = None) -> dict[str, Any]:
+    """The arguments of a query; without vCPUs of all."""
+    provider: dict[str, Any] = {"provider": "kvm"} | ({} if names is None else {"names": names})
+    paths = {"vcpus": [f"/machine/cpu[{number}]" for number in vcpus]} if vcpus else {}
+    return {"target": target, "providers": [provider]} | paths
+
+
+def test_only_what_is_read_is_asked_for(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """QEMU 7.2 interrupts each vCPU of which it tells anything."""
+    vcpu0, vcpu1 = vm.subordinates
+    del server.queries[:]
+    for source, name in (
+        (kvm, "mmu_cache_miss"), (vcpu1, "exits"), (kvm, "exits"), (vcpu0, None), (kvm, None),
+    ):  # fmt: skip
+        if name is None:
+            source.snapshot()
+        else:
+            source.get_value(name)
+    vm.clear_value("mmu_flooded")
+    with Source("other") as other:
+        other.add_values((Value("others"),), {"others": 7})
+        vm.add_subordinate(other)
+        assert other.get_value("others") == 7
+        vm.remove_subordinate(other)
+    assert server.queries == [
+        query("vm", names=["mmu_cache_miss"]),
+        query("vcpu", 1, names=["exits"]),
+        query("vcpu", names=["exits"]),
+        query("vcpu", 0),
+        query("vm"),
+        query("vcpu"),
+        query("vm", names=["mmu_flooded"]),
+    ]
+
+
+def test_what_is_read_soon_after_is_asked_for_once(
+    clock: list[float], vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A `grep -r` reads a hundred files: the second name is asked for with all others."""
+    monkeypatch.setattr(qemu_vm, "_FRESH", 100.0)
+    server.vcpus["/machine/cpu[0]"] |= {"exits": 5, "halt_exits": 6, "irq_exits": 7}
+    vcpu0, _ = vm.subordinates
+    del server.queries[:]
+    clock[0] += 100
+    assert vcpu0.get_value("exits") == 5
+    assert vcpu0.get_value("halt_exits") == 6
+    server.vcpus["/machine/cpu[0]"] |= {"exits": 50, "halt_exits": 60, "irq_exits": 70}
+    clock[0] += 99
+    assert vcpu0.get_value("irq_exits") == 7
+    assert vcpu0.get_value("exits") == 5
+    assert server.queries == [query("vcpu", 0, names=["exits"]), query("vcpu", 0)]
+    # Those of other vCPUs, and of the VM, are as old as before.
+    assert vm.get_value("exits") == 5
+    assert vm.get_value("mmu_cache_miss") == 0
+    assert server.queries[2:] == [
+        query("vcpu", 1, names=["exits"]),
+        query("vm", names=["mmu_cache_miss"]),
+    ]
+    clock[0] += 100
+    assert vcpu0.get_value("exits") == 50
 
 
 def test_numbers_are_new_from_when_they_came(
-    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+    clock: list[float], vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where asking takes longer than they count as new, the next reader does not ask again."""
-    now = [0.0]
-    monkeypatch.setattr(qemu, "_FRESH", 100.0)
-    monkeypatch.setattr(qemu, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(qemu_vm, "_FRESH", 100.0)
+    clock[0] += 100
     asking: Any = refresher_of(vm).function
     before = server.asked("query-stats")
     server.flowing.clear()
     with ThreadPoolExecutor(1) as pool:
         read = pool.submit(asking)
         wait_until(lambda: asking.__self__._answer is not None)
-        now[0] = 1000.0
+        clock[0] += 1000
         server.flowing.set()
         read.result(DEADLINE)
     asking()
     assert server.asked("query-stats") == before + 2
-    now[0] = 1100.0
+    clock[0] += 100
     asking()
     assert server.asked("query-stats") == before + 4
 
@@ -223,13 +328,127 @@ def test_a_socket_that_is_left_behind(
     assert not caplog.records
 
 
-def test_a_connection_that_is_lost(vm: Source, kvm: Source, server: QmpServer, name: str) -> None:
-    """The VM is gone, and shown again once it answers again."""
+def test_a_connection_that_is_lost(vm: Source, kvm: Source, server: QmpServer) -> None:
+    """The VM stays, and is asked over another one."""
+    server.vcpus["/machine/cpu[0]"]["exits"] = 5
     server.hang_up()
-    wait_until(lambda: kvm.subordinates != (vm,), "the end")
-    again = appear(kvm, name)
-    assert again is not vm
-    assert again.get_value("exits") == 0
+    wait_until(lambda: server.asked("qmp_capabilities") == 2, "another connection")
+    assert kvm.subordinates == (vm,)
+    assert vm.get_value("exits") == 5
+
+
+def test_a_connection_that_nobody_uses(
+    vm: Source, kvm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is closed: another client has its turn, and the VM has no numbers until that has gone."""
+    monkeypatch.setattr(qmp_channel, "_IDLE", 0.01)
+    monkeypatch.setattr(qmp, "_GREETING", 0.05)
+    server.vcpus["/machine/cpu[0]"]["exits"] = 5
+    assert vm.get_value("exits") == 5
+    with socket.socket(socket.AF_UNIX) as other:
+        other.settimeout(DEADLINE)
+        other.connect(str(server.path))
+        assert other.recv(1000)
+        assert kvm.subordinates == (vm,)
+        with pytest.raises(UnavailableError, match=r"no greeting within 0\.05 s: another"):
+            vm.get_value("exits")
+    server.vcpus["/machine/cpu[0]"]["exits"] = 6
+    wait_until(lambda: number(vm) == 6)
+    assert kvm.subordinates == (vm,)
+
+
+def number(vm: Source) -> int | None:
+    """How many exits there are, if that is known."""
+    try:
+        exits: int = vm.get_value("exits")
+    except UnavailableError:
+        return None
+    return exits
+
+
+@pytest.mark.parametrize("limit", ["_IDLE", "_LONGEST"])
+def test_a_connection_that_is_used_all_the_time(
+    limit: str, vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that begins as the connection is to be closed is answered; others get their turn."""
+    monkeypatch.setattr(qmp_channel, limit, 0.0)
+    for _ in range(50):
+        assert vm.get_value("exits") == 0
+    wait_until(lambda: server.client is None, "its closing")
+    assert vm.get_value("exits") == 0
+
+
+def test_the_end_of_a_process(
+    watch: Watch, kvm: Source, server: QmpServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the end of its VM, also while there is no connection."""
+    monkeypatch.setattr(qmp_channel, "_IDLE", 0.0)
+    with subprocess.Popen(["sleep", "100"]) as process:
+        pidfd = os.pidfd_open(process.pid)
+        monkeypatch.setattr(os, "pidfd_open", lambda _: pidfd)
+        watch()
+        vm = appear(kvm, name)
+        wait_until(lambda: server.asked("qom-get") == 2 and server.client is None, "its closing")
+        assert kvm.subordinates == (vm,)
+        monkeypatch.setattr(os, "pidfd_open", refuse_pidfd)
+        process.kill()
+        vanish(kvm)
+
+
+def refuse_pidfd(pid: int) -> int:
+    """As the system does for a process that has ended."""
+    raise ProcessLookupError(errno.ESRCH, "No such process")
+
+
+def test_a_process_that_just_ended(
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may do so between its greeting and the look at it."""
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pidfd_open", refuse_pidfd)
+        watch()
+        wait_until(lambda: said(caplog, f"a.qmp: process {os.getpid()}: No such process; tried"))
+        assert not kvm.subordinates
+    appear(kvm, name)
+
+
+def test_a_socket_that_another_vm_has_now(
+    vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its numbers are not shown as those of the VM before: that is gone, and the other is shown."""
+    asking: Any = refresher_of(vm).function
+    asking.__self__._channel.pid = 1
+    server.hang_up()
+    wait_until(lambda: asking.__self__._channel.ended.is_set())
+
+
+def test_a_socket_whose_inode_is_used_again(
+    watch: Watch,
+    kvm: Source,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As ext4 does: the next VM is shown at once, after one that ended, and one that failed."""
+    monkeypatch.setattr(qemu, "_RETRY", 1000.0)
+    real = qmp_sockets.FoundSocket
+    monkeypatch.setattr(qmp_sockets, "FoundSocket", lambda path, device, inode: real(path, 1, 1))
+    watch("a.qmp")
+    for fails in (False, True, False):
+        with QmpServer(tmp_path / "a.qmp") as server:
+            if fails:
+                server.answers["query-stats"] = b'{"return": [], "id": ID}\n'
+                wait_until(lambda: said(caplog, "no KVM statistics"))
+            else:
+                appear(kvm, name)
+        vanish(kvm)
+        (tmp_path / "a.qmp").unlink()
 
 
 def test_a_lost_connection_wakes_its_readers(vm: Source, kvm: Source, server: QmpServer) -> None:
@@ -269,6 +488,67 @@ def test_vcpus_come_and_go(vm: Source, server: QmpServer) -> None:
     assert vm.get_value("exits") == 5
 
 
+@pytest.mark.parametrize("read", ["exits", "mmu_cache_miss"])
+def test_vcpus_that_come_while_no_total_is_read(
+    read: str, clock: list[float], vm: Source, server: QmpServer
+) -> None:
+    """Who reads one vCPU, or what the VM counts, finds out too, within a second."""
+    source = vm if read == "mmu_cache_miss" else vm.subordinates[0]
+    before = server.asked("query-cpus-fast")
+    for _ in range(3):
+        source.get_value(read)
+    assert server.asked("query-cpus-fast") == before + 1
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"] | {"exits": 5}
+    server.cpus["/machine/new"] = 2
+    clock[0] += 1
+    source.get_value(read)
+    wait_until(lambda: [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1", "vcpu2"])
+
+
+def test_a_vcpu_that_cannot_be_shown(
+    vm: Source, server: QmpServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Others that came with it are, once."""
+    caplog.set_level(logging.INFO)
+    zeros = server.vcpus["/machine/cpu[0]"]
+    server.vcpus |= {"/machine/new": zeros | {"exits": 5}, "/machine/bad": zeros | {"exits": -1}}
+    server.cpus |= {"/machine/new": 2, "/machine/bad": 3}
+    for _ in range(2):
+        before = said(caplog, "cannot update the vCPUs: invalid answer")
+        wait_until(lambda: vm.get_value("exits") in (0, 5))
+        wait_until(lambda: said(caplog, "cannot update the vCPUs: invalid answer") > before)  # noqa: B023
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1", "vcpu2"]
+    server.vcpus["/machine/bad"]["exits"] = 6
+    wait_until(lambda: vm.get_value("exits") == 11)
+
+
+def test_one_update_of_vcpus_at_a_time(vm: Source, server: QmpServer) -> None:
+    """Reads that come while one is under way begin no other."""
+    asking: Any = refresher_of(vm).function
+    asking.__self__._plugging = object()
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"] | {"exits": 5}
+    server.cpus["/machine/new"] = 2
+    before = server.asked("query-cpus-fast")
+    assert vm.get_value("exits") == 0
+    assert server.asked("query-cpus-fast") == before
+    asking.__self__._plugging = None
+    vm.get_value("exits")
+    wait_until(lambda: len(vm.subordinates) == 3)
+
+
+def test_a_vcpu_that_is_gone_when_it_is_asked(vm: Source, server: QmpServer) -> None:
+    """Its last number is not shown as the current one, until it is gone from the tree too."""
+    asking: Any = refresher_of(vm).function
+    vcpu = vm.subordinates[1]
+    asking.__self__._plugging = object()
+    del server.vcpus["/machine/cpu[1]"]
+    with pytest.raises(UnavailableError, match="no such vCPU any more"):
+        vcpu.get_value("exits")
+    asking.__self__._plugging = None
+    vm.get_value("exits")
+    wait_until(lambda: [one.name for one in vm.subordinates] == ["vcpu0"])
+
+
 def test_vcpus_that_cannot_be_followed(
     vm: Source, server: QmpServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -304,7 +584,7 @@ def test_a_vm_that_hangs(vm: Source, kvm: Source, server: QmpServer) -> None:
     assert refresher is not None
     # Without a reader: the answer that was missed arrives.
     wait_until(lambda: refresher.failure is None, "the answer")
-    assert server.asked("query-stats") == before + 2
+    assert server.asked("query-stats") == before + 1
     assert vm.get_value("exits") == kvm.get_value("exits") == 11
 
 
@@ -312,15 +592,18 @@ def test_a_refresh_does_not_wait_for_ever(
     vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It gives its thread back, and the next one waits for the same answer."""
-    monkeypatch.setattr(qemu, "_PATIENCE", 0.01)
+    monkeypatch.setattr(qemu_vm, "_PATIENCE", 0.01)
     server.flowing.clear()
     before = server.asked("query-stats")
     for _ in range(3):
         with pytest.raises(QmpError, match=r"^no answer within 0.01 s$"):
             refresher_of(vm).function()
+    asking: Any = refresher_of(vm).function
+    with asking.__self__._turn, pytest.raises(QmpError, match=r"^no answer within 0.01 s$"):
+        asking()
     server.flowing.set()
-    monkeypatch.setattr(qemu, "_PATIENCE", DEADLINE)
-    refresher_of(vm).function()
+    monkeypatch.setattr(qemu_vm, "_PATIENCE", DEADLINE)
+    asking()
     assert server.asked("query-stats") in (before + 2, before + 4)
 
 
@@ -351,16 +634,17 @@ def test_a_server_that_goes_mad(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is not QMP, or has no end, ends the connection; a later one is a new beginning."""
+    """What is not QMP, or has no end, ends the connection; the VM has no numbers until the next."""
     monkeypatch.setattr(qmp, "_LONGEST", 1 << 18)
     watch()
     vm = appear(kvm, name)
     server.answers["query-stats"] = garbage * (30 if garbage[:1] == b"x" else 1)
-    with suppress(StatsfsError):  # or its last number, where it is gone already
+    server.vcpus["/machine/cpu[0]"]["exits"] = 5
+    with pytest.raises(UnavailableError):
         vm.get_value("exits")
-    wait_until(lambda: kvm.subordinates != (vm,), "the end")
     server.answers.clear()
-    assert appear(kvm, name).get_value("exits") == 0
+    wait_until(lambda: number(vm) == 5)
+    assert kvm.subordinates == (vm,)
 
 
 # Sockets that are not for us
@@ -469,6 +753,7 @@ OLD = b'{"error": {"class": "CommandNotFound", "desc": "not found"}, "id": ID}\n
         ("query-stats", b"[]", "no KVM statistics"),
         ("query-stats", b'[{"provider": "kvm", "stats": []}]', "no statistics"),
         ("query-cpus-fast", b"{}", "invalid answer to query-cpus-fast"),
+        ("qom-get", b"[]", "invalid answer to qom-get"),
         ("query-cpus-fast", b"", "no answer within 0.05 s"),
     ],
 )
@@ -510,6 +795,46 @@ def test_a_process_without_a_vm(
     watch()
     wait_until(lambda: said(caplog, f"process {os.getpid()} has no VM of KVM"))
     assert not kvm.subordinates
+
+
+def test_a_socket_of_a_manager(
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It works; that the manager must wait is said once, of what is found too."""
+    monkeypatch.setattr(qmp_sockets, "_MANAGERS", {str(tmp_path / "vms"): "VMs"})
+    words = "a socket of VMs, which cannot connect while statsfs is connected"
+    (tmp_path / "vms").mkdir()
+    watch("a.qmp", "vms/a.qmp", "vms/*.qmp")
+    appear(kvm, name)
+    assert said(caplog, f"vms/a.qmp: {words}") == said(caplog, words) == 1
+    with QmpServer(tmp_path / "vms" / "b.qmp"):
+        watch("**/b.qmp")
+        wait_until(lambda: said(caplog, f"vms/b.qmp: {words}"))
+
+
+@pytest.mark.root
+def test_a_directory_of_another_user(
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It is refused if the VM is not that user's, and the connection is given back."""
+    os.chown(tmp_path, NOBODY, NOBODY)
+    watch("a.qmp")
+    wait_until(lambda: said(caplog, f"refused: {tmp_path} belongs to user {NOBODY}; tried again"))
+    assert not kvm.subordinates
+    wait_until(lambda: server.client is None, "its end")
+    os.chown(tmp_path, 0, 0)
+    appear(kvm, name)
 
 
 def test_a_directory_that_is_refused(
@@ -605,10 +930,13 @@ def test_a_source_that_goes_first(
     """The program may remove the VMs, or the whole of `kvm`."""
     kvm = Source("kvm")
     with QemuMonitor(kvm, [str(server.path)]):
-        appear(kvm, name)
+        vm: Any = refresher_of(appear(kvm, name)).function
         kvm.put()
-        server.hang_up()
-        wait_until(lambda: said(caplog, "tried again"))
+        server.close()
+        wait_until(lambda: vm.__self__._ended)
+        server.path.unlink()
+        with QmpServer(server.path):
+            wait_until(lambda: said(caplog, "tried again"))
     assert threads() == []
 
 
@@ -644,10 +972,36 @@ def test_a_library_that_is_missing(
 def test_only_questions_are_sent(
     vm: Source, server: QmpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """QMP is full control of a VM: nothing else than the four commands ever goes over it."""
+    """QMP is full control of a VM: nothing else than the five commands ever goes over it."""
     vm.get_value("exits")
-    kinds = set(server.commands)
-    assert kinds == {"qmp_capabilities", "query-stats-schemas", "query-stats", "query-cpus-fast"}
+    assert set(server.commands) == {
+        "qmp_capabilities", "query-stats-schemas", "query-stats", "query-cpus-fast", "qom-get",
+    }  # fmt: skip
+
+
+def test_a_channel_that_is_closed(server: QmpServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not connected again, and gives back the connection that was just being made."""
+    real = qmp.QmpConnection.open
+
+    async def use(*, during: bool) -> None:
+        channel = qmp_channel.QmpChannel(str(server.path))
+
+        async def connect(path: str) -> qmp.QmpConnection:
+            connection = await real(path)
+            await channel.close()
+            return connection
+
+        if during:
+            monkeypatch.setattr(qmp.QmpConnection, "open", connect)
+        else:
+            await channel.close()
+        with pytest.raises(QmpError, match=r"a\.qmp: the VM has ended$"):
+            async with channel.connected():
+                pass
+
+    for during in (False, True):
+        asyncio.run(use(during=during))
+    wait_until(lambda: server.client is None, "the connection's end")
 
 
 def test_closing_a_connection_that_is_lost(server: QmpServer) -> None:

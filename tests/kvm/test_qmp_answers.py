@@ -8,7 +8,7 @@ import pytest
 
 from statsfs.exceptions import QmpError
 from statsfs.formats.binary import Descriptor
-from statsfs.kvm.qmp_answers import AnswerParser, read_cpus, read_schemas, read_stats
+from statsfs.kvm.qmp_answers import AnswerParser, read_apic_id, read_cpus, read_schemas, read_stats
 from statsfs.kvm.values import make_values
 from statsfs.model.values import Kind, Unit
 from tests.support.kvm_files import DESCRIBED
@@ -37,7 +37,9 @@ def test_the_numbers_of_an_answer() -> None:
     stats = read_stats(ANSWERS["vcpu"])
     schemas = read_schemas(ANSWERS["query-stats-schemas"])
     assert list(stats) == ["/machine/unattached/device[2]", "/machine/unattached/device[0]"]
-    assert read_cpus(ANSWERS["query-cpus-fast"]) == {
+    cpus = ANSWERS["query-cpus-fast"]
+    assert read_cpus(cpus) == dict.fromkeys(stats)
+    assert read_cpus([one | {"target": "aarch64"} for one in cpus]) == {
         "/machine/unattached/device[0]": 0,
         "/machine/unattached/device[2]": 1,
     }
@@ -45,7 +47,9 @@ def test_the_numbers_of_an_answer() -> None:
     parser = AnswerParser(schemas["vcpu"], answered)
     row = parser.row(answered)
     names = [one.name for one in parser.descriptors]
-    assert dict(zip(names, row, strict=True)) == answered
+    assert [answered[name] for name in names] == [
+        one[::-1] if isinstance(one, list) else one for one in row
+    ]
     assert row[names.index("exits")] == 3159
     assert row[names.index("guest_mode")] == 0
     assert type(row[names.index("guest_mode")]) is int
@@ -96,14 +100,31 @@ def test_no_schemas(answer: Any) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [None, {"a": 1}, [1], [{}], [{"qom-path": 1, "cpu-index": 0}], [{"qom-path": "a"}],
-     [{"qom-path": "a", "cpu-index": "0"}], [{"qom-path": "a", "cpu-index": True}]],
+    [None, {"a": 1}, [1], [{}], [{"qom-path": 1, "cpu-index": 0, "target": "x86_64"}],
+     [{"qom-path": "a"}], [{"qom-path": "a", "cpu-index": 0, "target": 1}],
+     [{"qom-path": "a", "target": "arm"}],
+     [{"qom-path": "a", "cpu-index": "0", "target": "arm"}],
+     [{"qom-path": "a", "cpu-index": True, "target": "arm"}]],
     ids=repr,
 )  # fmt: skip
 def test_no_cpus(answer: Any) -> None:
     """Whatever is answered in their place is an error."""
     with pytest.raises(QmpError, match=r"^invalid answer to query-cpus-fast: "):
         read_cpus(answer)
+
+
+@pytest.mark.parametrize("answer", [None, "1", [1], {}, True, 1.0], ids=repr)
+def test_no_apic_id(answer: Any) -> None:
+    """Only an integer is one."""
+    assert read_apic_id(6) == 6
+    with pytest.raises(QmpError, match=r"^invalid answer to qom-get: "):
+        read_apic_id(answer)
+
+
+def test_buckets_are_turned_round() -> None:
+    """QEMU's list of buckets begins with the last one, as its schema does."""
+    parser = AnswerParser([WAITS], {"waits": [0, 0, 0, 0]})
+    assert parser.row({"waits": [16, 0, 5, 19449]}) == [[19449, 5, 0, 16]]
 
 
 @pytest.mark.parametrize(
@@ -127,7 +148,7 @@ def test_the_first_numbers_tell_the_row() -> None:
     stats = {"exits": 7, "waits": [1, 2, 3], "list": [1], "text": "x", "single": 3, "empty": []}
     parser = AnswerParser(schema, stats)
     assert [(one.name, one.size) for one in parser.descriptors] == [("exits", 1), ("waits", 3)]
-    assert parser.row(stats) == [7, [1, 2, 3]]
+    assert parser.row(stats) == [7, [3, 2, 1]]
 
 
 MOST = (1 << 64) - 1
@@ -144,7 +165,7 @@ def test_no_numbers(changed: dict[str, Any]) -> None:
     """Only what fits is a row: integers of 64 bits, as many buckets as there were."""
     stats: dict[str, Any] = {"exits": MOST, "waits": [1, MOST]}
     parser = AnswerParser([EXITS, WAITS], stats)
-    assert parser.row(stats) == [MOST, [1, MOST]]
+    assert parser.row(stats) == [MOST, [MOST, 1]]
     with pytest.raises(QmpError, match=r"^invalid answer to query-stats: "):
         parser.row(stats | changed)
     with pytest.raises(QmpError, match="exits"):

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from statsfs.exceptions import QmpError
-from statsfs.kvm.qmp_sockets import check_directories, check_path, find_sockets, find_vm, is_pattern
+from statsfs.kvm import qmp_sockets
+from statsfs.kvm.qmp_sockets import (
+    check_directories,
+    check_owners,
+    check_path,
+    find_manager,
+    find_sockets,
+    find_vm,
+    is_pattern,
+)
 from tests.support.mounts import NOBODY
 from tests.support.qmp_servers import no_vm, pretend_a_vm
 
@@ -95,11 +104,33 @@ def test_a_directory_above(mode: int, safe: bool, tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_a_directory_of_somebody_else(tmp_path: Path) -> None:
-    """Its owner can write whatever its mode says, now or later."""
+    """Its owner can write whatever its mode says; only a VM of the same user may be there."""
     (tmp_path / "theirs").mkdir(mode=0o500)
     os.chown(tmp_path / "theirs", NOBODY, NOBODY)
-    with pytest.raises(QmpError, match=f"theirs belongs to user {NOBODY}$"):
-        check_directories(str(tmp_path / "theirs" / "a"))
+    path = str(tmp_path / "theirs" / "a")
+    assert check_directories(path) == path
+    check_owners(path, NOBODY)
+    for user in (0, 1234):
+        with pytest.raises(QmpError, match=f"theirs belongs to user {NOBODY}$"):
+            check_owners(path, user)
+
+
+def test_the_directories_of_managers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths, patterns and links that lead there; not what only begins with the same letters."""
+    monkeypatch.setattr(qmp_sockets, "_MANAGERS", {str(tmp_path / "run" / "vms"): "a manager"})
+    (tmp_path / "run" / "vms").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("run")
+    for inside in ("run/vms/*.qmp", "run/vms/100.qmp", "link/vms/**/[0-9]*", "run/vms/a/b"):
+        assert find_manager(str(tmp_path / inside)) == "a manager", inside
+    for outside in ("run/*/a.qmp", "run/vms2/*.qmp", "run/a.qmp", "*"):
+        assert find_manager(str(tmp_path / outside)) is None, outside
+
+
+def test_the_managers_that_are_known() -> None:
+    """Those of which Proxmox VE connects only now and then."""
+    assert find_manager("/var/lib/libvirt/qemu/domain-1-web/monitor.sock") == "libvirt"
+    assert find_manager("/run/libvirt/qemu/*.sock") == "libvirt"
+    assert find_manager(f"{os.path.realpath('/var/run')}/qemu-server/*.qmp") == "Proxmox VE"
 
 
 def test_a_directory_that_cannot_be_looked_at(tmp_path: Path) -> None:

@@ -1,21 +1,82 @@
-"""Real virtual machines for tests: QEMU on KVM, which boots a BIOS and finds nothing to run."""
+"""Real virtual machines for tests: QEMU on KVM, which boots a BIOS and finds nothing to run.
+
+Of the versions with which they are tried, one is installed, and one is of Debian 13, which
+`unpack_qemu.sh` unpacks. They differ: from 8.1 QEMU keeps statistics descriptors.
+"""
 
 import contextlib
+import ctypes
 import json
 import os
+import re
 import signal
 import socket
+import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from statsfs.kvm.descriptors import KvmStats
 from statsfs.kvm.qmp_sockets import find_vm
 from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import ROOT
+from tests.support.other_users import AS_USER
 
-__all__ = ["Qemu", "running"]
+__all__ = ["QEMUS", "Qemu", "find_qemu", "of_another_user", "running", "take_stats"]
+
+QEMUS = ("installed", "debian13")
+"""The versions, for `find_qemu`."""
+
+_UNPACKED = ROOT / ".venv" / "qemu-trixie"
+_GETFD = 438  # the system call pidfd_getfd
 
 _LIFETIME = 90  # seconds; no test leaves one behind, even if it is killed
+
+
+def find_qemu(version: str) -> str:
+    """Where a QEMU of these versions is; one that cannot be had skips the test."""
+    if version == "installed":
+        return "qemu-system-x86_64"
+    script = ROOT / "tests" / "support" / "unpack_qemu.sh"
+    done = subprocess.run([script, _UNPACKED], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.xfail(f"there is no QEMU of Debian 13: {done.stderr}")
+    return str(_UNPACKED / "qemu-system-x86_64")
+
+
+def take_stats(pid: int) -> dict[int, KvmStats]:
+    """Take the statistics descriptors of vCPUs that a process keeps, by KVM's numbers of them."""
+    taken = {}
+    pidfd = os.pidfd_open(pid)
+    call = ctypes.CDLL(None, use_errno=True).syscall
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                link = os.readlink(f"/proc/{pid}/fd/{fd}")
+                if found := re.fullmatch(r"anon_inode:kvm-vcpu-stats:(\d+)", link):
+                    own = call(_GETFD, pidfd, int(fd), 0)
+                    assert own >= 0, os.strerror(ctypes.get_errno())
+                    taken[int(found[1])] = KvmStats(own)
+                    os.close(own)
+    finally:
+        os.close(pidfd)
+    return taken
+
+
+def of_another_user(shared: Path) -> tuple[str, ...]:
+    """A prefix of a QEMU that `USER` runs, who may not use the host's /dev/kvm.
+
+    Args:
+        shared: a directory that the user may enter.
+    """
+    device = shared / "kvm"
+    os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
+    device.chmod(0o666)
+    script = f'mount --bind {device} /dev/kvm && exec {" ".join(AS_USER)} "$@"'
+    return ("unshare", "--mount", "sh", "-euc", script, "sh")
 
 
 class Qemu:
@@ -23,20 +84,30 @@ class Qemu:
 
     Args:
         path: of the socket for statsfs.
+        program: from `find_qemu`.
+        smp: how many vCPUs there are.
+        prefix: a command that runs the program.
 
     Attributes:
         pid: its process.
         name: what debugfs would call the VM.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        program: str = "qemu-system-x86_64",
+        smp: str = "2,maxcpus=3",
+        prefix: Sequence[str] = (),
+    ) -> None:
         self.path = path
         own = path.with_suffix(".own")
         self.process = subprocess.Popen(
             [
                 *("timeout", "--foreground", "-s", "KILL", str(_LIFETIME)),
-                *("qemu-system-x86_64", "-accel", "kvm", "-machine", "pc", "-nodefaults"),
-                *("-display", "none", "-m", "16", "-smp", "2,maxcpus=3"),
+                *prefix,
+                *(program, "-accel", "kvm", "-machine", "pc", "-nodefaults"),
+                *("-display", "none", "-m", "16", "-smp", smp),
                 *("-qmp", f"unix:{path},server=on,wait=off"),
                 *("-qmp", f"unix:{own},server=on,wait=off"),
             ],
@@ -65,16 +136,29 @@ class Qemu:
                 return answer["return"]
 
     def stats(self) -> dict[str, dict[str, Any]]:
-        """What QMP says is counted, by the directory that shows it: "." for the VM."""
+        """What QMP says is counted, by the directory that shows it: "." for the VM.
+
+        KVM's own number of a vCPU is in the link of its descriptor; both have one order. The
+        buckets of histograms are in reverse order.
+        """
         kvm = [{"provider": "kvm"}]
-        numbers = {one["qom-path"]: one["cpu-index"] for one in self.execute("query-cpus-fast")}
+        ids = sorted(self.vcpu_ids())
+        paths = {one["cpu-index"]: one["qom-path"] for one in self.execute("query-cpus-fast")}
+        numbers = dict(zip((paths[index] for index in sorted(paths)), ids, strict=True))
         (vm,) = self.execute("query-stats", target="vm", providers=kvm)
         vcpus = self.execute("query-stats", target="vcpu", providers=kvm)
         shown = {".": vm} | {f"vcpu{numbers[one['qom-path']]}": one for one in vcpus}
         return {
-            where: {one["name"]: one["value"] for one in entry["stats"]}
+            where: {one["name"]: _turned(one["value"]) for one in entry["stats"]}
             for where, entry in shown.items()
         }
+
+    def vcpu_ids(self) -> set[int]:
+        """KVM's numbers of the vCPUs, as the links of their descriptors have them."""
+        where = f"/proc/{self.pid}/fd"
+        links = [os.readlink(f"{where}/{fd}") for fd in os.listdir(where)]
+        found = [re.fullmatch(r"anon_inode:kvm-vcpu:(\d+)", link) for link in links]
+        return {int(one[1]) for one in found if one}
 
     def send_signal(self, number: signal.Signals) -> None:
         """Stop it, let it go on, or kill it."""
@@ -89,10 +173,19 @@ class Qemu:
         self._qmp.close()
 
 
+def _turned(value: Any) -> Any:
+    return value[::-1] if isinstance(value, list) else value
+
+
 @contextlib.contextmanager
-def running(path: Path) -> Iterator[Qemu]:
+def running(
+    path: Path,
+    program: str = "qemu-system-x86_64",
+    smp: str = "2,maxcpus=3",
+    prefix: Sequence[str] = (),
+) -> Iterator[Qemu]:
     """Run a QEMU until the context ends, or the test ends it."""
-    qemu = Qemu(path)
+    qemu = Qemu(path, program, smp, prefix)
     try:
         yield qemu
     finally:

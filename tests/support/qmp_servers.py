@@ -69,8 +69,10 @@ class QmpServer:
 
     Attributes:
         commands: what was received, in order.
+        queries: the arguments of each query-stats.
         vm, vcpus: what is counted; that of vCPUs by their qom-paths, in QEMU's reverse order.
-        cpus: the number of each vCPU by its qom-path.
+        cpus: the APIC id of each vCPU by its qom-path, in the order of their indices.
+        target: the architecture.
         answers: for a command, or "greeting", the line to send in place of the answer.
         flowing: cleared, the server hears nothing, as a stopped QEMU.
 
@@ -82,9 +84,11 @@ class QmpServer:
     def __init__(self, path: Path, *, silent: bool = False) -> None:
         self.path = path
         self.commands: list[str] = []
+        self.queries: list[dict[str, Any]] = []
         self.vm = zeros("vm")
         self.vcpus = {f"/machine/cpu[{n}]": zeros("vcpu") for n in (1, 0)}
         self.cpus = {"/machine/cpu[0]": 0, "/machine/cpu[1]": 1}
+        self.target = "x86_64"
         self.answers: dict[str, bytes] = {}
         self.flowing = threading.Event()
         self.flowing.set()
@@ -106,6 +110,11 @@ class QmpServer:
     def asked(self, command: str) -> int:
         """How often a command was received."""
         return self.commands.count(command)
+
+    @property
+    def client(self) -> socket.socket | None:
+        """The connection that is open."""
+        return self._client
 
     def hang_up(self) -> None:
         """Close the client's connection."""
@@ -172,6 +181,7 @@ class QmpServer:
             "query-stats-schemas": self._schemas,
             "query-stats": self._stats,
             "query-cpus-fast": self._cpus,
+            "qom-get": self._apic_id,
         }[command](arguments)
 
     def _nothing(self, _arguments: Any) -> Any:
@@ -189,23 +199,38 @@ class QmpServer:
         ]
 
     def _stats(self, arguments: Any) -> Any:
-        assert arguments["providers"] == [{"provider": "kvm"}]
+        self.queries.append(arguments)
+        (provider,) = arguments["providers"]
+        assert provider["provider"] == "kvm"
+        names = provider.get("names")
         if arguments["target"] == "vm":
-            return [{"provider": "kvm", "stats": _listed(self.vm)}]
+            assert "vcpus" not in arguments
+            return [{"provider": "kvm", "stats": _listed(self.vm, names)}]
+        vcpus = arguments.get("vcpus", self.vcpus)
         return [
-            {"provider": "kvm", "qom-path": path, "stats": _listed(stats)}
+            {"provider": "kvm", "qom-path": path, "stats": _listed(stats, names)}
             for path, stats in self.vcpus.items()
+            if path in vcpus
         ]
 
     def _cpus(self, _arguments: Any) -> Any:
         return [
-            {"qom-path": path, "cpu-index": number, "thread-id": 1, "target": "x86_64"}
-            for path, number in self.cpus.items()
+            {"qom-path": path, "cpu-index": index, "thread-id": 1, "target": self.target}
+            for index, path in enumerate(self.cpus)
         ]
 
+    def _apic_id(self, arguments: Any) -> Any:
+        assert arguments["property"] == "apic-id"
+        return self.cpus[arguments["path"]]
 
-def _listed(stats: dict[str, Any]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} for name, value in stats.items()]
+
+def _listed(stats: dict[str, Any], names: list[str] | None) -> list[dict[str, Any]]:
+    # Buckets too are in QEMU's reverse order.
+    return [
+        {"name": name, "value": value[::-1] if isinstance(value, list) else value}
+        for name, value in stats.items()
+        if names is None or name in names
+    ]
 
 
 def _line(message: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from statsfs.model.external import Numbers
 from statsfs.model.locking import Flag
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree import refresh
-from statsfs.tree.refresh import find_refreshing
+from statsfs.tree.refresh import Read, current_reads, find_refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot_directories import make_directory
 from statsfs.tree.source import Source, directory_of
@@ -38,6 +38,7 @@ class Elsewhere:
         self.numbers = Numbers(BY_NAME)
         self.asked = 0
         self.threads: set[int] = set()
+        self.reads: list[frozenset[Read] | None] = []
         self.answers = threading.Event()
         self.answers.set()
         self.error: BaseException | None = None
@@ -45,6 +46,7 @@ class Elsewhere:
     def refresh(self) -> None:
         self.asked += 1
         self.threads.add(threading.get_ident())
+        self.reads.append(current_reads())
         self.answers.wait(DEADLINE)
         if self.error is not None:
             raise self.error
@@ -173,6 +175,44 @@ def test_who_comes_during_a_refresh_waits_for_the_next() -> None:
         reader.join()
     assert elsewhere.asked == 2
     assert found == [8] * 6
+
+
+@blocking_or_not
+def test_what_is_read(blocking: bool) -> None:
+    """A refresh may ask which source is read, here or above or below, and which of its names."""
+    elsewhere, host = Elsewhere(), Source("kvm")
+    vm = make_source("vm", elsewhere, blocking=blocking)
+    vcpu = Source("vcpu")
+    vm.add_subordinate(vcpu)
+    vcpu.add_values(VALUES, Numbers(BY_NAME))
+    host.add_subordinate(vm)
+    host.get_value("exits")
+    vm.clear_value("pages")
+    vcpu.get_value("exits")
+    vm.snapshot()
+    assert elsewhere.reads == [
+        frozenset({one}) for one in [(host, "exits"), (vm, "pages"), (vcpu, "exits"), (vm, None)]
+    ]
+    assert current_reads() is None
+
+
+def test_readers_who_share_a_refresh() -> None:
+    """It is for all that they read."""
+    elsewhere = Elsewhere()
+    source = make_source("vm", elsewhere)
+    elsewhere.answers.clear()
+    names = ["exits", "exits", "pages"]
+    readers = [threading.Thread(target=source.get_value, args=(name,)) for name in names]
+    readers[0].start()
+    wait_until(lambda: elsewhere.asked == 1)
+    for reader in readers[1:]:
+        reader.start()
+    wait_until(lambda: waiting_for_the_next(source) == 2)
+    elsewhere.answers.set()
+    for reader in readers:
+        reader.join()
+    first, second = ({(source, "exits")}, {(source, "exits"), (source, "pages")})
+    assert elsewhere.reads == [frozenset(first), frozenset(second)]
 
 
 def waiting_for_the_next(source: Source) -> int:
