@@ -80,7 +80,8 @@ class Home:
         """The home of a visible source right below."""
         label = "source" if source.label is None else make_label(source.label)
         above = self.labels.get(label)
-        name = source.name if above is None else f"{above}/{source.name}"
+        value = source.name if source.label is None else source.label_value
+        name = value if above is None else f"{above}/{value}"
         return Home(source, self.top, {**self.labels, label: name})
 
 

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from statsfs.exceptions import BaseMismatchError
 from statsfs.model.buffers import SlotBuffer
 from statsfs.model.histograms import find_sums
+from statsfs.model.packed import PackedNumbers, PlaceReader
 from statsfs.model.readers import (
     AttributeReader,
     BufferReader,
@@ -188,6 +189,8 @@ class Binder:
             return self._reader(BufferReader), _bind_buffer(self.values, base)
         if isinstance(base, SlotBuffer) and base.stats_values == self.values:
             return self._reader(SlotReader), base
+        if isinstance(base, PackedNumbers):
+            return self._reader(PlaceReader, base.offsets(self.values)), base
         if isinstance(base, Mapping):
             reader = self._key_reader(MappingReader, _is_plain_mapping(type(base)), base)
         elif _is_raw_buffer(base):
