@@ -20,6 +20,7 @@ from statsfs.formats.binary import Layout
 from statsfs.kvm.bpf_program import FOUND, MARK, NO_VCPU, ROW, make_copier, make_finder
 from statsfs.kvm.btf import Btf, read_kernel_btf
 from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.vm_sources import SCHEDULE_SIZE
 
 __all__ = ["BpfIterator", "BpfRow", "check_rights"]
 
@@ -46,10 +47,10 @@ class BpfRow(NamedTuple):
         kvm: tells its VM from others, as long as that lives.
         vcpu: the number of the vCPU; None for a VM.
         id: the kernel's id string.
-        thread: of a vCPU, the number of the thread that last ran it; 0 if that is not known.
-        schedule: what the scheduler counted of that thread: nanoseconds of running and of waiting
-            to run, and how often it ran.
-        data: the statistics, as a statistics descriptor has them.
+        thread: of a vCPU, the number of the thread that last ran it; 0 if there is none.
+        block: for a vCPU, what the scheduler counted of that thread: nanoseconds of running and of
+            waiting to run, and how often it ran; then the statistics, as a statistics descriptor
+            has them.
     """
 
     process: int
@@ -58,8 +59,7 @@ class BpfRow(NamedTuple):
     vcpu: int | None
     id: bytes
     thread: int
-    schedule: tuple[int, int, int]
-    data: bytes
+    block: bytes
 
 
 class BpfIterator(AbstractContextManager["BpfIterator"]):
@@ -88,8 +88,7 @@ class BpfIterator(AbstractContextManager["BpfIterator"]):
             raise KvmError("BPF finds no files of this process: in a PID namespace?")
         self._link = _Link(btf, make_copier(btf, kinds[own.fd], kinds[own.vcpu_fd]))
         try:
-            found = {row.fd for row in self.read() if row.process == os.getpid()}
-            if not {own.fd, own.vcpu_fd} <= found:
+            if not self.finds(own):
                 raise KvmError("BPF does not find a VM of our own")
         except BaseException:
             self._link.close()
@@ -101,6 +100,11 @@ class BpfIterator(AbstractContextManager["BpfIterator"]):
     def close(self) -> None:
         """Unload the program."""
         self._link.close()
+
+    def finds(self, own: OwnVm) -> bool:
+        """Tell whether the program finds a VM of our own."""
+        found = {row.fd for row in self.read() if row.process == os.getpid()}
+        return {own.fd, own.vcpu_fd} <= found
 
     def read(self) -> list[BpfRow]:
         """Return the statistics of all VMs and vCPUs now.
@@ -115,21 +119,18 @@ class BpfIterator(AbstractContextManager["BpfIterator"]):
         while at < end:
             if end - at < head:
                 raise KvmError("invalid BPF output: it ends in a row")
-            mark, process, fd, kvm, vcpu, id, thread, same, *schedule = unpack(data, at)
-            start = at + head
-            at = start + sizes[vcpu == NO_VCPU]
+            mark, process, fd, kvm, vcpu, id, thread, same, *_ = unpack(data, at)
+            start, at = at + head, at + head + sizes[vcpu == NO_VCPU]
             if mark != MARK or at > end or not NO_VCPU <= vcpu < _VCPUS:
                 raise KvmError("invalid BPF output: not a row of ours")
-            # A vCPU that is just being made, or memory that was freed meanwhile.
-            if not kvm or not id.startswith(b"kvm-"):
-                continue
-            if thread != same:
-                thread = 0
-            number = None if vcpu == NO_VCPU else vcpu
-            one = BpfRow(
-                process, fd, kvm, number, id, thread, tuple(schedule), data[start:at]
-            )
-            rows.append(one)
+            # Else a vCPU that is just being made.
+            if kvm and id.startswith(b"kvm-"):
+                if vcpu == NO_VCPU:
+                    row = BpfRow(process, fd, kvm, None, id, 0, data[start:at])
+                else:
+                    block = data[start - SCHEDULE_SIZE : at]
+                    row = BpfRow(process, fd, kvm, vcpu, id, thread * (thread == same), block)
+                rows.append(row)
         return rows
 
 

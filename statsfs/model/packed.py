@@ -40,15 +40,16 @@ class PackedNumbers:
         size: how many bytes a block has.
 
     Attributes:
-        block: the numbers, less the baselines.
+        raw: the block that was taken last.
+        block: the same, less the baselines.
     """
 
-    __slots__ = ("__weakref__", "_baselines", "_lock", "_places", "_raw", "block")
+    __slots__ = ("__weakref__", "_baselines", "_lock", "_places", "block", "raw")
 
     def __init__(self, places: Mapping[str, Place], size: int) -> None:
         self._places = places
         self._baselines: dict[str, tuple[int, ...]] = {}
-        self._raw = self.block = bytes(size)
+        self.raw = self.block = bytes(size)
         # Reentrant: a signal handler may read in the middle of a `take`.
         self._lock = threading.RLock()
 
@@ -65,14 +66,14 @@ class PackedNumbers:
     @locked
     def take(self, block: bytes) -> None:
         """Replace all numbers; ValueError: the block has another size."""
-        if len(block) != len(self._raw):
-            raise ValueError(f"{len(block)} bytes, not {len(self._raw)}")
-        self._raw = block
+        if len(block) != len(self.raw):
+            raise ValueError(f"{len(block)} bytes, not {len(self.raw)}")
+        self.raw = block
         self.block = self._subtract() if self._baselines else block
 
     def _subtract(self) -> bytes:
         # A number below its baseline shows that counting began anew: then there is none.
-        changed = bytearray(self._raw)
+        changed = bytearray(self.raw)
         for name, baseline in list(self._baselines.items()):
             field, offset = self._field(name)
             left = [*map(operator.sub, field.unpack_from(changed, offset), baseline)]
@@ -93,7 +94,7 @@ class PackedNumbers:
         if not value.cumulative:
             raise ValueError(f"the {value.kind} is kept where it is counted")
         field, offset = self._field(name)
-        self._baselines[name] = field.unpack_from(self._raw, offset)
+        self._baselines[name] = field.unpack_from(self.raw, offset)
         self.block = self._subtract()
 
 
