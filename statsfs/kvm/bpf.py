@@ -19,6 +19,7 @@ from statsfs.exceptions import KvmError
 from statsfs.formats.binary import Layout
 from statsfs.kvm.bpf_program import FOUND, MARK, NO_VCPU, ROW, make_copier, make_finder
 from statsfs.kvm.btf import Btf, read_kernel_btf
+from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
 
@@ -31,8 +32,6 @@ _TRACING, _TRACE_ITER = 26, 28
 _ATTRIBUTES: Final = 144  # bytes of a `union bpf_attr`; a kernel takes more than it knows if zero
 _READ: Final = 1 << 20  # bytes; the kernel gives what fits into its own buffer
 _LOG: Final = 1 << 16
-_CAPABILITIES: Final = {"CAP_PERFMON": 38, "CAP_BPF": 39}
-_SYS_ADMIN: Final = 1 << 21
 _LOCKDOWN: Final = Path("/sys/kernel/security/lockdown")
 _VCPUS: Final = 1 << 16  # more than any kernel's KVM_MAX_VCPU_IDS
 
@@ -145,10 +144,7 @@ def check_rights() -> None:
         lockdown = ""  # not mounted, or a kernel without lockdown
     if "[confidentiality]" in lockdown:
         raise KvmError("BPF is refused: the kernel's lockdown is confidentiality", _LOCKDOWN)
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("CapEff:"))
-    rights = int(line.split()[1], 16)
-    missing = [name for name, bit in _CAPABILITIES.items() if not rights & (1 << bit | _SYS_ADMIN)]
+    missing = find_missing(("CAP_BPF", "CAP_PERFMON"))
     if missing:
         raise KvmError(f"BPF needs {' and '.join(missing)}", missing)
 

@@ -22,6 +22,7 @@ from statsfs.exceptions import DuplicateNameError, KvmError
 from statsfs.kvm import scanning
 from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
+from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.identity import Identity, identify
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.taken import TakenVms
@@ -36,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.01  # seconds between two looks at least
 _LOOK: Final = 1.0  # seconds between two looks where nothing happens
-_EAGER: Final = 0.05  # the same while a VM is young: its vCPUs come without a word
+_EAGER: Final = 0.1  # the same while a VM is young: its vCPUs come without a word
 _YOUTH: Final = 5.0  # seconds
 _SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
 _RETRY: Final = 30.0  # seconds until BPF is tried again that has worked before
@@ -84,10 +85,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._pidfds: dict[int, int] = {}  # by process
         self._told: set[str] = set()  # the names of VMs that uevents told
         self._unseen: set[str] = set()  # those of them that no look has found yet
+        self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
         self._young: dict[int, float] = {}  # threads that made a VM, and until when that is young
         self._next_scan = 0.0
         self._next_try: float | None = None
         self._tried = 0.0
+        self._why_no_bpf = ""
         self._complaints: set[str] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)
@@ -105,9 +108,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             for fd in (self._wake, self._uevents.fileno()):
                 self._poll.register(fd, select.EPOLLIN)
             stack.callback(self._leave)
-            if not self._try_bpf() and not scanning.may_look():
-                text = "no way to read VMs: needs CAP_BPF and CAP_PERFMON, or CAP_SYS_PTRACE"
-                raise KvmError(text)
+            if not self._try_bpf():
+                missing = find_missing(("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"))
+                if missing:
+                    text = " and ".join(missing)
+                    raise KvmError(f"{self._why_no_bpf}; other ways need {text}", missing)
+                self._complain(f"{self._why_no_bpf}: only what other ways can read is shown")
             self._look()
             self._thread.start()
             self._closing = stack.pop_all()
@@ -169,14 +175,19 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _try_bpf(self) -> bool:
         self._tried = time.monotonic()
         try:
-            with OwnVm() as own:
+            with self._make_own() as own:
                 self._bpf = BpfVms(BpfIterator(own), self._wake_up)
         except KvmError as error:
-            self._complain(f"{error}: only VMs are shown that can be read in other ways")
+            self._why_no_bpf = str(error)
             return False
         self._next_try = None
         log.info("kvm: all VMs are read by BPF")
         return True
+
+    def _make_own(self) -> OwnVm:
+        own = OwnVm()
+        self._own.append(f"{threading.get_native_id()}-{own.fd}")
+        return own
 
     def _drop_bpf(self, reason: object) -> None:
         # Tried again at once, but not if that was just done.
@@ -191,7 +202,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _look_by_bpf(self) -> list[FoundVm]:
         if self._next_try is not None and time.monotonic() >= self._next_try:
             self._next_try += _RETRY
-            self._try_bpf()
+            if not self._try_bpf():
+                self._complain(f"{self._why_no_bpf}: only what other ways can read is shown")
         if self._bpf is None:
             return []
         try:
@@ -199,7 +211,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._unseen -= {one.name for one in found}
             if self._unseen:
                 self._unseen.clear()
-                with OwnVm() as own:
+                with self._make_own() as own:
                     if not self._bpf.finds(own):
                         raise KvmError("KVM was unloaded, and loaded again")
         except OSError as error:
@@ -232,9 +244,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _hear(self) -> None:
         events, overrun = self._uevents.read()
         for event in events:
-            if event.thread == self._thread.native_id:
-                continue  # a VM of our own
-            if event.created:
+            if event.created and event.name in self._own:
+                self._own.remove(event.name)
+            elif event.created:
                 self._young[event.thread] = time.monotonic() + _YOUTH
                 self._told.add(event.name)
                 self._unseen.add(event.name)

@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["KvmFiles", "find_files", "find_process", "may_look", "scan"]
+__all__ = ["KvmFiles", "find_files", "find_process", "scan"]
 
 # Newer kernels put the name in brackets, where a file system's own name could be mistaken for it.
 _LINK: Final = re.compile(r"anon_inode:\[?kvm-(vm|vcpu|vcpu-stats)(?::(\d+))?\]?")
@@ -65,14 +65,3 @@ def find_process(thread: int) -> int | None:
     except OSError:
         return None
     return int(found[1]) if found else None
-
-
-def may_look() -> bool:
-    """Tell whether this process may look at the descriptors of other users' processes."""
-    try:
-        os.readlink("/proc/1/fd/0")
-    except PermissionError:
-        return False
-    except OSError:
-        pass  # process 1 has none of that number
-    return True
