@@ -47,7 +47,7 @@ class Btf:
         self._first_name: int = base._end_name if base else 0
         try:
             self._parse(data)
-        except (struct.error, IndexError) as error:
+        except (struct.error, ValueError) as error:
             raise KvmError(f"invalid BTF: {error}") from error
 
     def _parse(self, data: bytes) -> None:
@@ -66,9 +66,11 @@ class Btf:
             at = body + _EXTRA.get(kind, 0) + (info & 0xFFFF) * _EACH.get(kind, 0)
             if kind in _NAMED and name >= first:
                 start = name - first
-                text = names[start : names.index(b"\0", start)] if start < name_size else b""
+                text = names[start : names.index(b"\0", start)]
                 self._named.setdefault((kind, text), self._first_id + len(self._types))
             self._types.append((kind, about, types[body:at], bool(info >> 31)))
+        if at > len(types):
+            raise KvmError("invalid BTF: the last type is cut")
 
     @property
     def next_id(self) -> int:

@@ -177,8 +177,14 @@ class TakenVms:
 
     def look(self, files: Mapping[int, KvmFiles], others: Collection[str]) -> list[FoundVm]:
         """Take what is new, and close what is gone or read in a better way; see `Way.look`."""
-        named = ((f"{pid}-{one.vms[0]}", pid, one.stats) for pid, one in files.items() if one.stats)
-        wanted = {name: (pid, fds) for name, pid, fds in named if name not in others}
+        wanted = {}
+        for pid, one in files.items():
+            name = f"{pid}-{one.vms[0]}"
+            if one.stats and name not in others:
+                if len(one.vms) == 1:
+                    wanted[name] = (pid, one.stats)
+                else:  # nothing tells whose they are
+                    self._complain(f"process {pid}: descriptors of {len(one.vms)} VMs")
         for name in self._vms.keys() - wanted.keys():
             self._vms.pop(name).close()
         found = []
