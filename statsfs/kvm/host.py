@@ -232,7 +232,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 if self._stopping:
                     return
                 self._look()
-            except Exception:  # one VM that is odd must not hide all others for ever
+            except Exception:  # else all numbers would be old from now on
                 log.exception("kvm: a look failed")
             time.sleep(_PAUSE)
 
@@ -278,7 +278,10 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             if vm.name not in found:
                 (self._hide if self._is_there(vm) else self._end)(vm)
         for way_found, one in found.values():
-            self._show(way_found, one)
+            try:
+                self._show(way_found, one)
+            except Exception:  # one VM that is odd must not hide all others for ever
+                log.exception("kvm: %s cannot be shown", one.name)
 
     def _scan(self) -> None:
         now = time.monotonic()

@@ -126,6 +126,8 @@ class VmSources:
         refresher = directory_of(self.source).refresher
         assert refresher is not None
         refresher.blocking, refresher.idle = blocking, idle
+        if idle and refresher.failure is not None:
+            refresher.settle(None)
 
     def show(self, known: Known) -> None:
         """Show the values that a way knows."""

@@ -174,7 +174,7 @@ except KvmError as error:
     ],
 )
 def test_which_capabilities_it_needs(capabilities: str, says: str) -> None:
-    """Two, or CAP_SYS_ADMIN; the addresses of the kernel are not needed. One line names the rest."""
+    """Two, or CAP_SYS_ADMIN; no symbols of the kernel. One line names what is missing."""
     done = subprocess.run(
         ["setpriv", f"--bounding-set=-all,{capabilities}", sys.executable, "-c", LOAD],
         capture_output=True,
@@ -213,7 +213,7 @@ def test_a_program_that_the_kernel_refuses(monkeypatch: pytest.MonkeyPatch) -> N
     """The verifier's reason is in the line."""
     leave = struct.pack("=BBhi", 0x95, 0, 0, 0)
     monkeypatch.setattr(bpf, "make_copier", lambda *_: leave)
-    with pytest.raises(KvmError, match="the kernel refuses the program: .*: R0 !read_ok$"):
+    with pytest.raises(KvmError, match=r"the kernel refuses the program: .*: R0 !read_ok$"):
         make()
 
 
@@ -246,7 +246,7 @@ def test_a_command_that_the_kernel_refuses(
 def test_a_finder_that_finds_nothing(monkeypatch: pytest.MonkeyPatch, output: bytes) -> None:
     """As in a PID namespace, where numbers of processes are others."""
     monkeypatch.setattr(bpf._Link, "read", lambda _: output)
-    with pytest.raises(KvmError, match="BPF finds no files|invalid BPF output"):
+    with pytest.raises(KvmError, match=r"BPF finds no files|invalid BPF output"):
         make()
 
 

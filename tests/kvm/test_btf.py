@@ -19,8 +19,8 @@ class Maker:
     def __init__(self, base: "Maker | None" = None) -> None:
         self.names = b"" if base else b"\0"
         self.types: list[bytes] = []
-        self.first_name = len(base.names) if base else 0
-        self.first_type = base.first_type + len(base.types) if base else 1
+        self.first_name: int = len(base.names) if base else 0
+        self.first_type: int = base.first_type + len(base.types) if base else 1
 
     def add(
         self, kind: int, name: str, about: int, *body: int, vlen: int = 0, flag: int = 0
@@ -99,11 +99,11 @@ def test_a_modules(tmp_path: Path) -> None:
 
 def test_a_kernel_without(tmp_path: Path) -> None:
     """One line says what is missing."""
-    with pytest.raises(KvmError, match="no BTF: .*vmlinux: No such file"):
+    with pytest.raises(KvmError, match=r"no BTF: .*vmlinux: No such file"):
         read_kernel_btf(tmp_path)
     make_files(tmp_path)
     (tmp_path / "kvm").unlink()
-    with pytest.raises(KvmError, match="no BTF of KVM: neither .*/kvm nor vmlinux describes"):
+    with pytest.raises(KvmError, match=r"no BTF of KVM: neither .*/kvm nor vmlinux describes"):
         read_kernel_btf(tmp_path)
 
 

@@ -1,0 +1,490 @@
+"""All VMs of a host, in this process: guests of our own, and what becomes of the tree."""
+
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from statsfs.demo.real_kvm import RealKvm, RealVm
+from statsfs.exceptions import KvmError, UnavailableError
+from statsfs.kvm import host as host_module
+from statsfs.kvm import scanning
+from statsfs.kvm.bpf import BpfIterator, BpfRow
+from statsfs.kvm.host import KvmHost
+from statsfs.kvm.identity import Identity
+from statsfs.kvm.scanning import KvmFiles
+from statsfs.kvm.ways import FoundVm, Known, Numbers, Way
+from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
+from tests.support.deadlines import DEADLINE, wait_until
+
+pytestmark = [pytest.mark.kvm, pytest.mark.root]
+
+
+@pytest.fixture
+def guests() -> Iterator[RealKvm]:
+    """VMs of this process, which run when a test says so."""
+    with RealKvm(Registry(), rate=0) as kvm:
+        yield kvm
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No VMs of other processes: a total is what a test makes."""
+    read, scan = BpfIterator.read, scanning.scan
+
+    def read_own(self: BpfIterator) -> list[BpfRow]:
+        return [row for row in read(self) if row.process == os.getpid()]
+
+    monkeypatch.setattr(BpfIterator, "read", read_own)
+    own = os.getpid()
+    monkeypatch.setattr(
+        scanning, "scan", lambda: {pid: files for pid, files in scan().items() if pid == own}
+    )
+    find = scanning.find_process
+    monkeypatch.setattr(
+        scanning, "find_process", lambda thread: own if find(thread) == own else None
+    )
+
+
+@pytest.fixture
+def no_bpf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that refuses BPF."""
+    monkeypatch.setattr(host_module, "BpfIterator", refuse)
+
+
+def refuse(*_: object) -> None:
+    """As `BpfIterator` does."""
+    raise KvmError("BPF needs CAP_BPF")
+
+
+def find(host: KvmHost, vm: RealVm) -> Source | None:
+    """The source of a VM in the tree of the host."""
+    return host.source.find(vm.name)
+
+
+def wait_for(host: KvmHost, vm: RealVm, vcpus: int | None = None) -> Source:
+    """Wait until a VM is shown, with its vCPUs."""
+    count = len(vm.vcpus) if vcpus is None else vcpus
+
+    def is_there() -> bool:
+        source = find(host, vm)
+        return source is not None and len(source.subordinates) == count
+
+    wait_until(is_there, vm.name)
+    source = find(host, vm)
+    assert source is not None
+    return source
+
+
+def shown(source: Source) -> dict[str, Any]:
+    """The values of one directory."""
+    return {name: source.get_value(name) for name in source.names()}
+
+
+def run(source: Source, vm: RealVm, exits: int) -> None:
+    """Have the first vCPU make exits; a number of 20 ms before is as good to readers."""
+    before = source.get_value("exits")
+    vm.vcpus[0].make_exits(exits)
+    wait_until(lambda: source.get_value("exits") >= before + exits, "the exits")
+
+
+def counted(stats: Any) -> dict[str, Any]:
+    """What a statistics descriptor says."""
+    stats.refresh()
+    return dict(stats.numbers)
+
+
+@contextmanager
+def paused(host: KvmHost) -> Iterator[None]:
+    """Nothing is looked at, and no uevent is heard, until the context ends."""
+    rests = threading.Event()
+    looking: Any = host
+    looking._hear, looking._look = lambda: None, rests.set
+    host._wake_up()
+    assert rests.wait(DEADLINE)
+    try:
+        yield
+    finally:
+        del looking._hear, looking._look
+        host._wake_up()
+
+
+SCHEDULE = {"run_ns", "wait_ns", "timeslices"}
+
+
+def test_totals_are_there_before_the_first_vm() -> None:
+    """As in debugfs: `exits` is 0."""
+    with KvmHost() as host:
+        values = shown(host.source)
+        assert values["exits"] == values["remote_tlb_flush"] == values["wait_ns"] == 0
+        assert values["halt_wait_hist"] == [0] * len(values["halt_wait_hist"])
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["before", "after"])
+def test_all_values_are_the_descriptors(guests: RealKvm, early: bool) -> None:
+    """At a standstill, of VMs that were there before and that come later."""
+    vms = [guests.create_vm(2)] if early else []
+    with KvmHost() as host:
+        vms.append(guests.create_vm(1))
+        for vm in vms:
+            wait_for(host, vm)
+            for number, vcpu in enumerate(vm.vcpus):
+                vcpu.make_exits(50 + number)
+        exits = sum(counted(stats)["exits"] for vm in vms for stats in vm.vcpu_stats)
+        wait_until(lambda: host.source.get_value("exits") == exits, "the exits")
+        for vm in vms:
+            source = wait_for(host, vm)
+            assert source.info["kvm.source"] == "bpf"
+            own = counted(vm.stats)
+            assert {name: shown(source)[name] for name in own} == own
+            for number, stats in enumerate(vm.vcpu_stats):
+                found = source.find(f"vcpu{number}")
+                assert found is not None
+                values = shown(found)
+                assert values.keys() - counted(stats).keys() == SCHEDULE
+                assert {name: values[name] for name in counted(stats)} == counted(stats)
+
+
+def test_a_vm_that_ends_is_retained(guests: RealKvm) -> None:
+    """Its directory is gone, what it counted is not; the next one begins at 0."""
+    with KvmHost() as host:
+        vm = guests.create_vm(1)
+        source = wait_for(host, vm)
+        run(source, vm, 70)
+        exits = host.source.get_value("exits")
+        assert exits >= 70
+        guests.destroy_vm(vm)
+        wait_until(lambda: source.parent is None, "the end")
+        assert host.source.get_value("exits") == exits
+        again = guests.create_vm(1)
+        assert wait_for(host, again).get_value("exits") < 70
+        assert host.source.get_value("exits") >= exits
+
+
+def test_a_vm_in_place_of_another(guests: RealKvm) -> None:
+    """Of the same thread, with the same descriptor, and before anybody looked: it is another."""
+    with KvmHost() as host:
+        vm = guests.create_vm(1)
+        before = source = wait_for(host, vm)
+        run(source, vm, 70)
+        exits = host.source.get_value("exits")
+        with paused(host):
+            guests.destroy_vm(vm)
+            again = guests.create_vm(1)
+        wait_until(lambda: find(host, again) not in (None, before), "the next one")
+        assert wait_for(host, again).get_value("exits") == 0
+        assert host.source.get_value("exits") == exits
+
+
+def test_each_thread_of_a_process_has_its_vms(guests: RealKvm) -> None:
+    """The name has the number of the thread that made the VM."""
+    with KvmHost() as host, ThreadPoolExecutor(1) as pool:
+        vms = [guests.create_vm(1), pool.submit(guests.create_vm, 1).result()]
+        assert len({vm.name.partition("-")[0] for vm in vms}) == 2
+        for vm in vms:
+            assert wait_for(host, vm).info["pid"] == str(os.getpid())
+
+
+def test_a_descriptor_of_a_vm_that_is_there_twice(guests: RealKvm) -> None:
+    """The VM is there once, under the name of the first."""
+    vm = guests.create_vm(1)
+    fd = int(vm.name.partition("-")[2])
+    second = os.dup(fd)
+    try:
+        with KvmHost() as host:
+            wait_for(host, vm)
+            assert [
+                one.name for one in host.source.subordinates if one.info["pid"] == str(os.getpid())
+            ] == [vm.name]
+    finally:
+        os.close(second)
+
+
+def test_clearing_lasts(guests: RealKvm) -> None:
+    """A cleared value counts from 0, whatever the kernel goes on with."""
+    with KvmHost() as host:
+        vm = guests.create_vm(1)
+        source = wait_for(host, vm)
+        run(source, vm, 30)
+        source.clear_value("exits")
+        assert source.get_value("exits") == 0
+        run(source, vm, 10)
+        assert source.get_value("exits") < 30
+
+
+# Moves from one way to another
+
+
+def test_bpf_ends_and_returns(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The descriptors are next: no number falls, what they do not know is not shown."""
+    monkeypatch.setattr(host_module, "_RETRY", 0.0)
+    real = BpfIterator
+    with KvmHost() as host:
+        vm = guests.create_vm(1)
+        source = wait_for(host, vm)
+        run(source, vm, 40)
+        before = host.source.get_value("exits")
+        source.clear_value("halt_exits")
+        monkeypatch.setattr(host_module, "BpfIterator", refuse)
+        bpf = host._bpf
+        assert bpf is not None
+        monkeypatch.setattr(bpf._iterator, "read", refuse)
+        wait_until(lambda: source.info["kvm.source"] == "descriptors", "the other way")
+        assert find(host, vm) is source
+        assert "remote_tlb_flush" not in source.names()
+        assert host.source.get_value("exits") == source.get_value("exits") == before
+        assert source.get_value("halt_exits") == 0
+        run(source, vm, 5)
+        assert source.get_value("exits") < before + 20
+        monkeypatch.setattr(host_module, "BpfIterator", real)
+        wait_until(lambda: source.info["kvm.source"] == "bpf", "BPF")
+        assert "remote_tlb_flush" in source.names()
+        assert before + 5 <= host.source.get_value("exits") == source.get_value("exits")
+        assert find(host, vm) is source
+    assert "BPF ends: BPF needs CAP_BPF" in caplog.text
+
+
+def test_a_vm_that_nothing_can_read_for_a_while(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not shown; when it returns it does not count twice."""
+    monkeypatch.setattr(host_module, "_RETRY", 0.0)
+    real = BpfIterator
+    with KvmHost() as host:
+        vms = [guests.create_vm(1), guests.create_vm(1)]  # two: descriptors of neither are known
+        source = wait_for(host, vms[0])
+        wait_for(host, vms[1])
+        run(source, vms[0], 40)
+        before = host.source.get_value("exits")
+        monkeypatch.setattr(host_module, "BpfIterator", refuse)
+        assert host._bpf is not None
+        monkeypatch.setattr(host._bpf._iterator, "read", refuse)
+        wait_until(lambda: source.parent is None, "it is hidden")
+        with pytest.raises(UnavailableError, match="no way to read it"):
+            source.get_value("exits")
+        assert host.source.get_value("exits") == before
+        monkeypatch.setattr(host_module, "BpfIterator", real)
+        wait_until(lambda: source.parent is not None, "it is shown")
+        assert host.source.get_value("exits") == before
+        assert source.get_value("exits") == before
+
+
+def test_kvm_is_unloaded_and_loaded_again(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Then the program finds nothing, in silence: a VM of our own tells, and it is made anew."""
+    with KvmHost() as host:
+        bpf = host._bpf
+        assert bpf is not None
+        monkeypatch.setattr(bpf._iterator, "read", list)
+        vm = guests.create_vm(1)
+        wait_for(host, vm)
+        assert host._bpf is not bpf
+    assert "KVM was unloaded, and loaded again" in caplog.text
+
+
+def test_a_reader_of_a_bpf_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files have no data until the next look."""
+    with KvmHost() as host:
+        assert host._bpf is not None
+        with paused(host):
+            monkeypatch.setattr(host._bpf._iterator, "read", refuse)
+            wait_until(lambda: not is_available(host.source), "no data")
+        wait_until(lambda: is_available(host.source), "data")
+
+
+def is_available(source: Source) -> bool:
+    """Whether a source has numbers."""
+    try:
+        source.get_value("exits")
+    except UnavailableError:
+        return False
+    return True
+
+
+# Without BPF
+
+
+def test_descriptors_that_a_process_keeps(guests: RealKvm, no_bpf: None) -> None:
+    """A VM comes, counts and ends; its last numbers are retained to the last."""
+    with KvmHost() as host:
+        vm = guests.create_vm(2)
+        source = wait_for(host, vm)
+        assert source.info["kvm.source"] == "descriptors"
+        for vcpu in vm.vcpus:
+            vcpu.make_exits(20)
+        for number, stats in enumerate(vm.vcpu_stats):
+            vcpu_source = source.find(f"vcpu{number}")
+            assert vcpu_source is not None
+            values = shown(vcpu_source)
+            assert {name: values[name] for name in counted(stats)} == counted(stats)
+        guests.destroy_vm(vm)
+        wait_until(lambda: source.parent is None, "the end")
+        assert host.source.get_value("exits") >= 40
+
+
+def test_without_any_way(
+    monkeypatch: pytest.MonkeyPatch, no_bpf: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One line says what is missing for each."""
+    monkeypatch.setattr(host_module, "find_missing", lambda names: list(names)[:1])
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KvmError, match="BPF needs CAP_BPF; other ways need CAP_SYS_PTRACE"):
+        KvmHost()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert caplog.text == ""
+
+
+class OtherWay:
+    """A way that knows one VM of a process, and some of the values."""
+
+    name = "other"
+    known: Known = (("remote_tlb_flush",), ())
+    blocking = True
+
+    def __init__(self, vms: Callable[[], Mapping[str, Numbers]]) -> None:
+        self.vms = vms
+        self.closed = False
+
+    def look(self, files: Mapping[int, KvmFiles], others: Collection[str]) -> list[FoundVm]:
+        found = self.vms()
+        return [
+            FoundVm(name, os.getpid(), None, found[name]) for name in found.keys() - set(others)
+        ]
+
+    def read(self, name: str) -> Numbers:
+        return self.vms()[name]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_a_way_of_another_kind(guests: RealKvm, no_bpf: None) -> None:
+    """It is asked last, for what others do not have; it is closed with the host."""
+    vm, more = guests.create_vm(1), guests.create_vm(1)
+    blocks: dict[str, Numbers] = {}
+    way = OtherWay(lambda: blocks)
+    with KvmHost([way]) as host:
+        assert find(host, vm) is None
+        blocks[vm.name] = (bytes(host._vm.size), {0: bytes(host._vcpu.size)})
+        host._wake_up()
+        source = wait_for(host, vm)
+        assert source.info["kvm.source"] == "other"
+        assert find(host, more) is None
+        # Of the arrays it knows none whole.
+        assert "remote_tlb_flush" not in source.names()
+        way.known = (None, ("run_ns", "wait_ns", "timeslices"))
+        del blocks[vm.name]
+        host._wake_up()
+        wait_until(lambda: source.parent is None, "it is hidden")
+        schedule = (7).to_bytes(8, "little") + bytes(16)
+        blocks[vm.name] = (bytes(host._vm.size), {0: schedule + bytes(host._vcpu.size - 24)})
+        host._wake_up()
+        wait_until(lambda: find(host, vm) is source, "it returns")
+        vcpu = source.find("vcpu0")
+        assert vcpu is not None
+        assert shown(vcpu) == {"run_ns": 7, "wait_ns": 0, "timeslices": 0}
+        assert host.source.get_value("run_ns") == 7
+    assert way.closed
+    assert isinstance(way, OtherWay)
+    _: Way = way
+
+
+# Names
+
+
+def test_who_it_is(guests: RealKvm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is the label's value unless another VM has it, or it looks like a directory."""
+    names = iter(["web", "web", "12-3", "", "db"])
+    monkeypatch.setattr(
+        host_module, "identify", lambda _: Identity("qemu", next(names), "0-1", "pc")
+    )
+    with KvmHost() as host:
+        vms = []
+        for _ in range(5):
+            vms.append(guests.create_vm(1))
+            wait_for(host, vms[-1])
+        found = [find(host, vm) for vm in vms]
+        values = [source.label_value for source in found if source is not None]
+        assert values == ["web", vms[1].name, vms[2].name, vms[3].name, "db"]
+        assert found[0] is not None
+        assert found[0].info == {
+            "pid": str(os.getpid()),
+            "vmm": "qemu",
+            "uuid": "0-1",
+            "kvm.name": "web",
+            "kvm.machine": "pc",
+            "kvm.source": "bpf",
+        }
+
+
+def test_more_vms_than_are_shown(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first ones are shown, and the log says so once."""
+    monkeypatch.setattr(host_module, "_VMS", 2)
+    monkeypatch.setattr(host_module, "_COMPLAINTS", 1)
+    with KvmHost() as host:
+        for _ in range(4):
+            guests.create_vm(1)
+        wait_until(lambda: "not all VMs are shown: there are more than 2" in caplog.text, "the log")
+        host._wake_up()
+        assert len(host.source.subordinates) == 2
+    assert caplog.text.count("not all VMs") == 1
+
+
+def test_a_vm_that_something_else_shows(guests: RealKvm, caplog: pytest.LogCaptureFixture) -> None:
+    """Never twice: what has the name keeps it."""
+    with KvmHost() as host, paused(host):
+        vm = guests.create_vm(1)
+        with Source(vm.name) as other:
+            host.source.add_subordinate(other)
+    assert other.parent is None
+
+
+def test_a_look_that_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and the next one comes."""
+    with KvmHost() as host:
+        looking: Any = host
+
+        def fail() -> None:
+            del looking._look
+            raise RuntimeError("odd")
+
+        looking._look = fail
+        host._wake_up()
+        wait_until(lambda: "a look failed" in caplog.text, "the log")
+        wait_until(lambda: is_available(host.source), "the next")
+
+
+def test_an_overrun_of_uevents(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch, no_bpf: None
+) -> None:
+    """Then all processes are looked at again."""
+    with KvmHost() as host:
+        read = host._uevents.read
+        monkeypatch.setattr(host._uevents, "read", lambda: (read()[0], True))
+        vm = guests.create_vm(1)
+        wait_for(host, vm)
+
+
+def test_closing_twice(guests: RealKvm) -> None:
+    """Nothing is left, and the second time nothing happens."""
+    before = len(os.listdir("/proc/self/fd"))
+    host = KvmHost()
+    vm = guests.create_vm(1)
+    wait_for(host, vm)
+    guests.destroy_vm(vm)
+    host.close()
+    host.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert "statsfs-kvm" not in [thread.name for thread in threading.enumerate()]
