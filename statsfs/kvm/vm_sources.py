@@ -72,13 +72,17 @@ class _Target:
     def show(self, known: Collection[str]) -> None:
         """Show the arrays of which all values are known."""
         for values in self._section.arrays:
-            if all(value.name in known for value in values):
+            if _are_known(values, known):
                 if values not in self._shown:
                     self.source.add_values(values, self.numbers)
                     self._shown.add(values)
             elif values in self._shown:
                 self.source.remove_values(values)
                 self._shown.remove(values)
+
+
+def _are_known(values: tuple[Value, ...], known: Collection[str]) -> bool:
+    return all(value.name in known for value in values)
 
 
 class VmSources:
@@ -114,6 +118,7 @@ class VmSources:
         self._own = _Target(self.source, vm)
         self._section = vcpu
         self._vcpus: dict[int, _Target] = {}
+        self._declared: set[tuple[Value, ...]] = set()
         self._known: tuple[Collection[str], Collection[str]] = ((), ())
 
     @property
@@ -137,6 +142,10 @@ class VmSources:
             self._section.places.keys() if vcpu is None else vcpu,
         )
         self._own.show(self._known[0])
+        for values in self._section.arrays:  # before the first vCPU is there
+            if values not in self._declared and _are_known(values, self._known[1]):
+                self.source.add_values(values, None)
+                self._declared.add(values)
         for target in self._vcpus.values():
             target.show(self._known[1])
 

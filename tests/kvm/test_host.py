@@ -150,6 +150,14 @@ def test_all_values_are_the_descriptors(guests: RealKvm, early: bool) -> None:
                 assert {name: values[name] for name in counted(stats)} == counted(stats)
 
 
+def test_a_vm_without_vcpus(guests: RealKvm) -> None:
+    """Its files are there, and 0; as are those of a VM whose vCPUs come later."""
+    with KvmHost() as host:
+        source = wait_for(host, guests.create_vm(0))
+        assert source.get_value("exits") == source.get_value("wait_ns") == 0
+        assert host.source.get_value("exits") == 0
+
+
 def test_a_vm_that_ends_is_retained(guests: RealKvm) -> None:
     """Its directory is gone, what it counted is not; the next one begins at 0."""
     with KvmHost() as host:
