@@ -160,8 +160,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         way = vm.way
         if way is None:
             raise KvmError("no way to read it", vm.name)
-        if not isinstance(way, BpfVms):
-            self._take(vm, way.read(vm.name))
+        self._take(vm, way.read(vm.name))
 
     def _take(self, vm: _Vm, numbers: Numbers) -> None:
         block, vcpus = numbers

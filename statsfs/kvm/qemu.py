@@ -123,13 +123,14 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             await asyncio.sleep(_RESCAN)
 
     async def _show(self, path: str) -> bool:
-        # From the connection to the end of the VM; or at once, if it is shown already (`KvmHost`).
+        # From the connection to the end of the VM; or at once, if a `KvmHost` shows it.
         async with AsyncExitStack() as stack:
             channel = self._channels.QmpChannel(qmp_sockets.check_directories(path))
             stack.push_async_callback(channel.close)
             async with channel.connected():
                 fd = qmp_sockets.find_vm(channel.pid)
-            if self._kvm.find(f"{channel.pid}-{fd}") is not None:
+            shown = self._kvm.find(f"{channel.pid}-{fd}")
+            if shown is not None and "kvm.source" in shown.info:
                 return False
             vm = self._vms.QemuVm(channel, fd)
             stack.push_async_callback(vm.end)

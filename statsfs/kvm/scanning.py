@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 __all__ = ["KvmFiles", "find_files", "find_process", "scan"]
 
 # Newer kernels put the name in brackets, where a file system's own name could be mistaken for it.
-_LINK: Final = re.compile(r"anon_inode:\[?kvm-(vm|vcpu|vcpu-stats)(?::(\d+))?\]?")
+_LINK: Final = re.compile(r"anon_inode:\[?kvm-(?:vm|(vcpu|vcpu-stats):(\d+))\]?")
 
 
 class KvmFiles(NamedTuple):
@@ -41,9 +41,9 @@ def find_files(pid: int) -> KvmFiles | None:
                 link = _LINK.fullmatch(os.readlink(f"{where}/{fd}"))
                 if link is None:
                     continue
-                if link[1] == "vm":
+                if link[1] is None:
                     vms.append(fd)
-                elif link[2] is not None:
+                else:
                     # The latest: a QEMU opens a descriptor anew when its VM is made anew.
                     by_kind[link[1]][int(link[2])] = fd
     except OSError:

@@ -61,16 +61,31 @@ class Section:
 
 class _Target:
     # A VM or a vCPU: its source, and the base of its values.
-    __slots__ = ("_section", "_shown", "numbers", "source")
+    __slots__ = ("_kept", "_section", "_shown", "numbers", "source")
 
     def __init__(self, source: Source, section: Section) -> None:
         self.source = source
         self.numbers = PackedNumbers(section.places, section.size)
         self._section = section
         self._shown: set[tuple[Value, ...]] = set()
+        self._kept: list[tuple[int, int]] = []  # where in a block is what is not shown
+
+    def take(self, block: bytes) -> None:
+        """Take numbers; of what is not shown the last ones stay, and so their baselines."""
+        old = self.numbers.raw
+        for start, end in self._kept:
+            block = block[:start] + old[start:end] + block[end:]
+        self.numbers.take(block)
 
     def show(self, known: Collection[str]) -> None:
         """Show the arrays of which all values are known."""
+        places = self._section.places
+        self._kept = [
+            (places[one.name].offset, places[one.name].offset + 8 * one.size)
+            for values in self._section.arrays
+            if not _are_known(values, known)
+            for one in values
+        ]
         for values in self._section.arrays:
             if _are_known(values, known):
                 if values not in self._shown:
@@ -171,7 +186,7 @@ class VmSources:
         if target is not None:
             if not scheduled:
                 block = target.numbers.raw[:SCHEDULE_SIZE] + block[SCHEDULE_SIZE:]
-            target.numbers.take(block)
+            target.take(block)
 
     def put(self) -> None:
         """Put the sources."""

@@ -114,6 +114,22 @@ def paused(host: KvmHost) -> Iterator[None]:
         host._wake_up()
 
 
+def look_again(host: KvmHost) -> None:
+    """Have the host look once from now on, at least."""
+    looked = threading.Event()
+    looking: Any = host
+    look = host._look
+
+    def call() -> None:
+        look()
+        looked.set()
+
+    looking._look = call
+    host._wake_up()
+    assert looked.wait(DEADLINE)
+    del looking._look
+
+
 SCHEDULE = {"run_ns", "wait_ns", "timeslices"}
 
 
@@ -184,6 +200,11 @@ def test_a_vm_in_place_of_another(guests: RealKvm) -> None:
         with paused(host):
             guests.destroy_vm(vm)
             again = guests.create_vm(1)
+            assert again.name == vm.name
+            host._uevents.read()  # not heard: only its address tells that it is another
+            assert host._bpf is not None
+            host._bpf.unbind(host._vms[vm.name].sources)
+            host._vms[vm.name].key = None
         wait_until(lambda: find(host, again) not in (None, before), "the next one")
         assert wait_for(host, again).get_value("exits") == 0
         assert host.source.get_value("exits") == exits
@@ -266,7 +287,8 @@ def test_a_vm_that_nothing_can_read_for_a_while(
     monkeypatch.setattr(host_module, "_RETRY", 0.0)
     real = BpfIterator
     with KvmHost() as host:
-        vms = [guests.create_vm(1), guests.create_vm(1)]  # two: descriptors of neither are known
+        # Of several it is not known whose the descriptors are.
+        vms = [guests.create_vm(1) for _ in range(3)]
         source = wait_for(host, vms[0])
         wait_for(host, vms[1])
         run(source, vms[0], 40)
@@ -277,7 +299,11 @@ def test_a_vm_that_nothing_can_read_for_a_while(
         wait_until(lambda: source.parent is None, "it is hidden")
         with pytest.raises(UnavailableError, match="no way to read it"):
             source.get_value("exits")
+        look_again(host)
         assert host.source.get_value("exits") == before
+        other = host._vms[vms[1].name].sources.source
+        guests.destroy_vm(vms[1])
+        wait_until(lambda: other.refcount == 0, "the end of the other")
         monkeypatch.setattr(host_module, "BpfIterator", real)
         wait_until(lambda: source.parent is not None, "it is shown")
         assert host.source.get_value("exits") == before
@@ -399,6 +425,10 @@ def test_a_way_of_another_kind(guests: RealKvm, no_bpf: None) -> None:
         vcpu = source.find("vcpu0")
         assert vcpu is not None
         assert shown(vcpu) == {"run_ns": 7, "wait_ns": 0, "timeslices": 0}
+        blocks[vm.name] = (None, {1: bytes(host._vcpu.size)})
+        look_again(host)
+        assert [one.name for one in source.subordinates] == ["vcpu1"]
+        assert source.get_value("run_ns") == 7
         assert host.source.get_value("run_ns") == 7
     assert way.closed
     assert isinstance(way, OtherWay)
@@ -449,12 +479,64 @@ def test_more_vms_than_are_shown(
 
 
 def test_a_vm_that_something_else_shows(guests: RealKvm, caplog: pytest.LogCaptureFixture) -> None:
-    """Never twice: what has the name keeps it."""
-    with KvmHost() as host, paused(host):
-        vm = guests.create_vm(1)
-        with Source(vm.name) as other:
+    """Never twice: what has the name keeps it, until it goes."""
+    with KvmHost() as host:
+        with paused(host):
+            vm = guests.create_vm(1)
+            other = Source(vm.name)
             host.source.add_subordinate(other)
-    assert other.parent is None
+        wait_until(lambda: f"there is a {vm.name!r} already" in caplog.text, "the log")
+        assert find(host, vm) is other
+        host.source.remove_subordinate(other)
+        look_again(host)
+        assert find(host, vm) not in (None, other)
+    other.put()
+
+
+def test_a_vm_that_cannot_be_shown(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged, and does not hide the others."""
+    with KvmHost() as host:
+        with paused(host):
+            vms = [guests.create_vm(1), guests.create_vm(1)]
+            odd = [RuntimeError("odd")]
+
+            def identify_the_second(pid: int) -> Identity:
+                if odd:
+                    raise odd.pop()
+                return Identity()
+
+            monkeypatch.setattr(host_module, "identify", identify_the_second)
+        for vm in vms:
+            wait_for(host, vm)
+    assert caplog.text.count("cannot be shown") == 1
+
+
+def test_a_process_that_ends_while_it_is_looked_at(
+    guests: RealKvm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing tells of its end then but the next look."""
+
+    def refuse_pid(_: int) -> int:
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "pidfd_open", refuse_pid)
+    with KvmHost() as host:
+        vm = guests.create_vm(1)
+        source = wait_for(host, vm)
+        guests.destroy_vm(vm)
+        wait_until(lambda: source.parent is None, "the end")
+
+
+def test_a_vm_that_was_gone_before_it_was_seen() -> None:
+    """A VM of our own shows that BPF works all the same."""
+    with KvmHost() as host:
+        bpf = host._bpf
+        host._unseen.add("12-3")
+        look_again(host)
+        assert host._unseen == set()
+        assert host._bpf is bpf
 
 
 def test_a_look_that_fails(

@@ -164,8 +164,8 @@ def may_connect(path: Path) -> bool:
 
 def test_users_who_may_not(mountpoint: Path) -> None:
     """One line says what is missing, and nothing is mounted."""
-    command = [*STATSFS, "mount", mountpoint, "--kvm"]
-    done = run("setpriv", "--bounding-set=-all", *command, cwd=ROOT, status=1)
+    command = ["setpriv", "--bounding-set=-all", *STATSFS, "mount", str(mountpoint), "--kvm"]
+    done = run(*command, cwd=ROOT, status=1)
     assert done.stderr == (
         "statsfs: error: BPF needs CAP_BPF and CAP_PERFMON; "
         "other ways need CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH\n"

@@ -13,6 +13,7 @@ from statsfs.demo.real_kvm import RealKvm, RealVm
 from statsfs.exceptions import FormatError, KvmError
 from statsfs.kvm import taken as taken_module
 from statsfs.kvm.scanning import find_files
+from statsfs.kvm.steal import ThreadTimes
 from statsfs.kvm.taken import TakenVm, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
@@ -144,7 +145,7 @@ def test_a_thread_that_the_scheduler_does_not_count(
     with TakenVm(os.getpid(), size_of(vm)) as taken, monkeypatch.context() as patch:
         taken.take(stats_of(vm))
         before = taken.read()[0][:SCHEDULE_SIZE]
-        patch.setattr(taken_module.ThreadTimes, "refresh", refuse)
+        patch.setattr(ThreadTimes, "refresh", refuse)
         assert taken.read()[0][:SCHEDULE_SIZE] >= before
         patch.setattr(taken_module, "ThreadTimes", refuse)
         with TakenVm(os.getpid(), size_of(vm)) as other:
