@@ -25,7 +25,7 @@ from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.identity import Identity, identify
 from statsfs.kvm.own_vm import OwnVm
-from statsfs.kvm.taken import TakenVms
+from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE, Section, VmSources
 from statsfs.kvm.ways import FoundVm, Numbers, Way
@@ -109,7 +109,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._poll.register(fd, select.EPOLLIN)
             stack.callback(self._leave)
             if not self._try_bpf():
-                missing = find_missing(("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH"))
+                missing = find_missing(NEEDED)
                 if missing:
                     text = " and ".join(missing)
                     raise KvmError(f"{self._why_no_bpf}; other ways need {text}", missing)

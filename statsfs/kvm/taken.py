@@ -17,13 +17,17 @@ from typing import Final, NamedTuple
 
 from statsfs.exceptions import FormatError, KvmError
 from statsfs.formats.binary import decode_layout
+from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.scanning import KvmFiles
 from statsfs.kvm.steal import ThreadTimes
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
 from statsfs.kvm.ways import FoundVm, Known, Numbers
 from statsfs.model.locking import locked
 
-__all__ = ["TakenVm", "TakenVms"]
+__all__ = ["NEEDED", "TakenVm", "TakenVms"]
+
+NEEDED: Final = ("CAP_SYS_PTRACE", "CAP_DAC_READ_SEARCH")
+"""The capabilities that it takes to look at other users' descriptors, and to take them."""
 
 _PIDFD_GETFD: Final = 438  # on all machines; Python has no function for it
 _KCMP: Final = {"x86_64": 312}.get(os.uname().machine, 272)
@@ -184,7 +188,7 @@ class TakenVms:
                 if len(one.vms) == 1:
                     wanted[name] = (pid, one.stats)
                 else:  # nothing tells whose they are
-                    self._complain(f"process {pid}: descriptors of {len(one.vms)} VMs")
+                    self._complain(f"{name}: {self.explain(one)}")
         for name in self._vms.keys() - wanted.keys():
             self._vms.pop(name).close()
         found = []
@@ -196,6 +200,17 @@ class TakenVms:
             except OSError as error:
                 self._complain(f"{name}: statistics descriptors cannot be taken: {error}")
         return found
+
+    def find_failure(self) -> str:
+        """Return which capabilities are missing; "" if none is."""
+        missing = find_missing(NEEDED)
+        return f"needs {' and '.join(missing)}" if missing else ""
+
+    def explain(self, files: KvmFiles) -> str:
+        """Return why a process's VM was not found."""
+        if len(files.vms) > 1:
+            return f"its process has {len(files.vms)} VMs"
+        return "cannot be taken" if files.stats else "its process keeps none open (QEMU since 8.1)"
 
     def read(self, name: str) -> Numbers:
         """Return nothing of the VM, and the numbers of its vCPUs; OSError if they are not there."""

@@ -57,6 +57,12 @@ class Way(Protocol):
             others: the names of VMs that better ways read, which are to be left alone.
         """
 
+    def find_failure(self) -> str:
+        """Return why the way does not work here at all; "" if it does."""
+
+    def explain(self, files: KvmFiles) -> str:
+        """Return why a look did not find the VM of a process with these descriptors."""
+
     def read(self, name: str) -> Numbers:
         """Return the numbers of a VM that it found; OSError if they are not there."""
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +16,11 @@ from statsfs.kvm import scanning
 from statsfs.kvm.bpf import BpfIterator, BpfRow
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.identity import Identity
-from statsfs.kvm.scanning import KvmFiles
-from statsfs.kvm.ways import FoundVm, Known, Numbers, Way
+from statsfs.kvm.ways import Numbers, Way
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.kvm_ways import OtherWay
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
@@ -374,30 +374,6 @@ def test_without_any_way(
         KvmHost()
     assert len(os.listdir("/proc/self/fd")) == before
     assert caplog.text == ""
-
-
-class OtherWay:
-    """A way that knows one VM of a process, and some of the values."""
-
-    name = "other"
-    known: Known = (("remote_tlb_flush",), ())
-    blocking = True
-
-    def __init__(self, vms: Callable[[], Mapping[str, Numbers]]) -> None:
-        self.vms = vms
-        self.closed = False
-
-    def look(self, files: Mapping[int, KvmFiles], others: Collection[str]) -> list[FoundVm]:
-        found = self.vms()
-        return [
-            FoundVm(name, os.getpid(), None, found[name]) for name in found.keys() - set(others)
-        ]
-
-    def read(self, name: str) -> Numbers:
-        return self.vms()[name]
-
-    def close(self) -> None:
-        self.closed = True
 
 
 def test_a_way_of_another_kind(guests: RealKvm, no_bpf: None) -> None:

@@ -179,7 +179,10 @@ def test_the_vms_of_processes(guests: RealKvm) -> None:
         "[Errno 9] ", ""
     )
     assert taken.look({os.getpid(): files._replace(vms=(3, 4))}, ()) == []
-    assert said_of[1] == f"process {os.getpid()}: descriptors of 2 VMs"
+    assert said_of[1] == f"{os.getpid()}-3: its process has 2 VMs"
+    assert taken.explain(files) == "cannot be taken"
+    assert taken.explain(files._replace(stats={})) == "its process keeps none open (QEMU since 8.1)"
+    assert taken.find_failure() == ""
     taken.look({os.getpid(): files}, ())
     taken.close()
 
