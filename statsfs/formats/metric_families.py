@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from statsfs.formats.info_metrics import list_info
 from statsfs.formats.metric_names import Metric, Scale, make_label, make_metric, make_name
 from statsfs.model.arrays import Array
 from statsfs.model.columns import wrap_sum
@@ -383,6 +384,8 @@ def make_families(snapshot: Snapshot, *, mask: Mask = 0o444) -> list[Family]:
         if batch.chunks:
             families.add(top, value, batch, place)
         pause()
+    for top, value, rows in list_info(dict.fromkeys(filter(None, homes.values()))):
+        families.add(top, value, _Batch(rows, 1), _Place(0, None))
     return families.finish()
 
 

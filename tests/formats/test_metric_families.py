@@ -207,6 +207,26 @@ def test_the_value_of_a_label(registry: Registry) -> None:
     ]
 
 
+def test_what_else_is_known_of_a_source(registry: Registry) -> None:
+    """It is a metric of its own, always 1; names with a dot are for extended attributes alone."""
+    value = Value("n", kind=Kind.PEAK)
+    top = source(registry, "top", (value, 0))
+    top.info = {"version": "1.2"}
+    for number in (3, 4):
+        vm = source(top, f"12-{number}", (value, 1), label="vm")
+        vm.info = {"uuid": f"0-{number}", "vm": "lost", "kvm.source": "bpf"}
+        source(vm, "vcpu0", (value, 2), label="vcpu").info = {"kvm.source": "bpf"}
+    assert [line for line in lines(registry) if "info" in line] == [
+        'top_info{version="1.2"} 1',
+        'top_vm_info{uuid="0-3",vm="12-3"} 1',
+        'top_vm_info{uuid="0-4",vm="12-4"} 1',
+    ]
+    with Source("kept", retain=True) as kept:
+        registry.register(kept)
+        source(kept, "below", (value, 0)).info = {"x": "y"}  # it has no series
+    assert not [line for line in lines(registry) if "kept" in line and "info" in line]
+
+
 def test_a_view_of_a_subtree_is_part_of_the_whole(registry: Registry) -> None:
     """Names and labels are the same wherever one looks."""
     value = Value("n", aggregate=Aggregate.SUM, kind=Kind.PEAK)

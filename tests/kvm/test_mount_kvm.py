@@ -123,6 +123,8 @@ def test_who_a_vm_is(mountpoint: Path, tmp_path: Path) -> None:
         found = {name: attribute(directory, name) for name in ("kvm.name", "uuid", "vmm", "pid")}
         assert found == {"kvm.name": name, "uuid": UUID, "vmm": "qemu", "pid": str(vm.pid)}
         text = (directory / ".stats.prom").read_text()
+        known = f'pid="{vm.pid}",uuid="{UUID}",vm="{name}",vmm="qemu"'
+        assert f"kvm_vm_info{{{known}}} 1\n" in text
         for metric in ("exits", "wait_seconds"):
             assert f'kvm_{metric}_total{{vcpu="vcpu1",vm="{name}"}} ' in text
 
