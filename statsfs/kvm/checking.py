@@ -4,19 +4,26 @@ Each way is made, asked once, and closed. Threading: any thread.
 """
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from statsfs.exceptions import KvmError
 from statsfs.kvm import scanning
 from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.identity import Identity, identify
+from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import DEVICE, OwnVm
 from statsfs.kvm.taken import TakenVms
-from statsfs.kvm.ways import Way
+from statsfs.kvm.vm_sources import Section
+from statsfs.kvm.ways import MakeWay, Way
 
 __all__ = ["CheckedVm", "CheckedWays", "check_ways"]
+
+
+_PATIENCE: Final = 1.0  # seconds
 
 
 @dataclass
@@ -52,11 +59,11 @@ class CheckedWays:
     vms: list[CheckedVm] = field(default_factory=list)
 
 
-def check_ways(others: Sequence[Way] = ()) -> CheckedWays:
+def check_ways(others: Sequence[MakeWay] = (LibvirtVms,)) -> CheckedWays:
     """Try each way once, for each VM.
 
     Args:
-        others: ways other than BPF and descriptors, as of `KvmHost`; they are closed.
+        others: what makes ways other than BPF and descriptors, as for `KvmHost`.
 
     Raises:
         KvmError: there is no KVM here.
@@ -70,9 +77,11 @@ def check_ways(others: Sequence[Way] = ()) -> CheckedWays:
         vm.ways[BpfVms.name] = "" if vm.name in by_bpf else why_not or "not found"
     checked = CheckedWays({BpfVms.name: why_not}, vms)
     with OwnVm() as own:
-        taken = TakenVms(own.vcpu.data_size, lambda _: None)
-    for way in (taken, *others):
-        found = {one.name for one in way.look(files, ())}
+        ways: list[Way] = [TakenVms(own.vcpu.data_size, lambda _: None)]
+        sections = (Section.of(own.vm, schedule=False), Section.of(own.vcpu, schedule=True))
+        ways += [make(*sections) for make in others]
+    for way in ways:
+        found = _look(way, files)
         checked.ways[way.name] = why_not = way.find_failure()
         for vm in vms:
             its = files.get(names[vm.name])
@@ -80,6 +89,16 @@ def check_ways(others: Sequence[Way] = ()) -> CheckedWays:
             vm.ways[way.name] = "" if vm.name in found else why_not or no_files
         way.close()
     return checked
+
+
+def _look(way: Way, files: Mapping[int, scanning.KvmFiles]) -> set[str]:
+    # The names that it finds; one that may block answers in threads of its own.
+    deadline = time.monotonic() + (_PATIENCE if way.blocking else 0)
+    while True:
+        found = {one.name for one in way.look(files, ())}
+        if len(found) >= len(files) or time.monotonic() >= deadline:
+            return found
+        time.sleep(0.02)
 
 
 def _look_by_bpf() -> tuple[dict[str, int], str]:

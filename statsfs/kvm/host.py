@@ -13,7 +13,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -24,11 +24,12 @@ from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.identity import Identity, identify
+from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE, Section, VmSources
-from statsfs.kvm.ways import FoundVm, Numbers, Way
+from statsfs.kvm.ways import FoundVm, MakeWay, Numbers, Way
 from statsfs.tree.source import Source
 
 __all__ = ["KvmHost"]
@@ -64,7 +65,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     """The VMs of this host as subordinates of a source; closes as a context.
 
     Args:
-        ways: other ways than BPF and descriptors, the better ones first; closed with the host.
+        ways: what makes ways other than BPF and descriptors, the better ones first.
 
     Attributes:
         source: the source, `kvm`, with totals from the beginning; to be registered.
@@ -73,12 +74,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         KvmError: there is no KVM here, or no way to read its statistics.
     """
 
-    def __init__(self, ways: Sequence[Way] = ()) -> None:
+    def __init__(self, ways: Sequence[MakeWay] = (LibvirtVms,)) -> None:
         with OwnVm() as own:
             self._vm = Section.of(own.vm, schedule=False)
             self._vcpu = Section.of(own.vcpu, schedule=True)
         taken = TakenVms(self._vcpu.size - SCHEDULE_SIZE, self._complain)
-        self._ways: tuple[Way, ...] = (taken, *ways)
+        self._ways: list[Way] = [taken, *(make(self._vm, self._vcpu) for make in ways)]
         self._bpf: BpfVms | None = None
         self._vms: dict[str, _Vm] = {}
         self._files: dict[int, scanning.KvmFiles] = {}
@@ -87,6 +88,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._unseen: set[str] = set()  # those of them that no look has found yet
         self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
         self._young: dict[int, float] = {}  # threads that made a VM, and until when that is young
+        self._unread: dict[str, float] = {}  # VMs that no way reads, and since when
         self._next_scan = 0.0
         self._next_try: float | None = None
         self._tried = 0.0
@@ -273,6 +275,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._files = {}
         for way in self._ways:
             found.update((one.name, (way, one)) for one in way.look(self._files, found.keys()))
+        self._note_unread(found.keys())
         for vm in list(self._vms.values()):
             if vm.name not in found:
                 (self._hide if self._is_there(vm) else self._end)(vm)
@@ -281,6 +284,20 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._show(way_found, one)
             except Exception:  # one VM that is odd must not hide all others for ever
                 log.exception("kvm: %s cannot be shown", one.name)
+
+    def _note_unread(self, found: Collection[str]) -> None:
+        # A QEMU opens descriptors, and libvirt knows a domain, some time after the VM is made.
+        now = time.monotonic()
+        named = {f"{pid}-{files.vms[0]}": files for pid, files in self._files.items()}
+        left = named.keys() - set(found)
+        self._unread = {name: self._unread.get(name, now) for name in left}
+        for name, since in self._unread.items():
+            if now - since >= _YOUTH and self.source.find(name) is None:
+                why = (
+                    f"{way.name}: {way.find_failure() or way.explain(named[name])}"
+                    for way in self._ways
+                )
+                self._complain(f"{name} is not shown: {'; '.join(why)}")
 
     def _scan(self) -> None:
         now = time.monotonic()
@@ -373,7 +390,6 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if vm.shown:
             vm.shown = False
             self.source.remove_subordinate(vm.sources.source)
-            self._complain(f"{vm.name} is not shown: no way to read it")
 
     def _end(self, vm: _Vm) -> None:
         del self._vms[vm.name]

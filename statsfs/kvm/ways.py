@@ -3,12 +3,15 @@
 Owns `FoundVm` and `Way`; each way is a module of its own. Threading: constant objects.
 """
 
-from collections.abc import Collection, Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from statsfs.kvm.scanning import KvmFiles
 
-__all__ = ["FoundVm", "Known", "Numbers", "Way"]
+if TYPE_CHECKING:
+    from statsfs.kvm.vm_sources import Section
+
+__all__ = ["FoundVm", "Known", "MakeWay", "Numbers", "Way"]
 
 Known = tuple[Collection[str] | None, Collection[str] | None]
 """The names of the values that a way knows, of a VM and of a vCPU; None for all."""
@@ -68,3 +71,7 @@ class Way(Protocol):
 
     def close(self) -> None:
         """Let go of all VMs."""
+
+
+MakeWay = Callable[["Section", "Section"], Way]
+"""What makes a way, of what this kernel counts for a VM and for a vCPU."""

@@ -381,7 +381,7 @@ def test_a_way_of_another_kind(guests: RealKvm, no_bpf: None) -> None:
     vm, more = guests.create_vm(1), guests.create_vm(1)
     blocks: dict[str, Numbers] = {}
     way = OtherWay(lambda: blocks)
-    with KvmHost([way]) as host:
+    with KvmHost([lambda *_: way]) as host:
         assert find(host, vm) is None
         blocks[vm.name] = (bytes(host._vm.size), {0: bytes(host._vcpu.size)})
         host._wake_up()
@@ -409,6 +409,20 @@ def test_a_way_of_another_kind(guests: RealKvm, no_bpf: None) -> None:
     assert way.closed
     assert isinstance(way, OtherWay)
     _: Way = way
+
+
+def test_a_vm_that_no_way_reads(
+    guests: RealKvm, no_bpf: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged once, with why not."""
+    monkeypatch.setattr(host_module, "_YOUTH", 0.0)
+    for _ in range(2):
+        guests.create_vm(1)
+    with KvmHost([lambda *_: OtherWay(dict)]) as host:
+        look_again(host)
+        look_again(host)
+    (line,) = [one for one in caplog.text.splitlines() if "is not shown" in one]
+    assert line.endswith("is not shown: descriptors: its process has 2 VMs; other: it knows none")
 
 
 # Names
