@@ -12,6 +12,8 @@ import socket
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
+from statsfs.exceptions import KvmError
+
 __all__ = ["KvmUevent", "KvmUevents", "parse_uevent"]
 
 _KOBJECT_UEVENT: Final = 15  # include/uapi/linux/netlink.h
@@ -36,11 +38,18 @@ class KvmUevent(NamedTuple):
 
 
 class KvmUevents(AbstractContextManager["KvmUevents"]):
-    """The uevents of KVM, as they come; closes as a context. OSError: the kernel refuses."""
+    """The uevents of KVM, as they come; closes as a context.
+
+    Raises:
+        KvmError: the kernel refuses, or a filter of system calls does.
+    """
 
     def __init__(self) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
-        self._socket = socket.socket(socket.AF_NETLINK, kind, _KOBJECT_UEVENT)
+        try:
+            self._socket = socket.socket(socket.AF_NETLINK, kind, _KOBJECT_UEVENT)
+        except OSError as error:
+            raise KvmError(f"no uevents of KVM: netlink: {error.strerror}") from error
         try:
             # Beyond the system's maximum it stays at that.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)

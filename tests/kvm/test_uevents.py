@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from statsfs.exceptions import KvmError
 from statsfs.kvm import uevents
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.uevents import KvmUevent, KvmUevents, parse_uevent
@@ -101,6 +102,13 @@ def test_only_the_kernel_is_believed() -> None:
         )
         with pytest.raises(OSError, match="broken"):
             events.read()
+
+
+def test_a_system_without_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under a unit that does not permit the address family."""
+    monkeypatch.setattr(uevents, "_KOBJECT_UEVENT", 77)
+    with pytest.raises(KvmError, match="no uevents of KVM: netlink: Protocol not supported"):
+        KvmUevents()
 
 
 def test_a_refusal_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
