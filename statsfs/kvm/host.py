@@ -87,7 +87,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._told: set[str] = set()  # the names of VMs that uevents told
         self._unseen: set[str] = set()  # those of them that no look has found yet
         self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
-        self._young: dict[int, float] = {}  # threads that made a VM, and until when that is young
+        self._young: dict[str, float] = {}  # VMs that uevents told, and until when they are young
         self._unread: dict[str, float] = {}  # VMs that no way reads, and since when
         self._next_scan = 0.0
         self._next_try: float | None = None
@@ -239,23 +239,25 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _find_pace(self) -> float:
         now = time.monotonic()
-        self._young = {thread: until for thread, until in self._young.items() if until > now}
+        self._young = {name: until for name, until in self._young.items() if until > now}
         return _EAGER if self._young else _LOOK
 
     def _hear(self) -> None:
         events, overrun = self._uevents.read()
         for event in events:
-            if event.created and event.name in self._own:
-                self._own.remove(event.name)
+            name = event.name or f"{event.thread}-"  # a kernel without debugfs has no name
+            if event.created and name in self._own:
+                self._own.remove(name)
             elif event.created:
-                self._young[event.thread] = time.monotonic() + _YOUTH
-                self._told.add(event.name)
-                self._unseen.add(event.name)
+                self._young[name] = time.monotonic() + _YOUTH
+                self._told.add(name)
+                self._unseen.add(name)
             else:
-                self._told.discard(event.name)
+                self._told.discard(name)
+                self._young.pop(name, None)
                 # The next VM may have its name, its address and its numbers.
-                if event.name in self._vms:
-                    self._end(self._vms[event.name])
+                if name in self._vms:
+                    self._end(self._vms[name])
         if overrun:
             self._next_scan = 0.0
             self._unseen.add("")
@@ -306,7 +308,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._files = scanning.scan()
             return
         pids = {vm.pid for vm in self._vms.values()} | set(self._files)
-        pids |= {pid for thread in self._young if (pid := scanning.find_process(thread))}
+        threads = {int(name.partition("-")[0]) for name in self._young}
+        pids |= {pid for thread in threads if (pid := scanning.find_process(thread))}
         files = ((pid, scanning.find_files(pid)) for pid in pids)
         self._files = {pid: one for pid, one in files if one is not None}
 
@@ -330,6 +333,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._take(vm, found.numbers)
         if vm.sources.vcpus != found.numbers[1].keys():
             vm.sources.arrange(found.numbers[1])
+        elif vm.sources.vcpus and vm.name in self._young and way is self._bpf:
+            del self._young[vm.name]  # all vCPUs are there, if no more came since the last look
         if not vm.shown:
             try:
                 self.source.add_subordinate(vm.sources.source)

@@ -6,9 +6,11 @@ Threading: one thread.
 """
 
 import contextlib
+import ctypes
 import errno
 import re
 import socket
+import struct
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
@@ -20,6 +22,9 @@ _KOBJECT_UEVENT: Final = 15  # include/uapi/linux/netlink.h
 _KERNEL_GROUP: Final = 1  # that of udevd is 2
 _MOST: Final = 8192  # bytes; UEVENT_BUFFER_SIZE is 2048
 _BUFFER: Final = 1 << 20  # bytes; a message takes about 1 KiB of it
+_BEGIN: Final = b"change@/devices/virtual/misc/kvm\0"  # of a message about KVM
+_ATTACH_FILTER: Final = 26  # SO_ATTACH_FILTER
+_LOAD_WORD, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
 _NAME: Final = re.compile(r"/kvm/(\d+-\d+)")
 
 
@@ -51,6 +56,11 @@ class KvmUevents(AbstractContextManager["KvmUevents"]):
         except OSError as error:
             raise KvmError(f"no uevents of KVM: netlink: {error.strerror}") from error
         try:
+            # Else each mount of a filesystem would wake the reader.
+            code = _make_filter()
+            buffer = ctypes.create_string_buffer(code, len(code))
+            program = struct.pack("@HP", len(code) // 8, ctypes.addressof(buffer))
+            self._socket.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, program)
             # Beyond the system's maximum it stays at that.
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
             self._socket.bind((0, _KERNEL_GROUP))
@@ -82,6 +92,19 @@ class KvmUevents(AbstractContextManager["KvmUevents"]):
                     event = parse_uevent(message)
                     events += [event] if event else []
         return events, overrun
+
+
+def _make_filter() -> bytes:
+    # The instructions of a socket filter that lets through what begins so; all else is dropped in
+    # the kernel.
+    pieces = [(at, _BEGIN[at : at + 4]) for at in range(0, len(_BEGIN) - 3, 4)]
+    pieces += [(at, _BEGIN[at : at + 1]) for at in range(len(_BEGIN) // 4 * 4, len(_BEGIN))]
+    steps = []
+    for left, (at, piece) in zip(range(len(pieces), 0, -1), pieces, strict=True):
+        load = _LOAD_WORD if len(piece) == 4 else _LOAD_BYTE
+        steps += [(load, 0, 0, at), (_IF_EQUAL, 0, 2 * left - 1, int.from_bytes(piece))]
+    steps += [(_RETURN, 0, 0, _MOST), (_RETURN, 0, 0, 0)]
+    return b"".join(struct.pack("=HBBI", *step) for step in steps)
 
 
 def parse_uevent(message: bytes) -> KvmUevent | None:

@@ -1,7 +1,10 @@
 """KVM's uevents: their texts, and the kernel's own."""
 
+import contextlib
 import errno
 import os
+import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from statsfs.exceptions import KvmError
 from statsfs.kvm import uevents
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.uevents import KvmUevent, KvmUevents, parse_uevent
-from tests.support.deadlines import wait_until
+from tests.support.deadlines import DEADLINE, wait_until
 
 CREATE = (
     b"change@/devices/virtual/misc/kvm\0ACTION=change\0DEVPATH=/devices/virtual/misc/kvm\0"
@@ -75,6 +78,32 @@ def test_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
         with OwnVm():
             pass
         assert [one for one in events.read()[0] if one.thread == os.getpid()]
+
+
+@pytest.mark.kvm
+@pytest.mark.root
+def test_other_uevents_wake_nobody(tmp_path: Path) -> None:
+    """As of a filesystem that is mounted: the kernel drops them."""
+    with (
+        KvmUevents() as events,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, uevents._KOBJECT_UEVENT) as everything,
+    ):
+        everything.bind((0, uevents._KERNEL_GROUP))
+        everything.settimeout(DEADLINE)
+        # The kernel tells again what each of its devices is.
+        Path("/sys/class/mem/null/uevent").write_text("change")
+        while b"null\0" not in everything.recv(8192):
+            pass
+        with OwnVm():
+            pass
+        messages = []
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                messages.append(events._socket.recv(8192))
+        assert len(messages) >= 2
+        assert {message.partition(b"\0")[0] for message in messages} == {
+            b"change@/devices/virtual/misc/kvm"
+        }
 
 
 class FakeSocket:
