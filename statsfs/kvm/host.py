@@ -1,7 +1,7 @@
 """Every VM of this host, whatever program runs it, with nothing to configure.
 
 Owns which VMs there are, by which of the ways each is read, and what it is called. KVM's uevents
-and pidfds tell what comes and goes; a look each second finds what they leave out, such as vCPUs
+and pidfds tell what comes and goes; a look every 2 s finds what they leave out, such as vCPUs
 that are plugged in, and keeps what VMs counted that nobody reads.
 Threading: one thread looks, and changes the tree, under no lock: a change may wait for a reader,
 who waits for a pass. Refreshes come from other threads.
@@ -37,7 +37,7 @@ __all__ = ["KvmHost"]
 log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.01  # seconds between two looks at least
-_LOOK: Final = 1.0  # seconds between two looks where nothing happens
+_LOOK: Final = 2.0  # seconds between two looks where nothing happens
 _EAGER: Final = 0.1  # the same while a VM is young: its vCPUs come without a word
 _YOUTH: Final = 5.0  # seconds
 _SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
