@@ -13,6 +13,7 @@ import statsfs
 from statsfs.cli.daemon import mount_command
 from statsfs.cli.demo import demo
 from statsfs.cli.install_mount_helper import install_mount_helper
+from statsfs.cli.kvm_check import kvm_check
 from statsfs.cli.serving import EPILOG, silence
 from statsfs.cli.signals import Stopped
 from statsfs.exceptions import MountError, StatsfsError
@@ -22,7 +23,7 @@ __all__ = ["cli", "run"]
 
 
 @click.group(
-    commands=[demo, install_mount_helper, mount_command],
+    commands=[demo, install_mount_helper, kvm_check, mount_command],
     epilog=EPILOG,
     context_settings={"max_content_width": 100},
 )

@@ -22,6 +22,7 @@ from statsfs.cli.systemd import notify
 from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
 from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
+from statsfs.kvm.host import KvmHost
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import COLLECTOR
@@ -61,6 +62,11 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     "them; Python's default is 0.005.",
 )
 @click.option(
+    "--kvm",
+    is_flag=True,
+    help="Show every virtual machine of this host in `kvm`, whatever program runs it.",
+)
+@click.option(
     "--qmp",
     metavar="SOCKET",
     multiple=True,
@@ -72,7 +78,7 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     "--segments",
     metavar="DIR",
     multiple=True,
-    help="Show what programs publish there. The default, without --load and --qmp, is "
+    help="Show what programs publish there. The default, without --load, --kvm and --qmp, is "
     "/run/statsfs for root and $XDG_RUNTIME_DIR/statsfs for others.",
 )
 @click.option(
@@ -95,6 +101,7 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 def mount_command(
     mountpoint: str,
     load: tuple[str, ...],
+    kvm: bool,
     qmp: tuple[str, ...],
     segments: tuple[str, ...],
     create: bool,
@@ -120,6 +127,8 @@ def mount_command(
       statsfs mount ./stats --create --segments ./segments
     Example, with a file app.py here that has `def setup(registry): ...`:
       statsfs mount /run/stats --create --load app:setup
+    Example, with every virtual machine of this host:
+      statsfs mount /run/stats --create --kvm
     Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
       statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
@@ -132,7 +141,7 @@ def mount_command(
     with stop.interrupting():
         loading.load(registry, load)
     with (
-        _filling(registry, qmp, segments or ([] if load or qmp else [None])),
+        _filling(registry, kvm, qmp, segments or ([] if load or kvm or qmp else [None])),
         serving.listening(registry, listen) as server,
         mount_with(registry, mountpoint, options) as mounted,
     ):
@@ -170,20 +179,17 @@ def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], N
 
 @contextlib.contextmanager
 def _filling(
-    registry: Registry, sockets: Sequence[str], directories: Sequence[str | None]
+    registry: Registry, kvm: bool, sockets: Sequence[str], directories: Sequence[str | None]
 ) -> Iterator[None]:
     # Shows VMs in `kvm`, and segments; the directory None is the host's or the user's.
     with contextlib.ExitStack() as stack:
-        if sockets:
-            kvm = stack.enter_context(Source("kvm"))
-            registry.register(kvm)
-            stack.callback(registry.unregister, kvm)
-            try:
-                stack.enter_context(QemuMonitor(kvm, sockets))
-            except ModuleNotFoundError as error:
-                if error.name != "qemu.qmp":
-                    raise
-                raise click.ClickException(f"--qmp: {error}") from error
+        if kvm or sockets:
+            source = stack.enter_context(KvmHost()).source if kvm else None
+            if source is None:
+                source = stack.enter_context(Source("kvm"))
+            registry.register(source)
+            stack.callback(registry.unregister, source)
+            _show_sockets(stack, source, sockets)
         if directories:
             serving.raise_descriptor_limit()  # a segment is a descriptor
         for directory in directories:
@@ -191,6 +197,16 @@ def _filling(
             _wait_for_the_last(collector.directory / COLLECTOR)
             stack.enter_context(collector)
         yield
+
+
+def _show_sockets(stack: contextlib.ExitStack, kvm: Source, sockets: Sequence[str]) -> None:
+    if sockets:
+        try:
+            stack.enter_context(QemuMonitor(kvm, sockets))
+        except ModuleNotFoundError as error:
+            if error.name != "qemu.qmp":
+                raise
+            raise click.ClickException(f"--qmp: {error}") from error
 
 
 def _wait_for_the_last(path: Path) -> None:

@@ -31,6 +31,7 @@ _LISTS: Final = {"qmp", "segments"}  # separated by colons
 # The last of a pair counts, as with mount(8).
 _FLAGS: Final = {
     "allow_other": "--allow-other",
+    "kvm": "--kvm",
     "noallow_other": "--no-allow-other",
     "ro": "--read-only",
     "rw": "--no-read-only",

@@ -151,8 +151,11 @@ class Known:
         """Return the extended attributes of a file, or of the directory."""
         if file is not None:
             return describe_file(file.value) if isinstance(file, File) else {}
-        label = self.source.label if self.source is not None else None
-        return {} if label is None else {b"user.statsfs.label": label.encode()}
+        if self.source is None:
+            return {}
+        label = self.source.label
+        texts = {**self.source.info, **({} if label is None else {"label": label})}
+        return {f"user.statsfs.{name}".encode(): text.encode() for name, text in texts.items()}
 
     # What the kernel is given, and gives back
 

@@ -16,6 +16,7 @@ from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from statsfs.formats.info_metrics import list_info
 from statsfs.formats.metric_names import make_label
 from statsfs.model.arrays import Array
 from statsfs.model.columns import wrap_sum
@@ -65,7 +66,8 @@ class Home:
         """The home of a visible source right below."""
         label = "source" if source.label is None else make_label(source.label)
         above = self.labels.get(label)
-        name = source.name if above is None else f"{above}/{source.name}"
+        value = source.name if source.label is None else source.label_value
+        name = value if above is None else f"{above}/{value}"
         return Home(source, self.top, {**self.labels, label: name})
 
 
@@ -274,6 +276,8 @@ def list_samples(snapshot: Snapshot, mask: Mask) -> Iterator[tuple["Source", Val
         if batch.chunks:
             yield top, value, batch, place
         pause()
+    for top, value, rows in list_info(dict.fromkeys(filter(None, homes.values()))):
+        yield top, value, Batch(rows, 1), Place(0, None)
 
 
 def find_exported(array: Array) -> list[tuple[int, Value]]:

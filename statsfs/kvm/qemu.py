@@ -110,8 +110,8 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             if time.monotonic() >= next_try or made != tried:
                 next_try, failure, tried = time.monotonic() + _RETRY, "", made
                 try:
-                    await self._show(socket.path)
-                    next_try = 0.0
+                    if await self._show(socket.path):
+                        next_try = 0.0
                 except self._qmp.NoListenerError:
                     next_try, failure = 0.0, reported
                 except TimeoutError:
@@ -123,13 +123,16 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
                 reported = failure
             await asyncio.sleep(_RESCAN)
 
-    async def _show(self, path: str) -> None:
-        # From the connection to the end of the VM.
+    async def _show(self, path: str) -> bool:
+        # From the connection to the end of the VM; or at once, if a `KvmHost` shows it.
         async with AsyncExitStack() as stack:
             channel = self._channels.QmpChannel(qmp_sockets.check_directories(path))
             stack.push_async_callback(channel.close)
             async with channel.connected():
                 fd = qmp_sockets.find_vm(channel.pid)
+            shown = self._kvm.find(f"{channel.pid}-{fd}")
+            if shown is not None and "kvm.source" in shown.info:
+                return False
             vm = self._vms.QemuVm(channel, fd)
             stack.push_async_callback(vm.end)
             # Not wait_for: that of Python 3.11 may swallow a cancellation.
@@ -139,6 +142,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             self._kvm.add_subordinate(vm.source)
             stack.callback(self._remove, vm.source)
             await channel.ended.wait()
+        return True
 
     def _declare(self, arrays: Iterable[tuple[Value, ...]]) -> None:
         for values in arrays:

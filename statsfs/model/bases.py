@@ -18,6 +18,7 @@ from statsfs.model.buffers import SlotBuffer
 from statsfs.model.external import Numbers
 from statsfs.model.foreign import foreign
 from statsfs.model.histograms import find_sums
+from statsfs.model.packed import PackedNumbers, PlaceReader
 from statsfs.model.readers import (
     AttributeReader,
     BufferReader,
@@ -191,6 +192,8 @@ class Binder:
             return self._reader(BufferReader), _bind_buffer(self.values, base)
         if isinstance(base, SlotBuffer) and base.stats_values == self.values:
             return self._reader(SlotReader), base
+        if isinstance(base, PackedNumbers):
+            return self._reader(PlaceReader, base.offsets(self.values)), base
         if isinstance(base, Numbers):
             reader = self._reader(ReplacedReader, _is_plain_mapping(type(base)))
         elif isinstance(base, Mapping):

@@ -25,6 +25,7 @@ __all__ = [
     "BufferReader",
     "KeyReader",
     "MappingReader",
+    "PackedReader",
     "Reader",
     "ReplacedReader",
     "SlotReader",
@@ -286,8 +287,15 @@ class ReplacedReader(MappingReader):
         return list(map(self._getters[index], bases))
 
 
-class _PackedReader(Reader):
-    # A base is sampled as its bytes.
+class PackedReader(Reader):
+    """Reads bases that are sampled as bytes, from which a `struct` takes the integers.
+
+    Args:
+        values: the array.
+        layout: the format of the struct.
+        stored: the values by their place in the array, in the order of the struct.
+    """
+
     __slots__ = ("_pick", "_starts", "_struct")
 
     def __init__(self, values: tuple[Value, ...], layout: str, stored: Sequence[int]) -> None:
@@ -313,7 +321,7 @@ class _PackedReader(Reader):
             yield list(row[start : start + value.size]) if value.histogram else row[start]
 
 
-class SlotReader(_PackedReader):
+class SlotReader(PackedReader):
     """Reads what `Stats.from_buffer` returns: one value by its field, a row as its bytes."""
 
     __slots__ = ("_fields", "_getters")
@@ -340,7 +348,7 @@ class SlotReader(_PackedReader):
         setattr(base, self._fields[index], (0,) * value.size if value.histogram else 0)
 
 
-class BufferReader(_PackedReader):
+class BufferReader(PackedReader):
     """Reads values at their offsets in a buffer, each as wide as its type, in native byte order."""
 
     __slots__ = ("_fields",)

@@ -83,13 +83,14 @@ class Entry:
         """Whether it has no base, or has lost it: only the names of its aggregates."""
         return self.reader is None
 
-    def revoke(self) -> "Entry":
-        """Return what stays of it without the base."""
+    def revoke(self, hidden: bool = False) -> "Entry":
+        """Return what stays of it without the base, and without its names here if hidden."""
         try:
             origin: object = ref(self.origin)
         except TypeError:
             origin = id(self.origin)
-        return Entry(self.source, self.array, None, None, origin, self.hidden, revoked=True)
+        hidden = hidden or self.hidden
+        return Entry(self.source, self.array, None, None, origin, hidden, revoked=True)
 
     def had(self, origin: object) -> bool:
         """Tell whether a revoked entry had the base that a producer gives."""

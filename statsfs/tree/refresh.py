@@ -87,11 +87,12 @@ class Refresher:
         blocking: whether it may block.
 
     Attributes:
+        idle: whether it is not to be called, as the source above brings the numbers up to date.
         failure: why the numbers are unavailable, or None.
         late: whether samples do not wait for it.
     """
 
-    __slots__ = ("_next", "_running", "blocking", "failure", "function", "late", "source")
+    __slots__ = ("_next", "_running", "blocking", "failure", "function", "idle", "late", "source")
 
     made: ClassVar[int] = 0
     """How many there ever were; while there are none, readers need not look for any."""
@@ -102,6 +103,7 @@ class Refresher:
         self.function = function
         self.blocking = blocking
         self.failure: str | None = None
+        self.idle = False
         self.late = False
         self._running: _Run | None = None
         self._next: _Run | None = None
@@ -238,6 +240,8 @@ class Refreshing:
         self._blocking: list[Refresher] = []
         self._others: list[Refresher] = []
         for refresher in refreshers:
+            if refresher.idle:
+                continue
             (self._blocking if refresher.blocking else self._others).append(refresher)
 
     @property

@@ -4,7 +4,7 @@ Threading: the tree changes under its lock, from any thread. Reading one value o
 takes no lock, unless a total counts what left; a snapshot takes it for its pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.exceptions import (
@@ -56,6 +56,9 @@ class Source:
         name: the directory's name; `name % args` if there are arguments.
         args: what the name is formatted with, as by printf.
         label: the Prometheus label whose value is this source's name; None for none.
+        label_value: that label's value, if another than the name.
+        info: more about the source, by name: extended attributes of its directory, as
+            `user.statsfs.<name>`. A program may set it anew.
         hidden: no directory, for it and its subtree; but its values count above.
         retain: keep what subordinates have counted when they leave, so that totals never go back.
         collapse: in Prometheus's formats, be one series, the total, and nothing in the subtree has
@@ -91,7 +94,9 @@ class Source:
         "_taken",
         "collapse",
         "hidden",
+        "info",
         "label",
+        "label_value",
         "name",
         "retain",
     )
@@ -101,6 +106,8 @@ class Source:
         name: str,
         *args: object,
         label: str | None = None,
+        label_value: str | None = None,
+        info: Mapping[str, str] | None = None,
         hidden: bool = False,
         retain: bool = False,
         collapse: bool | None = None,
@@ -120,6 +127,9 @@ class Source:
                 ) from error
         self.name: Final = check_name(name, "a source's name")
         self.label: Final = None if label is None else check_name(label, "a source's label")
+        self.label_value: Final = self.name if label_value is None else label_value
+        check_name(self.label_value, "a label's value")
+        self.info: Mapping[str, str] = dict(info or {})
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
@@ -273,6 +283,18 @@ class Source:
         stale = self._directory.add_entry(change, entry, revoked)
         note_files(change, lineage, stale)
 
+    def remove_values(self, values: type[Stats] | Sequence[Value]) -> None:
+        """Take an array away: this source shows its values no longer.
+
+        Sources above show their totals on. One that retains keeps what was counted, until the array
+        is added again over the same base. Nothing happens where the array is not there.
+
+        Raises:
+            ReleasedError: the source was released.
+            TypeError, ValueError: `values` is not an array.
+        """
+        self._revoke(intern_array(values))
+
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
 
@@ -285,10 +307,14 @@ class Source:
         self._revoke()
 
     @folding_change
-    def _revoke(self, change: TreeChange, folding: Folding) -> None:
+    def _revoke(self, change: TreeChange, folding: Folding, array: Array | None = None) -> None:
+        # Of one array, or of all: then their names stay.
         references.check(self)
-        entries = self._directory.entries.values()
-        revoked = {entry: entry.revoke() for entry in entries if not entry.declared}
+        revoked = {
+            entry: entry.revoke(hidden=array is not None)
+            for entry in self._directory.entries.values()
+            if not entry.declared and array in (None, entry.array)
+        }
         lineage = find_lineage(self)
         # The source does not retain what it drops itself: the sources above do.
         if revoked and folding.retain_entries(change, lineage[1:], revoked):

@@ -225,7 +225,7 @@ def test_without_a_system_log(machine: Machine) -> None:
         ("rw", "--no-read-only"),
         ("ro,noexec,auto,nofail,defaults,user=bob,x-systemd.automount,comment=a", "--read-only"),
         ("allow_other,uid=0,gid=12", "--allow-other --uid 0 --gid 12"),
-        ("noallow_other,root=kvm", "--no-allow-other --root kvm"),
+        ("noallow_other,root=kvm,kvm", "--no-allow-other --root kvm --kvm"),
         ("segments=/run/a:/run/b,segments=/c", "--segments /run/a --segments /run/b --segments /c"),
         ("qmp=/run/*.qmp,listen=:9464", "--qmp /run/*.qmp --listen :9464"),
         ("switch_interval=0.001,log=/var/log/a", "--switch-interval 0.001 --log /var/log/a"),

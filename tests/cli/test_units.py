@@ -1,5 +1,6 @@
 """The examples for systemd: nothing in them hides the mount from the host, and systemd agrees."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from tests.support.confined import read_settings
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import is_mounted
 from tests.support.other_users import shared_directory
-from tests.support.qemus import of_another_user, running
+from tests.support.qemus import find_qemu, of_another_user, running
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 UNIT = EXAMPLES / "statsfs.service"
@@ -47,6 +48,53 @@ def test_what_the_unit_runs() -> None:
 
 
 CONFINED = (sys.executable, "-m", "tests.support.confined")
+
+
+# `statsfs` where BPF is not tried.
+WITHOUT_BPF = """
+import sys
+from statsfs.kvm import bpf
+bpf._SYSCALLS.clear()
+from statsfs.cli import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.kvm
+@pytest.mark.mount
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("way", "version", "program"),
+    [
+        ("bpf", "installed", ["-m", "statsfs"]),
+        ("descriptors", "debian13", ["-c", WITHOUT_BPF]),
+    ],
+)
+def test_every_vm_under_the_unit(
+    way: str, version: str, program: list[str], mountpoint: Path, tmp_path: Path
+) -> None:
+    """What the unit permits is enough for each way of --kvm, and VMs of other users."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
+    statsfs = [sys.executable, *program, "mount", str(mountpoint), "--kvm"]
+    with (
+        shared_directory() as shared,
+        running(shared / "www" / "a.qmp", find_qemu(version), prefix=of_another_user(shared)) as vm,
+        subprocess.Popen([*CONFINED, UNIT, *statsfs], stderr=subprocess.PIPE, text=True) as process,
+    ):
+        try:
+            wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None)
+            directory = mountpoint / "kvm" / vm.name
+            wait_until((directory / "vcpu0" / "exits").exists, "the VM")
+            assert os.getxattr(directory, "user.statsfs.kvm.source") == way.encode()
+            assert int((directory / "vcpu0" / "exits").read_text()) > 0
+            assert int((directory / "vcpu0" / "run_ns").read_text()) > 0
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()
+            if is_mounted(mountpoint):
+                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
 
 
 @pytest.mark.kvm

@@ -185,6 +185,20 @@ def test_extended_attributes_of_sources(kernel: Kernel, kvm: Source) -> None:
     assert vfs.extended_attribute(kernel.find("kvm"), b"user.statsfs.label") == b"module"
 
 
+def test_what_else_is_known_of_a_source(kernel: Kernel, kvm: Source) -> None:
+    """A source's info is in extended attributes, as it is now."""
+    vm = Source("12-3", label="vm", info={"uuid": "0-1", "kvm.source": "bpf"})
+    kvm.add_subordinate(vm)
+    found = kernel.find("kvm/12-3")
+    assert kernel.vfs.extended_attributes(found) == {
+        b"user.statsfs.uuid": b"0-1",
+        b"user.statsfs.kvm.source": b"bpf",
+        b"user.statsfs.label": b"vm",
+    }
+    vm.info = {"kvm.source": "libvirt"}
+    assert kernel.vfs.extended_attribute(found, b"user.statsfs.kvm.source") == b"libvirt"
+
+
 @pytest.mark.parametrize(
     "name", [b"security.capability", b"user.statsfs.nothing", b"user.other", b"", b"\xff"]
 )

@@ -78,7 +78,13 @@ def source(
     parent: Registry | Source, name: str, *fields: tuple[Value, Any], **options: Any
 ) -> Source:
     """Add a source with an array of values over a dictionary; options of the array are hidden=."""
-    made = Source("%s", name, label=options.get("label"), hidden=options.get("secret", False))
+    made = Source(
+        "%s",
+        name,
+        label=options.get("label"),
+        label_value=options.get("label_value"),
+        hidden=options.get("secret", False),
+    )
     if fields:
         base = {value.name: number for value, number in fields}
         made.add_values([value for value, _ in fields], base, hidden=options.get("hidden", False))
@@ -184,6 +190,41 @@ def test_labels(registry: Registry) -> None:
         'top_n{_9__="digit"} 7',
         'top_n{vm="q\\"\\\\%d"} 8',
     ]
+
+
+def test_the_value_of_a_label(registry: Registry) -> None:
+    """It is the name, or what the source says in its place; without a label it means nothing."""
+    value = Value("n", kind=Kind.PEAK)
+    top = source(registry, "top", (value, 0))
+    vm = source(top, "12-3", (value, 1), label="vm", label_value="web")
+    source(vm, "vcpu0", (value, 2), label="vcpu")
+    source(vm, "x", (value, 3), label_value="y")
+    assert lines(registry) == [
+        "top_n 0",
+        'top_n{vm="web"} 1',
+        'top_n{vcpu="vcpu0",vm="web"} 2',
+        'top_n{source="x",vm="web"} 3',
+    ]
+
+
+def test_what_else_is_known_of_a_source(registry: Registry) -> None:
+    """It is a metric of its own, always 1; names with a dot are for extended attributes alone."""
+    value = Value("n", kind=Kind.PEAK)
+    top = source(registry, "top", (value, 0))
+    top.info = {"version": "1.2"}
+    for number in (3, 4):
+        vm = source(top, f"12-{number}", (value, 1), label="vm")
+        vm.info = {"uuid": f"0-{number}", "vm": "lost", "kvm.source": "bpf"}
+        source(vm, "vcpu0", (value, 2), label="vcpu").info = {"kvm.source": "bpf"}
+    assert [line for line in lines(registry) if "info" in line] == [
+        'top_info{version="1.2"} 1',
+        'top_vm_info{uuid="0-3",vm="12-3"} 1',
+        'top_vm_info{uuid="0-4",vm="12-4"} 1',
+    ]
+    with Source("kept", retain=True) as kept:
+        registry.register(kept)
+        source(kept, "below", (value, 0)).info = {"x": "y"}  # it has no series
+    assert not [line for line in lines(registry) if "kept" in line and "info" in line]
 
 
 def test_a_view_of_a_subtree_is_part_of_the_whole(registry: Registry) -> None:

@@ -25,13 +25,16 @@ from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
 from tests.support.other_users import AS_USER
 
-__all__ = ["QEMUS", "Qemu", "find_qemu", "of_another_user", "running", "take_stats"]
+__all__ = ["QEMUS", "UUID", "Qemu", "find_qemu", "of_another_user", "running", "take_stats"]
 
 QEMUS = ("installed", "debian13")
 """The versions, for `find_qemu`."""
 
 _UNPACKED = ROOT / ".venv" / "qemu-trixie"
 _GETFD = 438  # the system call pidfd_getfd
+
+UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
+"""That of each VM; its name is that of its socket."""
 
 _LIFETIME = 90  # seconds; no test leaves one behind, even if it is killed
 
@@ -108,6 +111,7 @@ class Qemu:
                 *prefix,
                 *(program, "-accel", "kvm", "-machine", "pc", "-nodefaults"),
                 *("-display", "none", "-m", "16", "-smp", smp),
+                *("-name", path.stem, "-uuid", UUID),
                 *("-qmp", f"unix:{path},server=on,wait=off"),
                 *("-qmp", f"unix:{own},server=on,wait=off"),
             ],

@@ -109,6 +109,23 @@ def test_what_is_above_is_asked_for_what_is_below(blocking: bool) -> None:
 
 
 @blocking_or_not
+def test_one_that_rests_is_not_asked(blocking: bool) -> None:
+    """What brings the source up to date above is asked all the same."""
+    above, elsewhere = Elsewhere(), Elsewhere()
+    host = Source("kvm", refresh=above.refresh, blocking=blocking)
+    vm = make_source("vm", elsewhere, blocking=blocking)
+    host.add_subordinate(vm)
+    refresher = directory_of(vm).refresher
+    assert refresher is not None
+    refresher.idle = True
+    assert vm.get_value("exits") == 0
+    assert (above.asked, elsewhere.asked) == (1, 0)
+    refresher.idle = False
+    assert vm.get_value("exits") == 7
+    assert (above.asked, elsewhere.asked) == (2, 1)
+
+
+@blocking_or_not
 def test_snapshots_and_clearing_ask_first(blocking: bool) -> None:
     """What is cleared is what it is now, not what it was when somebody last looked."""
     registry, elsewhere = Registry(), Elsewhere()

@@ -1,0 +1,147 @@
+"""The VMs that BPF finds: which rows of a pass are one VM's, and what it is called.
+
+Owns how often a pass is made for readers: a new one costs a fraction of a millisecond, whatever
+they read, and one of 20 ms before is as good. Threading: `look`, `bind` and `unbind` belong to one
+thread; any may `refresh`.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from statsfs.kvm.bpf import BpfIterator, BpfRow
+from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.scanning import find_process
+from statsfs.kvm.vm_sources import VmSources
+from statsfs.kvm.ways import FoundVm, Known, Numbers
+
+__all__ = ["BpfVms"]
+
+_FRESH: Final = 0.02  # seconds for which a pass is new enough
+_VM: Final = re.compile(rb"kvm-(\d{1,10})\0*")
+
+
+@dataclass(slots=True, eq=False)
+class _Seen:
+    # What a pass has of one VM.
+    id: bytes = b""
+    block: bytes | None = None
+    places: list[tuple[int, int]] = field(default_factory=list)
+    vcpus: dict[int, bytes] = field(default_factory=dict)
+
+
+class BpfVms:
+    """All VMs of this host, by one iterator, which it closes.
+
+    Args:
+        iterator: what reads them.
+        changed: called where a reader's pass had other VMs or vCPUs than the last look.
+    """
+
+    name = "bpf"
+    known: Known = (None, None)
+    blocking = False
+
+    def __init__(self, iterator: BpfIterator, changed: Callable[[], object]) -> None:
+        self._iterator = iterator
+        self._changed = changed
+        self._lock = threading.Lock()
+        self._passed = 0.0
+        self._rows = 0  # of the last look
+        self._names: dict[object, str] = {}  # by key: the VM's address, and its id
+        self._bound: dict[int, tuple[bytes, VmSources]] = {}
+
+    def close(self) -> None:
+        """Unload the program."""
+        with self._lock:
+            self._bound = {}
+            self._iterator.close()
+
+    def refresh(self) -> None:
+        """Bring the numbers of all bound VMs up to date; OSError if that fails."""
+        with self._lock:
+            if time.monotonic() - self._passed < _FRESH:
+                return
+            rows = self._pass()
+        if len(rows) != self._rows:
+            self._changed()
+
+    def read(self, name: str) -> Numbers:
+        """Bring all up to date, for a reader who comes as a VM moves; there is nothing to take."""
+        self.refresh()
+        return None, {}
+
+    def _pass(self) -> list[BpfRow]:
+        rows = self._iterator.read()
+        self._passed = time.monotonic()
+        bound = self._bound
+        for row in rows:
+            if row.kvm in bound:
+                id, sources = bound[row.kvm]
+                if row.vcpu is not None or row.id == id:
+                    scheduled = row.vcpu is None or row.thread > 0
+                    sources.take(row.vcpu, row.block, scheduled=scheduled)
+        return rows
+
+    def look(self, told: Collection[str]) -> list[FoundVm]:
+        """Return all VMs; OSError if the kernel refuses.
+
+        Args:
+            told: the names of VMs that uevents told.
+        """
+        with self._lock:
+            rows = self._pass()
+        self._rows = len(rows)
+        names: dict[object, str] = {}
+        found = []
+        for kvm, seen in _group(rows).items():
+            match = _VM.fullmatch(seen.id)
+            # Without a descriptor of its own it is about to go, and has no name that is known.
+            if match is not None:
+                key = (kvm, seen.id)
+                before = self._names.get(key)
+                names[key], pid = _name(int(match[1]), seen.places, told, before)
+                found.append(FoundVm(names[key], pid, key, (seen.block, seen.vcpus)))
+        self._names = names
+        return found
+
+    def bind(self, key: object, sources: VmSources) -> None:
+        """Have the numbers of a VM that was found put into its sources from now on."""
+        assert isinstance(key, tuple)
+        kvm, id = key
+        self._bound = {**self._bound, kvm: (id, sources)}
+
+    def unbind(self, sources: VmSources) -> None:
+        """Leave sources alone from now on."""
+        self._bound = {kvm: one for kvm, one in self._bound.items() if one[1] is not sources}
+
+    def finds(self, own: OwnVm) -> bool:
+        """Tell whether it finds a VM of our own: not after KVM was unloaded and loaded again."""
+        return self._iterator.finds(own)
+
+
+def _group(rows: Iterable[BpfRow]) -> dict[int, _Seen]:
+    seen: dict[int, _Seen] = {}
+    for row in rows:
+        one = seen.setdefault(row.kvm, _Seen())
+        if row.vcpu is None:
+            one.id, one.block = row.id, row.block
+            one.places.append((row.process, row.fd))
+        else:
+            one.vcpus[row.vcpu] = row.block
+    return seen
+
+
+def _name(
+    thread: int, places: list[tuple[int, int]], told: Collection[str], before: str | None
+) -> tuple[str, int]:
+    # The name, and the process. A VM may be open in several processes, and several times in one:
+    # the thread that made it tells the process, and a uevent, or else the lowest number, which.
+    maker = find_process(thread) if len(places) > 1 else None
+    here = sorted([one for one in places if one[0] == maker] or places)
+    names = [f"{thread}-{fd}" for _, fd in here]
+    name = before or next((one for one in names if one in told), names[0])
+    return name, here[0][0]

@@ -1,0 +1,409 @@
+"""Every VM of this host, whatever program runs it, with nothing to configure.
+
+Owns which VMs there are, by which of the ways each is read, and what it is called. KVM's uevents
+and pidfds tell what comes and goes; a look every 2 s finds what they leave out, such as vCPUs
+that are plugged in, and keeps what VMs counted that nobody reads.
+Threading: one thread looks, and changes the tree, under no lock: a change may wait for a reader,
+who waits for a pass. Refreshes come from other threads.
+"""
+
+import logging
+import os
+import re
+import select
+import threading
+import time
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import dataclass
+from typing import Final
+
+from statsfs.exceptions import DuplicateNameError, KvmError
+from statsfs.kvm import scanning
+from statsfs.kvm.bpf import BpfIterator
+from statsfs.kvm.bpf_vms import BpfVms
+from statsfs.kvm.capabilities import find_missing
+from statsfs.kvm.identity import Identity, identify
+from statsfs.kvm.libvirt_vms import LibvirtVms
+from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.taken import NEEDED, TakenVms
+from statsfs.kvm.uevents import KvmUevents
+from statsfs.kvm.vm_sources import SCHEDULE_SIZE, Section, VmSources
+from statsfs.kvm.ways import FoundVm, MakeWay, Numbers, Way
+from statsfs.tree.source import Source
+
+__all__ = ["KvmHost"]
+
+log = logging.getLogger(__name__)
+
+_PAUSE: Final = 0.01  # seconds between two looks at least
+_LOOK: Final = 2.0  # seconds between two looks where nothing happens
+_EAGER: Final = 0.1  # the same while a VM is young: its vCPUs come without a word
+_YOUTH: Final = 5.0  # seconds
+_SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
+_RETRY: Final = 30.0  # seconds until BPF is tried again that has worked before
+_VMS: Final = 4096  # VMs that are shown
+_COMPLAINTS: Final = 1000  # texts that are logged once each
+_A_NAME: Final = re.compile(r"\d+-\d+")
+
+
+@dataclass(eq=False)
+class _Vm:
+    # How it is read now, and whether it is in the tree. Hidden it may come back: it runs on, but
+    # nothing can read it.
+    name: str
+    pid: int
+    label: str
+    sources: VmSources
+    info: dict[str, str]
+    way: "Way | BpfVms | None" = None
+    key: object = None
+    shown: bool = False
+
+
+class KvmHost(AbstractContextManager["KvmHost"]):
+    """The VMs of this host as subordinates of a source; closes as a context.
+
+    Args:
+        ways: what makes ways other than BPF and descriptors, the better ones first.
+
+    Attributes:
+        source: the source, `kvm`, with totals from the beginning; to be registered.
+
+    Raises:
+        KvmError: there is no KVM here, or no way to read its statistics.
+    """
+
+    def __init__(self, ways: Sequence[MakeWay] = (LibvirtVms,)) -> None:
+        with OwnVm() as own:
+            self._vm = Section.of(own.vm, schedule=False)
+            self._vcpu = Section.of(own.vcpu, schedule=True)
+        taken = TakenVms(self._vcpu.size - SCHEDULE_SIZE, self._complain)
+        self._ways: list[Way] = [taken, *(make(self._vm, self._vcpu) for make in ways)]
+        self._bpf: BpfVms | None = None
+        self._vms: dict[str, _Vm] = {}
+        self._files: dict[int, scanning.KvmFiles] = {}
+        self._pidfds: dict[int, int] = {}  # by process
+        self._told: set[str] = set()  # the names of VMs that uevents told
+        self._unseen: set[str] = set()  # those of them that no look has found yet
+        self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
+        self._young: dict[str, float] = {}  # VMs that uevents told, and until when they are young
+        self._unread: dict[str, float] = {}  # VMs that no way reads, and since when
+        self._next_scan = 0.0
+        self._next_try: float | None = None
+        self._tried = 0.0
+        self._why_no_bpf = ""
+        self._complaints: set[str] = set()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)
+        with ExitStack() as stack:
+            self.source: Final = Source(
+                "kvm", retain=True, collapse=False, refresh=self._refresh, blocking=False
+            )
+            stack.callback(self.source.put)
+            for values in (*self._vm.arrays, *self._vcpu.arrays):
+                self.source.add_values(values, None)
+            self._poll = stack.enter_context(select.epoll())
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, self._wake)
+            self._uevents = stack.enter_context(KvmUevents())
+            for fd in (self._wake, self._uevents.fileno()):
+                self._poll.register(fd, select.EPOLLIN)
+            stack.callback(self._leave)
+            if not self._try_bpf():
+                missing = find_missing(NEEDED)
+                if missing:
+                    text = " and ".join(missing)
+                    raise KvmError(f"{self._why_no_bpf}; other ways need {text}", missing)
+                self._complain(f"{self._why_no_bpf}: only what other ways can read is shown")
+            self._look()
+            self._thread.start()
+            self._closing = stack.pop_all()
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the VMs, and end the thread; closing again does nothing."""
+        if not self._stopping:
+            self._stopping = True
+            self._wake_up()
+            self._thread.join()
+            self._closing.close()
+
+    def _leave(self) -> None:
+        for vm in list(self._vms.values()):
+            self._end(vm)
+        for way in (self._bpf, *self._ways):
+            if way is not None:
+                way.close()
+
+    def _wake_up(self) -> None:
+        os.eventfd_write(self._wake, 1)
+
+    def _complain(self, text: str) -> None:
+        if text not in self._complaints and len(self._complaints) < _COMPLAINTS:
+            self._complaints.add(text)
+            log.warning("kvm: %s", text)
+
+    # Reading
+
+    def _refresh(self) -> None:
+        # For readers of anything here, in line.
+        bpf = self._bpf
+        if bpf is not None:
+            try:
+                bpf.refresh()
+            except OSError:
+                self._wake_up()  # the next look fails, too, and ends it
+                raise
+
+    def _refresh_vm(self, vm: _Vm) -> None:
+        way = vm.way
+        if way is None:
+            raise KvmError("no way to read it", vm.name)
+        self._take(vm, way.read(vm.name))
+
+    def _take(self, vm: _Vm, numbers: Numbers) -> None:
+        block, vcpus = numbers
+        if block is not None:
+            vm.sources.take(None, block)
+        for number, one in vcpus.items():
+            vm.sources.take(number, one)
+
+    # BPF
+
+    def _try_bpf(self) -> bool:
+        self._tried = time.monotonic()
+        try:
+            with self._make_own() as own:
+                self._bpf = BpfVms(BpfIterator(own), self._wake_up)
+        except KvmError as error:
+            self._why_no_bpf = str(error)
+            return False
+        self._next_try = None
+        log.info("kvm: all VMs are read by BPF")
+        return True
+
+    def _make_own(self) -> OwnVm:
+        own = OwnVm()
+        self._own.append(f"{threading.get_native_id()}-{own.fd}")
+        return own
+
+    def _drop_bpf(self, reason: object) -> None:
+        # Tried again at once, but not if that was just done.
+        log.warning("kvm: BPF ends: %s", reason)
+        assert self._bpf is not None
+        self._bpf.close()
+        self._bpf = None
+        now = time.monotonic()
+        self._next_try = max(now, self._tried + _RETRY)
+        self._next_scan = now
+
+    def _look_by_bpf(self) -> list[FoundVm]:
+        if self._next_try is not None and time.monotonic() >= self._next_try:
+            self._next_try += _RETRY
+            if not self._try_bpf():
+                self._complain(f"{self._why_no_bpf}: only what other ways can read is shown")
+        if self._bpf is None:
+            return []
+        try:
+            found = self._bpf.look(self._told)
+            self._unseen -= {one.name for one in found}
+            if self._unseen:
+                self._unseen.clear()
+                with self._make_own() as own:
+                    if not self._bpf.finds(own):
+                        raise KvmError("KVM was unloaded, and loaded again")
+        except OSError as error:
+            self._drop_bpf(error)
+            return self._look_by_bpf()
+        return found
+
+    # Looking
+
+    def _run(self) -> None:
+        while True:
+            try:
+                for fd, _ in self._poll.poll(self._find_pace()):
+                    if fd == self._wake:
+                        os.eventfd_read(self._wake)
+                    elif fd == self._uevents.fileno():
+                        self._hear()
+                if self._stopping:
+                    return
+                self._look()
+            except Exception:  # else all numbers would be old from now on
+                log.exception("kvm: a look failed")
+            time.sleep(_PAUSE)
+
+    def _find_pace(self) -> float:
+        now = time.monotonic()
+        self._young = {name: until for name, until in self._young.items() if until > now}
+        return _EAGER if self._young else _LOOK
+
+    def _hear(self) -> None:
+        events, overrun = self._uevents.read()
+        for event in events:
+            name = event.name or f"{event.thread}-"  # a kernel without debugfs has no name
+            if event.created and name in self._own:
+                self._own.remove(name)
+            elif event.created:
+                self._young[name] = time.monotonic() + _YOUTH
+                self._told.add(name)
+                self._unseen.add(name)
+            else:
+                self._told.discard(name)
+                self._young.pop(name, None)
+                # The next VM may have its name, its address and its numbers.
+                if name in self._vms:
+                    self._end(self._vms[name])
+        if overrun:
+            self._next_scan = 0.0
+            self._unseen.add("")
+
+    def _look(self) -> None:
+        found: dict[str, tuple[Way | BpfVms, FoundVm]] = {}
+        for one in self._look_by_bpf():
+            assert self._bpf is not None
+            found[one.name] = (self._bpf, one)
+        if self._bpf is None:
+            self._scan()
+            for vm in self._vms.values():
+                if not self._is_there(vm):
+                    with suppress(OSError):  # its last numbers are still there
+                        self._refresh_vm(vm)
+        else:
+            self._files = {}
+        for way in self._ways:
+            found.update((one.name, (way, one)) for one in way.look(self._files, found.keys()))
+        self._note_unread(found.keys())
+        for vm in list(self._vms.values()):
+            if vm.name not in found:
+                (self._hide if self._is_there(vm) else self._end)(vm)
+        for way_found, one in found.values():
+            try:
+                self._show(way_found, one)
+            except Exception:  # one VM that is odd must not hide all others for ever
+                log.exception("kvm: %s cannot be shown", one.name)
+
+    def _note_unread(self, found: Collection[str]) -> None:
+        # A QEMU opens descriptors, and libvirt knows a domain, some time after the VM is made.
+        now = time.monotonic()
+        named = {f"{pid}-{files.vms[0]}": files for pid, files in self._files.items()}
+        left = named.keys() - set(found)
+        self._unread = {name: self._unread.get(name, now) for name in left}
+        for name, since in self._unread.items():
+            if now - since >= _YOUTH and self.source.find(name) is None:
+                why = (
+                    f"{way.name}: {way.find_failure() or way.explain(named[name])}"
+                    for way in self._ways
+                )
+                self._complain(f"{name} is not shown: {'; '.join(why)}")
+
+    def _scan(self) -> None:
+        now = time.monotonic()
+        if now >= self._next_scan:
+            self._next_scan = now + _SCAN
+            self._files = scanning.scan()
+            return
+        pids = {vm.pid for vm in self._vms.values()} | set(self._files)
+        threads = {int(name.partition("-")[0]) for name in self._young}
+        pids |= {pid for thread in threads if (pid := scanning.find_process(thread))}
+        files = ((pid, scanning.find_files(pid)) for pid in pids)
+        self._files = {pid: one for pid, one in files if one is not None}
+
+    def _is_there(self, vm: _Vm) -> bool:
+        files = self._files.get(vm.pid)
+        return files is not None and int(vm.name.partition("-")[2]) in files.vms
+
+    # The tree
+
+    def _show(self, way: "Way | BpfVms", found: FoundVm) -> None:
+        vm = self._vms.get(found.name)
+        if vm is not None and vm.way is way and vm.key != found.key:
+            self._end(vm)
+            vm = None
+        vm = vm or self._make(found)
+        if vm is None:
+            return
+        if vm.way is not way:
+            self._read_by(vm, way, found)
+        elif way is not self._bpf:
+            self._take(vm, found.numbers)
+        if vm.sources.vcpus != found.numbers[1].keys():
+            vm.sources.arrange(found.numbers[1])
+        elif vm.sources.vcpus and vm.name in self._young and way is self._bpf:
+            del self._young[vm.name]  # all vCPUs are there, if no more came since the last look
+        if not vm.shown:
+            try:
+                self.source.add_subordinate(vm.sources.source)
+                vm.shown = True
+            except DuplicateNameError as error:  # another way that is not ours shows it
+                self._complain(str(error))
+
+    def _make(self, found: FoundVm) -> _Vm | None:
+        if len(self._vms) >= _VMS:
+            self._complain(f"not all VMs are shown: there are more than {_VMS}")
+            return None
+        identity = identify(found.pid)
+        label = self._find_label(found.name, identity)
+        info = {
+            "pid": str(found.pid),
+            "vmm": identity.vmm,
+            "uuid": identity.uuid,
+            "kvm.name": identity.name,
+            "kvm.machine": identity.machine,
+        }
+        vm: _Vm
+        sources = VmSources(
+            found.name,
+            self._vm,
+            self._vcpu,
+            label_value=label,
+            refresh=lambda: self._refresh_vm(vm),
+        )
+        vm = _Vm(found.name, found.pid, label, sources, {k: v for k, v in info.items() if v})
+        self._vms[found.name] = vm
+        if found.pid not in self._pidfds:
+            with suppress(OSError):
+                pidfd = self._pidfds[found.pid] = os.pidfd_open(found.pid)
+                # Once: until its VMs are gone it would go on.
+                self._poll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
+        return vm
+
+    def _find_label(self, name: str, identity: Identity) -> str:
+        # A VM's name, which its owner chose, unless another one's series have it.
+        taken = {vm.label for vm in self._vms.values()}
+        wanted = identity.name
+        return name if not wanted or wanted in taken or _A_NAME.fullmatch(wanted) else wanted
+
+    def _read_by(self, vm: _Vm, way: "Way | BpfVms", found: FoundVm) -> None:
+        vm.way, vm.key = way, found.key
+        vm.sources.show(way.known)
+        vm.sources.set_refresh(idle=way is self._bpf, blocking=way.blocking)
+        vm.sources.source.info = {**vm.info, "kvm.source": way.name}
+        self._take(vm, found.numbers)
+        if isinstance(way, BpfVms):
+            way.bind(found.key, vm.sources)
+        log.info("kvm: %s is read by %s", vm.name, way.name)
+
+    def _hide(self, vm: _Vm) -> None:
+        # It runs on, but nothing can read it now: what it counted is kept.
+        vm.way = None
+        vm.sources.set_refresh(idle=False)
+        if vm.shown:
+            vm.shown = False
+            self.source.remove_subordinate(vm.sources.source)
+
+    def _end(self, vm: _Vm) -> None:
+        del self._vms[vm.name]
+        if self._bpf is not None:
+            self._bpf.unbind(vm.sources)
+        if vm.shown:
+            self.source.remove_subordinate(vm.sources.source)
+        vm.sources.put()
+        if not any(other.pid == vm.pid for other in self._vms.values()):
+            pidfd = self._pidfds.pop(vm.pid, None)
+            if pidfd is not None:
+                os.close(pidfd)

@@ -1,0 +1,140 @@
+"""Numbers that this process reads but cannot write, as the block of bytes in which they came.
+
+A block is replaced whole and decoded when it is read: of thousands of blocks a total decodes one
+number each. Else as `external.Numbers`. Integers are unsigned and of 64 bits, whatever the type.
+
+Threading: as `external`.
+"""
+
+import operator
+import struct
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, repeat
+from typing import Any, Final, NamedTuple
+
+from statsfs.exceptions import BaseMismatchError
+from statsfs.model.locking import locked
+from statsfs.model.readers import PackedReader
+from statsfs.model.values import Value
+
+__all__ = ["PackedNumbers", "Place", "PlaceReader"]
+
+_SLOT: Final = 8  # bytes of an integer
+_get_block: Final = operator.attrgetter("block")
+
+
+class Place(NamedTuple):
+    """Where a value is in a block: the value, and the offset of its first integer in bytes."""
+
+    value: Value
+    offset: int
+
+
+class PackedNumbers:
+    """The numbers of some values, a base for arrays of any of them.
+
+    Args:
+        places: the values and where they are, by name; not copied, as thousands may share it.
+        size: how many bytes a block has.
+
+    Attributes:
+        raw: the block that was taken last.
+        block: the same, less the baselines.
+    """
+
+    __slots__ = ("__weakref__", "_baselines", "_lock", "_places", "block", "raw")
+
+    def __init__(self, places: Mapping[str, Place], size: int) -> None:
+        self._places = places
+        self._baselines: dict[str, tuple[int, ...]] = {}
+        self.raw = self.block = bytes(size)
+        # Reentrant: a signal handler may read in the middle of a `take`.
+        self._lock = threading.RLock()
+
+    def offsets(self, values: Iterable[Value]) -> tuple[int, ...]:
+        """Return where values are; BaseMismatchError if one is missing."""
+        found = []
+        for value in values:
+            place = self._places.get(value.name)
+            if place is None or place.value != value:
+                raise BaseMismatchError(f"the block has no value {value.name!r}", self)
+            found.append(place.offset)
+        return tuple(found)
+
+    @locked
+    def take(self, block: bytes) -> None:
+        """Replace all numbers; ValueError: the block has another size."""
+        if len(block) != len(self.raw):
+            raise ValueError(f"{len(block)} bytes, not {len(self.raw)}")
+        self.raw = block
+        self.block = self._subtract() if self._baselines else block
+
+    def _subtract(self) -> bytes:
+        # A number below its baseline shows that counting began anew: then there is none.
+        changed = bytearray(self.raw)
+        for name, baseline in list(self._baselines.items()):
+            field, offset = self._field(name)
+            left = [*map(operator.sub, field.unpack_from(changed, offset), baseline)]
+            if min(left) < 0:
+                del self._baselines[name]
+            else:
+                field.pack_into(changed, offset, *left)
+        return bytes(changed)
+
+    def _field(self, name: str) -> tuple[struct.Struct, int]:
+        place = self._places[name]
+        return _integers(place.value.size), place.offset
+
+    @locked
+    def clear_value(self, name: str) -> None:
+        """Make the number of a cumulative value its baseline, else raise ValueError."""
+        value = self._places[name].value
+        if not value.cumulative:
+            raise ValueError(f"the {value.kind} is kept where it is counted")
+        field, offset = self._field(name)
+        self._baselines[name] = field.unpack_from(self.raw, offset)
+        self.block = self._subtract()
+
+
+@lru_cache(maxsize=256)
+def _integers(size: int) -> struct.Struct:
+    return struct.Struct(f"={size}Q")
+
+
+class PlaceReader(PackedReader):
+    """Reads `PackedNumbers` whose values are at these offsets."""
+
+    __slots__ = ("_fields", "_offsets")
+
+    def __init__(self, values: tuple[Value, ...], offsets: Sequence[int]) -> None:
+        layout, end = "=", 0
+        stored = sorted(range(len(values)), key=offsets.__getitem__)
+        for index in stored:
+            layout += f"{offsets[index] - end}x{values[index].size}Q"
+            end = offsets[index] + _SLOT * values[index].size
+        super().__init__(values, layout, stored)
+        self.sample = _get_block
+        self._fields = tuple(_integers(value.size) for value in values)
+        self._offsets = offsets
+
+    def decode(self, parts: Sequence[list[Any]]) -> list[tuple[Any, ...]]:
+        # A block is longer than what the array has of it.
+        (samples,) = parts
+        size = self._struct.size
+        return super().decode([[block[:size] for block in samples]])
+
+    def read(self, base: Any, index: int) -> object:
+        held = self._fields[index].unpack_from(base.block, self._offsets[index])
+        return list(held) if self.values[index].histogram else held[0]
+
+    def column(self, bases: Iterable[Any], index: int) -> list[Any]:
+        blocks = map(_get_block, bases)
+        fields = map(self._fields[index].unpack_from, blocks, repeat(self._offsets[index]))
+        if self.values[index].histogram:
+            return list(map(list, fields))
+        return list(chain.from_iterable(fields))
+
+    def _clear(self, base: Any, index: int) -> None:
+        base.clear_value(self.values[index].name)

@@ -1,0 +1,147 @@
+"""Which rows of a pass are one VM's, how it is called, and how often a pass is made."""
+
+import os
+from typing import Any
+
+import pytest
+
+from statsfs.exceptions import KvmError
+from statsfs.kvm.bpf import BpfRow
+from statsfs.kvm.bpf_vms import BpfVms
+
+PID = os.getpid()
+
+
+class Rows:
+    """An iterator that returns the rows it was given."""
+
+    def __init__(self, *rows: BpfRow) -> None:
+        self.rows = list(rows)
+        self.passes = 0
+        self.closed = False
+
+    def read(self) -> list[BpfRow]:
+        self.passes += 1
+        return self.rows
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Taken:
+    """Sources that note what they take."""
+
+    def __init__(self) -> None:
+        self.taken: list[tuple[int | None, bytes, bool]] = []
+
+    def take(self, vcpu: int | None, block: bytes, *, scheduled: bool = True) -> None:
+        self.taken.append((vcpu, block, scheduled))
+
+
+def row(**changes: Any) -> BpfRow:
+    """A VM of this process's main thread, or one of its vCPUs."""
+    id = f"kvm-{PID}".encode().ljust(48, b"\0")
+    return BpfRow(PID, 8, 0xFFFF, None, id, 7, b"vm")._replace(**changes)
+
+
+def vcpu(number: int, **changes: Any) -> BpfRow:
+    """One of its vCPUs, whose id has another thread."""
+    id = f"kvm-1/vcpu-{number}".encode()
+    return row(vcpu=number, fd=20 + number, id=id, block=b"vcpu%d" % number, **changes)
+
+
+def make(*rows: BpfRow) -> tuple[BpfVms, Rows, list[int]]:
+    """What finds VMs in these rows, and notes how often others are there."""
+    iterator, changed = Rows(*rows), list[int]()
+    found: Any = iterator
+    return BpfVms(found, lambda: changed.append(1)), iterator, changed
+
+
+def names(vms: BpfVms, told: set[str] | None = None) -> dict[str, int]:
+    """The VMs that are found, and their processes."""
+    return {one.name: one.pid for one in vms.look(told or set())}
+
+
+def test_one_vm() -> None:
+    """Its rows are put together, wherever they are in a pass."""
+    vms, _, _ = make(vcpu(1), row(), vcpu(0), row(kvm=1, id=b"kvm-12\0", process=12))
+    first, second = vms.look(())
+    assert (first.name, first.pid) == (f"{PID}-8", PID)
+    assert first.numbers == (b"vm", {0: b"vcpu0", 1: b"vcpu1"})
+    assert (second.name, second.pid, second.numbers) == ("12-8", 12, (b"vm", {}))
+
+
+@pytest.mark.parametrize("id", [b"kvm-x", b"kvm-12/vcpu-0", b"kvm-", b"kvm-1234567890123"])
+def test_what_has_no_name(id: bytes) -> None:
+    """A row whose id is not a VM's, or vCPUs alone, whose VM's descriptor is closed."""
+    assert names(make(row(id=id), vcpu(0))[0]) == {}
+    assert names(make(vcpu(0))[0]) == {}
+
+
+def test_a_vm_that_is_open_in_several_places() -> None:
+    """The process that made it counts, and there the lowest number, or what a uevent told."""
+    rows = (row(process=1, fd=3), row(fd=9), row(fd=8), row(fd=12))
+    assert names(make(*rows)[0]) == {f"{PID}-8": PID}
+    assert names(make(*rows)[0], {f"{PID}-9", f"{PID}-3"}) == {f"{PID}-9": PID}
+    # Nobody knows who made it.
+    elsewhere = [one._replace(process=2) for one in rows[1:]]
+    assert names(make(rows[0], *elsewhere)[0]) == {f"{PID}-3": 1}
+
+
+def test_a_name_stays() -> None:
+    """Also when the descriptor is closed that it was called after."""
+    vms, iterator, _ = make(row(fd=8), row(fd=9))
+    assert names(vms) == {f"{PID}-8": PID}
+    iterator.rows = [row(fd=9)]
+    assert names(vms) == {f"{PID}-8": PID}
+
+
+def test_a_reader_gets_numbers_of_20_ms_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pass serves all that read within that time; another number of rows is told."""
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    vms, iterator, changed = make(row(), vcpu(0))
+    sources: Any = Taken()
+    (found,) = vms.look(())
+    vms.bind(found.key, sources)
+    vms.refresh()
+    assert (iterator.passes, sources.taken) == (1, [])
+    now += 0.021
+    assert vms.read(found.name) == (None, {})
+    assert sources.taken == [(None, b"vm", True), (0, b"vcpu0", True)]
+    vms.refresh()
+    assert (iterator.passes, changed) == (2, [])
+    now += 0.021
+    iterator.rows.append(vcpu(1, thread=0))
+    vms.refresh()
+    assert changed == [1]
+    assert sources.taken[-1] == (1, b"vcpu1", False)
+    vms.unbind(sources)
+    vms.look(())
+    assert len(sources.taken) == 5
+
+
+def test_another_vm_at_the_same_address() -> None:
+    """Its numbers are not those of the one that was bound."""
+    vms, iterator, _ = make(row())
+    sources: Any = Taken()
+    (found,) = vms.look(())
+    vms.bind(found.key, sources)
+    iterator.rows = [row(id=b"kvm-77".ljust(48, b"\0"))]
+    (other,) = vms.look(())
+    assert (sources.taken, other.key == found.key) == ([], False)
+
+
+def test_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program goes; a pass that is under way ends first."""
+    vms, iterator, _ = make(row())
+    vms.close()
+    assert iterator.closed
+    monkeypatch.setattr(iterator, "read", fail)
+    with pytest.raises(KvmError):
+        vms.look(())
+
+
+def fail() -> None:
+    """As an iterator that was closed."""
+    raise KvmError("closed")

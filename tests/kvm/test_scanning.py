@@ -1,0 +1,55 @@
+"""KVM's descriptors in /proc: of this process, which has a VM, and of others."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from statsfs.demo.real_kvm import RealKvm
+from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.scanning import KvmFiles, find_files, find_process, scan
+from statsfs.tree.registry import Registry
+
+
+@pytest.mark.kvm
+def test_the_files_of_a_process_with_a_vm() -> None:
+    """Its VM and its vCPU, until it is closed."""
+    assert find_files(os.getpid()) is None
+    with OwnVm() as own:
+        assert find_files(os.getpid()) == KvmFiles((own.fd,), {0: own.vcpu_fd}, {})
+        second = os.dup(own.fd)
+        files = find_files(os.getpid())
+        os.close(second)
+        assert files is not None
+        assert files.vms == (own.fd, second)
+        assert scan()[os.getpid()].vms == (own.fd,)
+    assert os.getpid() not in scan()
+
+
+@pytest.mark.kvm
+def test_statistics_descriptors_that_are_kept_open(registry: Registry) -> None:
+    """Those of vCPUs are found by the vCPU's number; that of the VM cannot be used."""
+    with RealKvm(registry, rate=0) as kvm:
+        kvm.create_vm(2)
+        files = find_files(os.getpid())
+        assert files is not None
+        assert files.vcpus.keys() == files.stats.keys() == {0, 1}
+
+
+def test_a_process_that_is_gone() -> None:
+    """It has no files, and its thread no process."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    assert find_files(process.pid) is None
+    assert find_process(process.pid) is None
+
+
+def test_the_process_of_a_thread() -> None:
+    """Each thread's is this one."""
+    found: list[int | None] = []
+    thread = threading.Thread(target=lambda: found.append(find_process(threading.get_native_id())))
+    thread.start()
+    thread.join()
+    assert [*found, find_process(os.getpid())] == [os.getpid()] * 2
