@@ -1,0 +1,37 @@
+"""Names of files for texts that are not, as the values of labels.
+
+Threading: pure.
+"""
+
+import re
+from hashlib import blake2b
+from typing import Final
+
+__all__ = ["safe_name"]
+
+_MOST: Final = 255  # bytes; NAME_MAX of Linux
+# "%" itself, or two texts would have one name; lone surrogates have no UTF-8.
+_UNSAFE: Final = re.compile("[/%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^[.]")
+_HASHED: Final = 8  # bytes
+
+
+def safe_name(text: str) -> str:
+    """Return the name of a file for any text: readable, and another one for each text.
+
+    As in a URL, "%" and two hexadecimal digits stand for each byte of "/", "%", control characters
+    and a "." at the start; nothing is "%". `urllib.parse.unquote` returns the text. Only a name
+    of more than 255 bytes is cut: it ends in "%~" and a hash of the text.
+    """
+    if not text:
+        return "%"
+    name = _UNSAFE.sub(_quote, text)
+    encoded = name.encode()
+    if len(encoded) <= _MOST:
+        return name
+    hashed = blake2b(text.encode(errors="surrogatepass"), digest_size=_HASHED).hexdigest()
+    kept = encoded[: _MOST - 2 - len(hashed)].decode(errors="ignore")
+    return f"{kept}%~{hashed}"
+
+
+def _quote(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogatepass"))
