@@ -32,7 +32,7 @@ class WorkerStats(Stats):
 class CrawlerStats(Stats):
     """What the crawler itself shows."""
 
-    port = u16(kind=Kind.INSTANT, description="The port that answers /metrics")
+    port = u16(Aggregate.NONE, kind=Kind.INSTANT, description="The port that answers /metrics")
 
 
 def crawl(crawler: Source, number: int, ended: threading.Event) -> None:

@@ -18,8 +18,7 @@ from statsfs.exceptions import (
     UnknownValueError,
 )
 from statsfs.filesystem.mounting import Mount, mount, mounted
-from statsfs.model.stats import (
-    Stats,
+from statsfs.model.fields import (
     boolean,
     hist,
     linear_hist,
@@ -32,8 +31,8 @@ from statsfs.model.stats import (
     u16,
     u32,
     u64,
-    values_of,
 )
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
 from statsfs.segments import Segment, publish

@@ -14,7 +14,8 @@ from random import Random
 from typing import Any, Final
 
 from statsfs.demo.machines import Kvm, Vcpu, Vm
-from statsfs.model.stats import Stats, boolean, u64, values_of
+from statsfs.model.fields import boolean, u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Unit
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

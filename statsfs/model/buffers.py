@@ -20,6 +20,7 @@ __all__ = ["SlotBuffer", "make_slot_class", "name_fields"]
 # What these are set to, ctypes takes for a declaration of fields.
 _META_NAMES: Final = ("_fields_", "_anonymous_")
 _SLOT_SIZE: Final = 8
+_METHODS: Final = ("asdict", "reset")  # a value of such a name takes the method's place
 
 # Buckets compare with lists, and are shown as one, as a histogram does and is.
 _LIKE_A_LIST: Final = {
@@ -63,6 +64,26 @@ class SlotBuffer(ctypes.Structure):
         made: Self = ctypes_class.from_address(cls, address)
         made._place_histograms(lambda field, start: field.from_address(address + start))
         return made
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SlotBuffer):
+            return NotImplemented
+        return self.stats_values == other.stats_values and self.asdict() == other.asdict()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def asdict(self) -> dict[str, Any]:
+        """Return all numbers by the names of their values, as `Stats.asdict` does."""
+        fields = name_fields(self.stats_values)
+        numbers = [getattr(self, field) for field in fields]
+        return {
+            value.name: list(number) if value.histogram else number
+            for value, number in zip(self.stats_values, numbers, strict=True)
+        }
+
+    def reset(self) -> None:
+        """Set all numbers to 0, as `Stats.reset` does."""
+        ctypes.memset(ctypes.addressof(self), 0, ctypes.sizeof(self))
 
     def _place_histograms(self, place: _Place) -> None:
         for one in self._histograms:
@@ -166,7 +187,8 @@ def make_slot_class(values: Sequence[Value], name: str) -> type[SlotBuffer]:
         start += _SLOT_SIZE * value.size
     slots = tuple(one.slot for one in histograms)
     for value in values:
-        if hasattr(SlotBuffer, value.name) or value.name in (*_META_NAMES, *slots):
+        taken = hasattr(SlotBuffer, value.name) and value.name not in _METHODS
+        if taken or value.name in (*_META_NAMES, *slots):
             raise InvalidNameError(
                 f"{name}.{value.name}: no value over a buffer can have that name", value.name
             )

@@ -31,6 +31,7 @@ __all__ = [
     "add_buckets",
     "check_observed",
     "convert_buckets",
+    "convert_counts",
     "convert_histograms",
     "find_sums",
     "make_histogram",
@@ -267,6 +268,19 @@ def convert_buckets(buckets: object, value: Value) -> list[int]:
     if converted is not None:
         return converted[0]
     return [int(value.type.convert(operator.index(bucket))) for bucket in copied]
+
+
+def convert_counts(counts: Any, size: int) -> list[int]:
+    """Return the counts of all buckets of a histogram as a list of integers.
+
+    Raises:
+        TypeError: it is not a sequence of integers.
+        ValueError: it has another length.
+    """
+    listed = [operator.index(count) for count in counts]
+    if len(listed) != size:
+        raise ValueError(f"{len(listed)} buckets, not {size}")
+    return listed
 
 
 def convert_histograms(column: Sequence[Any], value: Value) -> Sequence[list[int]] | None:

@@ -1,161 +1,29 @@
 """`Stats`: an array of values and the object that holds their integers, as one class.
 
-Owns the field functions (`u64`, `boolean`, `log_hist`, …), the class that they make, and its form
-over a buffer. Aggregation and files are the business of others: `sources` knows of this module
-nothing but `values_of`.
+Owns the class, and its form over a buffer; `fields` has the functions that declare its values.
 
 Threading: an instance is a plain slotted object; counting is Python's own attribute increment, and
 an instance has one writer.
 """
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Final, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 
 from statsfs.exceptions import DuplicateNameError
 from statsfs.model.buffers import SlotBuffer, make_slot_class
-from statsfs.model.histograms import Histogram, find_sums, make_histogram, make_sum
-from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.model.fields import Field
+from statsfs.model.histograms import Histogram, convert_counts, find_sums, make_histogram
+from statsfs.model.values import Value
 
 if TYPE_CHECKING:
     from statsfs.model.arrays import Array
 
-__all__ = [
-    "Stats",
-    "boolean",
-    "hist",
-    "linear_hist",
-    "log_hist",
-    "make_buffer_class",
-    "s8",
-    "s16",
-    "s32",
-    "s64",
-    "u8",
-    "u16",
-    "u32",
-    "u64",
-    "values_of",
-]
+__all__ = ["Stats", "make_buffer_class", "values_of"]
 
 
-class _Field:
-    # What a field function returns; the metaclass turns it into a slot and a `Value`, or into two
-    # where a histogram has a sum.
-    __slots__ = ("make", "summed")
-
-    def __init__(self, make: Callable[[str], Value], summed: bool = False) -> None:
-        self.make = make
-        self.summed = summed
-
-    def values(self, name: str) -> tuple[Value, ...]:
-        value = self.make(name)
-        return (value, make_sum(value)) if self.summed else (value,)
-
-
-def _field_function(type: Type) -> Callable[..., int]:
-    def declare(
-        aggregate: Aggregate = Aggregate.NONE,
-        mode: int | None = None,
-        *,
-        kind: Kind = Kind.CUMULATIVE,
-        unit: Unit = Unit.NONE,
-        base: int = 10,
-        exponent: int = 0,
-        description: str = "",
-        hidden: bool = False,
-        show: Callable[[int], str] | None = None,
-        size: int = 1,
-        bucket_size: int = 0,
-        bounds: Sequence[int] = (),
-    ) -> int:
-        def make(name: str) -> Value:
-            return Value(
-                name,
-                type,
-                aggregate,
-                cast(int, mode),
-                kind=kind,
-                unit=unit,
-                base=base,
-                exponent=exponent,
-                description=description,
-                hidden=hidden,
-                show=show,
-                size=size,
-                bucket_size=bucket_size,
-                bounds=bounds,
-            )
-
-        # The attribute of an instance is an int; that is what a type checker must see.
-        return cast(int, _Field(make))
-
-    declare.__name__ = declare.__qualname__ = "boolean" if type is Type.BOOL else type.label
-    declare.__doc__ = (
-        f"Declare a {type.label} value of a `Stats` class, named as the attribute it is assigned "
-        "to.\n\nThe arguments are those of `Value`."
-    )
-    return declare
-
-
-boolean: Final = _field_function(Type.BOOL)
-u8: Final = _field_function(Type.U8)
-u16: Final = _field_function(Type.U16)
-u32: Final = _field_function(Type.U32)
-u64: Final = _field_function(Type.U64)
-s8: Final = _field_function(Type.S8)
-s16: Final = _field_function(Type.S16)
-s32: Final = _field_function(Type.S32)
-s64: Final = _field_function(Type.S64)
-
-
-def log_hist(size: int, aggregate: Aggregate = Aggregate.NONE, **kwargs: Any) -> Histogram:
-    """Declare a histogram of a `Stats` class, of kind LOG_HIST, and its sum.
-
-    Its buckets begin at 0, 1, 2, 4, 8 and so on. The attribute is a list of them with an `observe`
-    method. The sum of what `latency` observes is a second value, `latency.sum`.
-
-    Args:
-        size: the number of buckets, 64-bit counts; 65 hold every u64.
-        aggregate: NONE or SUM.
-        kwargs: further arguments of `Value`.
-    """
-    return _declare_summed(u64(aggregate, kind=Kind.LOG_HIST, size=size, **kwargs))
-
-
-def linear_hist(
-    size: int, bucket_size: int, aggregate: Aggregate = Aggregate.NONE, **kwargs: Any
-) -> Histogram:
-    """Declare a histogram of a `Stats` class, of kind LINEAR_HIST, and its sum: see `log_hist`.
-
-    Args:
-        size: the number of buckets, 64-bit counts.
-        bucket_size: how wide each is, in the value's unit; the last has no upper end.
-        aggregate: NONE or SUM.
-        kwargs: further arguments of `Value`.
-    """
-    kind = Kind.LINEAR_HIST
-    return _declare_summed(u64(aggregate, kind=kind, size=size, bucket_size=bucket_size, **kwargs))
-
-
-def hist(bounds: Sequence[int], aggregate: Aggregate = Aggregate.NONE, **kwargs: Any) -> Histogram:
-    """Declare a histogram of a `Stats` class, of kind HIST, and its sum: see `log_hist`.
-
-    `hist([100, 300, 1000])` has four buckets: up to 100, up to 300, up to 1,000, and above. As the
-    buckets of Prometheus do, each includes its bound.
-
-    Args:
-        bounds: 1 to 1,024 growing integers, 0 or more, in the value's unit.
-        aggregate: NONE or SUM.
-        kwargs: further arguments of `Value`.
-    """
-    return _declare_summed(u64(aggregate, kind=Kind.HIST, bounds=bounds, **kwargs))
-
-
-def _declare_summed(field: object) -> Histogram:
-    return cast(Histogram, _Field(cast(_Field, field).make, summed=True))
-
-
+@dataclass_transform(kw_only_default=True)
 class _StatsMeta(type):
     # Slots must be known when a class is made; hence a metaclass and not `__init_subclass__`.
     _stats_values: tuple[Value, ...]
@@ -168,15 +36,17 @@ class _StatsMeta(type):
     def __new__(
         mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any
     ) -> "_StatsMeta":
-        fields = {key: item for key, item in namespace.items() if isinstance(item, _Field)}
+        fields = {key: item for key, item in namespace.items() if isinstance(item, Field)}
         inherited = tuple(
             value for base in bases if isinstance(base, _StatsMeta) for value in base._stats_values
         )
         taken = {value.name for value in inherited}
         reserved = dir(Stats) if bases else ()
-        for key in namespace:
+        for key, item in namespace.items():
             if key in taken or (key in fields and key in reserved):
                 raise DuplicateNameError(f"{name} declares {key!r}, which its base class has", key)
+            if isinstance(item, int | float) and not (key.isupper() or key.startswith("_")):
+                raise TypeError(f"{name}.{key} = {item!r} declares no value: write {key} = u64()")
         body = {key: item for key, item in namespace.items() if key not in fields}
         body["__slots__"] = (*body.get("__slots__", ()), *fields)
         cls = super().__new__(mcs, name, bases, body, **kwargs)
@@ -208,7 +78,9 @@ class Stats(metaclass=_StatsMeta):
 
     An instance has one slot for each value and no others; all start at 0, and histograms with empty
     buckets. `values_of` returns the values that the class declares; a subclass has those of its
-    bases first.
+    bases first. Numbers may be given by name, `VcpuStats(exits=5)`; type checkers know the names of
+    fields that have an annotation, `exits: int = u64()`. Instances with the same values and numbers
+    are equal, and `copy.copy` makes one that counts by itself.
 
     An instance has one writer. `stats.sent += sock.send(data)` reads, calls and then writes: what
     other threads count meanwhile is lost, and with an `await` there what other tasks count. So each
@@ -225,15 +97,69 @@ class Stats(metaclass=_StatsMeta):
 
     __slots__ = ()
 
-    def __new__(cls, *args: object, **kwargs: object) -> Self:
-        if (args or kwargs) and cls.__init__ is object.__init__:
-            raise TypeError(f"{cls.__name__}() takes no arguments")
-        self = super().__new__(cls)
+    # Type checkers know the arguments by the fields.
+    if not TYPE_CHECKING:  # pragma: no branch
+
+        def __new__(cls, *args, **kwargs):
+            return cls._make(args, kwargs)
+
+    @classmethod
+    def _make(cls, args: Sequence[object], numbers: Mapping[str, object]) -> Self:
+        self = object.__new__(cls)
         for zero in cls._stats_zero:
             zero(self, 0)
         for put, value in cls._stats_histograms:
             put(self, make_histogram(value))
+        if (args or numbers) and cls.__init__ is object.__init__:
+            if args:
+                raise TypeError(f"{cls.__name__}() takes numbers by name, as in {_example(cls)}")
+            self._take(numbers)
         return self
+
+    def _take(self, numbers: Mapping[str, object]) -> None:
+        cls = type(self)
+        for name, number in numbers.items():
+            if name not in cls._stats_names:
+                has = ", ".join(cls._stats_names) or "none"
+                raise TypeError(f"{cls.__name__}({name}=…): no such value; it has {has}")
+            held = getattr(self, name)
+            try:
+                if isinstance(held, Histogram):
+                    held[:] = convert_counts(number, len(held))
+                else:
+                    setattr(self, name, operator.index(cast(Any, number)))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{cls.__name__}({name}={number!r}): {error}") from None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Stats | SlotBuffer):
+            return NotImplemented
+        values = type(self)._stats_values
+        theirs = type(other)._stats_values if isinstance(other, Stats) else other.stats_values
+        return values == theirs and self.asdict() == other.asdict()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def asdict(self) -> dict[str, Any]:
+        """Return all numbers by the names of their values; of a histogram the list of its buckets.
+
+        The sum of a histogram `latency` is `latency.sum`.
+        """
+        numbers: dict[str, Any] = {}
+        for value in type(self)._stats_values:
+            name, dot, _ = value.name.partition(".")
+            held = getattr(self, name)
+            numbers[value.name] = held.sum if dot else list(held) if value.histogram else held
+        return numbers
+
+    def reset(self) -> None:
+        """Set all numbers to 0, buckets and sums of histograms too; for their only writer."""
+        for zero in type(self)._stats_zero:
+            zero(self, 0)
+        for _, value in type(self)._stats_histograms:
+            held = getattr(self, value.name)
+            held[:] = [0] * len(held)
+            held.sum = 0
 
     def __repr__(self) -> str:
         held = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self)._stats_names)
@@ -268,6 +194,10 @@ class Stats(metaclass=_StatsMeta):
             InvalidNameError: a value has a name that a structure cannot have.
         """
         return cast(Self, _buffer_class(cls).from_buffer(buffer, offset))
+
+
+def _example(cls: type[Stats]) -> str:
+    return f"{cls.__name__}({', '.join([f'{name}=1' for name in cls._stats_names[:1]])})"
 
 
 def _buffer_class(cls: _StatsMeta) -> type[SlotBuffer]:

@@ -18,7 +18,8 @@ from statistics import median
 from typing import Any
 
 from statsfs.collector import Collector
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 from statsfs.segments import Segment, publish
 from statsfs.segments.file_format import decode

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from statsfs.model.stats import Stats, hist, linear_hist, log_hist, u64, values_of
+from statsfs.model.fields import hist, linear_hist, log_hist, u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate
 from tests.bench.measuring import Line, Loop, compare, divide, show, take_turns, tell
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.fields import log_hist, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 from statsfs.segments import publish
 from tests.bench.counting import (

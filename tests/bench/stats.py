@@ -3,7 +3,8 @@
 from types import new_class
 from typing import Any
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 
 COUNT = 47

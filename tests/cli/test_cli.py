@@ -403,7 +403,8 @@ def test_demo_on_a_dumb_terminal(tmp_path: Path) -> None:
 APP = """
 import os, threading
 from statsfs.tree.source import Source
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 
 class AppStats(Stats):
     requests = u64()

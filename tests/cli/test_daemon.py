@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 from statsfs.segments import Segment, publish
 from tests.support.deadlines import DEADLINE, wait_until

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from statsfs.formats import prometheus
+from statsfs.model.fields import hist, log_hist
 from statsfs.model.histograms import make_sum
-from statsfs.model.stats import Stats, hist, log_hist
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Unit, Value
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry

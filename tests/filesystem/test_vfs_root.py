@@ -9,7 +9,8 @@ import pytest
 
 from statsfs.filesystem.known import ABSENT, ROOT, Attributes, NoSuchFileError
 from statsfs.filesystem.vfs import Vfs
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from statsfs.formats import json as json_view
 from statsfs.formats import schema
 from statsfs.formats.json import nest, render
-from statsfs.model.stats import Stats, boolean, s64, u64
+from statsfs.model.fields import boolean, s64, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry

@@ -8,8 +8,9 @@ import pytest
 
 from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ExhaustedError
 from statsfs.model.arrays import FILE_NUMBERS, Array, intern_array
+from statsfs.model.fields import u64
 from statsfs.model.layout import make_layout
-from statsfs.model.stats import Stats, u64, values_of
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.index import Entry
 from statsfs.tree.source import Source

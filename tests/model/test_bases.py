@@ -17,8 +17,9 @@ import pytest
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.model.arrays import intern_array
 from statsfs.model.bases import check_offsets
+from statsfs.model.fields import s16, u8, u64
 from statsfs.model.readers import AttributeReader, BufferReader, MappingReader, Reader, SlotReader
-from statsfs.model.stats import Stats, s16, u8, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.source import Source
 from tests.support.strategies import Fallback, Indexed, Plain, property_base

@@ -11,8 +11,9 @@ from typing import Any, NoReturn
 import pytest
 
 from statsfs.exceptions import BaseMismatchError
+from statsfs.model.fields import log_hist
 from statsfs.model.foreign import call_foreign, describe_error, foreign, is_interrupt
-from statsfs.model.stats import Stats, log_hist, values_of
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.source import Source
 from tests.support.foreign import ERRORS, Unprintable, broken

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statsfs.exceptions import BaseMismatchError
+from statsfs.model.fields import s8, u64
 from statsfs.model.histograms import (
     Histogram,
     LinearHistogram,
@@ -21,7 +22,7 @@ from statsfs.model.histograms import (
     convert_histograms,
     make_histogram,
 )
-from statsfs.model.stats import Stats, s8, u64, values_of
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_linear_hist, bare_log_hist

@@ -4,18 +4,20 @@ import copy
 import mmap
 import pickle
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from statsfs.exceptions import DuplicateNameError, InvalidNameError
-from statsfs.model.stats import (
-    Stats,
+from statsfs.model.fields import (
     boolean,
+    counter,
+    gauge,
     hist,
     linear_hist,
     log_hist,
-    make_buffer_class,
+    peak,
     s8,
     s16,
     s32,
@@ -24,8 +26,9 @@ from statsfs.model.stats import (
     u16,
     u32,
     u64,
-    values_of,
 )
+from statsfs.model.histograms import Histogram
+from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.source import Source
 
@@ -97,10 +100,10 @@ class Latencies(Stats):
     """A histogram of each kind, and two of other types, which have no sums."""
 
     waits = log_hist(32, Aggregate.SUM, unit=Unit.SECONDS, exponent=-9, description="waits")
-    sizes = linear_hist(10, 4096, unit=Unit.BYTES)
+    sizes = linear_hist(10, 4096, Aggregate.NONE, unit=Unit.BYTES)
     times = hist([100, 300], Aggregate.SUM, mode=0o640, hidden=True, base=2, exponent=3)
     small = u8(Aggregate.SUM, kind=Kind.LOG_HIST, size=4)
-    deltas = s16(kind=Kind.LINEAR_HIST, size=2, bucket_size=7)
+    deltas = s16(Aggregate.NONE, kind=Kind.LINEAR_HIST, size=2, bucket_size=7)
 
 
 def test_fields_of_histograms() -> None:
@@ -222,12 +225,153 @@ def test_unknown_names_raise(make: Any) -> None:
         stats.exit = 1
 
 
+class Everything(Stats):
+    """A value of each form."""
+
+    jobs: int = counter("Jobs")
+    busy: int = gauge()
+    deepest: int = peak(unit=Unit.BYTES)
+    waits: Histogram = log_hist(4)
+    state: int = u8(kind=Kind.INSTANT, show=str)
+    up: int = boolean(kind=Kind.INSTANT)
+
+
+def test_the_aggregate_is_that_of_the_kind() -> None:
+    """Unless it is given; states have none, for their sum would be no state."""
+    aggregates = {value.name: value.aggregate for value in values_of(Everything)}
+    assert aggregates == {
+        "jobs": Aggregate.SUM,
+        "busy": Aggregate.SUM,
+        "deepest": Aggregate.MAX,
+        "waits": Aggregate.SUM,
+        "waits.sum": Aggregate.SUM,
+        "state": Aggregate.NONE,
+        "up": Aggregate.SUM,
+    }
+
+    class Others(Stats):
+        a = counter(aggregate=Aggregate.NONE)
+        b = linear_hist(2, 5)
+        c = hist([3], Aggregate.NONE)
+        d = s8(kind=Kind.PEAK)
+
+    assert [value.aggregate.label for value in values_of(Others)] == [
+        "none", "sum", "sum", "none", "none", "max",
+    ]  # fmt: skip
+
+
+def test_counters_gauges_and_peaks() -> None:
+    """Are the usual fields."""
+    jobs, busy, deepest, *_ = values_of(Everything)
+    assert jobs == Value("jobs", aggregate=Aggregate.SUM, description="Jobs")
+    assert busy == Value("busy", Type.S64, Aggregate.SUM, kind=Kind.INSTANT)
+    assert deepest == Value("deepest", Type.U64, Aggregate.MAX, kind=Kind.PEAK, unit=Unit.BYTES)
+
+
+def over_a_buffer(cls: type[Everything]) -> Everything:
+    """An object over memory of its own."""
+    return cls.from_buffer(bytearray(100))
+
+
+@pytest.mark.parametrize("make", [lambda cls: cls(), over_a_buffer])
+def test_what_it_holds_as_a_dictionary(make: Callable[[type[Everything]], Everything]) -> None:
+    """And reset; over a buffer as well."""
+    stats = make(Everything)
+    fresh = stats.asdict()
+    assert fresh == {
+        "jobs": 0, "busy": 0, "deepest": 0, "waits": [0] * 4, "waits.sum": 0, "state": 0, "up": 0,
+    }  # fmt: skip
+    stats.jobs += 2
+    stats.busy -= 1
+    stats.waits.observe(3)
+    assert stats.asdict() == {**fresh, "jobs": 2, "busy": -1, "waits": [0, 0, 1, 0], "waits.sum": 3}
+    assert stats != Everything()
+    waits = stats.waits
+    stats.reset()
+    assert stats.asdict() == fresh
+    assert stats == Everything()
+    assert Everything() == stats
+    assert stats.waits is waits
+    assert stats.waits.sum == 0
+
+
+def test_equal_are_equal_numbers_of_equal_values() -> None:
+    """Whatever class declares them; and what is equal may change, so it has no hash."""
+
+    class Same(Stats):
+        jobs = counter("Jobs")
+
+    class Different(Stats):
+        jobs = counter("Work")
+
+    assert Same() == Same()
+    assert Same() != Different()
+    assert Same() != {"jobs": 0}
+    assert Same.from_buffer(bytearray(8)) == Same.from_buffer(bytearray(8))
+    assert Same.from_buffer(bytearray(8)) != 0
+    for one in (Same(), Same.from_buffer(bytearray(8))):
+        with pytest.raises(TypeError, match="unhashable"):
+            hash(one)
+
+
+def test_numbers_by_name() -> None:
+    """In any order; buckets as any sequence of as many integers."""
+    waits: Any = (1, 2, 3, 4)
+    stats = Everything(busy=-3, jobs=True, waits=waits)
+    assert (stats.jobs, stats.busy, list(stats.waits)) == (1, -3, [1, 2, 3, 4])
+    assert type(stats.jobs) is int
+    other = copy.copy(stats)
+    other.waits[0] += 1
+    assert stats.waits[0] == 1
+    assert other != stats
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error", "words"),
+    [
+        (
+            {"nonsense": 1},
+            TypeError,
+            r"Everything\(nonsense=…\): no such value; it has jobs, busy,",
+        ),
+        ({"waits.sum": 1}, TypeError, "no such value"),
+        ({"jobs": "5"}, TypeError, r"Everything\(jobs='5'\): .*integer"),
+        ({"jobs": 0.5}, TypeError, "integer"),
+        ({"waits": 5}, TypeError, "not iterable"),
+        ({"waits": [1]}, ValueError, "1 buckets, not 4"),
+        ({"waits": [1, 2, 3, None]}, TypeError, "integer"),
+    ],
+)
+def test_numbers_that_are_refused(
+    numbers: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """In one line that names the value; with nothing of the error within."""
+    with pytest.raises(error, match=words) as raised:
+        Everything(**numbers)
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+
+
 def test_arguments_are_refused() -> None:
-    """A class that defines no `__init__` takes none, as any class of Python."""
-    with pytest.raises(TypeError, match="VcpuStats"):
-        VcpuStats(5)
-    with pytest.raises(TypeError, match="VcpuStats"):
-        VcpuStats(exits=5)
+    """Numbers are given by name; a class without values takes none."""
+    with pytest.raises(TypeError, match=r"takes numbers by name, as in VcpuStats\(exits=1\)"):
+        VcpuStats(5)  # type: ignore[call-arg]  # that is the question
+
+    class Empty(Stats):
+        pass
+
+    with pytest.raises(TypeError, match="it has none"):
+        Empty(a=5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"Empty\(\)"):
+        Empty(5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("number", [0, 0.5, False])
+def test_a_number_declares_nothing(number: float) -> None:
+    """It would be no value of the class, and nothing would count it."""
+    with pytest.raises(TypeError, match=f"X.n = {number!r} declares no value: write n = u64"):
+        type("X", (Stats,), {"n": number})
+    assert type("X", (Stats,), {"SIZE": number, "_n": number})().asdict() == {}
 
 
 def test_a_class_may_have_an_initialiser_and_methods() -> None:
@@ -384,6 +528,13 @@ def test_a_name_that_no_structure_has_is_refused_over_a_buffer_only() -> None:
     with pytest.raises(InvalidNameError, match=r"Odd\.stats_values") as caught:
         Odd.from_buffer(bytearray(8))
     assert caught.value.offender == "stats_values"
+
+
+def test_a_value_takes_a_methods_place_over_a_buffer() -> None:
+    """Values without a class may be called `reset`, as TCP's resets are."""
+    made = make_buffer_class([Value("reset"), Value("asdict")]).from_buffer(bytearray(16))
+    made.reset += 1  # type: ignore[assignment, operator]  # it is an integer here
+    assert made.reset == 1  # type: ignore[comparison-overlap]
 
 
 def test_one_class_makes_one_class_over_buffers() -> None:

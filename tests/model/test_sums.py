@@ -17,16 +17,9 @@ from hypothesis import strategies as st
 from statsfs.exceptions import BaseMismatchError, InvalidNameError, ReadOnlyValueError
 from statsfs.model.arrays import intern_array
 from statsfs.model.bases import Binder
+from statsfs.model.fields import hist, linear_hist, log_hist, u64
 from statsfs.model.histograms import Histogram, LogHistogram, find_sums, make_sum
-from statsfs.model.stats import (
-    Stats,
-    hist,
-    linear_hist,
-    log_hist,
-    make_buffer_class,
-    u64,
-    values_of,
-)
+from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.source import Source
 from tests.support.bare import bare_log_hist

@@ -15,7 +15,8 @@ from prometheus_client.openmetrics import exposition
 from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from statsfs.formats import openmetrics, prometheus
-from statsfs.model.stats import Stats, hist, linear_hist, log_hist, s64, u64
+from statsfs.model.fields import hist, linear_hist, log_hist, s64, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
 from statsfs.tree.registry import Registry

@@ -9,8 +9,9 @@ import pytest
 
 from statsfs.demo.mock_kvm import MockKvm
 from statsfs.formats import prometheus
+from statsfs.model.fields import hist, linear_hist
 from statsfs.model.histograms import make_sum
-from statsfs.model.stats import Stats, hist, linear_hist
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Unit, Value
 from statsfs.monitoring.exposition import serve_metrics
 from statsfs.monitoring.http_server import MetricsServer

@@ -18,7 +18,8 @@ import pytest
 
 from statsfs import Registry, Source, publish
 from statsfs.exceptions import InvalidNameError, SegmentError
-from statsfs.model.stats import Stats, s32, u8, u64, values_of
+from statsfs.model.fields import s32, u8, u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import Segment, locks, mappings, places
 from tests.support.bare import bare_linear_hist, bare_log_hist

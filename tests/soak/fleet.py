@@ -6,7 +6,8 @@ What runs here runs in the server, called by `Server.call`.
 from dataclasses import dataclass, field
 from itertools import count
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind
 from statsfs.tree.source import Source
 from tests.soak.rules import LIMIT, OWNERS, VCPUS
@@ -18,7 +19,7 @@ __all__ = ["end_fleet", "start_fleet"]
 
 
 class Vm(Stats):
-    generation = u64(kind=Kind.INSTANT, description="no other VM has this number")
+    generation = u64(Aggregate.NONE, kind=Kind.INSTANT, description="no other VM has this number")
 
 
 class Vcpu(Stats):

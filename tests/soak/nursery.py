@@ -17,7 +17,8 @@ import time
 from collections import Counter
 from typing import Any, Final
 
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.fields import log_hist, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind
 from statsfs.segments.publishing import Segment, publish
 from tests.soak.accounts import PER_GROUP, SLOTS, Account, paths_of

@@ -2,8 +2,8 @@
 
 from typing import Any, cast
 
+from statsfs.model.fields import u64
 from statsfs.model.histograms import Histogram
-from statsfs.model.stats import u64
 from statsfs.model.values import Aggregate, Kind
 
 __all__ = ["bare_linear_hist", "bare_log_hist"]

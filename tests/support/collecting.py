@@ -15,7 +15,8 @@ from statsfs.collector.live_segment import LiveSegment, SegmentNumbers
 from statsfs.collector.trusted_directory import Location, TrustedDirectory
 from statsfs.collector.watching import Events, Watch
 from statsfs.formats.binary import Number
-from statsfs.model.stats import Stats, s64, u64
+from statsfs.model.fields import s64, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import file_format, locks
 from statsfs.tree.registry import Registry

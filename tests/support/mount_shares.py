@@ -10,7 +10,8 @@ from pathlib import Path
 
 from statsfs.filesystem import fuse_handlers, handles
 from statsfs.filesystem.shares import Shares
-from statsfs.model.stats import Stats, linear_hist
+from statsfs.model.fields import linear_hist
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE

@@ -3,7 +3,8 @@
 import threading
 from typing import Any
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.source import Source, directory_of
 from tests.bench.stats import VcpuStats

@@ -15,7 +15,8 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 from statsfs.segments.publishing import publish
 from tests.support.collecting import become

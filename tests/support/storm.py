@@ -18,7 +18,8 @@ from types import FrameType
 from typing import Any
 
 from statsfs.exceptions import StatsfsError
-from statsfs.model.stats import Stats, log_hist, u64
+from statsfs.model.fields import log_hist, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of

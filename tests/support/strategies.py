@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from statsfs.model.stats import (
-    Stats,
+from statsfs.model.fields import (
     boolean,
     hist,
     linear_hist,
@@ -30,6 +29,7 @@ from statsfs.model.stats import (
     u32,
     u64,
 )
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from tests.support.model import BITS, SIGNED, ModelEntry, Number, is_histogram
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from statsfs.model.stats import Stats, boolean, s64, u64
+from statsfs.model.fields import boolean, s64, u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Unit
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.registry import Registry

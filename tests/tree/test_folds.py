@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.tree import retained, retention
 from statsfs.tree.index import ArrayIndex

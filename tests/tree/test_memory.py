@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry

@@ -4,7 +4,8 @@ import pytest
 
 from statsfs.exceptions import ReleasedError, UnknownValueError
 from statsfs.filesystem.known import NoSuchFileError
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

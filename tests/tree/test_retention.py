@@ -14,7 +14,8 @@ from statsfs.formats import binary, openmetrics, prometheus
 from statsfs.formats import json as json_view
 from statsfs.formats.views import VIEWS
 from statsfs.model.arrays import intern_array
-from statsfs.model.stats import Stats, log_hist, s64, u8, u64, values_of
+from statsfs.model.fields import log_hist, s64, u8, u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Value
 from statsfs.monitoring.exposition import RegistryCollector
 from statsfs.tree.index import Part
@@ -45,7 +46,7 @@ class Work(Stats):
     deepest = s64(Aggregate.MAX | Aggregate.SUM, kind=Kind.PEAK)
     open = u64(Aggregate.SUM | Aggregate.MAX, kind=Kind.INSTANT)
     sizes = bare_log_hist(3, Aggregate.SUM)
-    own = u64()
+    own = u64(Aggregate.NONE)
 
 
 VALUES = values_of(Work)

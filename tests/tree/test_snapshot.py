@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.stats import Stats, s8, u64, values_of
+from statsfs.model.fields import s8, u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.source import Source, directory_of

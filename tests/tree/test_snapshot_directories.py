@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from statsfs.model.stats import Stats, u64, values_of
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Type, Value
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
@@ -32,7 +33,7 @@ class Vm(Stats):
     """What a VM counts; `exits` is also what its CPUs count."""
 
     exits = u64(Aggregate.SUM)
-    pages = u64()
+    pages = u64(Aggregate.NONE)
 
 
 def shown(content: SnapshotDirectory) -> dict[str, Any]:

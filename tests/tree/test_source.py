@@ -16,7 +16,8 @@ from statsfs.exceptions import (
     TreeError,
     UnknownValueError,
 )
-from statsfs.model.stats import Stats, boolean, u64, values_of
+from statsfs.model.fields import boolean, u64
+from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from statsfs.exceptions import StatsfsError, UnknownValueError
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Value
 from statsfs.tree.lock import apply_change, lock_tree
 from statsfs.tree.references import hold, unhold

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from statsfs.formats import json, prometheus
-from statsfs.model.stats import Stats, u64
+from statsfs.model.fields import u64
+from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot_directories import make_directory
