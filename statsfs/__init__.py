@@ -20,9 +20,12 @@ from statsfs.exceptions import (
 from statsfs.filesystem.mounting import Mount, mount, mounted
 from statsfs.model.fields import (
     boolean,
+    counter,
+    gauge,
     hist,
     linear_hist,
     log_hist,
+    peak,
     s8,
     s16,
     s32,
@@ -32,10 +35,13 @@ from statsfs.model.fields import (
     u32,
     u64,
 )
+from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
 from statsfs.segments import Segment, publish
+from statsfs.tree.families import Family
+from statsfs.tree.per_thread import PerThread
 from statsfs.tree.registry import Registry
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.source import Source
@@ -46,11 +52,13 @@ __all__ = [
     "Collector",
     "DuplicateNameError",
     "ExhaustedError",
+    "Family",
     "FormatError",
     "InvalidNameError",
     "Kind",
     "Mount",
     "MountError",
+    "PerThread",
     "QmpError",
     "ReadOnlyValueError",
     "Registry",
@@ -69,16 +77,20 @@ __all__ = [
     "UnknownValueError",
     "Value",
     "boolean",
+    "counter",
+    "gauge",
     "hist",
     "linear_hist",
     "log_hist",
     "mount",
     "mounted",
+    "peak",
     "publish",
     "s16",
     "s32",
     "s64",
     "s8",
+    "safe_name",
     "serve_metrics",
     "u16",
     "u32",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import statsfs
-from statsfs import Aggregate, Registry, Source, Stats, u64
+from statsfs import Registry, Source, Stats, u64
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "statsfs"
@@ -232,19 +232,22 @@ def test_terms_are_those_of_the_code() -> None:
 @pytest.mark.parametrize("document", [(ROOT / "README.md").read_text(), Stats.__doc__ or ""])
 def test_a_base_a_thread_loses_nothing(document: str) -> None:
     """The example is complete; four threads that shared a base lost two thirds."""
-    found = re.search(r"^( *)def work\(number\):.*\n(\1 +.*\n)+", document, re.MULTILINE)
+    found = re.search(
+        r"^( *)stats = PerThread\(.*\n(\n|\1def work.*\n|\1 +.*\n)+", document, re.MULTILINE
+    )
     assert found is not None
 
     class SenderStats(Stats):
-        sent = u64(Aggregate.SUM)
+        sent = u64()
 
     sock, peer = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    names: dict[str, Any] = {"Source": Source, "SenderStats": SenderStats, "app": Source("app")}
+    names: dict[str, Any] = {**vars(statsfs), "SenderStats": SenderStats, "app": Source("app")}
     names.update(sock=sock, queue=[b"two"] * 5000)
     exec(textwrap.dedent(found[0]), names)
     with sock, peer, ThreadPoolExecutor(5) as pool:
         received = pool.submit(lambda: sum(len(peer.recv(9)) for _ in range(4 * 5000)))
-        list(pool.map(names["work"], range(4)))
+        for done in [pool.submit(names["work"]) for _ in range(4)]:
+            done.result()
         assert names["app"].get_value("sent") == received.result() == 4 * 5000 * 3
 
 

@@ -7,12 +7,13 @@ import re
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["safe_name"]
+__all__ = ["safe_name", "show_text"]
 
 _MOST: Final = 255  # bytes; NAME_MAX of Linux
 # "%" itself, or two texts would have one name; lone surrogates have no UTF-8.
 _UNSAFE: Final = re.compile("[/%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^[.]")
 _HASHED: Final = 8  # bytes
+_UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def safe_name(text: str) -> str:
@@ -31,6 +32,11 @@ def safe_name(text: str) -> str:
     hashed = blake2b(text.encode(errors="surrogatepass"), digest_size=_HASHED).hexdigest()
     kept = encoded[: _MOST - 2 - len(hashed)].decode(errors="ignore")
     return f"{kept}%~{hashed}"
+
+
+def show_text(text: str) -> str:
+    """Return a text whose control characters and lone surrogates are shown as `ascii` does."""
+    return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def _quote(found: re.Match[str]) -> str:

@@ -71,7 +71,7 @@ class Stats(metaclass=_StatsMeta):
     ::
 
         class VcpuStats(Stats):
-            exits = u64(Aggregate.SUM, description="VM exits of every kind")
+            exits = counter("VM exits of every kind")
 
         stats = VcpuStats()
         stats.exits += 1
@@ -84,15 +84,13 @@ class Stats(metaclass=_StatsMeta):
 
     An instance has one writer. `stats.sent += sock.send(data)` reads, calls and then writes: what
     other threads count meanwhile is lost, and with an `await` there what other tasks count. So each
-    thread has one of its own, in a hidden source::
+    thread has one of its own::
 
-        def work(number):
-            stats = SenderStats()
-            with Source("sender%d", number, hidden=True) as sender:
-                sender.add_values(SenderStats, stats)
-                app.add_subordinate(sender)
-                for data in queue:
-                    stats.sent += sock.send(data)
+        stats = PerThread(app, SenderStats)
+
+        def work():
+            for data in queue:
+                stats.mine.sent += sock.send(data)
     """
 
     __slots__ = ()

@@ -7,8 +7,9 @@ released and before the change returns.
 import logging
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Any
 
-from statsfs.exceptions import TreeError
+from statsfs.exceptions import TreeError, UnknownValueError
 from statsfs.model.foreign import foreign
 from statsfs.tree import placement, references
 from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, tree_change
@@ -94,6 +95,21 @@ class Registry(Listening):
         name, slash, rest = path.partition("/")
         top = self._sources.get(name)
         return top.find(rest) if top is not None and slash else top
+
+    def __getitem__(self, path: str) -> Any:
+        """Read a value or an aggregate now, as `Source.get_value` does.
+
+        Args:
+            path: that of the file in a mount: `registry["http/requests"]`.
+
+        Raises:
+            UnknownValueError: there is no such source, or no such value in it.
+        """
+        above, slash, name = path.rpartition("/")
+        source = self.find(above) if slash else None
+        if source is None:
+            raise UnknownValueError(f"no source {above!r}" if slash else f"no value {path!r}", path)
+        return source.get_value(name)
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""

@@ -15,6 +15,7 @@ from statsfs.exceptions import (
     UnknownValueError,
 )
 from statsfs.model.arrays import Array, File, intern_array
+from statsfs.model.names import show_text
 from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
@@ -56,7 +57,8 @@ class Source:
         name: the directory's name; `name % args` if there are arguments.
         args: what the name is formatted with, as by printf.
         label: the Prometheus label whose value is this source's name; None for none.
-        label_value: that label's value, if another than the name.
+        label_value: that label's value, if another than the name: any text. Control characters in
+            it are shown as Python's `ascii` shows them.
         info: more about the source, by name: extended attributes of its directory, as
             `user.statsfs.<name>`. A program may set it anew.
         hidden: no directory, for it and its subtree; but its values count above.
@@ -127,8 +129,7 @@ class Source:
                 ) from error
         self.name: Final = check_name(name, "a source's name")
         self.label: Final = None if label is None else check_name(label, "a source's label")
-        self.label_value: Final = self.name if label_value is None else label_value
-        check_name(self.label_value, "a label's value")
+        self.label_value: Final = self.name if label_value is None else show_text(label_value)
         self.info: Mapping[str, str] = dict(info or {})
         self.hidden: Final = hidden
         self.retain: Final = retain

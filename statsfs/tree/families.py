@@ -1,0 +1,148 @@
+"""Families: a source for each combination of labels, made when something is counted in it.
+
+Threading: any thread may ask a family for a member; each member has one writer, as any base.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Final, Generic, TypeVar
+
+from statsfs.exceptions import DuplicateNameError, UnknownValueError
+from statsfs.model.locking import call_locked
+from statsfs.model.names import safe_name
+from statsfs.model.stats import Stats, values_of
+from statsfs.tree.source import Source, check_source
+
+__all__ = ["Family"]
+
+_S = TypeVar("_S", bound=Stats)
+_Labels = tuple[str, ...]
+
+
+class Family(Generic[_S]):
+    """A source for each combination of labels, below one source.
+
+    ::
+
+        endpoint = Family(http, EndpointStats, "endpoint", "method")
+        endpoint("/item/{id}", "GET").requests += 1
+
+    Each label has a level of directories. A directory's name is its label's value, written as
+    `safe_name` does; the label in Prometheus has the value itself. The totals are in `source` from
+    the beginning. Iteration gives the labels and the stats of all members.
+
+    Args:
+        source: where the sources are made. If it retains, what a removed member counted stays in
+            its totals.
+        stats: the `Stats` class of the members.
+        labels: the names of the labels, one at least.
+
+    Raises:
+        InvalidNameError: a label has no such name.
+        TypeError: not a source, not a `Stats` class, or no label.
+        ReleasedError: the source was released.
+    """
+
+    def __init__(self, source: Source, stats: type[_S], *labels: str) -> None:
+        check_source(source)
+        values_of(stats)
+        if not labels:
+            raise TypeError("a family needs the name of a label")
+        self.labels: Final = labels
+        self._source = source
+        self._stats = stats
+        self._lock = threading.RLock()
+        self._members: dict[_Labels, _S] = {}
+        # Of members and of the levels above them, by as many values.
+        self._sources: dict[_Labels, Source] = {}
+        for label in labels:
+            Source("x", label=label).put()  # checks it
+        with suppress(DuplicateNameError):  # another family of this class has declared them
+            source.add_values(stats, None)
+
+    def __repr__(self) -> str:
+        return f"<Family {self._source.path!r} {', '.join(self.labels)}: {len(self)} members>"
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[tuple[_Labels, _S]]:
+        return iter(list(self._members.items()))
+
+    def __call__(self, *values: str) -> _S:
+        """Return the member with these labels; it is made if there is none.
+
+        Raises:
+            TypeError: too few or too many values, or one that is not a str.
+            DuplicateNameError: a source that is not the family's has the directory's name.
+            ReleasedError: the family's source was released.
+        """
+        # A `get` and its comparison would take longer.
+        try:
+            return self._members[values]
+        except KeyError:
+            return call_locked(self._lock, lambda: self._add(values))
+
+    def _add(self, values: _Labels) -> _S:
+        member = self._members.get(values)
+        if member is not None:
+            return member
+        self._check(values)
+        member = self._stats()
+        made = Source(safe_name(values[-1]), label=self.labels[-1], label_value=values[-1])
+        made.add_values(self._stats, member)
+        sources = {values: made}
+        # The levels that are missing first, so that all are shown in one change.
+        level = len(values) - 1
+        while level and self._find_level(values[:level]) is None:
+            name = values[level - 1]
+            above = Source(safe_name(name), label=self.labels[level - 1], label_value=name)
+            above.add_subordinate(made)
+            made.put()
+            sources[values[:level]] = made = above
+            level -= 1
+        (self._sources[values[:level]] if level else self._source).add_subordinate(made)
+        made.put()
+        self._sources.update(sources)
+        self._members[values] = member
+        return member
+
+    def _check(self, values: tuple[object, ...]) -> None:
+        if len(values) != len(self.labels):
+            wanted = ", ".join(self.labels)
+            raise TypeError(f"{len(values)} values of the labels ({wanted})")
+        for label, value in zip(self.labels, values, strict=True):
+            if not isinstance(value, str):
+                kind = type(value).__name__
+                raise TypeError(f"the label {label!r} must be a str, not {kind}: {value!r}")
+
+    def remove(self, *values: str) -> None:
+        """Remove the member with these labels, and the levels above it that are then empty.
+
+        What is counted afterwards in its stats, which somebody may hold, is in no file.
+
+        Raises:
+            UnknownValueError: there is no such member.
+        """
+        call_locked(self._lock, lambda: self._remove(values))
+
+    def _remove(self, values: _Labels) -> None:
+        if self._members.pop(values, None) is None:
+            pairs = zip(self.labels, values, strict=False)
+            has = ", ".join(f"{label}={value!r}" for label, value in pairs)
+            raise UnknownValueError(f"{self._source.path}: no member {has}", values)
+        doomed = self._sources.pop(values)
+        for level in range(len(values) - 1, -1, -1):
+            above = self._find_level(values[:level])
+            if above is None or doomed.parent is not above:
+                return  # the program has removed it
+            if level == 0 or len(above.subordinates) > 1:
+                above.remove_subordinate(doomed)
+                return
+            doomed = self._sources.pop(values[:level])
+
+    def _find_level(self, values: _Labels) -> Source | None:
+        # The source of a level, if it is in the tree.
+        source = self._sources.get(values) if values else self._source
+        return None if source is None or (values and source.parent is None) else source
