@@ -8,7 +8,7 @@ Threading: arrays and files do not change once made. Interning has a lock of its
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, Final, TypeVar
 from weakref import WeakValueDictionary, ref
@@ -143,6 +143,11 @@ def _intern(values: Sequence[Value]) -> Array:
     array = known() if known is not None else None
     if array is not None:
         return array
+    if isinstance(values, Stats):
+        name = type(values).__name__
+        raise TypeError(f"{name}() is a base, not an array: the class, {name}, comes first")
+    if not isinstance(values, Iterable):
+        raise TypeError(f"values are a Stats class or Values, not {type(values).__name__}")
     key = tuple(values)
     for value in key:
         if not isinstance(value, Value):

@@ -223,6 +223,12 @@ class Binder:
             except foreign() as error:
                 lacks = isinstance(error, AttributeError | LookupError)
                 how = "has no" if lacks else f"holds no {describe_number(value)} for"
+                what = f"class {base.__name__}" if isinstance(base, type) else type(base).__name__
+                hint = "; a base is an object of a class" if isinstance(base, type) else ""
+                # A property's own error says more, and where a list is wrong; others do not.
+                cause = (
+                    None if lacks or (type(error) is TypeError and not value.histogram) else error
+                )
                 raise BaseMismatchError(
-                    f"the {type(base).__name__} {how} value {value.name!r}", base
-                ) from error
+                    f"the {what} {how} value {value.name!r}{hint}", base
+                ) from cause

@@ -12,6 +12,7 @@ from statsfs.model.histograms import Histogram, make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 
 __all__ = [
+    "FIELD_FUNCTIONS",
     "Field",
     "FieldArguments",
     "HistogramArguments",
@@ -246,3 +247,9 @@ def hist(
 
 def _declare_summed(field: object) -> Histogram:
     return cast(Histogram, Field(cast(Field, field).make, summed=True))
+
+
+FIELD_FUNCTIONS: Final = (
+    *(boolean, u8, u16, u32, u64, s8, s16, s32, s64),
+    *(counter, gauge, peak, log_hist, linear_hist, hist),
+)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
 
 from statsfs.exceptions import DuplicateNameError
 from statsfs.model.buffers import SlotBuffer, make_slot_class
-from statsfs.model.fields import Field
+from statsfs.model.fields import FIELD_FUNCTIONS, Field
 from statsfs.model.histograms import Histogram, convert_counts, find_sums, make_histogram
 from statsfs.model.values import Value
 
@@ -45,6 +45,8 @@ class _StatsMeta(type):
         for key, item in namespace.items():
             if key in taken or (key in fields and key in reserved):
                 raise DuplicateNameError(f"{name} declares {key!r}, which its base class has", key)
+            if item in FIELD_FUNCTIONS:
+                raise TypeError(f"{name}.{key} declares no value: write {key} = {item.__name__}()")
             if isinstance(item, int | float) and not (key.isupper() or key.startswith("_")):
                 raise TypeError(f"{name}.{key} = {item!r} declares no value: write {key} = u64()")
         body = {key: item for key, item in namespace.items() if key not in fields}

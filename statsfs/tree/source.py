@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from statsfs.exceptions import (
     BaseMismatchError,
     DuplicateNameError,
-    InvalidNameError,
     ReadOnlyValueError,
     UnknownValueError,
 )
 from statsfs.model.arrays import Array, File, intern_array
-from statsfs.model.names import show_text
 from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
+from statsfs.tree.arguments import check_functions, check_info, format_name, show_label
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import Entry, Part
 from statsfs.tree.lineage import find_lineage, note_files
@@ -83,6 +82,7 @@ class Source:
     Raises:
         InvalidNameError: the name is not one for a directory, or the arguments do not fit it.
         TypeError, ValueError: the owner is not a pair of such numbers.
+        TypeError: a function, a label's value or `info` is something else.
     """
 
     __slots__ = (
@@ -120,17 +120,11 @@ class Source:
         rmdir: "Callable[[Source], bool] | None" = None,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        if args:
-            try:
-                name = name % args
-            except (TypeError, ValueError) as error:
-                raise InvalidNameError(
-                    f"a source's name {name!r} % {args!r}: {error}", name
-                ) from error
-        self.name: Final = check_name(name, "a source's name")
+        self.name: Final = format_name(name, args)
         self.label: Final = None if label is None else check_name(label, "a source's label")
-        self.label_value: Final = self.name if label_value is None else show_text(label_value)
-        self.info: Mapping[str, str] = dict(info or {})
+        self.label_value: Final = self.name if label_value is None else show_label(label_value)
+        self.info: Mapping[str, str] = check_info(info)
+        check_functions(refresh=refresh, recorder=recorder, cleared=cleared, rmdir=rmdir)
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
@@ -139,7 +133,8 @@ class Source:
         self._rmdir: Final = rmdir
         # References: the creator's and those of `get`; those of the tree and of open files.
         self._taken, self._holds, self._released = 1, 0, False
-        self._directory: Final = Directory(name, check_owner(owner, f"the owner of {name!r}"))
+        owner = check_owner(owner, f"the owner of {self.name!r}")
+        self._directory: Final = Directory(self.name, owner)
         if refresh is not None:
             refresher = Refresher(self, refresh, blocking)
             self._directory.refresher = refresher
@@ -270,7 +265,7 @@ class Source:
             array = intern_array(values)
             reader, bound = (None, None) if base is None else array.binder.bind(base)
         except (BaseMismatchError, DuplicateNameError) as error:
-            raise type(error)(f"{self.path}: {error}", error.offender) from error
+            raise type(error)(f"{self.path}: {error}", error.offender) from error.__cause__
         self._add_entry(Entry(self, array, reader, bound, base, hidden))
 
     @folding_change

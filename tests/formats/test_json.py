@@ -148,7 +148,7 @@ def test_histograms_are_lists() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_all_kinds(name: str) -> None:
     """Nothing in a name is taken for anything but a name."""
-    top, source = Source("top"), Source(f"s{name}")
+    top, source = Source("top"), Source("s%s", name)
     source.add_values([Value(name, aggregate=Aggregate.SUM), Value("other")], {name: 3, "other": 4})
     source.add_values([Value(f"h{name}", kind=Kind.LOG_HIST, size=2)], {f"h{name}": [1, 0]})
     top.add_subordinate(source)

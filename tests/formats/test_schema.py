@@ -168,7 +168,11 @@ def test_a_broken_base_is_described(registry: Registry) -> None:
 def test_labels(registry: Registry) -> None:
     """Those of a directory's samples in the Prometheus views: from the top, wherever one looks."""
     kvm, vm = Source("kvm", label="module"), Source("1-2", label="vm")
-    group, cpu, odd = Source("group"), Source("cpu0", label="vcpu"), Source('q"\\%d é', label="odd")
+    group, cpu, odd = (
+        Source("group"),
+        Source("cpu0", label="vcpu"),
+        Source("%s", 'q"\\%d é', label="odd"),
+    )
     registry.register(kvm)
     kvm.add_subordinate(group)
     group.add_subordinate(vm)

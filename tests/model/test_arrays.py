@@ -104,7 +104,7 @@ def test_numbers_have_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
         (["exits"], TypeError, "not str"),
         ("exits", TypeError, "not str"),
         ([Value("a"), None], TypeError, "not NoneType"),
-        (5, TypeError, "iterable"),
+        (5, TypeError, "a Stats class or Values, not int"),
         ([Value("a"), Value("b"), Value("a", Type.U8)], DuplicateNameError, "'a' is twice"),
         ([Value("a", offset=0), Value("b")], BaseMismatchError, "'b' has no offset"),
         ([Value("a", offset=4)], BaseMismatchError, "'a' .* not aligned"),

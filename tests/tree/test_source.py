@@ -87,9 +87,10 @@ def test_the_example_of_the_manual() -> None:
 
 
 def test_a_name_is_formatted_only_when_there_are_arguments() -> None:
-    """A per cent sign alone is a per cent sign."""
+    """A per cent sign alone is a per cent sign; a conversion alone is an argument forgotten."""
     assert Source("100%").name == "100%"
-    assert Source("%d").name == "%d"
+    with pytest.raises(InvalidNameError, match="'vm%d' lacks"):
+        Source("vm%d")
     assert Source("%d%%", 100).name == "100%"
     assert Source("%s-%s", "a", "b").name == "a-b"
 

@@ -1,0 +1,65 @@
+"""What a source is made with: checks, with an error of one line that names the argument.
+
+Threading: pure.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from statsfs.exceptions import InvalidNameError
+from statsfs.model.names import show_text
+from statsfs.model.values import check_name
+
+__all__ = ["check_functions", "check_info", "format_name", "show_label"]
+
+# What `safe_name` quotes has digits or capitals there.
+_FORMAT: Final = re.compile("%[dsiu](?![0-9A-Za-z])")
+
+
+def format_name(name: str, args: tuple[object, ...]) -> str:
+    """Return the name of a source, formatted as by printf if there are arguments.
+
+    Raises:
+        InvalidNameError: a directory cannot have it, or the arguments do not fit it.
+    """
+    if args:
+        try:
+            name = name % args
+        except (TypeError, ValueError) as error:
+            text = f"a source's name {name!r} % {args!r}: {error}"
+            raise InvalidNameError(text, name) from None
+    elif _FORMAT.search(str(name)):
+        raise InvalidNameError(f"a source's name {name!r} lacks the arguments that it names", name)
+    return check_name(name, "a source's name")
+
+
+def show_label(text: object) -> str:
+    """Return the value of a label as it is shown; TypeError if it is not a text."""
+    if not isinstance(text, str):
+        raise TypeError(f"label_value is not a str: {text!r}")
+    return show_text(text)
+
+
+def check_info(info: object) -> dict[str, str]:
+    """Return a source's `info` as it is shown; TypeError if it does not have texts by name.
+
+    Raises:
+        InvalidNameError: an extended attribute cannot have a name.
+    """
+    if info is None:
+        return {}
+    if not isinstance(info, Mapping):
+        raise TypeError(f"info is not a mapping: {info!r}")
+    for name, text in info.items():
+        if not isinstance(text, str):
+            raise TypeError(f"info is not a str: {name!r}: {text!r}")
+        check_name(name, "a name in info")
+    return {name: show_text(text) for name, text in info.items()}
+
+
+def check_functions(**functions: object) -> None:
+    """Raise TypeError if one of them is neither None nor a function."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name} is not callable: {function!r}")
