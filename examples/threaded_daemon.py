@@ -1,12 +1,11 @@
-"""A threaded daemon: each worker counts in a hidden source of its own, readers see one total.
+"""A threaded daemon: each thread counts in stats of its own, readers see one total.
 
 Run it, and read it from another shell::
 
     python examples/threaded_daemon.py ./stats
     cat ./stats/daemon/requests
 
-No worker ever waits for another: nothing is shared, so nothing is locked. A hidden source has no
-directory, but what it counts is in the aggregates above it.
+No worker ever waits for another: nothing is shared, so nothing is locked.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import random
 import signal
 import threading
 
-from statsfs import Aggregate, Kind, Registry, Source, Stats, Unit, mount, u64
+from statsfs import PerThread, Registry, Source, Stats, Unit, counter, mount, peak
 
 STOP = {signal.SIGINT, signal.SIGTERM}
 
@@ -22,28 +21,18 @@ STOP = {signal.SIGINT, signal.SIGTERM}
 class WorkerStats(Stats):
     """What one worker counts."""
 
-    requests = u64(Aggregate.SUM, description="Requests answered")
-    errors = u64(Aggregate.SUM, description="Requests that failed")
-    slowest_us = u64(
-        Aggregate.MAX,
-        kind=Kind.PEAK,
-        unit=Unit.SECONDS,
-        exponent=-6,
-        description="The longest that a request took",
-    )
+    requests = counter("Requests answered")
+    errors = counter("Requests that failed")
+    slowest_us = peak("The longest that a request took", unit=Unit.SECONDS, exponent=-6)
 
 
-def work(daemon: Source, number: int, ended: threading.Event) -> None:
+def work(stats: PerThread[WorkerStats], ended: threading.Event) -> None:
     """Answer requests until the daemon ends; an answer takes 1 to 20 ms."""
-    stats = WorkerStats()
-    with Source("worker%d", number, hidden=True) as source:
-        source.add_values(WorkerStats, stats)
-        daemon.add_subordinate(source)
-        while not ended.wait(seconds := random.uniform(0.001, 0.02)):
-            stats.requests += 1
-            stats.errors += random.random() < 0.01
-            stats.slowest_us = max(stats.slowest_us, int(seconds * 1e6))
-        daemon.remove_subordinate(source)
+    mine = stats.mine
+    while not ended.wait(seconds := random.uniform(0.001, 0.02)):
+        mine.requests += 1
+        mine.errors += random.random() < 0.01
+        mine.slowest_us = max(mine.slowest_us, int(seconds * 1e6))
 
 
 def main() -> None:
@@ -59,12 +48,9 @@ def main() -> None:
     ended = threading.Event()
     registry = Registry()
     daemon = Source("daemon")
-    daemon.add_values(WorkerStats, None)  # the files are there before the first worker is
     registry.register(daemon)
-    workers = [
-        threading.Thread(target=work, args=(daemon, number, ended))
-        for number in range(args.workers)
-    ]
+    stats = PerThread(daemon, WorkerStats)  # the files are there before the first worker is
+    workers = [threading.Thread(target=work, args=(stats, ended)) for _ in range(args.workers)]
     with mount(registry, args.mountpoint, create=True):
         for worker in workers:
             worker.start()
