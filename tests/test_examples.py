@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from statsfs.segments.places import COLLECTOR
 from tests.support.deadlines import wait_until
+from tests.support.mounts import run
 from tests.support.segment_files import alive, read_segment, segments_in
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -222,6 +224,7 @@ def link_of(pid: int, fd: str) -> str:
     [
         pytest.param(path.name, marks=MARKS.get(path.name, [pytest.mark.mount]))
         for path in sorted(EXAMPLES.glob("*.py"))
+        if not path.name.startswith("test_")
     ],
 )
 def test_an_example_can_end_by_itself(name: str, tmp_path: Path) -> None:
@@ -243,3 +246,13 @@ def test_every_example_is_tested() -> None:
     """A new example needs a test of its own here."""
     tested = Path(__file__).read_text()
     assert all(f'"{path.name}"' in tested for path in EXAMPLES.glob("*.py"))
+
+
+def test_tests_of_counters() -> None:
+    """The tests of a program's counters pass, and each is in the manual as it is there."""
+    run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_jobs.py")
+    program = (EXAMPLES / "test_jobs.py").read_text()
+    page = (EXAMPLES.parent / "docs" / "testing.md").read_text()
+    lines = [line.split("  #")[0] for line in re.findall(r"^ *assert .*", page, re.MULTILINE)]
+    assert len(lines) == 5
+    assert [line for line in lines if line.strip() not in program] == []
