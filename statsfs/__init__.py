@@ -39,7 +39,7 @@ from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
-from statsfs.segments import Segment, publish
+from statsfs.segments import Segment, get_include, publish
 from statsfs.tree.families import Family
 from statsfs.tree.per_thread import PerThread
 from statsfs.tree.registry import Registry
@@ -79,6 +79,7 @@ __all__ = [
     "boolean",
     "counter",
     "gauge",
+    "get_include",
     "hist",
     "linear_hist",
     "log_hist",

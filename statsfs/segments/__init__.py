@@ -3,6 +3,7 @@
 The producer maps the file and counts in place. It needs nothing but Python.
 """
 
+from statsfs.segments.header import get_include
 from statsfs.segments.publishing import Segment, publish
 
-__all__ = ["Segment", "publish"]
+__all__ = ["Segment", "get_include", "publish"]

@@ -14,6 +14,7 @@ import pytest
 
 from statsfs.segments import publish
 from tests.soak.daemons import Daemons, daemons
+from tests.support.c_header import compile_c
 from tests.support.collecting import WorkerStats, collecting, files_in, total, wait_for
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, directory_for_a_mount
@@ -40,7 +41,7 @@ def daemon(directory: Path, errors: Path) -> Iterator[Daemons]:
 def counter(tmp_path: Path) -> Path:
     """The producer in C, compiled."""
     program = tmp_path / "counter"
-    subprocess.run(["cc", "-O1", "-o", program, EXAMPLES / "counter.c"], check=True)
+    compile_c("c", "-o", program, EXAMPLES / "counter.c")
     return program
 
 
