@@ -5,18 +5,21 @@ and mapped, and then gets its real name: a file of that name is a whole segment,
 follows the producer's death is up to the collector.
 
 In a forked child the mappings are replaced by private memory: the parent's segments are not the
-child's, and the parent's death is seen however long the child lives.
+child's, and the parent's death is seen however long the child lives. An optional segment goes on
+counting in such memory, which nobody else sees.
 
 Threading: any thread may publish and close, under one lock, which a fork takes as well. Counting is
 an attribute's increment, as on any object.
 """
 
 import contextlib
+import logging
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
@@ -28,6 +31,8 @@ from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places
 
 __all__ = ["Segment", "publish"]
+
+log = logging.getLogger(__name__)
 
 _S = TypeVar("_S")
 _T = TypeVar("_T", bound=Stats)
@@ -45,19 +50,23 @@ class Segment(Generic[_S]):
 
     Attributes:
         path: where it is in the tree.
-        file: the file's name.
+        file: the file's name; of an optional segment that was refused, what it would have been.
         stats: the values, as attributes over the shared memory, which starts at 0. After `close`,
-            and in a forked child, each of them raises a SegmentError.
+            and in a forked child, each of them raises a SegmentError; those of an optional segment
+            start at 0 again, in private memory.
     """
 
-    __slots__ = ("_address", "_size", "file", "path", "stats")
+    __slots__ = ("_address", "_optional", "_size", "file", "path", "stats")
 
-    def __init__(self, path: str, file: Path, stats: _S, address: int, size: int) -> None:
+    def __init__(
+        self, path: str, file: Path, stats: _S, address: int, size: int, optional: bool
+    ) -> None:
         self.path: Final = path
         self.file: Final = file
         self.stats: Final = stats
         self._address = address
         self._size = size
+        self._optional = optional
 
     def __enter__(self) -> Self:
         return self
@@ -66,7 +75,7 @@ class Segment(Generic[_S]):
         self.close()
 
     def __repr__(self) -> str:
-        state = "" if self._address in _live else " ended"
+        state = "" if self._address in _live else " private" if self._optional else " ended"
         return f"<Segment {self.path!r}{state} {str(self.file)!r}>"
 
     def close(self) -> None:
@@ -91,7 +100,8 @@ class Segment(Generic[_S]):
         del _live[self._address]
         # Before the memory is replaced: after that another thread that counts raises. The private
         # memory, a page or so, stays for buckets that are still referenced.
-        self.stats.__class__ = _make_ended_class(why, type(self.stats))
+        make = _make_private_class if self._optional else _make_ended_class
+        self.stats.__class__ = make(why, type(self.stats))
         mappings.blank(self._address, self._size)
 
 
@@ -107,6 +117,31 @@ def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
     return type("EndedStats", (SlotBuffer,), body)
 
 
+def _make_private_class(why: str, living: type[Any]) -> type[Any]:
+    # Its objects have the class of before again as soon as they are used, and it is logged then: a
+    # program that ends closes its segments, and counts no more.
+    unsaid = [why]
+
+    def go_on(stats: Any) -> None:
+        object.__setattr__(stats, "__class__", living)
+        with contextlib.suppress(IndexError):  # another thread says it
+            log.warning("%s: it counts privately", unsaid.pop())
+
+    def get(stats: Any, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        go_on(stats)
+        return getattr(stats, name)
+
+    def put(stats: Any, name: str, number: object) -> None:
+        go_on(stats)
+        setattr(stats, name, number)
+
+    body = {"__slots__": living.__slots__, "__getattr__": get, "__setattr__": put}
+    return type("PrivateStats", (SlotBuffer,), body)
+
+
+_said: Final[set[tuple[str, int | None]]] = set()  # where optional segments were refused, and why
 # By address. A segment lives without its `Segment`: `stats` does not refer to it.
 _live: Final[dict[int, Segment[Any]]] = {}
 # Reentrant: a signal handler may publish or close in the middle of either.
@@ -138,6 +173,7 @@ def publish(
     labels: Sequence[str | None] | None = None,
     directory: str | os.PathLike[str] | None = None,
     mode: int = 0o644,
+    optional: bool = False,
 ) -> Segment[_T]: ...
 
 
@@ -149,6 +185,7 @@ def publish(
     labels: Sequence[str | None] | None = None,
     directory: str | os.PathLike[str] | None = None,
     mode: int = 0o644,
+    optional: bool = False,
 ) -> Segment[Any]: ...
 
 
@@ -159,6 +196,7 @@ def publish(
     labels: Sequence[str | None] | None = None,
     directory: str | os.PathLike[str] | None = None,
     mode: int = 0o644,
+    optional: bool = False,
 ) -> Segment[Any]:
     """Publish values of this process, for the host's collector to show.
 
@@ -173,24 +211,20 @@ def publish(
         directory: by default `$STATSFS_DIR`, else `/run/statsfs` or its subdirectory named after
             the user, whichever is writable, else `$XDG_RUNTIME_DIR/statsfs`.
         mode: the file's permission bits: 0600, and those of others who may read the values.
+        optional: count in private memory where the directory or the system refuses the segment,
+            after `close` and in a forked child, and log that once. What is wrong in the arguments
+            is an error as ever.
 
     Raises:
         SegmentError: the directory is missing, or others may write it; no space; too many values;
             values with offsets; a label is not valid; uWSGI has yet to fork its workers.
         InvalidNameError: a name of the path is not valid, or the name of a value cannot be an
             attribute over shared memory.
+        TypeError: an argument of another type.
     """
-    try:
-        path = path % args if args else path
-    except (TypeError, ValueError) as error:
-        raise InvalidNameError(f"a segment's path {path!r} % {args!r}: {error}", path) from error
-    if _forks_later():
-        raise SegmentError(
-            f"segment {path!r}: uWSGI forks its workers after this, and they would all count in it:"
-            " publish in each, with --lazy-apps or in uwsgi.post_fork_hook",
-            path,
-        )
-    array = values_of(values) if isinstance(values, type) else tuple(values)
+    path = _make_path(path, args)
+    _check_types(path, labels, mode)
+    array = _make_array(path, values)
     attributes = make_buffer_class(values if isinstance(values, type) else array)
     if mode & ~_MODES or mode & 0o600 != 0o600:
         raise SegmentError(f"segment {path!r}: mode {mode:#o}, not 0600 and bits to read", path)
@@ -200,22 +234,96 @@ def publish(
     try:
         encoded = file_format.encode(path, array, labels, id=id)
     except FormatError as error:
-        raise SegmentError(f"segment {path!r}: {error}", path) from error
+        raise SegmentError(f"segment {path!r}: {error}", path) from None
     head = file_format.decode(encoded)
     assert head is not None
-    place = Path(os.path.abspath(directory if directory is not None else places.find_directory()))
-    places.check_path(place, path)
-    name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
     offset = head.data_offset
+    name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
+    place = None if directory is None else _make_absolute(path, directory)
 
-    def create() -> Segment[Any]:
+    def create(place: Path) -> Segment[Any]:
         address = _create(place, name, encoded, mode, path)
         stats = attributes.from_address(address + offset)
-        segment = Segment(path, place / f"{name}{places.SUFFIX}", stats, address, len(encoded))
+        file = place / f"{name}{places.SUFFIX}"
+        segment = Segment(path, file, stats, address, len(encoded), optional)
         _live[address] = segment
         return segment
 
-    return call_locked(_lock, create)
+    try:
+        place = _find_place(path, place)
+        return call_locked(_lock, partial(create, place))
+    except SegmentError as error:
+        if not optional:
+            raise
+        place = place or places.HOST_DIRECTORY
+        if (key := (str(place), error.errno)) not in _said:
+            _said.add(key)
+            log.warning("%s; it counts privately", error)
+        stats = attributes.from_buffer(bytearray(len(encoded) - offset))
+        return Segment(path, place / f"{name}{places.SUFFIX}", stats, 0, 0, optional)
+
+
+def _make_path(path: str, args: tuple[object, ...]) -> str:
+    if not isinstance(path, str):
+        raise InvalidNameError(f"path must be a str, not {type(path).__name__}: {path!r}", path)
+    try:
+        path = path % args if args else path
+    except (TypeError, ValueError) as error:
+        raise InvalidNameError(f"path {path!r} % {args!r}: {error}", path) from None
+    try:
+        file_format.split_path(path)
+    except InvalidNameError as error:
+        slashes = "" if all(path.split("/")) else '; it is names joined by "/", "app/worker-1"'
+        raise InvalidNameError(f"path {path[:80]!r}: {error}{slashes}", path) from None
+    except FormatError as error:
+        raise SegmentError(f"segment {path[:80]!r}: {error}", path) from None
+    return path
+
+
+def _check_types(path: str, labels: object, mode: object) -> None:
+    listed = isinstance(labels, Sequence) and not isinstance(labels, str | bytes)
+    if not (labels is None or listed):
+        raise TypeError(
+            f"segment {path!r}: labels must be a list with a label or None for each name of the "
+            f"path, not {labels!r}"
+        )
+    if not isinstance(mode, int):
+        raise TypeError(f"segment {path!r}: mode must be an int, as 0o644, not {mode!r}")
+
+
+def _make_array(path: str, values: type[Stats] | Sequence[Value]) -> tuple[Value, ...]:
+    given: Any = values
+    listed = isinstance(given, Iterable) and not isinstance(given, type)
+    array = tuple(given) if listed else ()
+    if isinstance(given, type) and issubclass(given, Stats):
+        return values_of(given)
+    if not listed or not all(isinstance(value, Value) for value in array):
+        raise TypeError(
+            f"segment {path!r}: values must be a Stats class or a list of Values, not {given!r}"
+        )
+    return array
+
+
+def _make_absolute(path: str, directory: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(os.path.abspath(os.fsdecode(directory)))
+    except TypeError:
+        raise TypeError(f"segment {path!r}: directory must be a path, not {directory!r}") from None
+    except OSError as error:
+        text = f"segment {path!r} in {directory}: {error.strerror}"
+        raise SegmentError(text, path, error.errno) from None
+
+
+def _find_place(path: str, place: Path | None) -> Path:
+    if _forks_later():
+        raise SegmentError(
+            f"segment {path!r}: uWSGI forks its workers after this, and they would all count in it:"
+            " publish in each, with --lazy-apps or in uwsgi.post_fork_hook",
+            path,
+        )
+    place = place or _make_absolute(path, places.find_directory())
+    places.check_path(place, path)
+    return place
 
 
 def _forks_later() -> bool:
@@ -239,10 +347,12 @@ def _create(place: Path, name: str, encoded: bytes, mode: int, path: str) -> int
             return _create_in(directory, name, encoded, mode)
     except SegmentError:
         raise
+    except ValueError as error:  # a NUL in the name
+        raise SegmentError(f"segment {path!r}: directory {str(place)!r}: {error}", path) from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         why = f": no directory {place}: make it" if missing else f" in {place}: {error.strerror}"
-        raise SegmentError(f"segment {path!r}{why}", path, error.errno) from error
+        raise SegmentError(f"segment {path!r}{why}", path, error.errno) from None
 
 
 def _create_in(directory: int, name: str, encoded: bytes, mode: int) -> int:

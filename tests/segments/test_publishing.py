@@ -221,6 +221,59 @@ def test_what_no_collector_would_take_is_refused(
     assert list(directory.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "arguments", "error", "message"),
+    [
+        ("/a/b", {}, InvalidNameError, """path '/a/b': .*; it is names joined by "/\""""),
+        ("a/b/", {}, InvalidNameError, "path 'a/b/': "),
+        (b"a/b", {}, InvalidNameError, "path must be a str, not bytes"),
+        (Path("a/b"), {}, InvalidNameError, "path must be a str, not PosixPath"),
+        (7, {}, InvalidNameError, "path must be a str, not int: 7"),
+        ("a/" * 8 + "a", {}, SegmentError, "a path of 9 components, not 1 to 8"),
+        ("a/b", {"labels": "worker"}, TypeError, "'a/b': labels must be a list .* not 'worker'"),
+        ("a/b", {"labels": b"ab"}, TypeError, "labels must be a list"),
+        ("a/b", {"labels": {"a": "b", "c": "d"}}, TypeError, "labels must be a list"),
+        ("a/b", {"labels": 5}, TypeError, "labels must be a list .* not 5"),
+        ("a/b", {"labels": ("a", 5)}, SegmentError, "a label must be a str, not int"),
+        ("a/b", {"mode": "0644"}, TypeError, "mode must be an int, as 0o644, not '0644'"),
+        ("a/b", {"mode": None}, TypeError, "mode must be an int"),
+        ("a/b", {"values": WorkerStats()}, TypeError, "values must be a Stats class .*, not Work"),
+        ("a/b", {"values": int}, TypeError, "values must be a Stats class .* not <class 'int'>"),
+        ("a/b", {"values": Value}, TypeError, "values must be a Stats class"),
+        ("a/b", {"values": 5}, TypeError, "values must be a Stats class .* not 5"),
+        ("a/b", {"values": None}, TypeError, "values must be a Stats class"),
+        ("a/b", {"values": "requests"}, TypeError, "values must be .* not 'requests'"),
+        ("a/b", {"values": [Value("a"), "b"]}, TypeError, "values must be"),
+        ("a/b", {"directory": 5}, TypeError, "'a/b': directory must be a path, not 5"),
+        ("a/b", {"directory": "a\0b"}, SegmentError, "'a/b': directory .*null byte"),
+    ],
+    ids=str,
+)
+def test_arguments_of_another_sort_are_named(
+    directory: Path, path: Any, arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    """In one line, without the traceback of an internal error before it."""
+    with pytest.raises(error, match=message) as caught:
+        publish(path, **{"values": WorkerStats, "directory": directory, **arguments})
+    assert "\n" not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+    assert list(directory.iterdir()) == []
+
+
+def test_the_processs_own_directory_may_be_gone(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative directory is then nowhere."""
+    gone = directory / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with pytest.raises(SegmentError, match="segment 'a' in segments: No such file") as caught:
+        publish("a", values=WorkerStats, directory="segments")
+    assert caught.value.errno == errno.ENOENT
+
+
 @pytest.mark.parametrize("name", ["_fields_", "_anonymous_", "stats_values", "__class__"])
 def test_names_that_no_structure_has_are_refused(directory: Path, name: str) -> None:
     """They would be something else than an attribute."""
