@@ -228,9 +228,11 @@ def _find_problem(path: str) -> tuple[str, int]:
         return "not a directory", errno.ENOTDIR
     kind = find_mount(path)
     if kind is not None:
+        # The worker processes of one program all come here but the first.
+        workers = "; several processes: use publish()" if kind == "fuse.statsfs" else ""
         return (
             f"something is mounted there already ({kind}); "
-            "unmount it first, or choose another directory",
+            f"unmount it first, or choose another directory{workers}",
             errno.EBUSY,
         )
     if os.geteuid() and not os.access(path, os.W_OK):

@@ -250,13 +250,20 @@ def test_bad_mount_points(later: Server, tmp_path: Path) -> None:
 
 
 def test_already_mounted(later: Server, server: Server) -> None:
-    """By another program of ours, whatever its tree holds; or anything else."""
+    """By another program of ours, whatever its tree holds; or anything else.
+
+    A program's second worker process is told what several processes do.
+    """
     for _ in range(2):
-        assert refused(later, server.mountpoint).startswith(
+        reason = refused(later, server.mountpoint)
+        assert reason.startswith(
             "something is mounted there already (fuse.statsfs); unmount it first"
         )
+        assert reason.endswith("several processes: use publish()")
         server.call(calls.clear)
-    assert "already (proc)" in refused(later, Path("/proc"))
+    assert refused(later, Path("/proc")).endswith(
+        "already (proc); unmount it first, or choose another directory"
+    )
     assert os.listdir(server.mountpoint) == ["kvm"]
 
 
