@@ -1,0 +1,36 @@
+"""A source that a program has made already gets a refresh.
+
+Threading: any thread; it is one change of the tree, under its lock.
+"""
+
+from collections.abc import Callable
+
+from statsfs.exceptions import TreeError
+from statsfs.tree import references
+from statsfs.tree.directory import find_lineage
+from statsfs.tree.lock import TreeChange, tree_change
+from statsfs.tree.refresh import Refresher
+from statsfs.tree.source import Source, directory_of
+
+__all__ = ["set_refresh"]
+
+
+def set_refresh(source: Source, function: Callable[[], object]) -> None:
+    """Have a function called before anything in a source's subtree is read, as `refresh` is.
+
+    Raises:
+        TreeError: the source has a refresh.
+        ReleasedError: it was released.
+    """
+    _set_refresh(source, Refresher(source, function, blocking=True))
+
+
+@tree_change
+def _set_refresh(source: Source, change: TreeChange, refresher: Refresher) -> None:
+    references.check(source)
+    if directory_of(source).refresher is not None:
+        raise TreeError(f"{source.path}: it has a refresh already", source)
+    change.set(directory_of(source), "refresher", refresher)
+    for one in map(directory_of, find_lineage(source)):
+        one.refreshers = one.refreshers or {}
+        change.do(one.refreshers.__setitem__, refresher, None)
