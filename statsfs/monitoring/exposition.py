@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from statsfs.formats.metric_families import Family, make_families, name_metrics
 from statsfs.formats.metric_names import Metric
+from statsfs.monitoring.prometheus_bridge import is_collecting
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.pauses import pausing
 from statsfs.tree.registry import Registry
@@ -64,6 +65,8 @@ class RegistryCollector:
 
     def collect(self) -> Iterator["TheirMetric"]:
         """Return the metric families as they are now."""
+        if is_collecting():  # a bridge would show its own files
+            return
         with pausing():
             families = make_families(self._registry.snapshot(), mask=S_IROTH)
         for family in families:
