@@ -39,6 +39,7 @@ from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.monitoring.exposition import RegistryCollector, serve_metrics
+from statsfs.monitoring.prometheus_bridge import show_prometheus
 from statsfs.segments import Segment, get_include, publish
 from statsfs.tree.families import Family
 from statsfs.tree.per_thread import PerThread
@@ -93,6 +94,7 @@ __all__ = [
     "s8",
     "safe_name",
     "serve_metrics",
+    "show_prometheus",
     "u16",
     "u32",
     "u64",

@@ -1,6 +1,7 @@
 """The examples, each as its own process: it counts, it is read, it ends."""
 
 import ctypes
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from statsfs.segments.places import COLLECTOR
 from tests.support.deadlines import wait_until
@@ -125,6 +127,52 @@ def test_monitored_daemon(number: signal.Signals, tmp_path: Path) -> None:
         assert 50 < sum(pages) <= integer(crawler / "pages")
         assert float(samples["robots_seconds_count"]) >= 0
         assert "python_info" in "".join(samples)
+
+
+def read_samples(text: str, prefix: str = "") -> dict[str, float]:
+    """The samples of a text by name and labels, in the order of the names of labels."""
+    return {
+        f"{sample.name.removeprefix(prefix)}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.mark.mount
+@ENDS
+def test_prometheus_daemon(number: signal.Signals, tmp_path: Path) -> None:
+    """What it counts with prometheus_client is in files, and says what its own /metrics says."""
+    with example("prometheus_daemon.py", tmp_path / "stats", number) as mountpoint:
+        web = mountpoint / "web"
+        view = web / ".stats.json"
+        wait_until(lambda: json.loads(view.read_text())["values"].get("http_requests", 0) > 50)
+        endpoints = ["%2F", "%2Fitem%2F{id}"]
+        each = [web / method / endpoint for method in ("GET", "POST") for endpoint in endpoints]
+        wait_until(lambda: view.read_text() != "" and all(one.is_dir() for one in each))
+        before = sum(integer(one / "http_requests") for one in each)
+        total = integer(web / "http_requests")
+        assert before <= total <= sum(integer(one / "http_requests") for one in each)
+        assert integer(web / "GET" / "http_requests") <= integer(web / "http_requests")
+        assert 0 <= integer(web / "http_busy") <= 4
+        assert os.getxattr(web / "http_latency_seconds.sum", "user.statsfs.exponent") == b"-9"
+        url = f"http://127.0.0.1:{integer(web / 'port')}/metrics"
+        first = read_samples((mountpoint / ".stats.prom").read_text(), "web_")
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+            theirs = read_samples(response.read().decode())
+        last = read_samples((mountpoint / ".stats.prom").read_text(), "web_")
+        counted = [name for name in theirs if name.startswith("http_") and "_created" not in name]
+        assert len(counted) == 4 * (1 + 17) + 1
+        counted.remove("http_busy[]")
+        for name in counted:
+            # Sums are rounded to nanoseconds.
+            assert first[name] - 1e-8 <= theirs[name] <= last[name] + 1e-8
+        assert theirs["process_start_time_seconds[]"] == last["process_start_time_seconds[]"]
+        # To clear a file is nothing to the program.
+        (web / "http_requests").write_text("0\n")
+        assert integer(web / "http_requests") < total
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+            after = read_samples(response.read().decode())
+        assert all(after[name] >= theirs[name] for name in counted)
 
 
 @pytest.mark.slow
