@@ -177,8 +177,8 @@ static inline int statsfs_check_name_(const char *path, const char *what, const 
 	if (name[0] == '.')
 		return statsfs_fail_(EINVAL, "segment '%s': %s '%.*s' starts with \".\"", path, what,
 				     (int)size, name);
-	for (i = 0; i < size; i += step) {
-		unsigned char first = name[i], second = name[i + 1];
+	for (i = 0; i < size; i += (size_t)step) {
+		unsigned char first = (unsigned char)name[i], second = (unsigned char)name[i + 1];
 
 		step = statsfs_character_(name + i);
 		if (!step)
@@ -201,7 +201,8 @@ static inline int statsfs_check_path_(const char *path, const char *const *label
 		end = name + strcspn(name, "/");
 		if (i == 8)
 			return statsfs_fail_(EINVAL, "segment '%s': a path of more than 8 names", path);
-		if (statsfs_check_name_(path, "a name of the path", name, end - name, 0) < 0)
+		if (statsfs_check_name_(path, "a name of the path", name, (size_t)(end - name),
+					0) < 0)
 			return -1;
 		if (labels && labels[i] &&
 		    statsfs_check_name_(path, "a label", labels[i], strlen(labels[i]), 0) < 0)
@@ -426,7 +427,8 @@ static inline void statsfs_put_descriptor_(struct statsfs_bytes_ *bytes,
 					   uint32_t offset, size_t name_size)
 {
 	int plain = sum || value->kind == STATSFS_HIST;
-	uint32_t flags = (plain ? 0 : value->kind) | value->unit << 4 | (value->base == 2) << 8;
+	uint32_t flags = (plain ? 0 : (uint32_t)value->kind) | (uint32_t)value->unit << 4 |
+			 (value->base == 2 ? 0x100u : 0);
 	int16_t exponent = (int16_t)value->exponent;
 	uint16_t size = sum ? 1 : (uint16_t)statsfs_size_(value);
 	uint32_t bucket_size = sum ? 0 : value->bucket_size;
@@ -457,7 +459,7 @@ static inline size_t statsfs_encode_(struct statsfs_bytes_ *bytes, const char *p
 	for (i = 0; i < n; i++) {
 		length = strlen(values[i].name) + (statsfs_is_histogram_(&values[i]) ? 4 : 0);
 		longest = length > longest ? length : longest;
-		count += 1 + statsfs_is_histogram_(&values[i]);
+		count += statsfs_is_histogram_(&values[i]) ? 2u : 1u;
 	}
 	if (count < 1 || count > 4096) {
 		statsfs_fail_(EINVAL, "segment '%s': %u values, not 1 to 4096", path, count);
@@ -849,7 +851,8 @@ statsfs_publish_with(const char *path, const struct statsfs_value *values, unsig
 	free(bytes.at);
 	for (i = 0; i < n; i++) {
 		segment->slots[i] = (uint64_t *)(void *)(segment->memory_ + offset);
-		offset += 8 * (size_t)(statsfs_size_(&values[i]) + statsfs_is_histogram_(&values[i]));
+		offset += 8 * ((size_t)statsfs_size_(&values[i]) +
+			       (statsfs_is_histogram_(&values[i]) ? 1 : 0));
 	}
 	return segment;
 

@@ -63,7 +63,8 @@ def test_it_compiles_without_a_warning(
             f"{define}{first}#include <statsfs.h>\n#include <statsfs.h>\n{body}"
         )
     files = [tmp_path / "one.c", tmp_path / "two.c"]
-    compile_c(language, "-o", tmp_path / "program", *files, standard=standard)
+    strict = ["-Wconversion", "-Wsign-conversion", "-Wundef", "-Wcast-qual"]
+    compile_c(language, *strict, "-o", tmp_path / "program", *files, standard=standard)
     subprocess.run([tmp_path / "program"], check=True, timeout=60)
 
 

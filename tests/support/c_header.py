@@ -14,7 +14,7 @@ from statsfs.model.values import Kind, Type, Unit, Value
 
 __all__ = ["COMPILERS", "Header", "HeaderSegment", "compile_c"]
 
-WARNINGS = ["-Wall", "-Wextra", "-pedantic", "-Werror", "-O2"]
+WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-pedantic", "-Werror", "-O2"]
 COMPILERS = {"c": ["gcc", "-std=c99"], "c++": ["g++", "-std=c++11", "-x", "c++"]}
 KINDS = (Kind.CUMULATIVE, Kind.INSTANT, Kind.PEAK, Kind.LINEAR_HIST, Kind.LOG_HIST, Kind.HIST)
 TYPES = (Type.U64, Type.BOOL, *(type for type in Type if type not in (Type.U64, Type.BOOL)))
