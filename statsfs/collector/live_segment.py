@@ -196,7 +196,13 @@ class SegmentNumbers(Numbers):
         """Return a source that shows the numbers, with what records clears of them."""
         name, label = self._metadata.components[-1], self._metadata.labels[-1]
         source = Source(
-            name, label=label, refresh=self.refresh, blocking=False, recorder=recorder, owner=owner
+            "%s",  # a path is no format, and may have a "%"
+            name,
+            label=label,
+            refresh=self.refresh,
+            blocking=False,
+            recorder=recorder,
+            owner=owner,
         )
         for array in self.arrays:
             source.add_values(array, self)

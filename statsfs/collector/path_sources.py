@@ -146,6 +146,7 @@ class PathSources:
     def make(self, name: str, label: str | None, top: str, collapse: bool) -> Source:
         """Return a path source, to be placed, for a component of a path of a top-level name."""
         source = Source(
+            "%s",  # a path is no format, and may have a "%"
             name,
             label=label,
             retain=True,

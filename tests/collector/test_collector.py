@@ -57,6 +57,19 @@ def test_what_is_published_is_shown(directory: Path) -> None:
         assert find(registry, "app/web") is not None
 
 
+def test_a_path_is_no_format(directory: Path) -> None:
+    """A name with a "%d" was refused, as one that lacks its argument."""
+    with (
+        collecting(directory) as registry,
+        publish("100%d/a%s", values=WorkerStats, directory=directory) as segment,
+    ):
+        segment.stats.requests += 3
+        wait_for(registry, "100%d/a%s")
+        assert total(registry, path="100%d") == 3
+    with collecting(directory) as registry:
+        assert total(registry, path="100%d") == 3
+
+
 def test_what_was_published_before_is_there_when_start_returns(directory: Path) -> None:
     """Whether its producer lives or not."""
     with publish("app/w1", values=WorkerStats, directory=directory) as segment:
