@@ -103,7 +103,8 @@ struct statsfs_options {
 	const char *directory;     /* by default as publish() in Python: see README.md */
 	const char *const *labels; /* for each name of the path a Prometheus label, or NULL */
 	unsigned mode;             /* of the segment's file: who may read; by default 0644 */
-	int optional;              /* count privately where the segment is refused */
+	int optional;              /* count privately where the segment is refused; statsfs_error()
+				      says why */
 };
 
 struct statsfs_segment {

@@ -51,7 +51,7 @@ _collecting: Final = _Collecting()
 
 
 def is_collecting() -> bool:
-    """Tell whether this thread collects a registry to show it, without what it shows itself."""
+    """Tell whether this thread collects for a bridge, which must not get its own files."""
     return _collecting.active
 
 

@@ -223,7 +223,7 @@ def publish(
         TypeError: an argument of another type.
     """
     path = _make_path(path, args)
-    _check_types(path, labels, mode)
+    _check_types(path, labels, directory, mode)
     array = _make_array(path, values)
     attributes = make_buffer_class(values if isinstance(values, type) else array)
     if mode & ~_MODES or mode & 0o600 != 0o600:
@@ -239,7 +239,7 @@ def publish(
     assert head is not None
     offset = head.data_offset
     name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
-    place = None if directory is None else _make_absolute(path, directory)
+    place = places.HOST_DIRECTORY
 
     def create(place: Path) -> Segment[Any]:
         address = _create(place, name, encoded, mode, path)
@@ -250,12 +250,11 @@ def publish(
         return segment
 
     try:
-        place = _find_place(path, place)
+        place = _find_place(path, directory)
         return call_locked(_lock, partial(create, place))
     except SegmentError as error:
         if not optional:
             raise
-        place = place or places.HOST_DIRECTORY
         if (key := (str(place), error.errno)) not in _said:
             _said.add(key)
             log.warning("%s; it counts privately", error)
@@ -280,13 +279,15 @@ def _make_path(path: str, args: tuple[object, ...]) -> str:
     return path
 
 
-def _check_types(path: str, labels: object, mode: object) -> None:
+def _check_types(path: str, labels: object, directory: object, mode: object) -> None:
     listed = isinstance(labels, Sequence) and not isinstance(labels, str | bytes)
     if not (labels is None or listed):
         raise TypeError(
             f"segment {path!r}: labels must be a list with a label or None for each name of the "
             f"path, not {labels!r}"
         )
+    if not isinstance(directory, str | bytes | os.PathLike | None):
+        raise TypeError(f"segment {path!r}: directory must be a path, not {directory!r}")
     if not isinstance(mode, int):
         raise TypeError(f"segment {path!r}: mode must be an int, as 0o644, not {mode!r}")
 
@@ -304,26 +305,21 @@ def _make_array(path: str, values: type[Stats] | Sequence[Value]) -> tuple[Value
     return array
 
 
-def _make_absolute(path: str, directory: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(os.path.abspath(os.fsdecode(directory)))
-    except TypeError:
-        raise TypeError(f"segment {path!r}: directory must be a path, not {directory!r}") from None
-    except OSError as error:
-        text = f"segment {path!r} in {directory}: {error.strerror}"
-        raise SegmentError(text, path, error.errno) from None
-
-
-def _find_place(path: str, place: Path | None) -> Path:
+def _find_place(path: str, directory: str | os.PathLike[str] | None) -> Path:
     if _forks_later():
         raise SegmentError(
             f"segment {path!r}: uWSGI forks its workers after this, and they would all count in it:"
             " publish in each, with --lazy-apps or in uwsgi.post_fork_hook",
             path,
         )
-    place = place or _make_absolute(path, places.find_directory())
-    places.check_path(place, path)
-    return place
+    place = os.fsdecode(places.find_directory() if directory is None else directory)
+    try:
+        absolute = Path(os.path.abspath(place))
+    except OSError as error:  # the process's own directory is gone
+        text = f"segment {path!r} in {place}: {error.strerror}"
+        raise SegmentError(text, path, error.errno) from None
+    places.check_path(absolute, path)
+    return absolute
 
 
 def _forks_later() -> bool:

@@ -93,6 +93,18 @@ def test_a_directory_that_is_refused(directory: Path, caplog: pytest.LogCaptureF
     assert segments_in(directory) == []
 
 
+def test_the_processs_own_directory_is_gone(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that a relative one is nowhere."""
+    gone = directory / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    count(publish("a", values=WorkerStats, directory="here", optional=True).stats)
+    assert said(caplog) == ["segment 'a' in here: No such file or directory; it counts privately"]
+
+
 @pytest.mark.root
 def test_a_full_disk(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Those that found room are published, the others count; nothing is left of these."""
