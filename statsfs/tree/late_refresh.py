@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from statsfs.exceptions import TreeError
 from statsfs.tree import references
-from statsfs.tree.directory import find_lineage
+from statsfs.tree.lineage import find_lineage
 from statsfs.tree.lock import TreeChange, tree_change
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.source import Source, directory_of
