@@ -1,6 +1,7 @@
 """The documents: their names and links lead to something, and their terms are the code's."""
 
 import ast
+import importlib
 import re
 import socket
 import textwrap
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "statsfs"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ARCHITECTURE, GLOSSARY]
+LIMITS = ROOT / "docs" / "limits.md"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ARCHITECTURE, GLOSSARY, LIMITS]
 
 CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Za-z_]\w*([./]\w+)*(\(\))?")
@@ -224,6 +226,27 @@ def test_terms_are_those_of_the_code() -> None:
     text = words_of_the_package()
     unused = [term for term, _ in terms() if not re.search(rf"\b{term}(e?s)?\b", text)]
     assert unused == []
+
+
+# Limits
+
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20}
+
+
+def test_limits_are_those_of_the_code() -> None:
+    """Each figure of the table is that of the constant that it names; several are a tuple's."""
+    rows = re.findall(r"^\| `([\w.]+)` \| (.+?) \| .+ \|$", LIMITS.read_text(), re.MULTILINE)
+    assert len(rows) > 40
+    for name, figure in rows:
+        module, _, constant = name.rpartition(".")
+        value = getattr(importlib.import_module(f"statsfs.{module}"), constant)
+        shown = [
+            float(number.replace(",", "")) * _UNITS.get(unit, 1)
+            for number, unit in re.findall(r"\b(\d[\d,.]*\d|\d)(?: (KiB|MiB))?", figure)
+        ]
+        wanted = list(value) if isinstance(value, tuple) else [value]
+        assert shown[: len(wanted)] == wanted, name
 
 
 # The manual
