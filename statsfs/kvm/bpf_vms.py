@@ -1,8 +1,8 @@
 """The VMs that BPF finds: which rows of a pass are one VM's, and what it is called.
 
 Owns how often a pass is made for readers: a new one costs a fraction of a millisecond, whatever
-they read, and one of 20 ms before is as good. Threading: `look`, `bind` and `unbind` belong to one
-thread; any may `refresh`.
+they read, and one of 20 ms before is as good. Threading: `look`, `bind`, `unbind` and `forget`
+belong to one thread; any may `refresh`.
 """
 
 import re
@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from statsfs.exceptions import KvmError
 from statsfs.kvm.bpf import BpfIterator, BpfRow
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import find_process
@@ -49,6 +50,7 @@ class BpfVms:
         self._iterator = iterator
         self._changed = changed
         self._lock = threading.Lock()
+        self._closed = False
         self._passed = 0.0
         self._rows = 0  # of the last look
         self._names: dict[object, str] = {}  # by key: the VM's address, and its id
@@ -58,6 +60,7 @@ class BpfVms:
         """Unload the program."""
         with self._lock:
             self._bound = {}
+            self._closed = True
             self._iterator.close()
 
     def refresh(self) -> None:
@@ -75,6 +78,8 @@ class BpfVms:
         return None, {}
 
     def _pass(self) -> list[BpfRow]:
+        if self._closed:  # its number may be another file's by now
+            raise KvmError("BPF has ended")
         rows = self._iterator.read()
         self._passed = time.monotonic()
         bound = self._bound
@@ -117,6 +122,10 @@ class BpfVms:
     def unbind(self, sources: VmSources) -> None:
         """Leave sources alone from now on."""
         self._bound = {kvm: one for kvm, one in self._bound.items() if one[1] is not sources}
+
+    def forget(self, name: str) -> None:
+        """Forget a VM that has ended: the next one may have its address and its id."""
+        self._names = {key: one for key, one in self._names.items() if one != name}
 
     def finds(self, own: OwnVm) -> bool:
         """Tell whether it finds a VM of our own: not after KVM was unloaded and loaded again."""

@@ -13,7 +13,7 @@ import re
 import select
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -42,7 +42,9 @@ _EAGER: Final = 0.1  # the same while a VM is young: its vCPUs come without a wo
 _YOUTH: Final = 5.0  # seconds
 _SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
 _RETRY: Final = 30.0  # seconds until BPF is tried again that has worked before
-_VMS: Final = 4096  # VMs that are shown
+# What is shown of one user, who could else fill the tree for all.
+_VMS: Final = 1024
+_VCPUS: Final = 16384
 _COMPLAINTS: Final = 1000  # texts that are logged once each
 _A_NAME: Final = re.compile(r"\d+-\d+")
 
@@ -53,6 +55,7 @@ class _Vm:
     # nothing can read it.
     name: str
     pid: int
+    user: int | None
     label: str
     sources: VmSources
     info: dict[str, str]
@@ -127,7 +130,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         """Remove the VMs, and end the thread; closing again does nothing."""
         if not self._stopping:
             self._stopping = True
-            self._wake_up()
+            os.eventfd_write(self._wake, 1)
             self._thread.join()
             self._closing.close()
 
@@ -139,7 +142,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 way.close()
 
     def _wake_up(self) -> None:
-        os.eventfd_write(self._wake, 1)
+        if not self._stopping:  # the number may be another file's by now
+            os.eventfd_write(self._wake, 1)
 
     def _complain(self, text: str) -> None:
         if text not in self._complaints and len(self._complaints) < _COMPLAINTS:
@@ -256,6 +260,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._told.discard(name)
                 self._young.pop(name, None)
                 # The next VM may have its name, its address and its numbers.
+                if self._bpf is not None:
+                    self._bpf.forget(name)
                 if name in self._vms:
                     self._end(self._vms[name])
         if overrun:
@@ -332,7 +338,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         elif way is not self._bpf:
             self._take(vm, found.numbers)
         if vm.sources.vcpus != found.numbers[1].keys():
-            vm.sources.arrange(found.numbers[1])
+            vm.sources.arrange(self._limit(vm, found.numbers[1]))
         elif vm.sources.vcpus and vm.name in self._young and way is self._bpf:
             del self._young[vm.name]  # all vCPUs are there, if no more came since the last look
         if not vm.shown:
@@ -342,9 +348,20 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             except DuplicateNameError as error:  # another way that is not ours shows it
                 self._complain(str(error))
 
+    def _vms_of(self, user: int | None) -> list[_Vm]:
+        return [vm for vm in self._vms.values() if vm.user == user]
+
+    def _limit(self, vm: _Vm, vcpus: Mapping[int, bytes]) -> Mapping[int, bytes]:
+        others = sum(len(one.sources.vcpus) for one in self._vms_of(vm.user) if one is not vm)
+        if len(vcpus) <= _VCPUS - others:
+            return vcpus
+        self._complain(f"of user {vm.user} {_VCPUS} vCPUs are shown, and no more")
+        return {number: vcpus[number] for number in sorted(vcpus)[: _VCPUS - others]}
+
     def _make(self, found: FoundVm) -> _Vm | None:
-        if len(self._vms) >= _VMS:
-            self._complain(f"not all VMs are shown: there are more than {_VMS}")
+        user = scanning.find_user(found.pid)
+        if len(self._vms_of(user)) >= _VMS:
+            self._complain(f"of user {user} {_VMS} VMs are shown, and no more")
             return None
         identity = identify(found.pid)
         label = self._find_label(found.name, identity)
@@ -363,7 +380,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             label_value=label,
             refresh=lambda: self._refresh_vm(vm),
         )
-        vm = _Vm(found.name, found.pid, label, sources, {k: v for k, v in info.items() if v})
+        vm = _Vm(found.name, found.pid, user, label, sources, {k: v for k, v in info.items() if v})
         self._vms[found.name] = vm
         if found.pid not in self._pidfds:
             with suppress(OSError):

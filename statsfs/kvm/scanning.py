@@ -10,7 +10,7 @@ import os
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["KvmFiles", "find_files", "find_process", "scan"]
+__all__ = ["KvmFiles", "find_files", "find_process", "find_user", "scan"]
 
 # Newer kernels put the name in brackets, where a file system's own name could be mistaken for it.
 _LINK: Final = re.compile(r"anon_inode:\[?kvm-(?:vm|(vcpu|vcpu-stats):(\d+))\]?")
@@ -59,9 +59,18 @@ def scan() -> dict[int, KvmFiles]:
 
 def find_process(thread: int) -> int | None:
     """Return the process that a thread belongs to; None if it has ended."""
+    return _find_number(thread, "Tgid")
+
+
+def find_user(pid: int) -> int | None:
+    """Return the user who runs a process; None if it has ended."""
+    return _find_number(pid, "Uid")
+
+
+def _find_number(thread: int, name: str) -> int | None:
     try:
         with open(f"/proc/{thread}/status") as file:
-            found = re.search(r"^Tgid:\s*(\d+)$", file.read(), re.M)
+            found = re.search(rf"^{name}:\s*(\d+)", file.read(), re.M)
     except OSError:
         return None
     return int(found[1]) if found else None

@@ -9,7 +9,7 @@ import pytest
 
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.kvm.own_vm import OwnVm
-from statsfs.kvm.scanning import KvmFiles, find_files, find_process, scan
+from statsfs.kvm.scanning import KvmFiles, find_files, find_process, find_user, scan
 from statsfs.tree.registry import Registry
 
 
@@ -44,6 +44,8 @@ def test_a_process_that_is_gone() -> None:
         process.wait()
     assert find_files(process.pid) is None
     assert find_process(process.pid) is None
+    assert find_user(process.pid) is None
+    assert find_user(os.getpid()) == os.getuid()
 
 
 def test_the_process_of_a_thread() -> None:
