@@ -587,5 +587,6 @@ def test_closing_twice(guests: RealKvm) -> None:
     guests.destroy_vm(vm)
     host.close()
     host.close()
+    host._wake_up()  # as of a reader who comes late
     assert len(os.listdir("/proc/self/fd")) == before
     assert "statsfs-kvm" not in [thread.name for thread in threading.enumerate()]
