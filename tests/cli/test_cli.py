@@ -505,7 +505,7 @@ def test_the_switch_interval(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("load", "words"),
     [
-        ("app:broken", ["ValueError: two lines (app.py:21)"]),
+        ("app:broken", ["ValueError: two lines (app.py:22)"]),
         ("app:leave", ["SystemExit"]),
         ("app:Group", ["TypeError"]),
         ("torn:setup", ["ModuleNotFoundError", "nothing_of_that_name", "(torn.py:1)"]),

@@ -14,7 +14,7 @@ from statsfs.filesystem.value_files import NotZeroError
 from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.works import Work
 from statsfs.model.values import Aggregate, Kind, Value
-from statsfs.tree.refresh import Refreshing
+from statsfs.tree.refresh import Refresher, Refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.kernel import Kernel, write
@@ -42,6 +42,12 @@ def top(registry: Registry) -> Source:
     for number in (1, 2, 3):
         add(top, number)
     return top
+
+
+@pytest.fixture(autouse=True)
+def nothing_to_refresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process where nothing was ever refreshed, whatever other tests made."""
+    monkeypatch.setattr(Refresher, "made", 0)
 
 
 def works_of(kernel: Kernel, handle: int, offset: int | None = 0) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import pytest
 
 from statsfs.exceptions import StatsfsError
-from statsfs.kvm import qemu
+from statsfs.kvm import qemu, qemu_vm
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
@@ -24,9 +24,11 @@ __all__ = ["hostile_qmp"]
 
 _COMMANDS: Final = (
     "greeting", "qmp_capabilities", "query-stats-schemas", "query-stats", "query-cpus-fast",
+    "qom-get",
 )  # fmt: skip
 _ARGUMENTS: Final = {
     "query-stats-schemas": {"provider": "kvm"},
+    "qom-get": {"path": "/machine/cpu[0]", "property": "apic-id"},
     "query-stats": {"providers": [{"provider": "kvm"}], "target": "vm"},
 }
 _LEAVES: Final[tuple[Any, ...]] = (
@@ -127,7 +129,7 @@ def hostile_qmp(seconds: float) -> str:
         patcher = stack.enter_context(pytest.MonkeyPatch.context())
         patcher.setattr(qemu, "_RESCAN", 0.005)
         patcher.setattr(qemu, "_RETRY", 0.01)
-        patcher.setattr(qemu, "_FRESH", 0.0)
+        patcher.setattr(qemu_vm, "_FRESH", 0.0)
         said = stack.enter_context(_listening())
         name = stack.enter_context(pretend_a_vm(patcher))
         place = stack.enter_context(tempfile.TemporaryDirectory())
