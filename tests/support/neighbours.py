@@ -100,7 +100,8 @@ class Neighbours:
         It finds `MOUNT`, `DIRECTORY` (the attacker's own) and `URL`.
         """
         head = (
-            "import sys\nfrom tests.support.collecting import *\nfrom statsfs import *\n"
+            "import encodings.idna, sys\n"
+            "from tests.support.collecting import *\nfrom statsfs import *\n"
             f"MOUNT, DIRECTORY, URL = sys.argv[1:4]\nbecome({ATTACKER})\n"
         )
         paths = (str(self.mountpoint), str(self.theirs), self.url)
