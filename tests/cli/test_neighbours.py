@@ -49,8 +49,10 @@ def check(measured: Measured, living: int = 0) -> None:
     print(measured)
     assert not measured.wrong, str(measured)
     assert measured.memory < MEMORY + living, str(measured)
+    # Other tests have the processors as well: what they take, processes without a mount wait, too.
+    noise = at(measured.echoes, 0.99)
     slow = (at(measured.reads, 0.99), at(measured.births, 1), at(measured.scrapes, 1))
-    if any(map(gt, slow, (0.02, 1, 5))):
+    if any(map(gt, slow, (0.02 + 3 * noise, 1 + 30 * noise, 5))):
         raise TooSlowError(str(measured))
 
 

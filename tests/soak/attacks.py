@@ -21,10 +21,12 @@ _SLOW: Final = 2.0
 
 
 def _attack(scene: Neighbours, seconds: float, function: str, *arguments: str) -> str:
-    program = (
-        f"from tests.soak.attackers import {function} as attack\nattack(DIRECTORY, *sys.argv[4:])\n"
+    imports, program = (
+        f"from tests.soak.attackers import {function}",
+        f"{function}(DIRECTORY, *sys.argv[4:])",
     )
-    with scene.measuring() as measured, scene.attacking(program, *arguments) as attacker:
+    attacking = scene.attacking(program, *arguments, imports=imports)
+    with scene.measuring() as measured, attacking as attacker:
         assert attacker.stdout is not None
         assert attacker.stdout.readline() == "begun\n"
         time.sleep(seconds)

@@ -33,6 +33,7 @@ class Measured:
     Attributes:
         reads, births, scrapes: the seconds that each took, sorted: reading a total; a new segment,
             until a file of it is there; an HTTP scrape.
+        echoes: what two other processes took to answer each other.
         wrong: numbers that were not what was counted, and errors.
         memory: the most that the daemon had, in bytes.
     """
@@ -40,14 +41,17 @@ class Measured:
     reads: list[float]
     births: list[float]
     scrapes: list[float]
+    echoes: list[float]
     wrong: list[str]
     memory: int
 
     @classmethod
     def of(cls, answers: list[dict[str, Any]], memory: int) -> Self:
         """Put together what the three roles said."""
-        reads, births, scrapes = (sorted(one["taken"]) for one in answers)
-        return cls(reads, births, scrapes, [s for one in answers for s in one["wrong"]], memory)
+        reads, births, scrapes, echoes = (sorted(one["taken"]) for one in answers)
+        return cls(
+            reads, births, scrapes, echoes, [s for one in answers for s in one["wrong"]], memory
+        )
 
     def __str__(self) -> str:
         parts = []
@@ -55,6 +59,7 @@ class Measured:
             ("reads", self.reads),
             ("births", self.births),
             ("scrapes", self.scrapes),
+            ("echoes", self.echoes),
         ):
             shown = (f"{1000 * at(taken, part):.1f}" for part in (0.5, 0.99, 1))
             parts.append(f"{len(taken)} {what}: {' / '.join(shown)} ms (median, 99 %, all)")
@@ -94,14 +99,17 @@ class Neighbours:
         assert is_mounted(self.mountpoint)
 
     @contextlib.contextmanager
-    def attacking(self, program: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    def attacking(
+        self, program: str, *arguments: str, imports: str = ""
+    ) -> Iterator["subprocess.Popen[str]"]:
         """Run a program in Python as the attacker, until the end; what it prints is left to it.
 
-        It finds `MOUNT`, `DIRECTORY` (the attacker's own) and `URL`.
+        It finds `MOUNT`, `DIRECTORY` (the attacker's own) and `URL`. What it imports of this tree,
+        which the attacker may not enter, is imported before.
         """
         head = (
             "import encodings.idna, sys\n"
-            "from tests.support.collecting import *\nfrom statsfs import *\n"
+            f"from tests.support.collecting import *\nfrom statsfs import *\n{imports}\n"
             f"MOUNT, DIRECTORY, URL = sys.argv[1:4]\nbecome({ATTACKER})\n"
         )
         paths = (str(self.mountpoint), str(self.theirs), self.url)
@@ -127,6 +135,7 @@ class Neighbours:
             "read": (mount, directory),
             "publish": (mount, directory),
             "scrape": (self.url,),
+            "echo": (),
         }
         with contextlib.ExitStack() as stack:
             processes = [
