@@ -84,10 +84,21 @@ class Liveness:
         """Tell whether a segment is to be folded."""
         return segment in self.dead.get(segment.metadata.components[0], ())
 
-    def take_dead(self, name: str, most: int) -> list[LiveSegment]:
-        """Return some segments of a top-level name that are to be folded, and note them no more."""
+    def take_dead(self, name: str, most: int, weight: int) -> list[LiveSegment]:
+        """Return some segments of a top-level name that are to be folded, and note them no more.
+
+        Args:
+            name: of the source.
+            most: how many.
+            weight: what they weigh together, but for one.
+        """
         dead = self.dead.get(name, {})
-        taken = list(islice(dead, most))
+        taken: list[LiveSegment] = []
+        for segment in islice(dead, most):
+            weight -= weigh(segment.metadata)
+            if taken and weight < 0:
+                break
+            taken.append(segment)
         for segment in taken:
             del dead[segment]
         if not dead:

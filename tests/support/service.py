@@ -72,8 +72,8 @@ def _echo() -> Iterator[str]:
     ours, theirs = socket.socketpair()
     if not os.fork():
         ours.close()
-        while theirs.send(theirs.recv(1)):
-            pass
+        while said := theirs.recv(1):
+            theirs.send(said)
         os._exit(0)
     theirs.close()
     with ours:
