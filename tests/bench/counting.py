@@ -13,6 +13,9 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from statsfs.model.fields import hist, linear_hist, log_hist, u64
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate
+from statsfs.tree.families import Family
+from statsfs.tree.per_thread import PerThread
+from statsfs.tree.source import Source
 from tests.bench.measuring import Line, Loop, compare, divide, show, take_turns, tell
 
 TIMES = 100_000
@@ -79,8 +82,29 @@ def increment_labelled(counter: Any) -> Loop:
     return loop
 
 
+def increment_member(family: Family[Counting]) -> Loop:
+    """A loop that increments a member of a family, whose labels are given each time."""
+
+    def loop() -> None:
+        for _ in repeat(None, TIMES):
+            family("1234-11", "vcpu0").exits += 1
+
+    return loop
+
+
+def increment_mine(stats: PerThread[Counting]) -> Loop:
+    """A loop that increments the stats of its thread."""
+
+    def loop() -> None:
+        for _ in repeat(None, TIMES):
+            stats.mine.exits += 1
+
+    return loop
+
+
 def measure() -> Iterator[Line]:
     """One increment of each."""
+    app = Source("app")
     registry = CollectorRegistry()
     plain = Counter("exits", "VM exits", registry=registry)
     labelled = Counter("labelled", "VM exits", ["vm", "vcpu"], registry=registry)
@@ -89,19 +113,23 @@ def measure() -> Iterator[Line]:
         increment(Slotted()),
         increment(Counting()),
         increment(Counting.from_buffer(bytearray(8))),
+        increment_member(Family(app, Counting, "vm", "vcpu")),
+        increment_mine(PerThread(app, Counting)),
         increment_counter(plain),
         increment_counter(labelled.labels("1234-11", "vcpu0")),
         increment_labelled(labelled),
     ]
     empty, *rounds = take_turns(loops, ROUNDS)
     # What the loop itself costs is nobody's.
-    bare, stats, slots, *others = (
+    bare, stats, slots, member, mine, *others = (
         [(whole - none) / TIMES for whole, none in zip(seconds, empty, strict=True)]
         for seconds in rounds
     )
     yield tell("a bare slotted attribute += 1", bare, "ns")
     yield compare("a Stats attribute += 1", stats, bare, 1.1, "ns")
     yield compare("an attribute of from_buffer += 1", slots, bare, None, "ns")
+    yield compare("a Family's member, labels given each time, += 1", member, bare, None, "ns")
+    yield compare("PerThread.mine += 1", mine, bare, None, "ns")
     names = ("Counter.inc()", "a kept labels(...) child .inc()", "labels(...).inc()")
     for name, seconds in zip(names, others, strict=True):
         line, ratio = tell(f"prometheus_client: {name}", seconds, "ns"), divide(seconds, stats)
