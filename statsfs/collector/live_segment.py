@@ -26,7 +26,8 @@ from statsfs.model.readers import convert_number
 from statsfs.model.values import Kind, Value
 from statsfs.segments.file_format import SegmentMetadata
 from statsfs.segments.locks import is_alive
-from statsfs.tree.source import ClearRecorder, Source
+from statsfs.tree.index import ClearRecorder
+from statsfs.tree.source import Source
 
 __all__ = ["LiveSegment", "SegmentNumbers", "find_rights", "weigh"]
 

@@ -30,8 +30,9 @@ from statsfs.collector.shares import Shares, user_of, weigh_addition
 from statsfs.collector.top_sources import TopSources
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
+from statsfs.tree.index import ClearRecorder
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import ClearRecorder, Source, directory_of
+from statsfs.tree.source import Source, directory_of
 
 __all__ = ["EMPTY_MAX", "PathSources"]
 

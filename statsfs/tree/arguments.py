@@ -3,6 +3,7 @@
 Threading: pure.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Final
@@ -11,7 +12,7 @@ from statsfs.exceptions import InvalidNameError
 from statsfs.model.names import show_text
 from statsfs.model.values import check_name
 
-__all__ = ["check_functions", "check_info", "format_name", "show_label"]
+__all__ = ["check_age", "check_functions", "check_info", "format_name", "show_label"]
 
 # What `safe_name` quotes has digits or capitals there.
 _FORMAT: Final = re.compile("%[dsiu](?![0-9A-Za-z])")
@@ -56,6 +57,15 @@ def check_info(info: object) -> dict[str, str]:
             raise TypeError(f"info is not a str: {name!r}: {text!r}")
         check_name(name, "a name in info")
     return {name: show_text(text) for name, text in info.items()}
+
+
+def check_age(max_age: object) -> float:
+    """Return the age of numbers that are new enough, or raise TypeError or ValueError."""
+    if isinstance(max_age, bool) or not isinstance(max_age, int | float):
+        raise TypeError(f"max_age is not a number of seconds: {max_age!r}")
+    if not 0 <= max_age < math.inf:
+        raise ValueError(f"max_age is not a number of seconds: {max_age!r}")
+    return max_age
 
 
 def check_functions(**functions: object) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArrayIndex",
+    "ClearRecorder",
     "Entry",
     "Key",
     "Part",
@@ -229,6 +230,9 @@ def _remove(change: TreeChange, things: dict[Any, Any] | None, leaving: Any) -> 
 
 Part = tuple[ArrayIndex, int]
 """An index, and the place of a value in its array."""
+
+ClearRecorder = Callable[[Sequence[Part], Callable[[], object]], object]
+"""What records a clear: it gets what is cleared, and the function that clears."""
 
 
 def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:

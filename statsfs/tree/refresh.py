@@ -78,6 +78,24 @@ class _Run:
         self.done = Flag()
 
 
+class _Aged:
+    # A function whose numbers are new enough for some time after they were asked for.
+    __slots__ = ("_asked", "_function", "_max_age")
+
+    def __init__(self, function: Callable[[], object], max_age: float) -> None:
+        self._function = function
+        self._max_age = max_age
+        self._asked = float("-inf")
+
+    def __call__(self) -> None:
+        asked = time.monotonic()
+        self._function()
+        self._asked = asked
+
+    def is_fresh(self) -> bool:
+        return time.monotonic() - self._asked < self._max_age
+
+
 class Refresher:
     """The refresh of one source, and how it went.
 
@@ -85,6 +103,7 @@ class Refresher:
         source: the source that it brings up to date, with all its descendants.
         function: called without arguments; it raises if there are no numbers.
         blocking: whether it may block.
+        max_age: seconds after it was called for which it is not called again.
 
     Attributes:
         idle: whether it is not to be called, as the source above brings the numbers up to date.
@@ -97,16 +116,27 @@ class Refresher:
     made: ClassVar[int] = 0
     """How many there ever were; while there are none, readers need not look for any."""
 
-    def __init__(self, source: "Source", function: Callable[[], object], blocking: bool) -> None:
+    def __init__(
+        self,
+        source: "Source",
+        function: Callable[[], object],
+        blocking: bool,
+        max_age: float = 0,
+    ) -> None:
         Refresher.made += 1
         self.source = source
-        self.function = function
+        self.function = _Aged(function, max_age) if max_age else function
         self.blocking = blocking
         self.failure: str | None = None
         self.idle = False
         self.late = False
         self._running: _Run | None = None
         self._next: _Run | None = None
+
+    @property
+    def resting(self) -> bool:
+        """Whether it need not be called now."""
+        return self.idle or (isinstance(self.function, _Aged) and self.function.is_fresh())
 
     @property
     def weight(self) -> int:
@@ -240,7 +270,7 @@ class Refreshing:
         self._blocking: list[Refresher] = []
         self._others: list[Refresher] = []
         for refresher in refreshers:
-            if refresher.idle:
+            if refresher.resting:
                 continue
             (self._blocking if refresher.blocking else self._others).append(refresher)
 

@@ -18,9 +18,9 @@ from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
 from statsfs.tree import placement, references
 from statsfs.tree.access import check_owner
-from statsfs.tree.arguments import check_functions, check_info, format_name, show_label
+from statsfs.tree.arguments import check_age, check_functions, check_info, format_name, show_label
 from statsfs.tree.directory import Directory
-from statsfs.tree.index import Entry, Part
+from statsfs.tree.index import ClearRecorder, Entry
 from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
 from statsfs.tree.refresh import Refresher, refresh_all
@@ -33,16 +33,12 @@ if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
 
 __all__ = [
-    "ClearRecorder",
     "Source",
     "check_source",
     "directory_of",
     "is_told_of_clears",
     "rmdir_of",
 ]
-
-ClearRecorder = Callable[[Sequence[Part], Callable[[], object]], object]
-"""What records a clear: it gets what is cleared, and the function that clears."""
 
 
 class Source:
@@ -56,8 +52,7 @@ class Source:
         name: the directory's name; `name % args` if there are arguments.
         args: what the name is formatted with, as by printf.
         label: the Prometheus label whose value is this source's name; None for none.
-        label_value: that label's value, if another than the name: any text. Control characters in
-            it are shown as Python's `ascii` shows them.
+        label_value: that label's value, if another than the name: any text.
         info: more about the source, by name: extended attributes of its directory, as
             `user.statsfs.<name>`. A program may set it anew.
         hidden: no directory, for it and its subtree; but its values count above.
@@ -68,6 +63,7 @@ class Source:
         refresh: called before anything in the source's subtree is read or cleared: it brings the
             numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
+        max_age: seconds for which what `refresh` brought is new enough, from its call on.
         recorder: called in place of a clear of values of this source, or of what it retains, with
             what is cleared and the function that clears: calls that, or raises, and then nothing is
             cleared. Called once for all sources of one clear that have the same recorder.
@@ -81,8 +77,7 @@ class Source:
 
     Raises:
         InvalidNameError: the name is not one for a directory, or the arguments do not fit it.
-        TypeError, ValueError: the owner is not a pair of such numbers.
-        TypeError: a function, a label's value or `info` is something else.
+        TypeError, ValueError: the owner, a function, an age, a label's value or `info` is wrong.
     """
 
     __slots__ = (
@@ -115,7 +110,8 @@ class Source:
         collapse: bool | None = None,
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
-        recorder: "ClearRecorder | None" = None,
+        max_age: float = 0,
+        recorder: ClearRecorder | None = None,
         cleared: Callable[[], object] | None = None,
         rmdir: "Callable[[Source], bool] | None" = None,
         owner: tuple[int, int] | None = None,
@@ -136,7 +132,7 @@ class Source:
         owner = check_owner(owner, f"the owner of {self.name!r}")
         self._directory: Final = Directory(self.name, owner)
         if refresh is not None:
-            refresher = Refresher(self, refresh, blocking)
+            refresher = Refresher(self, refresh, blocking, check_age(max_age))
             self._directory.refresher = refresher
             self._directory.refreshers = {refresher: None}
 
@@ -227,9 +223,7 @@ class Source:
         placement.add(self, source)
 
     def remove_subordinate(self, source: "Source") -> None:
-        """Remove a source, with its subtree, from this one.
-
-        When this returns, the names are gone from every mount; open files go on reading.
+        """Remove a source, with its subtree, from this one: then all mounts have lost its names.
 
         Raises:
             TreeError: it is not a subordinate of this source.

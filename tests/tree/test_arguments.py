@@ -54,6 +54,8 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "too many arguments": (make("vm%d", 1, 2), InvalidNameError, "not all arguments"),
     "no name": (make(5), InvalidNameError, "a source's name must be a str, not int"),
     "no refresh": (make("x", refresh=5), TypeError, "refresh is not callable: 5"),
+    "no age": (make("x", refresh=print, max_age="1"), TypeError, "max_age is not a number"),
+    "an age below 0": (make("x", refresh=print, max_age=-1), ValueError, "max_age .*: -1"),
     "no function": (make("x", cleared="y"), TypeError, "cleared is not callable: 'y'"),
     "no rmdir": (make("x", rmdir=True), TypeError, "rmdir is not callable: True"),
     "no label's value": (make("x", label="y", label_value=5), TypeError, "label_value is"),

@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 
@@ -72,6 +73,30 @@ def short_deadline(seconds: float = 0.05) -> Iterator[None]:
 
 
 blocking_or_not = pytest.mark.parametrize("blocking", [True, False], ids=["blocking", "quick"])
+
+
+@blocking_or_not
+def test_numbers_that_are_new_enough(blocking: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that is read within their age asks once; a failure has no age."""
+    now = 100.0
+    elsewhere = Elsewhere()
+    vm = Source("vm", refresh=elsewhere.refresh, blocking=blocking, max_age=0.5)
+    vm.add_values(VALUES, elsewhere.numbers)
+    monkeypatch.setattr(refresh, "time", SimpleNamespace(monotonic=lambda: now))
+    for name in ("exits", "pages"):
+        vm.get_value(name)
+        vm.snapshot()
+    assert elsewhere.asked == 1
+    now += 0.5
+    vm.clear_value("exits")
+    assert vm.get_value("exits") == 0
+    assert elsewhere.asked == 2
+    now += 0.5
+    elsewhere.error = OSError("gone")
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="gone"):
+            vm.get_value("exits")
+    assert elsewhere.asked == 4
 
 
 @blocking_or_not
