@@ -1,0 +1,139 @@
+"""Every VM of a host: what a daemon with 30 of QEMU's costs, and how soon VMs come and go.
+
+The daemon is a process of its own, as users run it. The VMs do not run (`-S`): where KVM is emulated,
+30 that boot take all CPUs for minutes, and what is measured is the daemon.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from statsfs.kvm.bpf import BpfIterator
+from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.scanning import find_files
+from tests.bench.measuring import Line, collection_off, compare, show, tell, time_once
+from tests.support.deadlines import wait_until
+from tests.support.kvm_mounts import mounted
+
+VMS, VCPUS = 30, 2
+QEMU = "qemu-system-x86_64"
+ROUNDS = 200
+FRESH = 0.025  # seconds after which a read makes a pass of its own
+QUIET = 60.0  # seconds of idleness that are measured
+IDLE, SHOWN, GONE = 0.002, 0.2, 0.1  # of a CPU, and seconds: what the daemon may take
+COMING = 15  # VMs whose coming and going is measured
+
+
+@contextmanager
+def running() -> Iterator[int]:
+    """A QEMU of a few MB, which has made its vCPUs and waits; its process."""
+    with subprocess.Popen(
+        [
+            *("setpriv", "--pdeathsig", "KILL"),
+            *(QEMU, "-accel", "kvm", "-machine", "pc", "-nodefaults", "-display", "none"),
+            *("-m", "16", "-S", "-smp", str(VCPUS)),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            yield process.pid
+        finally:
+            process.kill()
+
+
+def find_name(pid: int) -> str:
+    """What the VM of a process is called."""
+    files = find_files(pid)
+    assert files is not None
+    return f"{pid}-{files.vms[0]}"
+
+
+def has_vcpu(pid: int) -> bool:
+    """Whether a process has made its first vCPU."""
+    files = find_files(pid)
+    return files is not None and bool(files.vcpus)
+
+
+def wait_closely(is_so: Callable[[], bool]) -> float:
+    """Wait until something is so; the moment."""
+    wait_until(is_so, "a VM")
+    return time.perf_counter()
+
+
+def cpu_seconds(pid: int) -> float:
+    """What all threads of a process have used, those that ended included."""
+    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
+
+
+def judge(line: Line, ratio: float, bound: float) -> Line:
+    """A line with a ratio to what it may be."""
+    return replace(line, ratio=ratio / bound, bound="<= 1 x", kept=ratio <= bound)
+
+
+def measure_reads(kvm: Path) -> Iterator[Line]:
+    """A read of a total, and a pass by bare hands at the same moment; each is first in turn."""
+    passes: list[float] = []
+    reads: list[float] = []
+    with OwnVm() as own:
+        iterator = BpfIterator(own)
+    with iterator, collection_off():
+        turns = [(iterator.read, passes), ((kvm / "exits").read_bytes, reads)]
+        for number in range(ROUNDS):
+            time.sleep(FRESH)
+            for function, seconds in turns[:: 1 if number % 2 else -1]:
+                seconds.append(time_once(function))
+    yield tell("a pass of BPF, decoded", passes, "ms")
+    yield compare("a read of kvm/exits, which makes one", reads, passes, 2, "ms")
+
+
+def measure_idle(pid: int) -> Line:
+    """What the daemon uses while nobody reads."""
+    before, began = cpu_seconds(pid), time.monotonic()
+    time.sleep(QUIET)
+    share = (cpu_seconds(pid) - before) / (time.monotonic() - began)
+    return judge(Line("the idle daemon, of a CPU", f"{share:.3%}"), share, IDLE)
+
+
+def measure_coming(kvm: Path) -> Iterator[Line]:
+    """From the first vCPU until it is a directory, and from the kill until it is gone."""
+    shown, gone = [], []
+    for _ in range(COMING):
+        with running() as pid:
+            made = wait_closely(lambda: has_vcpu(pid))  # noqa: B023
+            vm = kvm / find_name(pid)
+            shown.append(wait_closely((vm / "vcpu0").is_dir) - made)
+            os.kill(pid, signal.SIGKILL)
+            killed = time.perf_counter()
+            gone.append(wait_closely(lambda: not vm.exists()) - killed)  # noqa: B023
+    for what, seconds, bound in (
+        ("a VM is shown after its first vCPU: the slowest", shown, SHOWN),
+        ("a killed VM is gone: the slowest", gone, GONE),
+    ):
+        yield judge(tell(what, [max(seconds)], "ms"), max(seconds), bound)
+
+
+def main() -> None:
+    """Print what was measured."""
+    if os.geteuid() or not os.access("/dev/kvm", os.W_OK) or not shutil.which(QEMU):
+        print(f"\nkvm: needs root, /dev/kvm and {QEMU}")
+        return
+    with ExitStack() as stack:
+        mountpoint = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="statsfs-")))
+        pids = [stack.enter_context(running()) for _ in range(VMS)]
+        wait_until(lambda: all(map(has_vcpu, pids)), "all VMs")
+        daemon = stack.enter_context(mounted(mountpoint, "--kvm"))
+        kvm = mountpoint / "kvm"
+        directories = [kvm / find_name(pid) / f"vcpu{VCPUS - 1}" for pid in pids]
+        wait_until(lambda: all(map(Path.is_dir, directories)), "all VMs")
+        lines = [*measure_reads(kvm), measure_idle(daemon.pid), *measure_coming(kvm)]
+    title = f"{VMS} VMs of {VCPUS} vCPUs with `statsfs mount --kvm` (ratios: to what is required)"
+    show(title, lines)
