@@ -116,7 +116,7 @@ tools: setup
 	for package in *.deb; do dpkg-deb --fsys-tarfile $$package | tar -x ./usr/bin || exit; done; \
 	rm -f *.deb
 
-# Where there is KVM, the tests run real virtual machines. After `tools`: apt does one thing at a time.
+# Where there is KVM, the tests run real virtual machines; the C header is for C++, too. After `tools`: apt does one thing at a time.
 # libvirt-daemon starts nothing; it has no unit.
 qemu: tools
 	@missing=; \
@@ -125,7 +125,8 @@ qemu: tools
 		missing="$$missing libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients"; \
 	[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \
 		missing="$$missing libvirt-dev pkg-config gcc"; \
-	$(install_missing)
+	command -v g++ >/dev/null || missing="$$missing g++"; \
+	( $(install_missing) ) || echo "tests of what is missing are skipped:$$missing" >&2
 	@[ ! -e /dev/kvm ] || tests/support/unpack_qemu.sh .venv/qemu-trixie || \
 		echo "there is no QEMU of Debian 13: tests of it are skipped" >&2
 	@[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \

@@ -74,6 +74,8 @@ class Collector:
         self._path = os.path.abspath(self.directory)
         if not is_gil_on():
             raise SegmentError(f"{self._path}: {GIL_OFF}", self._path)
+        if not isinstance(registry, Registry):
+            raise TypeError(f"not a Registry: {registry!r}")
         self._registry = registry
         self._budget = registry.log_budget
         self._thread: threading.Thread | None = None

@@ -41,6 +41,7 @@ class Family(Generic[_S]):
     Raises:
         InvalidNameError: a label has no such name.
         TypeError: not a source, not a `Stats` class, or no label.
+        ValueError: a label is given twice.
         ReleasedError: the source was released.
     """
 
@@ -49,6 +50,8 @@ class Family(Generic[_S]):
         values_of(stats)
         if not labels:
             raise TypeError("a family needs the name of a label")
+        if len({*labels}) < len(labels):
+            raise ValueError(f"a label is given twice: {', '.join(labels)}")
         self.labels: Final = labels
         self._source = source
         self._stats = stats
@@ -111,7 +114,7 @@ class Family(Generic[_S]):
     def _check(self, values: tuple[object, ...]) -> None:
         if len(values) != len(self.labels):
             wanted = ", ".join(self.labels)
-            raise TypeError(f"{len(values)} values of the labels ({wanted})")
+            raise TypeError(f"{len(values)} values for {len(self.labels)} labels ({wanted})")
         for label, value in zip(self.labels, values, strict=True):
             if not isinstance(value, str):
                 kind = type(value).__name__

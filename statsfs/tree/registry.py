@@ -105,6 +105,8 @@ class Registry(Listening):
         Raises:
             UnknownValueError: there is no such source, or no such value in it.
         """
+        if not isinstance(path, str):
+            raise TypeError(f"a path is a str, not {type(path).__name__}: {path!r}")
         above, slash, name = path.rpartition("/")
         source = self.find(above) if slash else None
         if source is None:

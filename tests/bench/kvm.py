@@ -1,7 +1,7 @@
 """Every VM of a host: what a daemon with 30 of QEMU's costs, and how soon VMs come and go.
 
-The daemon is a process of its own, as users run it. The VMs do not run (`-S`): where KVM is emulated,
-30 that boot take all CPUs for minutes, and what is measured is the daemon.
+The daemon is a process of its own, as users run it. The VMs do not run (`-S`): where KVM is
+emulated, 30 that boot take all CPUs for minutes, and what is measured is the daemon.
 """
 
 import os
@@ -108,7 +108,7 @@ def measure_coming(kvm: Path) -> Iterator[Line]:
     shown, gone = [], []
     for _ in range(COMING):
         with running() as pid:
-            made = wait_closely(lambda: has_vcpu(pid))  # noqa: B023
+            made = wait_closely(lambda: has_vcpu(pid))
             vm = kvm / find_name(pid)
             shown.append(wait_closely((vm / "vcpu0").is_dir) - made)
             os.kill(pid, signal.SIGKILL)

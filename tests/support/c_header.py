@@ -2,11 +2,14 @@
 
 import ctypes
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from ctypes import POINTER, c_char_p, c_int, c_uint, c_uint64
 from pathlib import Path
 from typing import Any, ClassVar
+
+import pytest
 
 import statsfs
 from statsfs.model.histograms import find_sums
@@ -23,6 +26,8 @@ NO_AGGREGATE = 64
 
 def compile_c(language: str, *arguments: str | Path, standard: str = "") -> None:
     """Compile with every warning an error."""
+    if shutil.which(COMPILERS[language][0]) is None:
+        pytest.skip(f"there is no {COMPILERS[language][0]}: make qemu")
     command = COMPILERS[language]
     if standard:
         command = [command[0], f"-std={standard}", *command[2:]]

@@ -124,7 +124,7 @@ def test_what_was_removed_otherwise(http: Source, endpoint: Family[EndpointStats
 
 
 WRONG = {
-    "too few values": (("/",), r"1 values of the labels \(endpoint, method\)"),
+    "too few values": (("/",), r"1 values for 2 labels \(endpoint, method\)"),
     "too many values": (("/", "GET", "x"), "3 values"),
     "no text": (("/", 5), "the label 'method' must be a str, not int: 5"),
 }
@@ -147,6 +147,8 @@ def test_families_that_are_refused(http: Source) -> None:
         Family(http, int, "endpoint")  # type: ignore[type-var]
     with pytest.raises(TypeError, match="not a Source"):
         Family("http", EndpointStats, "endpoint")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="a label is given twice: l, l"):
+        Family(http, EndpointStats, "l", "l")
     with pytest.raises(InvalidNameError, match="a source's label"):
         Family(http, EndpointStats, "end/point")
 
