@@ -12,7 +12,7 @@ from tests.support.confined import read_settings
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import is_mounted
 from tests.support.other_users import shared_directory
-from tests.support.qemus import find_qemu, of_another_user, running
+from tests.support.qemus import find_qemu, for_another_user, of_another_user, running
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 UNIT = EXAMPLES / "statsfs.service"
@@ -79,7 +79,11 @@ def test_every_vm_under_the_unit(
     statsfs = [sys.executable, *program, "mount", str(mountpoint), "--kvm"]
     with (
         shared_directory() as shared,
-        running(shared / "www" / "a.qmp", find_qemu(version), prefix=of_another_user(shared)) as vm,
+        running(
+            shared / "www" / "a.qmp",
+            for_another_user(find_qemu(version), shared),
+            prefix=of_another_user(shared),
+        ) as vm,
         subprocess.Popen([*CONFINED, UNIT, *statsfs], stderr=subprocess.PIPE, text=True) as process,
     ):
         try:

@@ -25,7 +25,16 @@ from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
 from tests.support.other_users import AS_USER
 
-__all__ = ["QEMUS", "UUID", "Qemu", "find_qemu", "of_another_user", "running", "take_stats"]
+__all__ = [
+    "QEMUS",
+    "UUID",
+    "Qemu",
+    "find_qemu",
+    "for_another_user",
+    "of_another_user",
+    "running",
+    "take_stats",
+]
 
 QEMUS = ("installed", "debian13")
 """The versions, for `find_qemu`."""
@@ -79,7 +88,21 @@ def of_another_user(shared: Path) -> tuple[str, ...]:
     os.mknod(device, stat.S_IFCHR | 0o666, os.stat("/dev/kvm").st_rdev)
     device.chmod(0o666)
     script = f'mount --bind {device} /dev/kvm && exec {" ".join(AS_USER)} "$@"'
+    if _UNPACKED.exists():
+        (shared / "unpacked").mkdir()
+        script = f"mount --bind {_UNPACKED} {shared}/unpacked && {script}"
     return ("unshare", "--mount", "sh", "-euc", script, "sh")
+
+
+def for_another_user(program: str, shared: Path) -> str:
+    """Return a program of `find_qemu` for `of_another_user`, who may not enter this tree."""
+    if "/" not in program:
+        return program
+    wrapper = shared / "qemu"
+    text = Path(program).read_text()
+    wrapper.write_text(text.replace(str(_UNPACKED), str(shared / "unpacked")))
+    wrapper.chmod(0o755)
+    return str(wrapper)
 
 
 class Qemu:
