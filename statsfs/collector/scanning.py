@@ -123,7 +123,8 @@ class Scanning:
             self._begin_names(prefix)
 
     def _begin_names(self, prefix: str) -> None:
-        if self._pending is not None and prefix not in self._unsorted:
+        # Otherwise a scan is to come, or under way, and finds them: a matter of moments.
+        if self._pending is not None and prefix not in self._unsorted:  # pragma: no branch
             self._turns.add(("names", prefix), partial(self._look_at_names, prefix))
 
     def _look_at_names(self, prefix: str) -> Iterator[None]:

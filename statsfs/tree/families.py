@@ -136,7 +136,7 @@ class Family(Generic[_S]):
             has = ", ".join(f"{label}={value!r}" for label, value in pairs)
             raise UnknownValueError(f"{self._source.path}: no member {has}", values)
         doomed = self._sources.pop(values)
-        for level in range(len(values) - 1, -1, -1):
+        for level in range(len(values) - 1, -1, -1):  # pragma: no branch  # it returns at 0
             above = self._find_level(values[:level])
             if above is None or doomed.parent is not above:
                 return  # the program has removed it

@@ -1038,3 +1038,11 @@ def test_closing_is_not_interrupted(server: QmpServer) -> None:
 
     asyncio.run(cancel())
     assert unseen == []
+
+
+def test_what_the_library_leaves_behind(caplog: pytest.LogCaptureFixture) -> None:
+    """No traceback in the log: the call that failed says what went wrong."""
+    with caplog.at_level(logging.DEBUG, "statsfs.kvm.qemu"), asyncio.Runner() as runner:
+        qemu._note_loop_error(runner.get_loop(), {"message": "odd", "exception": EOFError()})
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+    assert "odd: EOFError()" in caplog.text

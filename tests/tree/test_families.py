@@ -262,3 +262,19 @@ def test_what_per_thread_refuses(http: Source) -> None:
     stats = PerThread(http, EndpointStats)
     with pytest.raises(AttributeError, match="no attribute 'yours'"):
         stats.yours  # noqa: B018  # that is the question
+
+
+def test_a_member_that_another_thread_has_just_made(endpoint: Family[EndpointStats]) -> None:
+    """It is found once more under the lock."""
+    assert endpoint._add(("/", "GET")) is endpoint._add(("/", "GET"))
+
+
+def test_files_by_their_paths(registry: Registry, http: Source) -> None:
+    """What there is not is said in a line."""
+    Family(http, EndpointStats, "endpoint")
+    assert registry["http/requests"] == 0
+    for path, words in (("http", "no value 'http'"), ("x/requests", "no source 'x'")):
+        with pytest.raises(UnknownValueError, match=words):
+            registry[path]
+    with pytest.raises(TypeError, match="a path is a str, not int: 5"):
+        registry[5]  # type: ignore[index]  # that is the question
