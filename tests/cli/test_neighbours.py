@@ -6,6 +6,7 @@ well.
 """
 
 import contextlib
+import subprocess
 from collections.abc import Callable, Iterator
 from functools import wraps
 from operator import gt
@@ -35,8 +36,15 @@ def put(path, name):
 def fill(segment, name):
     getattr(segment.stats, name)[:] = [10**12] * BUCKETS
     return segment
-def tell(what="done"):
-    print(what, flush=True)
+def tell():
+    print("done", flush=True)
+def hold_many(times, do):
+    with contextlib.suppress(OSError):  # it is refused
+        for _ in range(times):
+            held.append(do())
+    tell()
+    sys.stdin.read()
+sys.stdin.readline()
 """
 
 
@@ -69,17 +77,21 @@ def at_best_of_three(test: Callable[[], None]) -> Callable[[], None]:
     return repeat
 
 
+def begin(process: "subprocess.Popen[str]") -> None:
+    """Have an attack begin, and wait until it has done what it does."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "done\n", "the attack failed"
+
+
 @contextlib.contextmanager
-def attack(scene: Neighbours, program: str, living: int = 0) -> Iterator[list[str]]:
-    """Run an attack until it says that it is done, or is told to go on; measure meanwhile."""
-    said: list[str] = []
-    with scene.measuring() as measured:
-        with scene.attacking(PUBLISHING + program) as process:
-            assert process.stdout is not None
-            said.append(process.stdout.readline().strip())
-            assert said[0], "the attack failed"
-            yield said
-        process.wait()
+def attack(scene: Neighbours, program: str, living: int = 0) -> Iterator[None]:
+    """Run an attack until it says that it is done; measure meanwhile, and until all is measured."""
+    with scene.attacking(PUBLISHING + program) as process, scene.measuring() as measured:
+        begin(process)
+        yield
     check(measured[0], living)
 
 
@@ -126,14 +138,7 @@ VIEWS = """
 held = [fill(put(f"w{number}", "h"), "h") for number in range(8)]
 while not os.path.exists(f"{MOUNT}/web/w7"):
     time.sleep(0.1)
-try:
-    for number in range(400):
-        held.append(os.open(f"{MOUNT}/web/.stats.json", os.O_RDONLY))
-except OSError as error:
-    tell(error.strerror)
-else:
-    tell("all")
-sys.stdin.read()
+hold_many(400, lambda: os.open(f"{MOUNT}/web/.stats.json", os.O_RDONLY))
 """
 
 
@@ -148,16 +153,10 @@ FILES = """
 held = [fill(put("w", "h"), "h")]
 while not os.path.exists(f"{MOUNT}/web/w"):
     time.sleep(0.1)
-try:
-    for number in range(2000):
-        fd = os.open(f"{MOUNT}/web/w/h", os.O_RDONLY)
-        held.append(fd)
-        os.read(fd, 100)
-except OSError as error:
-    tell(error.strerror)
-else:
-    tell("all")
-sys.stdin.read()
+def open_one():
+    held.append(os.open(f"{MOUNT}/web/w/h", os.O_RDONLY))
+    os.read(held[-1], 100)
+hold_many(2000, open_one)
 """
 
 
@@ -174,16 +173,10 @@ class Small(Stats):
 held = [publish(f"web/w{n}", values=Small, directory=DIRECTORY) for n in range(2000)]
 while len(os.listdir(f"{MOUNT}/web")) < 2000:
     time.sleep(0.1)
-try:
-    for number in range(2000):
-        fd = os.open(f"{MOUNT}/web", os.O_RDONLY)
-        held.append(fd)
-        os.scandir(fd).__next__()
-except OSError as error:
-    tell(error.strerror)
-else:
-    tell("all")
-sys.stdin.read()
+def open_one():
+    held.append(os.open(f"{MOUNT}/web", os.O_RDONLY))
+    os.scandir(held[-1]).__next__()
+hold_many(2000, open_one)
 """
 
 
@@ -307,8 +300,7 @@ sys.stdin.read()
 def test_names_of_metrics() -> None:
     """Whoever comes first does not take the names of another user's metrics."""
     with neighbours() as scene, scene.attacking(PUBLISHING + SQUATTING) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "done\n"
+        begin(process)
         with scene.measuring() as measured:
             pass
         check(measured[0])

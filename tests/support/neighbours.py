@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support import service
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, directory_for_a_mount, is_mounted
 from tests.support.service import NAME, USER
@@ -113,18 +114,8 @@ class Neighbours:
             f"MOUNT, DIRECTORY, URL = sys.argv[1:4]\nbecome({ATTACKER})\n"
         )
         paths = (str(self.mountpoint), str(self.theirs), self.url)
-        with subprocess.Popen(
-            [sys.executable, "-c", head + program, *paths, *arguments],
-            cwd=ROOT,
-            env=_environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
-            try:
-                yield process
-            finally:
-                process.kill()
+        with _running("-c", head + program, *paths, *arguments) as process:
+            yield process
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[list[Measured]]:
@@ -139,7 +130,8 @@ class Neighbours:
         }
         with contextlib.ExitStack() as stack:
             processes = [
-                stack.enter_context(_playing(role, *paths)) for role, paths in roles.items()
+                stack.enter_context(_running("-m", service.__name__, role, *paths))
+                for role, paths in roles.items()
             ]
             for process in processes:
                 assert process.stdout is not None
@@ -163,9 +155,10 @@ def _environment() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _playing(role: str, *paths: str) -> Iterator["subprocess.Popen[str]"]:
+def _running(*arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    # A process of Python that one talks to, until the end.
     with subprocess.Popen(
-        [sys.executable, "-m", "tests.support.service", role, *paths],
+        [sys.executable, *arguments],
         cwd=ROOT,
         env=_environment(),
         stdin=subprocess.PIPE,
