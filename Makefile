@@ -126,7 +126,7 @@ qemu: tools
 	[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \
 		missing="$$missing libvirt-dev pkg-config gcc"; \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
-	( $(install_missing) ) || echo "tests of what is missing are skipped:$$missing" >&2
+	( $(install_missing) ) || [ "$$(id -u)" != 0 ] || exit 1
 	@[ ! -e /dev/kvm ] || tests/support/unpack_qemu.sh .venv/qemu-trixie || \
 		echo "there is no QEMU of Debian 13: tests of it are skipped" >&2
 	@[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \
