@@ -17,19 +17,11 @@ from statsfs.kvm.bpf import BpfIterator, BpfRow
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.identity import Identity
 from statsfs.kvm.ways import Numbers, Way
-from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kvm_ways import OtherWay
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
-
-
-@pytest.fixture
-def guests() -> Iterator[RealKvm]:
-    """VMs of this process, which run when a test says so."""
-    with RealKvm(Registry(), rate=0) as kvm:
-        yield kvm
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """What libvirt tells of its domains: a real libvirtd, and errors of a pretended library."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -9,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,21 +22,8 @@ from statsfs.kvm import libvirt_source
 from statsfs.kvm.identity import identify
 from statsfs.kvm.libvirt_source import Domain, LibvirtNumbers, LibvirtSource
 from tests.support.deadlines import DEADLINE, wait_until
-from tests.support.libvirtd import UUID, Libvirtd, running_libvirtd
+from tests.support.libvirtd import UUID, Libvirtd
 from tests.support.mounts import run
-
-
-@pytest.fixture
-def libvirtd() -> Iterator[Libvirtd]:
-    """A libvirtd without domains."""
-    if importlib.util.find_spec("libvirt") is None:
-        pytest.xfail("there is no libvirt-python: make qemu")
-    directory = Path(tempfile.mkdtemp(prefix="statsfs-libvirt-"))  # QEMU's user must enter it
-    try:
-        with running_libvirtd(directory) as libvirtd:
-            yield libvirtd
-    finally:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

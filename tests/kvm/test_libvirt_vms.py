@@ -1,12 +1,8 @@
 """Domains of libvirt as VMs: by a real libvirtd, and by a pretended one."""
 
-import importlib.util
 import os
-import shutil
-import tempfile
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,7 +17,7 @@ from statsfs.kvm.scanning import KvmFiles
 from statsfs.kvm.vm_sources import Section
 from statsfs.kvm.ways import FoundVm
 from tests.support.deadlines import wait_until
-from tests.support.libvirtd import Libvirtd, running_libvirtd
+from tests.support.libvirtd import Libvirtd
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
@@ -176,19 +172,6 @@ def test_libvirt_is_not_asked_all_the_time(
     libvirt.pids.append(70)
     assert vms.look(FILES, ()) == []
     assert libvirt.asked == []
-
-
-@pytest.fixture
-def libvirtd() -> Iterator[Libvirtd]:
-    """A libvirtd without domains."""
-    if importlib.util.find_spec("libvirt") is None:
-        pytest.xfail("there is no libvirt-python: make qemu")
-    directory = Path(tempfile.mkdtemp(prefix="statsfs-libvirt-"))  # QEMU's user must enter it
-    try:
-        with running_libvirtd(directory) as libvirtd:
-            yield libvirtd
-    finally:
-        shutil.rmtree(directory)
 
 
 def refuse_bpf(*_: object) -> None:

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,19 +16,11 @@ from statsfs.kvm.steal import ThreadTimes
 from statsfs.kvm.taken import TakenVm, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
-from statsfs.tree.registry import Registry
 from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import STATSFS, mounted, number, shown, wait_for
 from tests.support.qemus import find_qemu, running, take_stats
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
-
-
-@pytest.fixture
-def guests() -> Iterator[RealKvm]:
-    """VMs of this process."""
-    with RealKvm(Registry(), rate=0) as kvm:
-        yield kvm
 
 
 def stats_of(vm: RealVm) -> dict[int, int]:
