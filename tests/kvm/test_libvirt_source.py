@@ -1,9 +1,7 @@
 """What libvirt tells of its domains: a real libvirtd, and errors of a pretended library."""
 
-import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +22,7 @@ from statsfs.kvm.libvirt_source import Domain, LibvirtNumbers, LibvirtSource
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.libvirtd import UUID, Libvirtd
 from tests.support.mounts import run
+from tests.support.qemus import find_kvm_files
 
 
 @pytest.fixture
@@ -48,20 +47,9 @@ def _domains(source: LibvirtSource) -> list[Domain] | None:
 def read(source: LibvirtSource, pid: int) -> LibvirtNumbers | None:
     """The numbers of a domain, or None."""
     try:
-        return source.read(pid, find_vcpu_ids(pid))
+        return source.read(pid, find_kvm_files(pid).vcpus)
     except KvmError:
         return None
-
-
-def find_vcpu_ids(pid: int) -> set[int]:
-    """KVM's numbers of the vCPUs of a process, as the links of its descriptors have them."""
-    found = set()
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            link = os.readlink(f"/proc/{pid}/fd/{fd}")
-            if number := re.fullmatch(r"anon_inode:kvm-vcpu:(\d+)", link):
-                found.add(int(number[1]))
-    return found
 
 
 def ask_qemu(libvirtd: Libvirtd, name: str, command: str, **arguments: Any) -> Any:
@@ -84,7 +72,7 @@ def test_the_numbers_of_a_domain(libvirtd: Libvirtd, source: LibvirtSource) -> N
     libvirtd.virsh("suspend", "web")
 
     def same() -> bool:
-        found = source.read(pid, find_vcpu_ids(pid))
+        found = source.read(pid, find_kvm_files(pid).vcpus)
         providers = [{"provider": "kvm"}]
         for entry in ask_qemu(
             libvirtd, "web", "query-stats", target="vcpu", providers=providers

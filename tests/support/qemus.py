@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import json
 import os
-import re
 import signal
 import socket
 import stat
@@ -21,6 +20,7 @@ import pytest
 
 from statsfs.kvm.descriptors import KvmStats
 from statsfs.kvm.qmp_sockets import find_vm
+from statsfs.kvm.scanning import KvmFiles, find_files
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
 from tests.support.other_users import AS_USER
@@ -29,6 +29,7 @@ __all__ = [
     "QEMUS",
     "UUID",
     "Qemu",
+    "find_kvm_files",
     "find_qemu",
     "for_another_user",
     "of_another_user",
@@ -59,20 +60,24 @@ def find_qemu(version: str) -> str:
     return str(_UNPACKED / "qemu-system-x86_64")
 
 
+def find_kvm_files(pid: int) -> KvmFiles:
+    """The descriptors of a process that has a VM."""
+    files = find_files(pid)
+    assert files is not None
+    return files
+
+
 def take_stats(pid: int) -> dict[int, KvmStats]:
     """Take the statistics descriptors of vCPUs that a process keeps, by KVM's numbers of them."""
     taken = {}
     pidfd = os.pidfd_open(pid)
     call = ctypes.CDLL(None, use_errno=True).syscall
     try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with contextlib.suppress(FileNotFoundError):
-                link = os.readlink(f"/proc/{pid}/fd/{fd}")
-                if found := re.fullmatch(r"anon_inode:kvm-vcpu-stats:(\d+)", link):
-                    own = call(_GETFD, pidfd, int(fd), 0)
-                    assert own >= 0, os.strerror(ctypes.get_errno())
-                    taken[int(found[1])] = KvmStats(own)
-                    os.close(own)
+        for number, fd in find_kvm_files(pid).stats.items():
+            own = call(_GETFD, pidfd, fd, 0)
+            assert own >= 0, os.strerror(ctypes.get_errno())
+            taken[number] = KvmStats(own)
+            os.close(own)
     finally:
         os.close(pidfd)
     return taken
@@ -182,10 +187,7 @@ class Qemu:
 
     def vcpu_ids(self) -> set[int]:
         """KVM's numbers of the vCPUs, as the links of their descriptors have them."""
-        where = f"/proc/{self.pid}/fd"
-        links = [os.readlink(f"{where}/{fd}") for fd in os.listdir(where)]
-        found = [re.fullmatch(r"anon_inode:kvm-vcpu:(\d+)", link) for link in links]
-        return {int(one[1]) for one in found if one}
+        return set(find_kvm_files(self.pid).vcpus)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Stop it, let it go on, or kill it."""
