@@ -1,9 +1,11 @@
 """The examples for systemd: nothing in them hides the mount from the host, and systemd agrees."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,14 @@ from tests.support.confined import read_settings
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import is_mounted
 from tests.support.other_users import shared_directory
-from tests.support.qemus import find_qemu, for_another_user, of_another_user, running
+from tests.support.qemus import (
+    WITHOUT_BPF,
+    confined,
+    find_qemu,
+    for_another_user,
+    of_another_user,
+    running,
+)
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
 UNIT = EXAMPLES / "statsfs.service"
@@ -47,17 +56,30 @@ def test_what_the_unit_runs() -> None:
     assert read_settings(UNIT)["Type"] == "notify"
 
 
-CONFINED = (sys.executable, "-m", "tests.support.confined")
+@contextlib.contextmanager
+def mounted_under(
+    unit: Path, mountpoint: Path, *arguments: str | Path, program: Sequence[str] = ("-m", "statsfs")
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `statsfs mount` with what a unit permits, and see that it ends well; or the test ends it.
 
-
-# `statsfs` where BPF is not tried.
-WITHOUT_BPF = """
-import sys
-from statsfs.kvm import bpf
-bpf._SYSCALLS.clear()
-from statsfs.cli import main
-sys.exit(main())
-"""
+    Args:
+        unit: it.
+        mountpoint: where.
+        arguments: of `statsfs mount`.
+        program: what Python executes.
+    """
+    command = (*confined(unit), sys.executable, *program, "mount", mountpoint, *arguments)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None)
+            yield process
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
+            assert not is_mounted(mountpoint)
+        finally:
+            process.kill()
+            if is_mounted(mountpoint):
+                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
 
 
 @pytest.mark.kvm
@@ -71,12 +93,9 @@ sys.exit(main())
     ],
 )
 def test_every_vm_under_the_unit(
-    way: str, version: str, program: list[str], mountpoint: Path, tmp_path: Path
+    way: str, version: str, program: list[str], mountpoint: Path
 ) -> None:
     """What the unit permits is enough for each way of --kvm, and VMs of other users."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
-    statsfs = [sys.executable, *program, "mount", str(mountpoint), "--kvm"]
     with (
         shared_directory() as shared,
         running(
@@ -84,21 +103,13 @@ def test_every_vm_under_the_unit(
             for_another_user(find_qemu(version), shared),
             prefix=of_another_user(shared),
         ) as vm,
-        subprocess.Popen([*CONFINED, UNIT, *statsfs], stderr=subprocess.PIPE, text=True) as process,
+        mounted_under(UNIT, mountpoint, "--kvm", program=program),
     ):
-        try:
-            wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None)
-            directory = mountpoint / "kvm" / vm.name
-            wait_until((directory / "vcpu0" / "exits").exists, "the VM")
-            assert os.getxattr(directory, "user.statsfs.kvm.source") == way.encode()
-            assert int((directory / "vcpu0" / "exits").read_text()) > 0
-            assert int((directory / "vcpu0" / "run_ns").read_text()) > 0
-            process.terminate()
-            assert process.wait(DEADLINE) == 0
-        finally:
-            process.kill()
-            if is_mounted(mountpoint):
-                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+        directory = mountpoint / "kvm" / vm.name
+        wait_until((directory / "vcpu0" / "exits").exists, "the VM")
+        assert os.getxattr(directory, "user.statsfs.kvm.source") == way.encode()
+        assert int((directory / "vcpu0" / "exits").read_text()) > 0
+        assert int((directory / "vcpu0" / "run_ns").read_text()) > 0
 
 
 @pytest.mark.kvm
@@ -107,37 +118,22 @@ def test_every_vm_under_the_unit(
 @pytest.mark.parametrize("capability", ["CAP_SYS_PTRACE", ""])
 def test_vms_under_the_unit(capability: str, mountpoint: Path, tmp_path: Path) -> None:
     """What the unit permits is enough for the VMs of other users; what it lacks is said once."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
     unit = tmp_path / "statsfs.service"
     unit.write_text(UNIT.read_text().replace(" CAP_SYS_PTRACE\n", f" {capability}\n"))
-    with shared_directory() as shared:
-        sockets = shared / "www"
-        statsfs = (sys.executable, "-m", "statsfs", "mount", mountpoint, "--qmp", sockets / "*")
-        with (
-            running(sockets / "a.qmp", prefix=of_another_user(shared)) as vm,
-            subprocess.Popen(
-                [*CONFINED, unit, *statsfs], stderr=subprocess.PIPE, text=True
-            ) as process,
-        ):
+    with (
+        shared_directory() as shared,
+        running(shared / "www" / "a.qmp", prefix=of_another_user(shared)) as vm,
+        mounted_under(unit, mountpoint, "--qmp", shared / "www" / "*") as process,
+    ):
+        if capability:
+            exits = mountpoint / "kvm" / vm.name / "vcpu0" / "exits"
+            wait_until(exits.exists, "the VM")
+            assert int(exits.read_text()) > 0
+        else:
             assert process.stderr is not None
-            try:
-                wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None)
-                if capability:
-                    exits = mountpoint / "kvm" / vm.name / "vcpu0" / "exits"
-                    wait_until(exits.exists, "the VM")
-                    assert int(exits.read_text()) > 0
-                else:
-                    lacks = f"no permission to read /proc/{vm.pid}/fd: needs CAP_SYS_PTRACE"
-                    while lacks not in process.stderr.readline():
-                        assert process.poll() is None
-                process.terminate()
-                assert process.wait(DEADLINE) == 0
-                assert not is_mounted(mountpoint)
-            finally:
-                process.kill()
-                if is_mounted(mountpoint):
-                    subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+            lacks = f"no permission to read /proc/{vm.pid}/fd: needs CAP_SYS_PTRACE"
+            while lacks not in process.stderr.readline():
+                assert process.poll() is None
 
 
 @pytest.mark.root  # where no systemd runs, it makes /run/systemd

@@ -17,7 +17,7 @@ from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import STATSFS
 from tests.support.kvm_ways import OtherWay
 from tests.support.mounts import ROOT, run
-from tests.support.qemus import Qemu, find_qemu, running
+from tests.support.qemus import WITHOUT_BPF, Qemu, find_qemu, running
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
@@ -107,15 +107,6 @@ def test_the_command(qemus: tuple[Qemu, Qemu]) -> None:
     first = lines.index(f"{qemus[1].name} qemu new: read by bpf")
     assert lines[first + 1 : first + 3] == ["  bpf          works", "  descriptors  works"]
     assert (done.stderr, done.returncode) == ("", 0)
-
-
-WITHOUT_BPF = """
-import sys
-from statsfs.kvm import bpf
-bpf._SYSCALLS.clear()
-from statsfs.cli import main
-sys.exit(main())
-"""
 
 
 def test_the_command_where_something_is_missing(qemus: tuple[Qemu, Qemu]) -> None:

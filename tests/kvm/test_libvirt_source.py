@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from statsfs.kvm.libvirt_source import Domain, LibvirtNumbers, LibvirtSource
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.libvirtd import UUID, Libvirtd
 from tests.support.mounts import run
-from tests.support.qemus import find_kvm_files
+from tests.support.qemus import confined, find_kvm_files
 
 
 @pytest.fixture
@@ -149,14 +148,12 @@ with LibvirtSource(sys.argv[1], Path(sys.argv[2])) as source:
 @pytest.mark.slow
 def test_domains_under_the_unit(libvirtd: Libvirtd, source: LibvirtSource) -> None:
     """The capabilities, system calls and address families of the unit are enough."""
-    if shutil.which("systemd-analyze") is None:
-        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
+    prefix = confined("examples/statsfs.service")
     pid = libvirtd.create("web")
     wait_for_domains(source, Domain(pid, "web", UUID))
     wait_until(lambda: read(source, pid))
-    confined = (sys.executable, "-m", "tests.support.confined", "examples/statsfs.service")
     arguments = (libvirtd.uri, libvirtd.state)
-    done = run(*confined, sys.executable, "-c", PROGRAM, *arguments)
+    done = run(*prefix, sys.executable, "-c", PROGRAM, *arguments)
     assert (done.stdout, done.stderr) == ("web [0, 1]\n", "")
 
 

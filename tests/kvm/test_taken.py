@@ -18,7 +18,7 @@ from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
 from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import STATSFS, mounted, number, shown, wait_for
-from tests.support.qemus import find_qemu, running, take_stats
+from tests.support.qemus import WITHOUT_BPF, find_qemu, running, take_stats
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root]
 
@@ -176,16 +176,6 @@ def test_the_vms_of_processes(guests: RealKvm) -> None:
     assert taken.find_failure() == ""
     taken.look({os.getpid(): files}, ())
     taken.close()
-
-
-# The command line without BPF, as on a kernel for a machine whose system calls are not known.
-WITHOUT_BPF = """
-import sys
-from statsfs.kvm import bpf
-bpf._SYSCALLS.clear()
-from statsfs.cli import main
-main()
-"""
 
 
 @pytest.mark.mount

@@ -8,10 +8,12 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,9 @@ from tests.support.other_users import AS_USER
 __all__ = [
     "QEMUS",
     "UUID",
+    "WITHOUT_BPF",
     "Qemu",
+    "confined",
     "find_kvm_files",
     "find_qemu",
     "for_another_user",
@@ -46,6 +50,15 @@ _GETFD = 438  # the system call pidfd_getfd
 UUID = "4dea22b3-1d52-d8f3-2516-782e98ab3fa0"
 """That of each VM; its name is that of its socket."""
 
+WITHOUT_BPF = """
+import sys
+from statsfs.kvm import bpf
+bpf._SYSCALLS.clear()
+from statsfs.cli import main
+sys.exit(main())
+"""
+"""`statsfs` for `python -c`, as on a machine whose system calls are not known: BPF is not tried."""
+
 _LIFETIME = 90  # seconds; no test leaves one behind, even if it is killed
 
 
@@ -58,6 +71,13 @@ def find_qemu(version: str) -> str:
     if done.returncode:
         pytest.xfail(f"there is no QEMU of Debian 13: {done.stderr}")
     return str(_UNPACKED / "qemu-system-x86_64")
+
+
+def confined(unit: str | Path) -> tuple[str, ...]:
+    """A prefix of a command that runs as under a unit; without systemd-analyze the test xfails."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.xfail("there is no systemd-analyze, which knows the groups of system calls")
+    return (sys.executable, "-m", "tests.support.confined", str(unit))
 
 
 def find_kvm_files(pid: int) -> KvmFiles:
