@@ -71,7 +71,7 @@ def check_ways(others: Sequence[MakeWay] = (LibvirtVms,)) -> CheckedWays:
     by_bpf, why_not = _look_by_bpf()
     files = {pid: one for pid, one in scanning.scan().items() if pid != os.getpid()}
     unseen = files.keys() - set(by_bpf.values())
-    names = by_bpf | {f"{pid}-{files[pid].vms[0]}": pid for pid in unseen}
+    names = by_bpf | {files[pid].name(pid): pid for pid in unseen}
     vms = [CheckedVm(name, identify(pid), {}) for name, pid in sorted(names.items())]
     for vm in vms:
         vm.ways[BpfVms.name] = "" if vm.name in by_bpf else why_not or "not found"

@@ -296,7 +296,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _note_unread(self, found: Collection[str]) -> None:
         # A QEMU opens descriptors, and libvirt knows a domain, some time after the VM is made.
         now = time.monotonic()
-        named = {f"{pid}-{files.vms[0]}": files for pid, files in self._files.items()}
+        named = {files.name(pid): files for pid, files in self._files.items()}
         left = named.keys() - set(found)
         self._unread = {name: self._unread.get(name, now) for name in left}
         for name, since in self._unread.items():

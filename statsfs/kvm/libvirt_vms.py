@@ -65,7 +65,7 @@ class LibvirtVms:
 
     def look(self, files: Mapping[int, KvmFiles], others: Collection[str]) -> list[FoundVm]:
         """Ask for what is new, and return the domains that have answered; see `Way.look`."""
-        wanted = {f"{pid}-{one.vms[0]}": (pid, one) for pid, one in files.items()}
+        wanted = {one.name(pid): (pid, one) for pid, one in files.items()}
         for name in self._domains.keys() - (wanted.keys() - set(others)):
             del self._domains[name]
         for name, (pid, one) in wanted.items():

@@ -29,6 +29,10 @@ class KvmFiles(NamedTuple):
     vcpus: dict[int, int]
     stats: dict[int, int]
 
+    def name(self, pid: int) -> str:
+        """Return the name of the process's first VM: debugfs's, if its main thread made the VM."""
+        return f"{pid}-{self.vms[0]}"
+
 
 def find_files(pid: int) -> KvmFiles | None:
     """Return a process's descriptors; None if it has no VM, has ended, or may not be looked at."""

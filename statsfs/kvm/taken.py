@@ -183,7 +183,7 @@ class TakenVms:
         """Take what is new, and close what is gone or read in a better way; see `Way.look`."""
         wanted = {}
         for pid, one in files.items():
-            name = f"{pid}-{one.vms[0]}"
+            name = one.name(pid)
             if one.stats and name not in others:
                 if len(one.vms) == 1:
                     wanted[name] = (pid, one.stats)

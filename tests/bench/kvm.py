@@ -21,6 +21,7 @@ from statsfs.kvm.scanning import find_files
 from tests.bench.measuring import Line, collection_off, compare, show, tell, time_once
 from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import mounted
+from tests.support.qemus import find_kvm_files
 
 VMS, VCPUS = 30, 2
 QEMU = "qemu-system-x86_64"
@@ -52,9 +53,7 @@ def running() -> Iterator[int]:
 
 def find_name(pid: int) -> str:
     """What the VM of a process is called."""
-    files = find_files(pid)
-    assert files is not None
-    return f"{pid}-{files.vms[0]}"
+    return find_kvm_files(pid).name(pid)
 
 
 def has_vcpu(pid: int) -> bool:
