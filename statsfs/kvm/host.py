@@ -95,7 +95,6 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._next_scan = 0.0
         self._next_try: float | None = None
         self._tried = 0.0
-        self._why_no_bpf = ""
         self._complaints: set[str] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)
@@ -113,12 +112,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             for fd in (self._wake, self._uevents.fileno()):
                 self._poll.register(fd, select.EPOLLIN)
             stack.callback(self._leave)
-            if not self._try_bpf():
+            if why_not := self._try_bpf():
                 missing = find_missing(NEEDED)
                 if missing:
                     text = " and ".join(missing)
-                    raise KvmError(f"{self._why_no_bpf}; other ways need {text}", missing)
-                self._complain(f"{self._why_no_bpf}: only what other ways can read is shown")
+                    raise KvmError(f"{why_not}; other ways need {text}", missing)
+                self._complain(f"{why_not}: only what other ways can read is shown")
             self._look()
             self._thread.start()
             self._closing = stack.pop_all()
@@ -177,17 +176,17 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     # BPF
 
-    def _try_bpf(self) -> bool:
+    def _try_bpf(self) -> str:
+        # Why it does not work; "" if it does.
         self._tried = time.monotonic()
         try:
             with self._make_own() as own:
                 self._bpf = BpfVms(BpfIterator(own), self._wake_up)
         except KvmError as error:
-            self._why_no_bpf = str(error)
-            return False
+            return str(error)
         self._next_try = None
         log.info("kvm: all VMs are read by BPF")
-        return True
+        return ""
 
     def _make_own(self) -> OwnVm:
         own = OwnVm()
@@ -207,8 +206,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _look_by_bpf(self) -> list[FoundVm]:
         if self._next_try is not None and time.monotonic() >= self._next_try:
             self._next_try += _RETRY
-            if not self._try_bpf():
-                self._complain(f"{self._why_no_bpf}: only what other ways can read is shown")
+            if why_not := self._try_bpf():
+                self._complain(f"{why_not}: only what other ways can read is shown")
         if self._bpf is None:
             return []
         try:
