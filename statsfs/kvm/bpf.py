@@ -164,7 +164,6 @@ class _Link(AbstractContextManager["_Link"]):
     # A loaded program, attached to the iterator.
 
     def __init__(self, btf: Btf, code: bytes) -> None:
-        self._close = ExitStack()
         with ExitStack() as stack:
             program = _load(code, btf.find_function("bpf_iter_task_file"))
             stack.callback(os.close, program)

@@ -75,9 +75,8 @@ class LibvirtSource(AbstractContextManager["LibvirtSource"]):
         self._connection: Any = None
         self._listing: Future[list[Domain]] | None = None
         self._waiting = threading.Semaphore(_WAITING)
-        self._ids: dict[
-            int, int
-        ] = {}  # libvirt's numbers: a domain that is started anew has another
+        # By process libvirt's number: a domain that is started anew has another.
+        self._ids: dict[int, int] = {}
 
     def __exit__(self, *error: object) -> None:
         self.close()
