@@ -17,7 +17,7 @@ from statsfs.kvm.identity import Identity, identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import DEVICE, OwnVm
 from statsfs.kvm.taken import TakenVms
-from statsfs.kvm.vm_sources import Section
+from statsfs.kvm.vm_sources import read_sections
 from statsfs.kvm.ways import MakeWay, Way
 
 __all__ = ["CheckedVm", "CheckedWays", "check_ways"]
@@ -78,8 +78,8 @@ def check_ways(others: Sequence[MakeWay] = (LibvirtVms,)) -> CheckedWays:
     checked = CheckedWays({BpfVms.name: why_not}, vms)
     with OwnVm() as own:
         ways: list[Way] = [TakenVms(own.vcpu.data_size, lambda _: None)]
-        sections = (Section.of(own.vm, schedule=False), Section.of(own.vcpu, schedule=True))
-        ways += [make(*sections) for make in others]
+        sections = read_sections(own)
+    ways += [make(*sections) for make in others]
     for way in ways:
         found = _look(way, files)
         checked.ways[way.name] = why_not = way.find_failure()

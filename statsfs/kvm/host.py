@@ -28,7 +28,7 @@ from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.uevents import KvmUevents
-from statsfs.kvm.vm_sources import SCHEDULE_SIZE, Section, VmSources
+from statsfs.kvm.vm_sources import VmSources, read_sections
 from statsfs.kvm.ways import FoundVm, MakeWay, Numbers, Way
 from statsfs.tree.source import Source
 
@@ -79,9 +79,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def __init__(self, ways: Sequence[MakeWay] = (LibvirtVms,)) -> None:
         with OwnVm() as own:
-            self._vm = Section.of(own.vm, schedule=False)
-            self._vcpu = Section.of(own.vcpu, schedule=True)
-        taken = TakenVms(self._vcpu.size - SCHEDULE_SIZE, self._complain)
+            self._vm, self._vcpu = read_sections(own)
+            taken = TakenVms(own.vcpu.data_size, self._complain)
         self._ways: list[Way] = [taken, *(make(self._vm, self._vcpu) for make in ways)]
         self._bpf: BpfVms | None = None
         self._vms: dict[str, _Vm] = {}

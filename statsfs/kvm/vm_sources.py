@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Final
 
 from statsfs.formats.binary import Layout
+from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.steal import SCHEDULER_VALUES
 from statsfs.kvm.values import make_values
 from statsfs.kvm.ways import Known
@@ -19,7 +20,7 @@ from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Value
 from statsfs.tree.source import Source, directory_of
 
-__all__ = ["SCHEDULE_SIZE", "Section", "VmSources"]
+__all__ = ["SCHEDULE_SIZE", "Section", "VmSources", "read_sections"]
 
 SCHEDULE_SIZE: Final = 8 * len(SCHEDULER_VALUES)
 """How many bytes it has in a vCPU's block, of which it is the beginning."""
@@ -57,6 +58,11 @@ class Section:
             }
             arrays.append(SCHEDULER_VALUES)
         return cls(start + layout.data_size, MappingProxyType(places), tuple(filter(None, arrays)))
+
+
+def read_sections(own: OwnVm) -> tuple[Section, Section]:
+    """Return what the kernel counts for a VM, and for a vCPU; FormatError if it cannot be shown."""
+    return Section.of(own.vm, schedule=False), Section.of(own.vcpu, schedule=True)
 
 
 class _Target:

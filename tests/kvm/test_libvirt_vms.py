@@ -14,7 +14,7 @@ from statsfs.kvm.libvirt_source import Domain, LibvirtNumbers, LibvirtSource
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import KvmFiles
-from statsfs.kvm.vm_sources import Section
+from statsfs.kvm.vm_sources import Section, read_sections
 from statsfs.kvm.ways import FoundVm
 from tests.support.deadlines import wait_until
 from tests.support.libvirtd import Libvirtd
@@ -28,7 +28,7 @@ FILES = {70: KvmFiles((9,), {0: 10, 1: 11}, {}), 80: KvmFiles((9,), {0: 10}, {})
 def sections() -> tuple[Section, Section]:
     """What this kernel counts."""
     with OwnVm() as own:
-        return Section.of(own.vm, schedule=False), Section.of(own.vcpu, schedule=True)
+        return read_sections(own)
 
 
 class Pretended:
