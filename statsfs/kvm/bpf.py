@@ -137,7 +137,7 @@ def check_rights() -> None:
     """Raise KvmError if the system, or this process's rights, refuse BPF."""
     if os.uname().machine not in _SYSCALLS:
         raise KvmError(f"BPF is not supported on {os.uname().machine} yet")
-    # In this mode the call answers EINVAL, which would tell nobody why.
+    # In this mode the call answers EINVAL, which does not tell the reason.
     try:
         lockdown = _LOCKDOWN.read_text()
     except OSError:

@@ -95,7 +95,7 @@ class _Code:
         self.add(0x85, number=_PROBE_READ)
 
     def write(self, at: int, size: int) -> None:
-        # From the stack, to who reads the iterator.
+        # From the stack to the iterator's reader.
         self.member(1, _CONTEXT, "bpf_iter__task_file", "meta")
         self.member(1, 1, "bpf_iter_meta", "seq")
         self.add(0xBF, 2, _STACK)

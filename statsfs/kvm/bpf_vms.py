@@ -1,4 +1,4 @@
-"""The VMs that BPF finds: which rows of a pass are one VM's, and what it is called.
+"""The VMs that BPF finds: the rows of each VM in a pass, and its name.
 
 Owns how often a pass is made for readers: a new one costs a fraction of a millisecond, whatever
 they read, and one of 20 ms before is as good. Threading: `look`, `bind`, `unbind` and `forget`

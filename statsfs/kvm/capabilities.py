@@ -1,4 +1,4 @@
-"""Which capabilities this process has, of those that reading KVM's statistics takes.
+"""The capabilities that reading KVM's statistics needs, and which of them this process lacks.
 
 Threading: pure functions.
 """
@@ -17,7 +17,7 @@ _NUMBERS: Final = {
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
-# What has another one's rights, too.
+# A capability that includes the rights of another.
 _MORE: Final = {
     "CAP_BPF": "CAP_SYS_ADMIN",
     "CAP_PERFMON": "CAP_SYS_ADMIN",

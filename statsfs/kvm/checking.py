@@ -1,4 +1,4 @@
-"""Which ways of reading VMs work here, and for which VM: what an administrator would find out.
+"""Which ways of reading VMs work here, and for which VM.
 
 Each way is made, asked once, and closed. Threading: any thread.
 """
@@ -32,7 +32,7 @@ class CheckedVm:
 
     Attributes:
         name: that of debugfs.
-        identity: who it is.
+        identity: its VMM, name, UUID and machine type.
         ways: by each way why it cannot; "" if it can.
     """
 

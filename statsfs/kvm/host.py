@@ -38,11 +38,11 @@ log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.01  # seconds between two looks at least
 _LOOK: Final = 2.0  # seconds between two looks where nothing happens
-_EAGER: Final = 0.1  # the same while a VM is young: its vCPUs come without a word
+_EAGER: Final = 0.1  # the same while a VM is young: vCPUs have no uevents
 _YOUTH: Final = 5.0  # seconds
 _SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
 _RETRY: Final = 30.0  # seconds until BPF is tried again that has worked before
-# What is shown of one user, who could else fill the tree for all.
+# Limits of one user: else one could fill the tree for all.
 _VMS: Final = 1024
 _VCPUS: Final = 16384
 _COMPLAINTS: Final = 1000  # texts that are logged once each

@@ -1,7 +1,7 @@
-"""Who a virtual machine is: its VMM, name, UUID and machine type, from its process's command line.
+"""The identity of a VM: its VMM, name, UUID and machine type, from its process's command line.
 
-Owns how each VMM is told what a VM is called. Whoever runs a VM chooses these words: they are text
-to show, and prove nothing. Threading: pure functions; /proc is read.
+Owns the options with which each VMM gets them. The user who runs a VM chooses these words: they are
+text to show, and prove nothing. Threading: pure functions; /proc is read.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Identity:
 
 
 def identify(pid: int) -> Identity:
-    """Return who the VM of a process is; nothing is known of a process that has ended."""
+    """Return the identity of a process's VM; it is empty for a process that has ended."""
     program, words = "", b""
     with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
         words = file.read(_MOST)
@@ -53,7 +53,7 @@ def identify(pid: int) -> Identity:
 
 
 def parse_command(words: Sequence[bytes], program: bytes = b"") -> Identity:
-    """Return who the VM is of which a process has this command line.
+    """Return the identity of the VM whose process has this command line.
 
     Args:
         words: the command line.
@@ -64,7 +64,7 @@ def parse_command(words: Sequence[bytes], program: bytes = b"") -> Identity:
     name = number = machine = ""
     if vmm == "qemu":
         for option, text in _read_options(texts):
-            # A later option completes the ones before it.
+            # A later option adds to the ones before it.
             values = _read_values(text)
             if option == "name":
                 name = values.get("guest", values.get("", name))

@@ -1,4 +1,4 @@
-"""What libvirt tells of its running domains, over its read-only socket, with no change to them.
+"""The numbers of libvirt's running domains, over its read-only socket, which changes nothing.
 
 Owns the connection to libvirtd, which may be restarted; which process a domain is; and how many
 questions wait for an answer. libvirt has the kernel's values but for histograms.

@@ -1,7 +1,7 @@
-"""A VM of our own that never runs: what the kernel's statistics of VMs and vCPUs look like.
+"""A VM of our own that never runs: it tells the layouts of the statistics of VMs and vCPUs.
 
-Owns the ioctls that make it. It has no memory and one vCPU, takes about a millisecond, and is seen
-by everything that looks for VMs: whoever has one knows by its descriptors which it is.
+Owns the ioctls that make it. It has no memory and one vCPU, and takes about a millisecond. All that
+looks for VMs finds it too: its descriptors tell it from others.
 Threading: one thread makes and closes it; its layouts do not change.
 """
 

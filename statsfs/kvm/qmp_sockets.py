@@ -1,8 +1,8 @@
 """The QMP sockets of this host's VMs: which there are, and which are safe.
 
 Owns patterns and the rights of directories. Another user who can put a socket into a directory can
-answer in a VM's place. So a socket counts only where nobody but root, this process's user and who
-runs the VM can create, rename or remove files. Threading: pure functions.
+answer in a VM's place. So a socket counts only where nobody but root, this process's user and the
+VM's user can create, rename or remove files. Threading: pure functions.
 """
 
 import contextlib
@@ -91,9 +91,9 @@ def check_directories(path: str) -> str:
 
 
 def check_owners(path: str, user: int) -> None:
-    """Raise QmpError if a directory of a socket belongs to nobody of these.
+    """Raise QmpError if a directory of a socket belongs to a user who is not permitted.
 
-    They are root, this process's user, and `user`, who runs the VM.
+    Permitted are root, this process's user, and `user`, who runs the VM.
     """
     for directory, state in _find_directories(path):
         if state.st_uid not in (0, os.geteuid(), user):

@@ -1,8 +1,8 @@
 """Statistics descriptors that a process keeps open, taken from it with pidfd_getfd(2).
 
 QEMU has one open for each vCPU since 8.1. Owns the copies, and what they are. An open one keeps its
-VM in the kernel: who has this must close it as soon as the process has ended, which a pidfd tells.
-One read is a pread for each vCPU; nothing is asked of the process, which may be stopped.
+VM in the kernel: it must be closed as soon as the process has ended, which a pidfd tells. One read
+is a pread for each vCPU; the process takes no part in it, and may be stopped.
 Threading: any thread.
 """
 

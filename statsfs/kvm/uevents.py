@@ -1,4 +1,4 @@
-"""KVM's uevents: the kernel's word that a VM was made or is gone, whatever program runs it.
+"""KVM's uevents: the kernel tells that a VM was made or is gone, whatever program runs it.
 
 Owns the netlink socket and the text of the messages (lib/kobject_uevent.c, and
 kvm_uevent_notify_change() in virt/kvm/kvm_main.c). vCPUs have no uevents.
