@@ -4,7 +4,8 @@ Owns what a name leads to, what stat(2) tells, and what may be opened. `inodes` 
 kernel knows, `handles` what is open; `value_files` and `views` make the texts.
 
 Threading: all methods are for the serving thread but `find_stale`, which is for the thread that
-changed the tree, `write`, and the removal that `prepare_rmdir` returns.
+changed the tree. What `prepare_read` and `prepare_write` yield runs in any, as does the removal
+that `prepare_rmdir` returns.
 """
 
 import stat
@@ -29,13 +30,7 @@ from statsfs.tree.refresh import Refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, rmdir_of
 
-__all__ = [
-    "NAME_MAX",
-    "BusyDirectoryError",
-    "FixedDirectoryError",
-    "NoSuchAttributeError",
-    "Vfs",
-]
+__all__ = ["NAME_MAX", "BusyDirectoryError", "FixedDirectoryError", "NoSuchAttributeError", "Vfs"]
 
 NAME_MAX: Final = 255
 
