@@ -7,7 +7,7 @@ Threading: a work runs in any thread; all else is for the serving thread.
 """
 
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Generic, TypeVar
 
 from statsfs.model.foreign import foreign
@@ -47,10 +47,7 @@ class Work(Generic[_T]):
         """Do it; in a thread it lets others have the interpreter now and then."""
         self.begun = True
         try:
-            if self.quick:
-                self._result.append(self._function())
-                return
-            with pausing():
+            with nullcontext() if self.quick else pausing():
                 self._result.append(self._function())
         except foreign() as error:
             self.error = error
