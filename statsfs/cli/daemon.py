@@ -188,8 +188,9 @@ def _filling(
     # Shows VMs in `kvm`, and segments; the directory None is the host's or the user's.
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
-            source = stack.enter_context(KvmHost()).source if kvm else None
-            if source is None:
+            if kvm:
+                source = stack.enter_context(KvmHost()).source
+            else:
                 source = stack.enter_context(Source("kvm"))
             registry.register(source)
             stack.callback(registry.unregister, source)
