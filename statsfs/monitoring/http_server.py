@@ -1,6 +1,6 @@
 """The HTTP server that answers scrapes of `/metrics`.
 
-Owns the paths, what a client may ask of each, and the life of a server. Clients get GET and HEAD of
+Owns what a client may ask for, and the life of a server. Clients get GET and HEAD of
 one path, of all metrics or of those that `name[]` names, in a format and an encoding that they
 accept. Anybody may ask, so only values that everybody may read are exported.
 
@@ -45,18 +45,17 @@ _VIEWS: Final = {
 
 
 class _Answers:
-    # What is answered, by path.
+    # The answers to requests.
 
     def __init__(self, renderings: SharedRenderings) -> None:
         self._renderings = renderings
         self._packing = trio.CapacityLimiter(1)
-        self._paths = {"/metrics": self._answer_metrics}
 
     async def answer(self, request: Request, is_wanted: Callable[[], bool]) -> Answer:
         target = request.target
         origin = _ORIGIN.match(target)
         path, _, query = target[origin.end() if origin else 0 :].partition("#")[0].partition("?")
-        if path not in self._paths:
+        if path != "/metrics":
             return make_error(HTTPStatus.NOT_FOUND)
         if request.method not in ("GET", "HEAD"):
             return make_error(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow", "GET, HEAD"))
@@ -64,7 +63,7 @@ class _Answers:
             return make_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
             with trio.fail_after(_PATIENCE):
-                return await self._paths[path](request, query, is_wanted)
+                return await self._answer_metrics(request, query, is_wanted)
         except RenderingError:
             return make_error(HTTPStatus.INTERNAL_SERVER_ERROR)
         except (trio.TooSlowError, RuntimeError):  # or no thread can be started
