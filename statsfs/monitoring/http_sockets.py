@@ -12,12 +12,14 @@ import os
 import resource
 import socket
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 
 import trio
 
+from statsfs.model.locking import call_locked
 from statsfs.monitoring.clients import Clients
 from statsfs.monitoring.http_connections import SLICE, Connection, Handle
 from statsfs.monitoring.http_messages import HEAD_MAX, Exchange, make_error
@@ -42,11 +44,19 @@ _sockets: Final[set[socket.socket]] = set()
 _lock: Final = threading.RLock()
 
 
+def _keep(make: Callable[[], socket.socket]) -> socket.socket:
+    # Makes a socket, and notes it.
+    def keep() -> socket.socket:
+        one = make()
+        _sockets.add(one)
+        return one
+
+    return call_locked(_lock, keep)
+
+
 def listen(family: int, address: Any) -> socket.socket:
     """Return a socket that listens at an address; raise OSError if it cannot."""
-    with _lock:
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        _sockets.add(listener)
+    listener = _keep(lambda: socket.socket(family, socket.SOCK_STREAM))
     try:
         # The sockets of clients inherit all of these.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,18 +72,19 @@ def listen(family: int, address: Any) -> socket.socket:
 
 
 def _accept(listener: socket.socket) -> socket.socket:
-    with _lock:
-        client, _ = listener.accept()
-        _sockets.add(client)
+    client = _keep(lambda: listener.accept()[0])
     client.setblocking(False)
     return client
 
 
 def close(one: socket.socket) -> None:
     """Close a socket of a server; of one that is closed nothing happens."""
-    with _lock:
+
+    def drop() -> None:
         one.close()
         _sockets.discard(one)
+
+    call_locked(_lock, drop)
 
 
 def _close_in_child() -> None:
