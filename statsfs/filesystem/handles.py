@@ -160,16 +160,16 @@ class Handles:
             for handle in self._left_open.popleft().opened:
                 opened = self.files[handle]
                 assert opened.source is not None  # a registry is never removed
-                count, weight = self._kept.get((opened.user, opened.source), (0, 0))
-                if not count:
+                files, weight = self._kept.get((opened.user, opened.source), (0, 0))
+                if not files:
                     weight = _weigh_source(opened.source)
                     self._memory.charge(opened.user, weight)
-                self._kept[opened.user, opened.source] = (count + 1, weight)
+                self._kept[opened.user, opened.source] = (files + 1, weight)
 
     def _let_go(self, user: int, source: Source) -> None:
-        count, weight = self._kept.pop((user, source), (0, 0))
-        if count > 1:
-            self._kept[user, source] = (count - 1, weight)
+        files, weight = self._kept.pop((user, source), (0, 0))
+        if files > 1:
+            self._kept[user, source] = (files - 1, weight)
         else:
             self._memory.give_back(user, weight)
 
@@ -182,7 +182,7 @@ class Handles:
         opened.names, opened.weight = names, weight
 
     def set_text(self, opened: OpenFile | OpenView, text: bytes | Text) -> None:
-        """Keep what an open file shows; a `Text` may be that of others of its user, too."""
+        """Keep the text of an open file; several open files of a user may share one `Text`."""
         if isinstance(text, bytes) and len(text) > _SMALL:
             text = Text(text)
         former = opened.text
@@ -193,7 +193,7 @@ class Handles:
         opened.text = text
 
     def set_view(self, handle: int, opened: OpenView, text: Text, moment: int) -> None:
-        """Keep what an open view shows, and when that was so."""
+        """Keep the text of an open view, and the moment of its numbers."""
         self.set_text(opened, text)
         rendered = self._rendered_of(opened)
         rendered.pop(handle, None)
