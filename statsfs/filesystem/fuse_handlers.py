@@ -87,9 +87,9 @@ _LOGGED_MAX: Final = 100
 # How many threads work at a time, and for one user. They share one interpreter, so more would gain
 # nothing; with fewer a small view would wait for the end of a larger one.
 _WORKS: Final = (4, 2)
-# The same for what takes much memory meanwhile,
+# The same for works that take much memory,
 _LARGE_WORKS: Final = (1, 1)
-# and for refreshes and removals, which do little but wait.
+# and for refreshes and removals, which mostly wait.
 _ASKING: Final = (64, 16)
 
 _P = ParamSpec("_P")
@@ -303,9 +303,8 @@ class Handlers(pyfuse3.Operations):
                     raise FUSEError(errno.ENODATA)  # better no numbers than old ones
 
     async def _do(self, work: Work[Any]) -> None:
-        # Another handler has it done: this one waits for that.
         ended = self._running.get(work)
-        if ended is not None:
+        if ended is not None:  # another handler runs it
             await self._wait(partial(wait, ended.wait), work.user)
             return
         ended = self._running[work] = trio.Event()

@@ -13,11 +13,11 @@ __all__ = ["FairLimiter"]
 
 
 class FairLimiter:
-    """Lets so many in at a time, and of one user so many; of users who wait one each in turn.
+    """Limits how many are inside at a time, in total and for each user. Waiting users take turns.
 
     Args:
-        most: how many.
-        each: how many of one user.
+        most: how many in total.
+        each: how many for each user.
     """
 
     def __init__(self, most: int, each: int) -> None:
@@ -28,7 +28,7 @@ class FairLimiter:
         self._waiting: dict[int, deque[trio.Event]] = {}
 
     def of(self, user: int) -> trio.CapacityLimiter:
-        """Return what lets a user in, for `trio.to_thread.run_sync`."""
+        """Return the limiter of one user, for `trio.to_thread.run_sync`."""
         return cast(trio.CapacityLimiter, _Limiter(self, user))
 
     async def enter(self, user: int) -> None:
@@ -74,7 +74,7 @@ class FairLimiter:
 
 @dataclass(frozen=True, slots=True)
 class _Limiter:
-    # What trio takes in place of a `CapacityLimiter`.
+    # One user's. It has what `trio.to_thread.run_sync` calls of a `CapacityLimiter`.
     limiter: FairLimiter
     user: int
 

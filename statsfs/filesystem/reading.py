@@ -1,7 +1,8 @@
 """Reading: what open files show, and how they are cleared.
 
-Owns what is done at once, on the serving thread, and what is so much that a thread does it: then
-others are answered meanwhile. What one user asks for several times before it begins is done once.
+Owns which reads and clears are made at once, on the serving thread, and which take so long that a
+thread makes them, while others are answered. If one user asks for the same several times before
+its work begins, the work is done once.
 
 Threading: for the serving thread; what `prepare` and `prepare_clear` yield runs in any.
 """
@@ -25,9 +26,9 @@ __all__ = ["Reading", "UnrecordedError"]
 
 # To read, add and format a bucket takes as long as to add so many numbers, at some 50 ns each.
 _PER_BUCKET: Final = 8
-# So many of these are read or cleared at once: half a millisecond.
+# Up to so many are read or cleared at once: half a millisecond.
 _QUICK: Final = 10_000
-# Of more than these, only one thread reads at a time, as it takes memory.
+# More than these are read by one thread at a time: that takes memory.
 _LARGE: Final = 1_000_000
 
 
@@ -41,7 +42,7 @@ class Reading:
     def __init__(self, handles: Handles, registry: Registry) -> None:
         self._handles = handles
         self._registry = registry
-        # What others of a user may join before it begins.
+        # Other requests of the same user may join these before they begin.
         self._views: Works[tuple[Text, int]] = Works()
         self._texts: Works[Text] = Works()
 
@@ -158,7 +159,7 @@ def _weigh(opened: OpenFile) -> int:
 
 
 def _weigh_clear(opened: OpenFile) -> int:
-    # How many numbers are cleared; if a source is told of it, that may take long.
+    # How many numbers are cleared; most of all if a source is told of it, which may take long.
     if opened.entry is not None:
         sources = [opened.entry.source]
     else:

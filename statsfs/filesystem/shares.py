@@ -1,4 +1,4 @@
-"""Shares: how much of something each user may have while others want of it too.
+"""Shares: how much each user may have of a resource that all users have in common.
 
 A user may have as much as is left for all others: half of everything if nobody else has any, and
 less the more is taken. So there is something left for a user who comes later, however many came
@@ -13,19 +13,19 @@ __all__ = ["ShareUsedUpError", "Shares", "TooMuchOpenError"]
 
 
 class TooMuchOpenError(StatsfsError, OSError):
-    """What all users together have of the server leaves no room for this."""
+    """All users together use too much of the server; there is no room for this."""
 
 
 class ShareUsedUpError(StatsfsError, OSError):
-    """What one user has of the server leaves no room for this."""
+    """One user has its share of the server; there is no room for this."""
 
 
 class Shares:
-    """What users have of one thing.
+    """The shares of one resource.
 
     Args:
-        what: its name, for errors.
-        most: how much all may have together.
+        what: the name of the resource, for errors.
+        most: how much all users may have together.
     """
 
     def __init__(self, what: str, most: int) -> None:
@@ -35,11 +35,11 @@ class Shares:
         self._by_user: dict[int, int] = {}
 
     def take(self, user: int, amount: int = 1, instead: int = 0) -> None:
-        """Let a user have some, instead of some that the user has.
+        """Give a user an amount, in place of another (`instead`) that the user has.
 
         Raises:
-            TooMuchOpenError: there is not so much left.
-            ShareUsedUpError: that would be more than the user's share.
+            TooMuchOpenError: less than that is left.
+            ShareUsedUpError: the user would have more than its share.
         """
         had = self._by_user.get(user, 0) - instead
         used = self.used - instead + amount
@@ -55,7 +55,7 @@ class Shares:
             self._by_user.pop(user, None)
 
     def charge(self, user: int, amount: int) -> None:
-        """Note that a user has some more, even if that is more than its share."""
+        """Add to what a user has, even beyond its share."""
         self.used += amount
         self._by_user[user] = self._by_user.get(user, 0) + amount
 

@@ -1,7 +1,7 @@
 """Texts: what open files and views show, and where it is kept.
 
-Owns that a large text is outside of the heap: in a file in memory, of which each read copies what
-it was asked for. The heap does not grow by what clients leave open, and has no holes afterwards.
+Owns where large texts are: not in the heap, but in files in memory (memfd_create), from which each
+read copies its part. So texts that clients leave open neither grow the heap nor leave holes in it.
 
 Threading: a text may be made in any thread; it does not change.
 """
@@ -61,7 +61,7 @@ class Text:
 
 
 def read_text(text: bytes | Text | None, offset: int, size: int) -> bytes:
-    """Return a part of a text; of none nothing."""
+    """Return a part of a text; of None, no bytes."""
     if isinstance(text, Text):
         return text.read(offset, size)
     return text[offset : offset + size] if text else b""

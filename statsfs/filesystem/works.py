@@ -1,7 +1,7 @@
-"""Works: what has to be done before a handler answers, where that may take long.
+"""Works: what must run before a handler answers, and may take long.
 
-Owns that those who ask for the same share one work, as long as it has not begun: what begins after
-they asked is as new as if it were their own.
+Owns how works are shared: requests for the same join one work until it begins. Its result is then
+as new as that of a work of their own.
 
 Threading: a work runs in any thread; all else is for the serving thread.
 """
@@ -19,17 +19,17 @@ _T = TypeVar("_T")
 
 
 class Work(Generic[_T]):
-    """Something to be done before a handler answers.
+    """A function that must run before a handler answers.
 
     Args:
-        function: what to do.
-        user: who asks for it.
+        function: the function.
+        user: the user who asked.
         quick: whether it takes so little time that it may run on the serving thread.
         large: whether it takes so much memory that no other such work may run meanwhile.
 
     Attributes:
         begun: whether it has begun.
-        error: what it raised.
+        error: the exception that the function raised.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Work(Generic[_T]):
         self._result: list[_T] = []
 
     def run(self) -> None:
-        """Do it; in a thread it lets others have the interpreter now and then."""
+        """Call the function; unless it is quick, pauses in it let other threads run."""
         self.begun = True
         try:
             with nullcontext() if self.quick else pausing():
@@ -62,14 +62,14 @@ class Work(Generic[_T]):
 
 
 class Works(Generic[_T]):
-    """Works that may be shared, by what they are to do."""
+    """The works that may be shared, by key."""
 
     def __init__(self) -> None:
         self._works: dict[Hashable, Work[_T]] = {}
 
     @contextmanager
     def share(self, key: Hashable, make: Callable[[], Work[_T]]) -> Iterator[Work[_T]]:
-        """Return the work that is to do the same and has not begun, or else a new one."""
+        """Return the work of this key that has not begun, or else a new one."""
         work = self._works.get(key)
         if work is None or work.begun:
             work = self._works[key] = make()

@@ -1,9 +1,9 @@
-"""The clients of a server: how many there may be, how much their answers may keep, who must go.
+"""The clients of a server: how many there may be, how much memory their answers may keep.
 
-Owns the order in which clients are cut off where there is no room: the one goes first that has not
-got on for longest. That is one that is idle between two requests, that does not ask, or that does
-not take its answer. One that waits for the server is not cut off, nor one that got on just now:
-else those that come would cut off each other before they can ask.
+Owns the order in which clients are cut off when there is no room: first the client that has not
+got on for longest. It is idle between two requests, sends no request, or does not take its answer.
+A client that waits for the server is not cut off, nor one that got on just now: else new clients
+would cut off each other before they can ask.
 
 Threading: the trio thread of the server.
 """
@@ -17,17 +17,16 @@ import trio
 __all__ = ["KEPT_MAX", "Client", "Clients"]
 
 KEPT_MAX: Final = 64 << 20
-"""Bytes of older answers that are kept for clients that take their time."""
-
+"""Bytes of older answers that are kept for slow clients."""
 
 _RESPITE: Final = 0.1  # seconds that each has to get on
 
 
 class Client(Protocol):
-    """One that has a place."""
+    """A client that has a place."""
 
     def cut(self) -> None:
-        """End it, whatever it is at."""
+        """End its connection at once."""
 
 
 _C = TypeVar("_C", bound=Client)
@@ -47,10 +46,10 @@ class Clients(Generic[_C]):
         self.closing = False
         self._most = most
         self._all: set[_C] = set()
-        self._busy: set[_C] = set()  # that have asked
-        # Since when those have not got on that do not wait for us; it is the order, too.
+        self._busy: set[_C] = set()  # those that have asked
+        # When each that does not wait for the server got on last; the longest ago is first.
         self._since: dict[_C, float] = {}
-        self._texts: dict[_C, bytes] = {}  # that are being taken
+        self._texts: dict[_C, bytes] = {}  # the answers that are being taken
         self._takers: Counter[int] = Counter()  # of each text, by its `id`
         self._kept = 0  # bytes of them
         self._room = trio.Event()  # set when somebody else may enter
@@ -67,7 +66,7 @@ class Clients(Generic[_C]):
         return True
 
     async def wait_for_room(self) -> None:
-        """Return when one that could not enter may try again."""
+        """Return when a client that could not enter may try again."""
         self._room = trio.Event()
         with trio.move_on_after(_RESPITE):
             await self._room.wait()

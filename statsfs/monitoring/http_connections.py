@@ -66,11 +66,11 @@ class Connection:
         self._received = bytearray()
 
     def cut(self) -> None:
-        """End the connection, whatever it is at."""
+        """End the connection at once."""
         self._scope.cancel()
 
     def is_connected(self) -> bool:
-        """Tell whether the client may take an answer yet."""
+        """Tell whether the client may still read an answer."""
         try:
             # At the end of what it sends it may go on reading.
             self._socket.recv(1, socket.MSG_PEEK)
@@ -85,7 +85,7 @@ class Connection:
                 patience = _ASKING
                 while await self._answer_next(patience):
                     patience = _IDLE
-                    # Who sends many requests at once takes turns with others.
+                    # A client that sends many requests at once takes turns with others.
                     await trio.lowlevel.checkpoint()
                 await self._part()
             except (OSError, EOFError, trio.TooSlowError):

@@ -1,7 +1,7 @@
 """Requests and answers as bytes: HTTP/1.1, 1.0 and 0.9, by h11, and what a request may have.
 
 Owns the bytes of one exchange; the socket and the time that it takes belong to `http_connections`.
-A request has no body: one that comes with a body can be answered, but nothing after it.
+Requests have no body. One that has is answered, and is the last of its connection.
 
 Threading: pure.
 """
@@ -28,7 +28,7 @@ _END: Final = re.compile(rb"\n\r?\n")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asks for.
+    """A client's request.
 
     Attributes:
         method, target: as they came.
@@ -44,13 +44,13 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a client is told.
+    """The answer to a request.
 
     Attributes:
         status: of HTTP.
-        headers: but those that every answer has.
+        headers: without those that every answer has.
         body: in pieces.
-        text: what the pieces keep in memory.
+        text: the bytes that the pieces keep in memory.
     """
 
     status: HTTPStatus
@@ -60,16 +60,16 @@ class Answer:
 
 
 def make_error(status: HTTPStatus, *headers: tuple[str, str]) -> Answer:
-    """Return an answer that says what is wrong."""
+    """Return the answer for an error, with its status as text."""
     text = f"{status.value} {status.phrase}\n".encode()
     return Answer(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], [text])
 
 
 class Refusal(Exception):
-    """A request that is none, or too large; what follows it cannot be read either.
+    """A request is invalid or too large; nothing after it can be read.
 
     Args:
-        status: what the client is told, as a number.
+        status: the status of the answer, as a number.
     """
 
     def __init__(self, status: int) -> None:
@@ -81,7 +81,7 @@ def find_end(received: bytes | bytearray) -> int | None:
     """Return where the first request ends; None if it has not come whole.
 
     Raises:
-        Refusal: it is too large, or is no request.
+        Refusal: it is too large, or invalid.
     """
     end = received.find(b"\n") + 1
     if (end or len(received)) > _LINE_MAX:
@@ -110,10 +110,10 @@ class Exchange:
         self._asks_for_head = False
 
     def read(self, head: bytes) -> Request:
-        """Return the request that these bytes are, up to their end.
+        """Return the request in these bytes, which end with it.
 
         Raises:
-            Refusal: they are none.
+            Refusal: they are invalid.
         """
         if _is_old(head):
             verb, path = head.split()
@@ -141,11 +141,11 @@ class Exchange:
         return Request(method, target, headers, has_body)
 
     def write(self, answer: Answer, *, last: bool) -> list[bytes | memoryview]:
-        """Return the bytes of an answer, in pieces of which none is empty.
+        """Return the bytes of an answer, in pieces; none is empty.
 
         Args:
-            answer: to the request that was read, or to what was none.
-            last: whether the client is told that it is.
+            answer: to the request that was read, or to one that was refused.
+            last: whether the client is told that the connection ends.
         """
         pieces = [*answer.body]
         if not self._old:

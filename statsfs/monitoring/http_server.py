@@ -1,11 +1,11 @@
 """The HTTP server that answers scrapes of `/metrics`.
 
-Owns what a client may ask for, and the life of a server. Clients get GET and HEAD of
-one path, of all metrics or of those that `name[]` names, in a format and an encoding that they
-accept. Anybody may ask, so only values that everybody may read are exported.
+Owns what a client may ask for, and the life of a server. There is one path, for GET and HEAD: all
+metrics, or those that `name[]` names, in a format and an encoding that the client accepts. Anybody
+may ask, so only values that everybody may read are exported.
 
 Threading: any thread. A daemon thread with a trio loop of its own serves all clients, and
-renderings are made in a worker thread: who is slow or silent delays nobody else.
+renderings are made in a worker thread: slow and silent clients delay no others.
 """
 
 import logging
@@ -74,7 +74,7 @@ class _Answers:
     ) -> Answer:
         content_type = choose_content_type(request.headers.get("accept", ""))
         packed = accepts_gzip(request.headers.get("accept-encoding", ""))
-        # As in prometheus_client: without a name all metrics, and what is no name is ignored.
+        # As in prometheus_client: without a name all metrics; other parameters are ignored.
         names = parse_qs(query).get("name[]")
         whole = packed and names is None
         text = await self._renderings.render(_VIEWS[content_type], whole, is_wanted)

@@ -1,8 +1,8 @@
-"""The sockets of a server: where it listens, and who is let in.
+"""The sockets of a server: where it listens, and which clients it lets in.
 
-Owns the sockets of all servers, what becomes of them in a forked child, and the end of a server. A
-child closes its copies: else the port of a parent that was killed would stay taken, and clients
-would wait for an answer of nobody.
+Owns the sockets of all servers, which a forked child closes, and the end of a server. With copies
+in a child the port of a parent that was killed would stay taken, and its clients would wait for an
+answer that never comes.
 
 Threading: the trio thread of the server, but for `listen`, `close` and forks, which come in any.
 """
@@ -78,7 +78,7 @@ def _accept(listener: socket.socket) -> socket.socket:
 
 
 def close(one: socket.socket) -> None:
-    """Close a socket of a server; of one that is closed nothing happens."""
+    """Close a socket of a server; if it is closed, do nothing."""
 
     def drop() -> None:
         one.close()
@@ -143,7 +143,7 @@ class Listening:
                 clients.start_soon(self._serve, connection, client)
 
     async def _let_in(self, connection: Connection, client: socket.socket) -> bool:
-        # Where all wait for an answer, one waits here, and those that come after it in the system.
+        # If all clients wait for an answer, one more waits here, and the next ones in the backlog.
         entered = False
         try:
             with trio.move_on_after(_PATIENCE):

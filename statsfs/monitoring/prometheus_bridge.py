@@ -146,7 +146,7 @@ def _list_series(metric: "Metric") -> Iterator[_Series]:
 
 
 class _Shape(NamedTuple):
-    # All that the array of a series follows from.
+    # It determines the array of a series.
     name: str
     kind: Kind
     exponent: int

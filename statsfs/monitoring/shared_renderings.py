@@ -3,9 +3,9 @@
 Owns which rendering answers a scrape, and when it is made. A scrape joins the rendering of its
 format that has not begun yet: so its numbers are never older than itself, and all that come while
 another rendering is made share the next one. Some metrics alone have no rendering of their own:
-they are cut out of the text of all, so that who asks for others each time gets no more turns.
+they are cut out of the text of all, so a client that names others each time gets no more turns.
 
-A rendering is compressed once, if somebody wants that. One is not made if all who asked for it have
+A text is compressed once, if a client wants that. A rendering is not made if all its clients have
 hung up.
 
 Threading: the trio thread of the server. A rendering is made in a worker thread, one at a time: two
@@ -40,14 +40,14 @@ class RenderingError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Scrape:
-    # One that waits for a rendering: in which form, and whether somebody still wants it.
+    # A scrape that waits for a rendering: its form, and whether the client is still there.
     packed: bool
     is_wanted: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What was rendered, in the forms that are wanted; a form that nobody wants is empty.
+    """A rendered text, in the forms that clients want; any other form is empty.
 
     Attributes:
         plain: the text.
@@ -82,7 +82,7 @@ class SharedRenderings:
     """The renderings of a server.
 
     Args:
-        registry: what is rendered, as everybody may read it.
+        registry: its values are rendered, as everybody may read them.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -102,7 +102,7 @@ class SharedRenderings:
 
         Raises:
             RenderingError: it failed.
-            ConnectionAbortedError: nobody wanted it any more when it was to begin.
+            ConnectionAbortedError: all clients had hung up before it began.
         """
         rendering = self._next.setdefault(view.name, _SharedRendering(view))
         scrape = _Scrape(packed, is_wanted)
