@@ -40,6 +40,7 @@ def kernel(registry: Registry) -> Kernel:
 
 # Real mounts, real guests
 
+_HOST = 0xEFFFFFFC  # the inode of the first PID namespace, PROC_PID_INIT_INO
 DEVICES = {"mount": "/dev/fuse", "kvm": "/dev/kvm"}  # what tests with these marks need
 
 
@@ -58,6 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "mount: mounts a filesystem; where that can be, it must be")
     config.addinivalue_line("markers", "kvm: runs real guests; where there is KVM, it must")
     config.addinivalue_line("markers", "root: needs the rights of root")
+    config.addinivalue_line("markers", "host: needs the kernel's own numbers of processes")
     config.addinivalue_line("markers", "tools: runs programs of Debian packages: cc, promtool")
     config.addinivalue_line("markers", "slow: not among the tests of `make quick`")
 
@@ -75,6 +77,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=f"no {device} that this user may use"))
         if item.get_closest_marker("root") and os.geteuid():
             item.add_marker(pytest.mark.skip(reason="needs root"))
+        if item.get_closest_marker("host") and os.stat("/proc/self/ns/pid").st_ino != _HOST:
+            item.add_marker(pytest.mark.xfail(run=False, reason="in a PID namespace"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -83,6 +83,7 @@ def mounted_under(
 
 
 @pytest.mark.kvm
+@pytest.mark.host
 @pytest.mark.mount
 @pytest.mark.root
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from statsfs.tree.registry import Registry
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT
 
-pytestmark = [pytest.mark.kvm, pytest.mark.root]
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.kvm_ways import OtherWay
 from tests.support.mounts import ROOT, run
 from tests.support.qemus import WITHOUT_BPF, Qemu, find_qemu, running
 
-pytestmark = [pytest.mark.kvm, pytest.mark.root]
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
 KEEPS_NONE = "its process keeps none open (QEMU since 8.1)"
 

@@ -21,7 +21,7 @@ from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kvm_ways import OtherWay
 
-pytestmark = [pytest.mark.kvm, pytest.mark.root]
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
 
 @pytest.fixture(autouse=True)

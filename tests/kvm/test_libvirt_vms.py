@@ -19,7 +19,7 @@ from statsfs.kvm.ways import FoundVm
 from tests.support.deadlines import wait_until
 from tests.support.libvirtd import Libvirtd
 
-pytestmark = [pytest.mark.kvm, pytest.mark.root]
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
 FILES = {70: KvmFiles((9,), {0: 10, 1: 11}, {}), 80: KvmFiles((9,), {0: 10}, {})}
 

@@ -17,7 +17,7 @@ from tests.support.kvm_mounts import STATSFS, mounted, number, shown, wait_for
 from tests.support.mounts import ROOT, run
 from tests.support.qemus import UUID, find_qemu, running, take_stats
 
-pytestmark = [pytest.mark.kvm, pytest.mark.root]
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
 SCHEDULE = {"run_ns", "wait_ns", "timeslices"}
 

@@ -20,7 +20,7 @@ from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import STATSFS, mounted, number, shown, wait_for
 from tests.support.qemus import WITHOUT_BPF, find_qemu, running, take_stats
 
-pytestmark = [pytest.mark.kvm, pytest.mark.root]
+pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
 
 def stats_of(vm: RealVm) -> dict[int, int]:

@@ -48,6 +48,7 @@ def test_what_is_about_something_else(old: bytes, new: bytes) -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.host
 def test_a_vm_that_comes_and_goes() -> None:
     """The kernel tells both, with the thread and the name of debugfs."""
     with KvmUevents() as events:
@@ -66,6 +67,7 @@ def test_a_vm_that_comes_and_goes() -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.host
 def test_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """An overrun is told, and what comes later is heard."""
     monkeypatch.setattr(uevents, "_BUFFER", 1)  # the kernel makes it a few KiB
@@ -81,6 +83,7 @@ def test_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.kvm
+@pytest.mark.host
 @pytest.mark.root
 def test_other_uevents_wake_nobody(tmp_path: Path) -> None:
     """As of a filesystem that is mounted: the kernel drops them."""
