@@ -17,7 +17,6 @@ from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.timers import Timers
 from statsfs.tree.log_budget import LogBudget
-from statsfs.tree.pauses import pause
 
 __all__ = ["SegmentFolding"]
 
@@ -60,7 +59,6 @@ class SegmentFolding:
             if not segment.numbers.finish():
                 text = "%s: its last numbers cannot be read; those before count"
                 self.budget.log(segment.owner[0], log, text, segment.metadata.path)
-            pause()
         if not self.journal.begin_fold(name, segments):
             self.timers.add(_PAUSE, lambda: [*map(self.liveness.note_dead, segments)])
             return
@@ -75,7 +73,6 @@ class SegmentFolding:
         for segment in segments:
             self.journal.path_sources.remove(segment.source)
             self.liveness.drop(segment)
-            pause()  # others may have the tree's lock
         self.journal.end_fold(name, segments)
         self.admission.vacant.add(name)
 
