@@ -118,13 +118,13 @@ class Admission:
 
     def retry(self, location: Location) -> None:
         """Admit a file, if that is possible by now."""
-        self._try(location, location.find())
+        status = location.find()
+        if not self._is_known(location, status):
+            self._try(location, status)
 
     def _try(self, location: Location, status: os.stat_result | None) -> None:
         if status is None:
             self._forget(location)
-            return
-        if self._is_known(location, status):
             return
         try:
             admitted = self._admit(location)
