@@ -387,12 +387,13 @@ class PathSources:
         if not self._touched:
             return
         touched, self._touched = self._touched, {}
-        paths = {source: source.path.split("/") for source in list(touched)}
-        for source, path in list(paths.items()):
-            if self.top_sources.is_withheld(path[0]):
+        lineages = []
+        for source in list(touched):
+            components = source.path.split("/")
+            if self.top_sources.is_withheld(components[0]):
                 self._touched_later[source] = None
-                del paths[source]
-        lineages = [*map(self._find_lineage, paths.values())]
+            else:
+                lineages.append(self._find_lineage(components))
         for lineage in filter(None, lineages):
             self._settle(lineage[-1])
         changed = [
