@@ -31,6 +31,7 @@ from statsfs.collector.top_sources import TopSources
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
 from statsfs.tree.index import ClearRecorder
+from statsfs.tree.lineage import find_lineage
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 
@@ -230,7 +231,7 @@ class PathSources:
         above = source.parent
         if isinstance(above, Source):
             self._touched[above] = None
-            self._shares.touch(self._find_lineage(above.path.split("/")))
+            self._shares.touch(find_lineage(above))
 
     def _take_out(self, source: Source) -> None:
         leaving, parent = [source], source.parent
@@ -403,7 +404,7 @@ class PathSources:
         ]
         for source in changed:
             self._changed[_top_of(source)] = None
-            self._shares.touch(self._find_lineage(source.path.split("/")))
+            self._shares.touch(find_lineage(source))
         if changed:
             for source in list(self._empty):
                 self._settle(source)

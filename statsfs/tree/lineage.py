@@ -1,6 +1,6 @@
 """Lineages: a source and all sources above it, whose totals a change concerns.
 
-Threading: under the tree's lock.
+Threading: under the tree's lock; elsewhere a lineage may be that of a moment ago.
 """
 
 import time
