@@ -274,14 +274,14 @@ class Scanning:
                 status = location.find()
                 if status is not None and status.st_nlink > 1 and len(links) < _LINKED_MAX:
                     links[identify(status)] += 1
-                if not self._is_known(location):
+                if not self._admission.refusals.is_known(location):
                     self._sort_file(location, found)
             yield
         self._admission.links[directory.prefix] = links
 
-    def _is_known(self, location: Location, others: Set[str] = frozenset()) -> bool:
+    def _is_known(self, location: Location, living: Set[str]) -> bool:
         key = location.key
-        known = key in self._liveness.by_key or key in others
+        known = key in self._liveness.by_key or key in living
         return known or self._admission.refusals.is_known(location)
 
     def _sort_file(self, location: Location, found: "_Found") -> None:
