@@ -382,14 +382,18 @@ class Directory:
                         index.add(change, kept)
         self.make_stale(change)
 
+    def add_refreshers(self, change: TreeChange, refreshers: Mapping[Refresher, None]) -> None:
+        """Add refreshers of the subtree."""
+        self.refreshers = self.refreshers or {}
+        change.do(self.refreshers.update, refreshers)
+
     def join(
         self, change: TreeChange, other: "Directory", indexes: Mapping[Array, ArrayIndex]
     ) -> bool:
         """Add a new descendant with its indexes; tell whether the files change."""
         stale = False
         if other.refreshers:
-            self.refreshers = self.refreshers or {}
-            change.do(self.refreshers.update, other.refreshers)
+            self.add_refreshers(change, other.refreshers)
         for array, index in indexes.items():
             stale = stale or not self.count_below(array)
             mine = self.index.get(array)

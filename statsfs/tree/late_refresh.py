@@ -31,6 +31,5 @@ def _set_refresh(source: Source, change: TreeChange, refresher: Refresher) -> No
     if directory_of(source).refresher is not None:
         raise TreeError(f"{source.path}: it has a refresh already", source)
     change.set(directory_of(source), "refresher", refresher)
-    for one in map(directory_of, find_lineage(source)):
-        one.refreshers = one.refreshers or {}
-        change.do(one.refreshers.__setitem__, refresher, None)
+    for one in find_lineage(source):
+        directory_of(one).add_refreshers(change, {refresher: None})
