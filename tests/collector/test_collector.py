@@ -57,6 +57,12 @@ def test_what_is_published_is_shown(directory: Path) -> None:
         assert find(registry, "app/web") is not None
 
 
+def test_a_registry_is_needed(directory: Path) -> None:
+    """Anything else is refused at once."""
+    with pytest.raises(TypeError, match="not a Registry: 'x'"):
+        Collector("x", directory)  # type: ignore[arg-type]  # that is the question
+
+
 def test_a_path_is_no_format(directory: Path) -> None:
     """A name with a "%d" was refused, as one that lacks its argument."""
     with (

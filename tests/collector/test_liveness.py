@@ -2,9 +2,6 @@
 
 import contextlib
 
-import pytest
-
-from statsfs.collector import Collector
 from statsfs.collector.live_segment import weigh
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.timers import Timers
@@ -40,9 +37,3 @@ def test_heavy_ones_are_few(trusted: TrustedDirectory) -> None:
         assert liveness.take_dead("app", 9, 2 * weight) == segments[:2]
         assert liveness.take_dead("app", 9, 2 * weight - 1) == segments[2:3]
         assert liveness.take_dead("app", 9, 0) == segments[3:]
-
-
-def test_a_registry_is_needed(trusted: TrustedDirectory) -> None:
-    """Anything else is refused at once."""
-    with pytest.raises(TypeError, match="not a Registry: 'x'"):
-        Collector("x", trusted.path)  # type: ignore[arg-type]  # that is the question

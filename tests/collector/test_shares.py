@@ -13,14 +13,14 @@ from statsfs.tree.source import Source
 from tests.support.collecting import HandMade, collect, collecting, files_in, find, total, wait_for
 from tests.support.deadlines import wait_until
 from tests.support.mounts import Server, exists, run, serving
+from tests.support.other_users import AS_USER, SUM, USER
 
-SUM = Value("sum", aggregate=Aggregate.SUM)
 LEVEL = Value("level", aggregate=Aggregate.SUM, kind=Kind.INSTANT)
 
 _SERIAL = iter(range(1 << 30))
 
 
-def name_value(name: str, size: int = 8) -> Value:
+def make_histogram(name: str, size: int = 8) -> Value:
     """A histogram."""
     return Value(name, aggregate=Aggregate.SUM, kind=Kind.LINEAR_HIST, size=size, bucket_size=1)
 
@@ -54,16 +54,16 @@ def test_new_values_are_refused(
         living = put(directory, "app/w0", SUM, alive=True)
         wait_for(registry, "app/w0")
         for name in "ab":
-            put(directory, "app/w1", name_value(name))
+            put(directory, "app/w1", make_histogram(name))
             wait_until(lambda: len(files_in(directory)) == 1, "the fold")
-        refused = put(directory, "app/w1", name_value("c"))
+        refused = put(directory, "app/w1", make_histogram("c"))
         wait_until(lambda: "is refused" in caplog.text)
         has = f"the directories of user {os.geteuid()} have {weigh(1, 1, 8, 8)} numbers"
         (line,) = [line for line in caplog.messages if has in line]
         assert f"it needs 20 more; no more than {weigh(1, 1, 8, 8)}: in the mount, rmdir" in line
         # What they have already is admitted, as often as it comes.
         for name in "ab":
-            put(directory, "app/w1", name_value(name))
+            put(directory, "app/w1", make_histogram(name))
         wait_until(lambda: len(files_in(directory)) == 2)
         wait_until(lambda: total(registry, "b") == [2] * 8)
     monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.05)
@@ -84,7 +84,7 @@ def test_the_longest_empty_directories_give_way(
 ) -> None:
     """They fold into their parents, but not the one that the segment is for: no total falls."""
     monkeypatch.setattr(shares, "NUMBERS_MAX", weigh(4, 8, 8, 8, 8))
-    hist = name_value("hist")
+    hist = make_histogram("hist")
     with collecting(directory) as registry:
         for number, name in enumerate(["g0", "g1", "g2", "g0", "g3", "g4"], 1):
             put(directory, f"app/{name}/w", hist)
@@ -138,10 +138,10 @@ def test_records_that_are_over_the_bound(
 ) -> None:
     """Are loaded, which one line says; nothing is admitted that needs more until they shrink."""
     with collecting(directory) as registry:
-        living = put(directory, "app/w0", name_value("a"), alive=True)
+        living = put(directory, "app/w0", make_histogram("a"), alive=True)
         wait_for(registry, "app/w0")
         for name in "abcd":
-            put(directory, f"app/{name}/w", name_value(name))
+            put(directory, f"app/{name}/w", make_histogram(name))
         wait_until(lambda: len(files_in(directory)) == 1)
     # Of all directories but the top one, which has them all.
     monkeypatch.setattr(shares, "NUMBERS_MAX", weigh(1, 8, 8, 8))
@@ -152,9 +152,9 @@ def test_records_that_are_over_the_bound(
         assert [total(registry, name) for name in "abcd"] == [[2] * 8, *[[1] * 8] * 3]
         text = f"have {weigh(1, 8, 8, 8, 8)} numbers, more than {weigh(1, 8, 8, 8)}; nothing that"
         wait_until(lambda: text in caplog.text)
-        put(directory, "app/w1", name_value("b"), name_value("d"))
+        put(directory, "app/w1", make_histogram("b"), make_histogram("d"))
         wait_until(lambda: total(registry, "b") == [2] * 8)
-        put(directory, "app/w1", name_value("e", 2))
+        put(directory, "app/w1", make_histogram("e", 2))
         wait_until(lambda: "it needs 14 more" in caplog.text)
         for name in "abd":
             registry.by_name["app"].clear_value(name)
@@ -197,9 +197,6 @@ def resident(pid: int) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE") >> 20
 
 
-USER = 1234
-
-
 @pytest.mark.mount
 @pytest.mark.root
 @pytest.mark.slow
@@ -220,7 +217,7 @@ def test_what_the_dead_of_one_user_weigh(server: Server, directory: Path) -> Non
 
     before = resident(server.process.pid)
     for number in range(20):
-        publish(f"www/w{number}", name_value(f"h{number}", 65_535))
+        publish(f"www/w{number}", make_histogram(f"h{number}", 65_535))
     put(directory, "app/w1", SUM)
     wait_until(lambda: exists(server / "app/sum"))
     wait_until(lambda: len(files_in(users)) == 5, "all but 15 to be refused")
@@ -228,12 +225,11 @@ def test_what_the_dead_of_one_user_weigh(server: Server, directory: Path) -> Non
     assert len((server / "www/.stats.json").read_bytes()) > 15 * 65_535 * 19
     # Theirs are the directories, and so is the room in them.
     for number in range(3):
-        publish(f"www/a{number}/w", name_value("h0", 65_535))
+        publish(f"www/a{number}/w", make_histogram("h0", 65_535))
     assert (server / "app/sum").read_text() == "1\n"
     for file in users.iterdir():  # what was refused, and would take the room
         file.unlink()
-    run("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups",
-        "sh", "-c", 'echo 0 >"$1"', "sh", server / "www/h7")  # fmt: skip
-    more = publish("www/w", name_value("more", 65_535))
+    run(*AS_USER, "sh", "-c", 'echo 0 >"$1"', "sh", server / "www/h7")
+    more = publish("www/w", make_histogram("more", 65_535))
     wait_until(lambda: not more.file.exists() and exists(server / "www/more"))
     assert not exists(server / "www/h7")
