@@ -344,7 +344,7 @@ class Journal:
         return paths.look(name), [one for one in noted if paths.is_in_tree(one)]
 
     def _change_rows(self, by_path: dict[tuple[str, ...], RetainedSource]) -> None:
-        # What is being cleared, or removed, is done already in the record.
+        # The record is made as after the clear, or the removal, that is under way.
         rows = {} if self._clearing is None else self._clearing.rows
         cleared = {tuple(source.path.split("/")): places for source, places in rows.items()}
         for path in cleared.keys() & by_path.keys():

@@ -22,12 +22,11 @@ from statsfs.model.values import Value
 __all__ = ["BROUGHT_MAX", "TEXT_MAX", "KnownValues", "is_integer", "is_number_of"]
 
 # Of one user, while a collector lives: different values, 5 KiB each with its array, and the bytes
-# that their descriptions and bounds take.
+# of their descriptions and bounds.
 BROUGHT_MAX: Final = 8192
 TEXT_MAX: Final = 1 << 22
-_CACHED_MAX: Final = (
-    1 << 22
-)  # bytes of one user's files of which `adopt` remembers what it returned
+# Bytes of one user's files for which `adopt` remembers its answers.
+_CACHED_MAX: Final = 1 << 22
 _VALUE_SIZE: Final = 1024  # bytes of a value but for its description and bounds
 
 

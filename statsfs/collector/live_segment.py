@@ -194,7 +194,7 @@ class SegmentNumbers(Numbers):
         self._last = b""
 
     def make_source(self, owner: tuple[int, int], recorder: ClearRecorder) -> Source:
-        """Return a source that shows the numbers, with what records clears of them."""
+        """Return a source that shows the numbers; the recorder records their clears."""
         name, label = self._metadata.components[-1], self._metadata.labels[-1]
         source = Source(
             "%s",  # a path is no format, and may have a "%"

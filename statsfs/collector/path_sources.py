@@ -55,7 +55,7 @@ class PathSources:
     Attributes:
         find_owner: returns the user and the group of a top-level name; set before the first.
         leaving: the path source that is being removed by `remove_directory`, if there is one.
-        cleared: whether something was cleared since `make_room` looked for what is 0.
+        cleared: whether something was cleared since `make_room` looked for zeros.
         top_sources: where the sources at the top are.
     """
 
@@ -288,10 +288,10 @@ class PathSources:
         return True
 
     def make_room(self, components: Sequence[str], arrays: Collection[Array]) -> None:
-        """Make room in the share of the user who has a path for a segment with such arrays.
+        """Make room for a segment with such arrays in the share of its path's owner.
 
-        First what is 0 and counted by nobody is forgotten, then the longest empty path sources are
-        folded. If that is not enough, it is a SegmentError, and nothing is folded.
+        First retained zeros that no segment counts are forgotten, then the longest empty path
+        sources are folded. If that is not enough, it is a SegmentError, and nothing is folded.
         """
         user = self._find_user(components)
         more, _ = self._weigh_addition(components, arrays)
@@ -313,7 +313,7 @@ class PathSources:
         self._fold_empty({user: surplus}, lineage)
 
     def _find_user(self, components: Sequence[str]) -> int:
-        # Who has what is retained of a path.
+        # The owner of the numbers that a path retains.
         top = self.find_top(components[0])
         return self.find_owner(components[0])[0] if top is None else user_of(top)
 
@@ -366,7 +366,7 @@ class PathSources:
         self._touched_later.clear()
 
     def _forget_zeros(self, user: int) -> None:
-        # What is retained, is 0, and is counted by no segment.
+        # Forgets retained zeros that no segment counts.
         if not self.cleared:
             return
         self.cleared = False

@@ -1,4 +1,4 @@
-"""Replaced values: what is retained of a value that a release has changed.
+"""Replaced values: retained numbers of values that a release has changed.
 
 Owns which retained rows must go, as living segments in their directory have another value of the
 same name, and where they go.

@@ -1,7 +1,7 @@
-"""Retained sources: what each path source retains, as records have it.
+"""Retained sources: the retained numbers of each path source, as records have them.
 
-Owns that what is retained as before is returned as before, so that it need not be encoded anew:
-when one of thousands of directories changed, the record of all is written.
+Owns that unchanged numbers are returned as the same object, whose text need not be made anew: when
+one of thousands of directories changed, the record of all is written.
 
 Threading: under the tree's lock and that of the journal, but for `forget`, which any thread may
 call, and `forget_zeros`, which changes the tree.
@@ -51,9 +51,9 @@ class RetainedSources:
 
 
 def forget_zeros(source: Source) -> bool:
-    """Forget what is retained in a source's subtree, is 0, and is counted by no segment there.
+    """Forget retained zeros in a source's subtree that no segment there counts.
 
-    Return whether there was something.
+    Return whether there were some.
     """
     zeros = [
         array

@@ -3,13 +3,13 @@
 Owns whose turn it is to be looked at. A *scan* lists directories and looks at all files in them;
 that of the collector's own directory comes first, and asks for those of all top-level names, as its
 files may have any path. A scan of a name looks at the files of its directory, and at those of the
-collector's that have a path there, in this order: the dead, who at the path of a living segment
-would wait for its end; the living, of which the oldest file was the first at its path, at least in
-memory. What is dead and a copy of what lives counts all of it, and waits. Until its first scan is
-over a name is *pending*: what is in the tree by then is not shown.
+collector's that have a path there. Dead segments come first: at the path of a living one they would
+wait for its end. Living ones follow, the oldest file first: it had its path first. A dead copy of a
+living segment has all its numbers, and waits. Until its first scan is over a name is *pending*: its
+sources are in the tree, and not shown.
 
-Names of which the kernel told are looked at in turns as well. A directory with too many of them is
-not listened to for a second, and then scanned.
+Names in events are looked at in turns as well. A directory with too many events is not watched for
+a second, and then scanned.
 
 Threading: for the collector's thread alone.
 """

@@ -1,7 +1,7 @@
 """Timers: functions that the collector's thread calls later.
 
 Owns when. Nothing here waits: the thread asks how long it may sleep, and then calls what is due.
-What takes long is no timer's: it gets turns.
+Long work is not for timers: it gets turns.
 
 Threading: for one thread alone.
 """

@@ -1,7 +1,7 @@
 """Top-level sources: those of the registry, and those that are not shown yet.
 
-Owns which top-level sources are *withheld*: of a name of which not all files were looked at. Its
-totals would be too small, and fall across a restart; so the name is absent until then.
+Owns which top-level sources are *withheld*: not all files of their names were looked at. Their
+totals would be too small, and fall across a restart; so the names are absent until then.
 
 Threading: changed by the collector's thread; any thread may look. A source is in the registry
 before it is withheld no longer, so that one is never missed.

@@ -1,4 +1,4 @@
-"""Turns: long work in short pieces, so that nobody's work holds that of others.
+"""Turns: long work in short pieces, so that none holds the others.
 
 Owns whose turn it is. A piece of work is what a generator does up to its next `yield`: at most some
 milliseconds. Work has a key; each key has a turn, and then the next one.

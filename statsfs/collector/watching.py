@@ -28,8 +28,8 @@ class Events:
 
     Attributes:
         names: of files and directories, by the key of their directory, in the order of events.
-        created: the same, of new files, which are looked at when they are closed or renamed; but of
-            a new name of a file there is no other event.
+        created: the same, of new files, which are looked at when they are closed or renamed; a new
+            name of a file has no other event.
         gone: the keys of directories that do not exist any more, and are not watched.
         lost: whether the kernel dropped events, so that everything is to be looked at.
         floods: the keys of directories with too many events.

@@ -232,11 +232,11 @@ Part = tuple[ArrayIndex, int]
 """An index, and the place of a value in its array."""
 
 ClearRecorder = Callable[[Sequence[Part], Callable[[], object]], object]
-"""What records a clear: it gets what is cleared, and the function that clears."""
+"""Records a clear: it is called with the parts to clear and the function that clears them."""
 
 
 def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:
-    """Clear some parts by a function, which what records that calls in its place, each once."""
+    """Clear some parts by calling `clear`, through each recorder of their sources once."""
     found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in _entries(parts)])
     for index, _ in parts:
         found |= dict.fromkeys([one.source._recorder for one in list(index.records or ())])

@@ -1,8 +1,8 @@
-"""Log budgets: how many lines one user may cause, so that nobody fills the log of all.
+"""Log budgets: how many lines one user may cause, so that none fills the log.
 
 Owns how many lines of a registry one user can cause: 10 a minute. The others are counted, and one
-line says how many they were: after the user's minute, when something is logged or `report` is
-called. Lines without a user are the program's own, and all logged.
+line gives their number: after the user's minute, when something is logged or `report` is called.
+Lines without a user are the program's own, and all logged.
 
 Threading: any thread; no lock, which a signal handler or a forked child might find taken.
 """

@@ -244,7 +244,7 @@ def find_records(source: "Source") -> list[Retained]:
 
 
 def add_records(records: Iterable[Retained]) -> dict[Array, RetainedRow]:
-    """Return what records of one source are together, by array; a single row is not copied."""
+    """Return the sums of one source's records, by array; a single row is not copied."""
     rows: dict[Array, list[RetainedRow]] = {}
     for record in records:
         rows.setdefault(record.array, []).append(record.row)

@@ -64,9 +64,9 @@ class Source:
             numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
         max_age: seconds for which what `refresh` brought is new enough, from its call on.
-        recorder: called in place of a clear of values of this source, or of what it retains, with
-            what is cleared and the function that clears: calls that, or raises, and then nothing is
-            cleared. Called once for all sources of one clear that have the same recorder.
+        recorder: called in place of a clear of this source's values, or of its retained numbers,
+            with the parts to clear and the function that clears them. It calls the function, or
+            raises, and nothing is cleared. One clear calls each recorder once.
         cleared: called after values of this source, or what it retains, were cleared, and before
             the clear returns: once for all sources of one clear that have the same function.
         rmdir: called with this source, in a thread of its own, when a client of a mount removes its
