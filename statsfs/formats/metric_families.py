@@ -13,9 +13,8 @@ Threading: pure, but for pauses and the log.
 import logging
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -58,31 +57,21 @@ _LEFT_OUT: Final = Value(
 )
 _OURS: Final = make_metric("statsfs", _LEFT_OUT)[0]
 
-_complaints: Final[set[tuple[int | None, str, str]]] = set()
+_complaints: Final[dict[int | None, set[tuple[str, str]]]] = {}  # by user
 
 
-def complain(name: str, what: str, top: "Source | None" = None) -> bool:
+def complain(top: "Source", name: str, what: str) -> None:
     """Log a conflict of a metric once in the life of the process, not at each scrape.
 
     Args:
+        top: the top-level source, whose owner may cause so many lines.
         name: the metric's.
         what: happens.
-        top: the top-level source, whose owner may cause so many lines.
-
-    Returns:
-        Whether more of this owner's would be logged.
     """
-    user = None if top is None else find_user(top)
-    if (user, name, what) in _complaints:
-        return True
-    if [other for other, _, _ in _complaints].count(user) >= _COMPLAINTS:
-        return False
-    _complaints.add((user, name, what))
-    if top is None:
-        log.warning("metric %s: %s", name, what)
-    else:
+    known = _complaints.setdefault(find_user(top), set())
+    if (name, what) not in known and len(known) < _COMPLAINTS:
+        known.add((name, what))
         directory_of(top).warn(log, "metric %s: %s", name, what)
-    return True
 
 
 # Homes, with their numbers or the counts of their buckets, and their sums.
@@ -99,21 +88,24 @@ class Part:
         edges: the buckets that are exported, of a histogram whose family is taken.
     """
 
-    __slots__ = ("_batch", "_complain", "_place", "_signed", "edges", "scale", "summed", "value")
+    __slots__ = (
+        "_batch", "_metric", "_place", "_signed", "_top", "edges", "scale", "summed", "value",
+    )  # fmt: skip
 
     def __init__(
         self,
-        complain: Callable[[str], object],
+        metric: Metric,
+        top: "Source",
         batch: Batch,
         place: Place,
         value: Value,
         scale: Scale,
-        signed: bool,
     ) -> None:
-        self._complain = complain
+        self._metric = metric
+        self._top = top
         self._batch = batch
         self._place = place
-        self._signed = signed
+        self._signed = value.type.signed and metric.type != "gauge"
         self.value = value
         self.scale = scale
         self.summed = value.histogram and any(chunk.has_sums(place) for chunk in batch.chunks)
@@ -153,7 +145,7 @@ class Part:
             column = chunk.columns[self._place.value]
             chunk.forget(self._place)
             if self._signed and not all(keep := self._find_counts(column)):
-                self._complain("negative counts are left out")
+                complain(self._top, self._metric.name, "negative counts are left out")
                 homes, column, sums = (list(compress(some, keep)) for some in (homes, column, sums))
             if not homes:
                 continue
@@ -223,18 +215,6 @@ class Family:
                 part.edges = edges
 
 
-class _Complaints:
-    # Those of one text. Parts refer to them, and not to all families, which would be a cycle.
-
-    def __init__(self) -> None:
-        self._full: set[int | None] = set()  # users of whom no more is logged
-
-    def add(self, top: "Source", name: str, what: str) -> None:
-        user = find_user(top)
-        if user not in self._full and not complain(name, what, top):
-            self._full.add(user)
-
-
 class _Families:
     # Those that there are until now, and what is left out.
 
@@ -251,7 +231,6 @@ class _Families:
         self._claimed: set[str] = set()
         self._used: dict[int, tuple[int, int]] = {}  # by user, lines and bytes
         self._left_out: Counter[tuple[Source, str]] = Counter()
-        self._complain = _Complaints().add
 
     def add(self, top: "Source", value: Value, batch: Batch, place: Place) -> None:
         metric, scale = make_metric(self.prefixes[top], value)
@@ -262,22 +241,20 @@ class _Families:
         if family is None:
             if not self._claimed.isdisjoint(metric.names):
                 text = "left out: its name is that of another metric's samples"
-                self._complain(top, metric.name, text)
+                complain(top, metric.name, text)
                 return
             self._claimed.update(metric.names)
             family = self.by_name[metric.name] = Family(metric, top)
         elif family.metric.type != metric.type:
             text = f"left out: a {family.metric.type} of that name is there already"
-            self._complain(top, metric.name, text)
+            complain(top, metric.name, text)
             return
         batch, place = batch.without(family.texts, place)
         if batch.doubled:
             text = "left out: samples whose labels others have already"
-            self._complain(top, metric.name, text)
+            complain(top, metric.name, text)
         family.add_texts(batch.texts)
-        told = partial(self._complain, top, metric.name)
-        signed = value.type.signed and metric.type != "gauge"
-        family.parts.append(Part(told, batch, place, value, scale, signed))
+        family.parts.append(Part(metric, top, batch, place, value, scale))
 
     def declare(self, top: "Source", value: Value, summed: bool) -> None:
         # A metric without samples, if nothing else has its name.
@@ -303,7 +280,7 @@ class _Families:
 
     def _lose(self, top: "Source", metric: Metric, other: "Source | None") -> None:
         whose = "statsfs itself" if other is None else repr(other.name)
-        self._complain(top, metric.name, f"left out: it is one of {whose}")
+        complain(top, metric.name, f"left out: it is one of {whose}")
         # Among sources of one user it is the user's own matter, for the log.
         user = find_user(top)
         if user is not None and (other is None or find_user(other) != user):
@@ -319,7 +296,7 @@ class _Families:
             self._used[user] = lines, size
             return True
         text = f"some are left out: user {user} may have {LINES_MAX} lines and {BYTES_MAX} bytes"
-        self._complain(top, f"{self.prefixes[top]}_*", text)
+        complain(top, f"{self.prefixes[top]}_*", text)
         self._left_out[top, "size"] += 1
         return False
 
@@ -330,8 +307,7 @@ class _Families:
             labels = {"reason": reason, "source": top.name, "user": str(find_user(top))}
             rows.append((Home(top, top, labels), (count,)))
         if rows:
-            told = partial(complain, _OURS.name)
-            part = Part(told, Batch(rows, 1), Place(0, None), _LEFT_OUT, Scale(1, 1), False)
+            part = Part(_OURS, top, Batch(rows, 1), Place(0, None), _LEFT_OUT, Scale(1, 1))
             yield Family(_OURS, top, [part])
 
 

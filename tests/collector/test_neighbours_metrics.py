@@ -27,7 +27,7 @@ OTHER = 4321
 def directory(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory that others may enter, with `www` of one user, and `www_api` of another."""
     # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", set())
+    monkeypatch.setattr(metric_families, "_complaints", {})
     with shared_directory() as path:
         (path / "www_api").mkdir()
         os.chown(path / "www_api", OTHER, OTHER)

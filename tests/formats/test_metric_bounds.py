@@ -20,7 +20,7 @@ GAUGE: dict[str, Any] = {"kind": Kind.INSTANT}
 @pytest.fixture(autouse=True)
 def _complaints(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", set())
+    monkeypatch.setattr(metric_families, "_complaints", {})
 
 
 @pytest.fixture
@@ -201,8 +201,10 @@ def test_one_users_complaints_take_no_others_room(
     assert [record.getMessage() for record in caplog.records][5:] == [
         "other: metric other_m: negative counts are left out"
     ]
-    assert complain("mine", "is wrong")
-    assert not complain("web", "is wrong", web)
+    mine = make_top(registry, "mine", None)
+    for top in (mine, web):
+        complain(top, "m", "is wrong")
+    assert [record.getMessage() for record in caplog.records][6:] == ["mine: metric m: is wrong"]
 
 
 def test_many_arrays_of_one_metric(registry: Registry) -> None:

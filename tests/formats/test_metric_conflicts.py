@@ -21,7 +21,7 @@ TOTAL: dict[str, Any] = {"aggregate": Aggregate.SUM}
 @pytest.fixture(autouse=True)
 def _complaints(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", set())
+    monkeypatch.setattr(metric_families, "_complaints", {})
 
 
 def top(name: str, owner: tuple[int, int] | None, *fields: tuple[Value, Any]) -> Source:

@@ -65,7 +65,7 @@ def test_both_views_are_what_the_model_says(tops: list[Node], mask: int) -> None
 @pytest.fixture(autouse=True)
 def _complaints(monkeypatch: pytest.MonkeyPatch) -> None:
     # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", set())
+    monkeypatch.setattr(metric_families, "_complaints", {})
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -419,9 +419,11 @@ def test_counts_below_zero(registry: Registry, caplog: pytest.LogCaptureFixture)
 
 def test_complaints_have_an_end(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
     """A program whose names never repeat does not fill its log, nor its memory."""
+    top = source(registry, "top")
     for number in range(metric_families._COMPLAINTS + 10):
-        metric_families.complain(f"n{number}", "is wrong")
-    assert len(warnings(caplog)) == len(metric_families._complaints) == metric_families._COMPLAINTS
+        metric_families.complain(top, f"n{number}", "is wrong")
+    (known,) = metric_families._complaints.values()
+    assert len(warnings(caplog)) == len(known) == metric_families._COMPLAINTS
 
 
 def test_edges_of_histograms(registry: Registry) -> None:
