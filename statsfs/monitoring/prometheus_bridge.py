@@ -24,6 +24,7 @@ from statsfs.model.external import Numbers
 from statsfs.model.histograms import make_sum
 from statsfs.model.names import safe_name
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.tree.families import add_below
 from statsfs.tree.late_refresh import set_refresh
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.source import Source, check_source
@@ -279,23 +280,15 @@ class _Bridge:
         numbers = Numbers({value.name: value for value in values})
         numbers.take(row)
         # No safe name begins like that.
-        series = made = Source(f"%={next(self._numbers)}", hidden=True)
-        made.add_values(values, numbers)
-        # The levels that are missing, so that all are shown in one change.
-        levels: dict[_Labels, Source] = {}
-        level = len(labels)
-        while labels[:level] not in self._levels:
-            label, text = labels[level - 1]
-            name = safe_name(text)
-            above = self._levels.get(labels[: level - 1])
-            if above is not None and above.find(name) is not None:
-                name = safe_name(f"{label}={text}")  # another label has such a value
-            made = Source(name, label=label, label_value=text)
-            made.add_subordinate(series if not levels else levels[labels[: level + 1]])
-            levels[labels[:level]] = made
-            level -= 1
-        self._levels[labels[:level]].add_subordinate(made)
-        for one in {series, *levels.values()}:
-            one.put()
-        self._levels.update(levels)
+        series = Source(f"%={next(self._numbers)}", hidden=True)
+        series.add_values(values, numbers)
+        add_below(self._levels, labels, series, self._make_level)
         self._shown[key] = series, numbers
+
+    def _make_level(self, labels: _Labels) -> Source:
+        label, text = labels[-1]
+        name = safe_name(text)
+        above = self._levels.get(labels[:-1])
+        if above is not None and above.find(name) is not None:
+            name = safe_name(f"{label}={text}")  # another label has such a value
+        return Source(name, label=label, label_value=text)

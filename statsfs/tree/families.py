@@ -4,7 +4,7 @@ Threading: any thread may ask a family for a member; each member has one writer,
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
@@ -14,10 +14,45 @@ from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
 from statsfs.tree.source import Source, check_source
 
-__all__ = ["Family"]
+__all__ = ["Family", "add_below"]
 
 _S = TypeVar("_S", bound=Stats)
+_L = TypeVar("_L")
 _Labels = tuple[str, ...]
+
+
+def add_below(
+    levels: dict[tuple[_L, ...], Source],
+    labels: tuple[_L, ...],
+    source: Source,
+    make: Callable[[tuple[_L, ...]], Source],
+) -> None:
+    """Add a source to the level of its labels, and give back the creator's reference.
+
+    The levels that are missing are made first, so that all are shown in one change.
+
+    Args:
+        levels: the source of each level, by its labels; that of no labels is there. What is made is
+            added to it.
+        labels: those of the level.
+        source: the source.
+        make: returns a new source for the level of some labels.
+    """
+    made: dict[tuple[_L, ...], Source] = {}
+    while (above := _find_level(levels, labels)) is None:
+        above = made[labels] = make(labels)
+        above.add_subordinate(source)
+        source.put()
+        source, labels = above, labels[:-1]
+    above.add_subordinate(source)
+    source.put()
+    levels.update(made)
+
+
+def _find_level(levels: dict[tuple[_L, ...], Source], labels: tuple[_L, ...]) -> Source | None:
+    # The source of a level, if the program has not removed it.
+    source = levels.get(labels)
+    return None if source is None or (labels and source.parent is None) else source
 
 
 class Family(Generic[_S]):
@@ -58,7 +93,7 @@ class Family(Generic[_S]):
         self._lock = threading.RLock()
         self._members: dict[_Labels, _S] = {}
         # Of members and of the levels above them, by as many values.
-        self._sources: dict[_Labels, Source] = {}
+        self._sources: dict[_Labels, Source] = {(): source}
         for label in labels:
             Source("x", label=label).put()  # checks it
         with suppress(DuplicateNameError):  # another family of this class has declared them
@@ -93,23 +128,16 @@ class Family(Generic[_S]):
             return member
         self._check(values)
         member = self._stats()
-        made = Source(safe_name(values[-1]), label=self.labels[-1], label_value=values[-1])
+        made = self._make_level(values)
         made.add_values(self._stats, member)
-        sources = {values: made}
-        # The levels that are missing first, so that all are shown in one change.
-        level = len(values) - 1
-        while level and self._find_level(values[:level]) is None:
-            name = values[level - 1]
-            above = Source(safe_name(name), label=self.labels[level - 1], label_value=name)
-            above.add_subordinate(made)
-            made.put()
-            sources[values[:level]] = made = above
-            level -= 1
-        (self._sources[values[:level]] if level else self._source).add_subordinate(made)
-        made.put()
-        self._sources.update(sources)
+        add_below(self._sources, values[:-1], made, self._make_level)
+        self._sources[values] = made
         self._members[values] = member
         return member
+
+    def _make_level(self, values: _Labels) -> Source:
+        value = values[-1]
+        return Source(safe_name(value), label=self.labels[len(values) - 1], label_value=value)
 
     def _check(self, values: tuple[object, ...]) -> None:
         if len(values) != len(self.labels):
@@ -136,16 +164,12 @@ class Family(Generic[_S]):
             has = ", ".join(f"{label}={value!r}" for label, value in pairs)
             raise UnknownValueError(f"{self._source.path}: no member {has}", values)
         doomed = self._sources.pop(values)
-        for level in range(len(values) - 1, -1, -1):  # pragma: no branch  # it returns at 0
-            above = self._find_level(values[:level])
+        while True:
+            values = values[:-1]
+            above = _find_level(self._sources, values)
             if above is None or doomed.parent is not above:
                 return  # the program has removed it
-            if level == 0 or len(above.subordinates) > 1:
+            if not values or len(above.subordinates) > 1:
                 above.remove_subordinate(doomed)
                 return
-            doomed = self._sources.pop(values[:level])
-
-    def _find_level(self, values: _Labels) -> Source | None:
-        # The source of a level, if it is in the tree.
-        source = self._sources.get(values) if values else self._source
-        return None if source is None or (values and source.parent is None) else source
+            doomed = self._sources.pop(values)
