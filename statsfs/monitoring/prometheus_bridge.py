@@ -13,7 +13,6 @@ own locks keep its numbers whole. Its increments cost nothing more.
 import logging
 import math
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import count, pairwise
@@ -89,7 +88,7 @@ def show_prometheus(registry: "CollectorRegistry", source: Source, *, max_age: f
     check_source(source)
     if not isinstance(max_age, int | float):
         raise TypeError(f"max_age is not a number of seconds: {max_age!r}")
-    set_refresh(source, _Bridge(registry, source, max_age).refresh)
+    set_refresh(source, _Bridge(registry, source).refresh, max_age)
     # What there is now can be listed at once. If the registry fails now, the files say so.
     refresh_all([source])
 
@@ -190,10 +189,8 @@ _Key = tuple[_Labels, _Shape]
 class _Bridge:
     # The files of one registry.
 
-    def __init__(self, registry: "CollectorRegistry", source: Source, max_age: float) -> None:
+    def __init__(self, registry: "CollectorRegistry", source: Source) -> None:
         self._registry = registry
-        self._max_age = max_age
-        self._collected = -math.inf
         self._fractional: set[str] = set()
         self._complained: set[str] = set()
         self._numbers = count(1)
@@ -202,16 +199,12 @@ class _Bridge:
         self._shown: dict[_Key, tuple[Source, Numbers]] = {}
 
     def refresh(self) -> None:
-        now = time.monotonic()
-        if now - self._collected < self._max_age:
-            return
         _collecting.active = True
         try:
             metrics = list(self._registry.collect())
         finally:
             _collecting.active = False
         self._show(metrics)
-        self._collected = now
 
     def _show(self, metrics: "list[Metric]") -> None:
         series = [(one, metric.documentation) for metric in metrics for one in _list_series(metric)]

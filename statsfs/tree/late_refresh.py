@@ -15,14 +15,19 @@ from statsfs.tree.source import Source, directory_of
 __all__ = ["set_refresh"]
 
 
-def set_refresh(source: Source, function: Callable[[], object]) -> None:
+def set_refresh(source: Source, function: Callable[[], object], max_age: float = 0) -> None:
     """Have a function called before anything in a source's subtree is read, as `refresh` is.
+
+    Args:
+        source: the source.
+        function: it is called in a thread of its own.
+        max_age: seconds after it was called for which it is not called again.
 
     Raises:
         TreeError: the source has a refresh.
         ReleasedError: it was released.
     """
-    _set_refresh(source, Refresher(source, function, blocking=True))
+    _set_refresh(source, Refresher(source, function, True, max_age))
 
 
 @tree_change
