@@ -19,7 +19,6 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 
@@ -241,7 +240,7 @@ def publish(
     name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
     place = places.HOST_DIRECTORY
 
-    def create(place: Path) -> Segment[Any]:
+    def create() -> Segment[Any]:
         address = _create(place, name, encoded, mode, path)
         stats = attributes.from_address(address + offset)
         file = place / f"{name}{places.SUFFIX}"
@@ -251,7 +250,7 @@ def publish(
 
     try:
         place = _find_place(path, directory)
-        return call_locked(_lock, partial(create, place))
+        return call_locked(_lock, create)
     except SegmentError as error:
         if not optional:
             raise
@@ -294,11 +293,10 @@ def _check_types(path: str, labels: object, directory: object, mode: object) -> 
 
 def _make_array(path: str, values: type[Stats] | Sequence[Value]) -> tuple[Value, ...]:
     given: Any = values
-    listed = isinstance(given, Iterable) and not isinstance(given, type)
-    array = tuple(given) if listed else ()
     if isinstance(given, type) and issubclass(given, Stats):
         return values_of(given)
-    if not listed or not all(isinstance(value, Value) for value in array):
+    array = tuple(given) if isinstance(given, Iterable) else (None,)
+    if not all(isinstance(value, Value) for value in array):
         raise TypeError(
             f"segment {path!r}: values must be a Stats class or a list of Values, not {given!r}"
         )
