@@ -195,7 +195,7 @@ class Binder:
         if isinstance(base, PackedNumbers):
             return self._reader(PlaceReader, base.offsets(self.values)), base
         if isinstance(base, Numbers):
-            reader = self._reader(ReplacedReader, _is_plain_mapping(type(base)))
+            reader = self._reader(ReplacedReader)
         elif isinstance(base, Mapping):
             reader = self._key_reader(MappingReader, _is_plain_mapping(type(base)), base)
         elif _is_raw_buffer(base):

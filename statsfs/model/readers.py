@@ -276,8 +276,8 @@ class ReplacedReader(MappingReader):
 
     __slots__ = ()
 
-    def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
-        super().__init__(values, plain)
+    def __init__(self, values: tuple[Value, ...]) -> None:
+        super().__init__(values)
         self.sample = self._row
 
     def parts(self, bases: Collection[Any]) -> list[tuple[Callable[[Any], Any], Iterable[Any]]]:
