@@ -11,16 +11,11 @@ from statsfs.model.histograms import make_sum
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.formats.test_metric_families import lines
 from tests.support.exported import parse_openmetrics
 
 WEB, OTHER = (1001, 1001), (1002, 1002)
 GAUGE: dict[str, Any] = {"kind": Kind.INSTANT}
-
-
-@pytest.fixture(autouse=True)
-def _complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", {})
 
 
 @pytest.fixture
@@ -44,12 +39,6 @@ def make_top(registry: Registry, name: str, owner: tuple[int, int] | None) -> So
     top = Source(name, owner=owner)
     registry.register(top)
     return top
-
-
-def lines(registry: Registry) -> list[str]:
-    """The samples of the text format."""
-    text = prometheus.render(registry.snapshot()).decode()
-    return [line for line in text.splitlines() if not line.startswith("#")]
 
 
 def names(registry: Registry) -> set[str]:

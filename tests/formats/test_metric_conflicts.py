@@ -6,22 +6,17 @@ from typing import Any
 
 import pytest
 
-from statsfs.formats import metric_families, openmetrics, prometheus
+from statsfs.formats import openmetrics, prometheus
 from statsfs.formats.metric_conflicts import assign_names
 from statsfs.model.values import Aggregate, Kind, Unit, Value
 from statsfs.monitoring.exposition import RegistryCollector
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
+from tests.formats.test_metric_families import lines as list_lines
 from tests.support.exported import parse_openmetrics
 
 WEB, WEB_API, OTHER = (1001, 1001), (1002, 1002), (1003, 1003)
 TOTAL: dict[str, Any] = {"aggregate": Aggregate.SUM}
-
-
-@pytest.fixture(autouse=True)
-def _complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", {})
 
 
 def top(name: str, owner: tuple[int, int] | None, *fields: tuple[Value, Any]) -> Source:
@@ -34,8 +29,7 @@ def top(name: str, owner: tuple[int, int] | None, *fields: tuple[Value, Any]) ->
 
 def lines(shown: Registry | Source) -> list[str]:
     """The samples of the text format, sorted."""
-    text = prometheus.render(shown.snapshot()).decode()
-    return sorted(line for line in text.splitlines() if not line.startswith("#"))
+    return sorted(list_lines(shown))
 
 
 def left_out(name: str, owner: tuple[int, int], count: int = 1) -> str:

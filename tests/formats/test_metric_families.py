@@ -62,12 +62,6 @@ def test_both_views_are_what_the_model_says(tops: list[Node], mask: int) -> None
     check(parse_openmetrics(openmetrics.render(snapshot, mask=mask)), expected, units=True)
 
 
-@pytest.fixture(autouse=True)
-def _complaints(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each test is as in a new process.
-    monkeypatch.setattr(metric_families, "_complaints", {})
-
-
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     """What was logged, and by whom it must be."""
     assert {record.name for record in caplog.records} <= {"statsfs.formats.metric_families"}
