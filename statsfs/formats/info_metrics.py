@@ -1,6 +1,8 @@
-"""Info metrics: what is known of sources beside numbers, as the labels of a 1.
+"""Info metrics: the `info` of sources, as labels of a metric that is always 1.
 
-As Prometheus's own `…_info`: a query joins them with what is counted. Threading: pure.
+A query joins it with other metrics, as any `…_info` of Prometheus.
+
+Threading: pure.
 """
 
 from collections import defaultdict
@@ -24,8 +26,8 @@ _HELP: Final = "What is known of each beside numbers"
 def list_info(homes: "Iterable[Home]") -> "Iterator[tuple[Source, Value, _Rows]]":
     """Return for each top-level source, and each label below it, a value and its samples.
 
-    The value is called `<label>_info`, and `info` for a top-level source itself. Of a source's
-    `info` it has what has no dot in its name; the others are for extended attributes alone.
+    The value is called `<label>_info`, and `info` for a top-level source itself. Names with a dot
+    are left out: they are for extended attributes alone.
 
     Args:
         homes: of all sources that have series of their own.
@@ -35,7 +37,7 @@ def list_info(homes: "Iterable[Home]") -> "Iterator[tuple[Source, Value, _Rows]]
         pairs = home.source.info.items()
         known = {make_label(name): text for name, text in pairs if "." not in name}
         if known:
-            # What identifies the series is not changed.
+            # The series keeps its own labels.
             labelled = type(home)(home.source, home.top, {**known, **home.labels})
             name = f"{home.source.label or 'source'}_info" if home.labels else "info"
             found[home.top, name].append((labelled, (1,)))

@@ -3,9 +3,9 @@
 The name of a metric begins with that of its top-level source, in which other characters became "_".
 So `web` may have a value `api_requests` and `web_api` a value `requests`. The top-level source with
 the longer name has the metric; of equally long ones the one whose name has only allowed characters,
-else the one whose name is sorted last. Top-level names are an administrator's to give, so nobody
-takes a metric from another by a value, or by coming first. What counts is which values there are,
-whether or not they have numbers at this moment: else the loser's would come and go.
+else the one whose name is sorted last. An administrator gives top-level names. So no user takes
+another user's metric with a value's name, or by publishing first. A value counts whether or not it
+has numbers at this moment: else metrics of the other source would come and go.
 
 Threading: pure, but for pauses.
 """
@@ -27,11 +27,11 @@ __all__ = ["assign_names"]
 def assign_names(
     prefixes: "Mapping[Source, str]", arrays: "Mapping[Source, Iterable[Array]]"
 ) -> "dict[str, Source]":
-    """Return whose the names of metrics and samples are that two top-level sources might have.
+    """Return the top-level source that has each name, of metrics and samples that two might have.
 
     Args:
-        prefixes: the top-level sources, with what their metrics begin with.
-        arrays: of each what is in its subtree.
+        prefixes: the top-level sources, and the start of their metrics' names.
+        arrays: the arrays in the subtree of each.
     """
 
     def rank(top: "Source") -> tuple[int, bool, str]:
@@ -52,7 +52,7 @@ def assign_names(
 
 
 def _find_rivals(prefixes: "Mapping[Source, str]") -> "set[Source]":
-    # Those of which one's prefix begins the other's: nearly never there are any.
+    # Sources whose prefix begins another's, and the others. There are nearly never any.
     tops: dict[str, list[Source]] = {}
     for top, prefix in prefixes.items():
         tops.setdefault(prefix, []).append(top)

@@ -3,9 +3,9 @@
 Only what a producer counted is exported: the totals of the directories are sums that a query makes.
 A family is of one top-level source. Where two arrays of it want one metric name, the older has it.
 
-Of each user a text has so many lines and bytes at most, of the oldest metrics. They are counted by
-the series that there are, and not by what their numbers are, so that no metric comes and goes. What
-is left out for that is in a metric of ours, and so is what is left to another user.
+A text has a limited number of lines and bytes for each user. The oldest metrics come first. Series
+are counted, not digits of their numbers, so that no metric comes and goes. A metric of our own says
+how many metrics of a source are left out: for their size, or because another user has the name.
 
 Threading: pure, but for pauses and the log.
 """
@@ -66,7 +66,7 @@ def complain(top: "Source", name: str, what: str) -> None:
     Args:
         top: the top-level source, whose owner may cause so many lines.
         name: the metric's.
-        what: happens.
+        what: the conflict.
     """
     known = _complaints.setdefault(find_user(top), set())
     if (name, what) not in known and len(known) < _COMPLAINTS:
@@ -168,10 +168,10 @@ class Family:
     """All samples of one metric.
 
     Attributes:
-        metric: what they are.
-        top: the top-level source that they are below.
-        parts: whose they are, the oldest array's first.
-        texts: the labels of all.
+        metric: its name, type, unit and help.
+        top: the top-level source of all samples.
+        parts: the samples of each array, the oldest array's first.
+        texts: the labels of all samples.
     """
 
     metric: Metric
@@ -216,7 +216,7 @@ class Family:
 
 
 class _Families:
-    # Those that there are until now, and what is left out.
+    # The families so far, and the number of metrics that are left out.
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.by_name: dict[str, Family] = {}

@@ -1,9 +1,8 @@
-"""User bounds: how much of one user a text has.
+"""User bounds: the largest part that one user's sources have in a text.
 
-A text has what many users count. What is in it of one is bounded, so that the text of all is made
-in bounded time and memory. Whose a source is follows from the owner of its top-level source.
-Sources without an owner are the program's own, which has no bounds; root has none either, nor the
-user of the process.
+A text shows the sources of many users. Each user's part is bounded, so that a text takes bounded
+time and memory. A source belongs to the owner of its top-level source. Sources without an owner are
+the program's own and have no bound; nor have those of root and of the process's user.
 
 Threading: pure.
 """
@@ -26,6 +25,6 @@ def find_user(top: "Source") -> int | None:
 
 
 def find_bounded_user(top: "Source") -> int | None:
-    """Return the user of a top-level source, if there is a bound for that one."""
+    """Return the user of a top-level source if that user has a bound, else None."""
     user = find_user(top)
     return None if user in (None, 0, os.geteuid()) else user

@@ -1,4 +1,4 @@
-"""Names of files for texts that are not, as the values of labels.
+"""File names for any text, such as a label's value.
 
 Threading: pure.
 """
@@ -17,7 +17,7 @@ _UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def safe_name(text: str) -> str:
-    """Return the name of a file for any text: readable, and another one for each text.
+    """Return a readable file name for any text. Two texts never have one name.
 
     As in a URL, "%" and two hexadecimal digits stand for each byte of "/", "%", control characters
     and a "." at the start; nothing is "%". `urllib.parse.unquote` returns the text. Only a name
