@@ -6,7 +6,6 @@ Threading: main thread only.
 
 import contextlib
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +20,7 @@ from statsfs.cli.signals import Stop
 from statsfs.cli.systemd import notify
 from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
-from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
+from statsfs.filesystem.mounting import MountOptions, mount_with
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
@@ -88,7 +87,7 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @click.option(
     "--read-only/--no-read-only",
     default=False,
-    help="Make the mount read-only, so that it clears nothing; needs root.",
+    help="Make the filesystem read-only, so that nobody clears anything.",
 )
 @click.option(
     "-b",
@@ -138,7 +137,7 @@ def mount_command(
     """
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
     ready = _start(mountpoint, background, log)
     stop = Stop()
     registry = Registry()
@@ -149,8 +148,6 @@ def mount_command(
         serving.listening(registry, listen) as server,
         mount_with(registry, mountpoint, options) as mounted,
     ):
-        if read_only:
-            _protect(mounted)
         serving.announce(mounted, server)
         if ready is None:
             notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
@@ -224,11 +221,3 @@ def _wait_for_the_last(path: Path) -> None:
                 time.sleep(0.01)
         finally:
             os.close(fd)
-
-
-def _protect(mounted: Mount) -> None:
-    # The kernel then refuses to open for writing. -i bypasses the helper, which is this program.
-    command = ["mount", "-i", "-o", "remount,bind,ro,nosuid,nodev,noexec", "--", mounted.mountpoint]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
-    if done.returncode:
-        raise click.ClickException(f"--read-only: {done.stderr}")

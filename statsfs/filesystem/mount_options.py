@@ -27,6 +27,7 @@ class MountOptions:
     create: bool = False
     switch_interval: float | None = None
     root: str | None = None
+    read_only: bool = False
 
     def check(self, mountpoint: str) -> None:
         """Raise MountError, which names the mount point, if an option is invalid."""

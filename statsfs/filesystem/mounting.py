@@ -96,6 +96,7 @@ def mount(
     create: bool = False,
     switch_interval: float | None = None,
     root: str | None = None,
+    read_only: bool = False,
 ) -> Mount:
     """Mount a registry, and serve it from a background thread.
 
@@ -117,11 +118,13 @@ def mount(
         root: the name of a top-level source that is mounted as the root, in place of all of them.
             The root is empty while none of that name is registered. It has no files but those of
             one integer, and that a name is not there may be kept by the kernel for a second.
+        read_only: let nobody clear anything in it, through a bind mount or a copy in a container
+            neither: EROFS, for root too.
 
     Raises:
         MountError: it is refused; the message is one line that says what to do.
     """
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
     return mount_with(registry, mountpoint, options)
 
 
@@ -147,6 +150,7 @@ async def mounted(
     create: bool = False,
     switch_interval: float | None = None,
     root: str | None = None,
+    read_only: bool = False,
 ) -> AsyncIterator[Mount]:
     """Mount a registry, and serve it from the trio program that calls.
 
@@ -158,7 +162,7 @@ async def mounted(
     The arguments and errors are those of `mount`. The program must not read its own mount from the
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
     with _needing_fuse(mountpoint):
         from statsfs.filesystem.session import serve_in_trio
     async with serve_in_trio(registry, mountpoint, options) as session:

@@ -129,12 +129,15 @@ class Session:
             undo.callback(self._watcher.close)
             # Before the watcher ends: it would wait for a mount that is not served any more.
             undo.callback(self._unmount)
-            self._init(handlers, options.lets_others_in)
+            self._init(handlers, options)
 
-    def _init(self, handlers: Handlers, allow_other: bool) -> None:
+    def _init(self, handlers: Handlers, wanted: MountOptions) -> None:
         options = {*pyfuse3.default_options, "fsname=statsfs", "subtype=statsfs", "noexec"}
-        if allow_other:
+        if wanted.lets_others_in:
             options.add("allow_other")
+        if wanted.read_only:
+            # Of the filesystem, and so of each mount of it: bind mounts, copies in containers.
+            options.add("ro")
         self._before = find_descriptors()
         # Before, not after: Ctrl-C may strike as soon as it is mounted.
         self._mounted = True

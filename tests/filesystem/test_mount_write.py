@@ -2,6 +2,7 @@
 
 import errno
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 
 from statsfs.model.values import Value
 from statsfs.tree.source import Source
-from tests.support.mount_server import World
+from tests.support import mount_calls as calls
+from tests.support.mount_server import World, mount_here
 from tests.support.mounts import Server, run, serving, shell
 from tests.support.trees import Cpu, add_cpu, make_kvm, subordinate
 
@@ -141,6 +143,36 @@ def test_truncating_changes_nothing(writable: Server, kvm: Path) -> None:
     assert writable.call(numbers) == before
     assert os.stat(file).st_size == 4096
     assert file.read_text() == "5\n"
+
+
+def test_a_write_far_beyond(kvm: Path) -> None:
+    """Refused: the kernel would append after it, where no file may reach."""
+    with open(kvm / "exits", "wb", buffering=0) as file:
+        for offset in (2**40 + 1, 2**62, 2**63 - 2):
+            with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+                os.pwrite(file.fileno(), b"0", offset)
+        assert os.pwrite(file.fileno(), b"0", 2**20) == 1
+    assert shell('echo 0 >>"$1"; echo 0 >>"$1"', kvm / "exits") == ""
+
+
+def test_a_read_only_mount() -> None:
+    """Nobody clears, through another mount of the filesystem neither: EROFS, for root too."""
+    elsewhere = """
+        mkdir "$1"; mount -t tmpfs tmpfs "$1"; mkdir "$1/copy"
+        mount --bind "$0" "$1/copy"; mount -i -o remount,bind,rw "$1/copy"
+        mount -i -o remount,bind,rw "$0"
+        for place in "$0" "$1/copy"; do /bin/echo 0 >"$place/kvm/exits"; done; rmdir "$0/kvm"
+    """
+    with serving("later") as server, tempfile.TemporaryDirectory() as free:
+        server.call(build)
+        server.call(mount_here, server.mountpoint, read_only=True)
+        text = (server / "kvm/exits").read_text()
+        own_namespace = ("unshare", "--mount", "--propagation", "slave")
+        command = (*own_namespace, "sh", "-uc", elsewhere, server.mountpoint, f"{free}/x")
+        said = run(*command, status=1).stderr
+        assert said.count("Read-only file system") == 3, said
+        assert (server / "kvm/exits").read_text() == text
+        server.call(calls.close)
 
 
 def test_a_base_that_refuses(kvm: Path) -> None:
