@@ -82,6 +82,9 @@ ERRNOS: Final[dict[type[BaseException], int]] = {
 # Seconds for which the kernel may cache names and attributes. They change only by our
 # invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
+# The highest offset of a write. What is written there makes the kernel believe that the file is as
+# long, and append after it, until it asks again: no append could follow near the highest of all.
+_OFFSET_MAX: Final = 2**40
 # How many different errors are logged, once each.
 _LOGGED_MAX: Final = 100
 # How many threads work at a time, and for one user. They share one interpreter, so more would gain
@@ -343,6 +346,8 @@ class Handlers(pyfuse3.Operations):
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         """Clear a file; the offset is ignored, so that ">>" works as ">"."""
+        if off > _OFFSET_MAX:
+            raise FUSEError(errno.EFBIG)
         try:
             await self._prepare(self._vfs.prepare_write(fh, buf), self._vfs.user_of(fh))
             return len(buf)
