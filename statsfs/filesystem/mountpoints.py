@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 _FUSE_CONF: Final = "/etc/fuse.conf"
+_TABLE: Final = "/proc/self/mountinfo"
+_USUAL_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
+_NO_FUSERMOUNT: Final = "there is no fusermount3; apt install fuse3"
 _PATIENCE: Final = 5.0  # seconds
 
 
@@ -44,12 +47,17 @@ class _Mounted(NamedTuple):
 
 def _read_mounts() -> Iterator[_Mounted]:
     # As bytes: a path may have what Python takes for a blank or for the end of a line.
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            # proc(5): … (3) device … (5) mount point … "-" (9) type; blanks in paths are octal.
-            fields = line.rstrip(b"\n").split(b" ")
-            point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-            yield _Mounted(point, fields[fields.index(b"-") + 1].decode(), fields[2].decode())
+    try:
+        with open(_TABLE, "rb") as table:
+            lines = list(table)
+    except FileNotFoundError as error:
+        reason = "is not there; mount proc first: mount -t proc proc /proc"
+        raise _refusal(_TABLE, reason, error.errno) from None
+    for line in lines:
+        # proc(5): … (3) device … (5) mount point … "-" (9) type; blanks in paths are octal.
+        fields = line.rstrip(b"\n").split(b" ")
+        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
+        yield _Mounted(point, fields[fields.index(b"-") + 1].decode(), fields[2].decode())
 
 
 def _find_mounted(path: str) -> _Mounted | None:
@@ -94,6 +102,9 @@ def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
         return os.path.realpath(text)
     except (TypeError, ValueError) as error:
         raise MountError(f"{path!r} is not a path: {error}", path, errno.EINVAL) from error
+    except FileNotFoundError as error:  # from getcwd(2)
+        reason = "the current directory was deleted; change to another, or give an absolute path"
+        raise _refusal(text, reason, error.errno) from None
 
 
 @contextlib.contextmanager
@@ -148,10 +159,13 @@ def unmount(path: str, *, lazy: bool = False) -> None:
 
     A lazy unmount detaches it at once, even if it is busy.
     """
-    command = [_find_fusermount(path), "-uz" if lazy else "-u", "--", path]
+    command = _find_command(path, lazy)
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        reason = " ".join(done.stderr.split()) or f"fusermount3 ended with {done.returncode}"
+        reason = (
+            " ".join(done.stderr.split())
+            or f"{os.path.basename(command[0])} ended with {done.returncode}"
+        )
         raise _refusal(path, f"cannot be unmounted: {reason}")
 
 
@@ -179,11 +193,20 @@ def _is_dead(path: str) -> bool:
     return False
 
 
-def _find_fusermount(path: str) -> str:
-    command = shutil.which("fusermount3")
-    if command is None:
-        raise _refusal(path, "there is no fusermount3; apt install fuse3", errno.ENOENT)
-    return command
+def _find_command(path: str, lazy: bool) -> list[str]:
+    # What unmounts; -i, as mount(8) could call a helper that is this program.
+    fusermount = _find_program("fusermount3")
+    if fusermount is not None:
+        return [fusermount, "-uz" if lazy else "-u", "--", path]
+    umount = None if os.geteuid() else _find_program("umount")
+    if umount is None:
+        raise _refusal(path, _NO_FUSERMOUNT, errno.ENOENT)
+    return [umount, "-il" if lazy else "-i", "--", path]
+
+
+def _find_program(name: str) -> str | None:
+    # libfuse, too, looks where Debian has it before it looks in PATH.
+    return shutil.which(name, path=os.pathsep.join((_USUAL_PATH, os.environ.get("PATH", ""))))
 
 
 def _check_system(path: str, allow_other: bool) -> None:
@@ -197,7 +220,8 @@ def _check_system(path: str, allow_other: bool) -> None:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         reason = "no permission to use /dev/fuse; run as root, or chmod 666 /dev/fuse"
         raise _refusal(path, reason, errno.EACCES)
-    _find_fusermount(path)
+    if os.geteuid() and _find_program("fusermount3") is None:
+        raise _refusal(path, _NO_FUSERMOUNT, errno.ENOENT)
     if allow_other and os.geteuid() and not _others_allowed():
         reason = f"letting other users in needs root, or the line user_allow_other in {_FUSE_CONF}"
         raise _refusal(path, reason, errno.EPERM)
@@ -206,7 +230,7 @@ def _check_system(path: str, allow_other: bool) -> None:
 def _others_allowed() -> bool:
     try:
         with open(_FUSE_CONF, encoding="utf-8", errors="replace") as conf:
-            return any(line.strip() == "user_allow_other" for line in conf)
+            return any(line.partition("#")[0].strip() == "user_allow_other" for line in conf)
     except OSError:
         return False
 
@@ -214,6 +238,8 @@ def _others_allowed() -> bool:
 def _check_directory(path: str) -> None:
     try:
         problem, number = _find_problem(path)
+    except MountError:
+        raise
     except FileNotFoundError as error:
         reason = "no such directory; make it (mkdir), or mount with create"
         raise _refusal(path, reason, error.errno) from error

@@ -20,13 +20,14 @@ __all__ = ["Watcher"]
 # cached; while a dead server's descriptors are being closed, the request is aborted first.
 _SCRIPT: Final = """
 trap '' HUP INT TERM
+PATH=$PATH:/usr/bin:/bin:/usr/sbin:/sbin
 read -r line
 if [ -r "$2" ]; then exec 8< "$2"; flock -w 5 8; fi
 tries=50
 while [ $tries -gt 0 ]; do
     answer=$(LC_ALL=C stat -f -- "$1" 2>&1) && exit
     case $answer in
-        *"not connected"*) fusermount3 -uz -- "$1"; exit ;;
+        *"not connected"*) fusermount3 -uz -- "$1" || umount -il -- "$1"; exit ;;
         *"connection abort"*) tries=$((tries - 1)); sleep 0.1 ;;
         *) exit ;;
     esac

@@ -320,10 +320,15 @@ def test_pyfuse3_cannot_be_imported(module: str, text: str) -> None:
     assert message == f"{server.mountpoint}: pyfuse3 cannot be imported: {text}"
 
 
-def test_there_is_no_fusermount3() -> None:
-    """The package that has it."""
+def test_a_broken_path() -> None:
+    """Programs are looked for where a system has them, too; the watcher does so as well."""
     with serving("later", env={"PATH": "/nonexistent"}) as server:
-        assert refused(server, server.mountpoint) == "there is no fusermount3; apt install fuse3"
+        path = server.mountpoint
+        server.call(calls.build)
+        server.call(calls.cycle, path, 1)
+        server.call(mount_here, path)
+        server.kill()
+        wait_until(lambda: not is_mounted(path), "the watcher clears the mount")
 
 
 @pytest.mark.root

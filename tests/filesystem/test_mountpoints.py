@@ -33,7 +33,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
     exists, access = os.path.exists, os.access
     monkeypatch.setattr(os.path, "exists", lambda path: path == "/dev/fuse" or exists(path))
     monkeypatch.setattr(os, "access", lambda path, mode: path == "/dev/fuse" or access(path, mode))
-    monkeypatch.setattr(shutil, "which", lambda command: f"/usr/bin/{command}")
+    monkeypatch.setattr(shutil, "which", lambda command, path: f"/usr/bin/{command}")
 
 
 def refusal(path: object, *, allow_other: bool = False) -> MountError:
@@ -203,16 +203,6 @@ def test_no_permission_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     assert error.errno == errno.EACCES
 
 
-def test_no_fusermount3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It says which package has it; unmounting needs it as well."""
-    monkeypatch.setattr(shutil, "which", lambda command: None)
-    error = refusal(tmp_path)
-    assert "there is no fusermount3; apt install fuse3" in str(error)
-    assert error.errno == errno.ENOENT
-    with pytest.raises(MountError, match="apt install fuse3"):
-        unmount(str(tmp_path))
-
-
 def test_no_permission_for_the_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who is not root mounts on directories that he may write."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -229,6 +219,9 @@ def test_no_permission_for_the_directory(tmp_path: Path, monkeypatch: pytest.Mon
         ("", False),
         ("#user_allow_other\n", False),
         ("mount_max = 5\n  user_allow_other  \n", True),
+        ("user_allow_other # the monitoring's user looks\n", True),
+        ("user_allow_other#\n", True),
+        ("mount_max = 5 # user_allow_other\n", False),
         ("user_allow_others\n", False),
     ],
 )
@@ -251,6 +244,46 @@ def test_letting_others_in(
         error = refusal(tmp_path / "dir", allow_other=True)
         assert "letting other users in needs root, or the line user_allow_other" in str(error)
         assert error.errno == errno.EPERM
+
+
+# A system that lacks something
+
+
+def test_no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is said, whatever is asked."""
+    monkeypatch.setattr(mountpoints, "_TABLE", str(tmp_path / "mountinfo"))
+    for ask in (find_mount, find_device, lambda path: prepare_mountpoint(path, allow_other=False)):
+        with pytest.raises(MountError, match="is not there; mount proc first: mount -t proc"):
+            ask(str(tmp_path))
+
+
+def test_no_current_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A relative path is nowhere; an absolute one is where it is."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(MountError, match=r"^x: the current directory was deleted; change to an"):
+        resolve_mountpoint("x")
+    assert resolve_mountpoint(tmp_path) == str(tmp_path)
+
+
+def test_no_fusermount3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Root does without it; for others there is no other way."""
+    directory = tmp_path / "dir"
+    directory.mkdir()
+    found = {"umount": "/usr/bin/umount"}
+    monkeypatch.setattr(shutil, "which", lambda command, path: found.get(command))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    kinds = iter(["fuse.statsfs"])
+    with monkeypatch.context() as dying:
+        dying.setattr(mountpoints, "find_mount", lambda path: next(kinds, None))
+        commands = dead(dying, directory, errno.ENOTCONN, 1)
+        prepare_mountpoint(str(directory), allow_other=False)
+    assert commands == [["/usr/bin/umount", "-il", "--", str(directory)]]
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "there is no fusermount3; apt install fuse3" in str(refusal(directory))
+    with pytest.raises(MountError, match="there is no fusermount3"):
+        unmount(str(directory))
 
 
 # Dead mounts
