@@ -20,6 +20,8 @@ from typing import Final
 
 import click
 
+from statsfs.cli.surroundings import close_inherited
+
 __all__ = ["detach"]
 
 _SYSTEM_LOG: Final = "/dev/log"
@@ -32,7 +34,8 @@ def detach(log: str | None) -> Callable[[], None]:
 
     The function lets the parent end, leaves its terminal and directory, and sends later output to
     the file `log`, or to the system log. It raises BrokenPipeError if the parent has ended already,
-    so that the server is not wanted. The parent exits, with 0 once the child is ready.
+    so that the server is not wanted. The parent exits, with 0 once the child is ready. What the
+    child inherits beside its standard streams is closed.
     """
     try:
         file = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -47,6 +50,7 @@ def detach(log: str | None) -> Callable[[], None]:
         os.close(writing)
         raise SystemExit(_wait(child, reading))
     os.close(reading)
+    close_inherited({writing} if file is None else {writing, file})
     os.umask(0o022)
     _redirect(os.open(os.devnull, os.O_RDONLY), 0)
     return partial(_leave, writing, file)

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
+from statsfs.cli.surroundings import open_standard_streams
+
 __all__ = ["main", "translate"]
 
 _SOURCE: Final = "statsfs"
@@ -52,6 +54,7 @@ class _WrongUsage(Exception):
 def main() -> NoReturn:
     """Mount as the arguments say, and leave the server in the background."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C must not end it with status 0
+    open_standard_streams()
     try:
         options, positional = getopt.gnu_getopt(sys.argv[1:], "fhno:rst:vwN:", ["help"])
         given = dict(options)
