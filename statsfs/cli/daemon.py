@@ -5,6 +5,7 @@ Threading: main thread only.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Final
 
 import click
 
-from statsfs.cli import loading, serving
+from statsfs.cli import loading, logs, serving
 from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop
 from statsfs.cli.systemd import notify
@@ -29,6 +30,8 @@ from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
 __all__ = ["mount_command"]
+
+logger = logging.getLogger(__name__)
 
 # A daemon that was unmounted may take a moment to end, and umount(8) does not wait for it.
 _PATIENCE: Final = 3.0  # seconds
@@ -98,7 +101,14 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @click.option(
     "--log",
     metavar="FILE",
-    help="With --background: append later messages to this file, not to the system's log.",
+    help="With --background: append later messages to this file, not to the system's log; SIGHUP "
+    "opens it anew.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default="text",
+    help="Log lines of text, the default, or of JSON.",
 )
 @serving.listen_option
 def mount_command(
@@ -116,6 +126,7 @@ def mount_command(
     read_only: bool,
     background: bool,
     log: str | None,
+    log_format: logs.Format,
     listen: tuple[str, int] | None,
 ) -> None:
     """Mount at MOUNTPOINT what programs publish, as the host's daemon does; or other sources too.
@@ -137,18 +148,23 @@ def mount_command(
     """
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
+    # A log of JSON has nothing else; from the background there is nobody to talk to.
+    tell = logger.info if background or log_format == "json" else serving.say
     options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
-    ready = _start(mountpoint, background, log)
+    ready = _start(mountpoint, background, log, log_format)
     stop = Stop()
     registry = Registry()
     with stop.interrupting():
         loading.load(registry, load)
+    if ready is None:
+        # Not before: a program may set up logging itself.
+        logs.set_up(log_format, prioritized=logs.is_journal())
     with (
         _filling(registry, kvm, qmp, segments or ([] if load or kvm or qmp else [None])),
         serving.listening(registry, listen) as server,
         mount_with(registry, mountpoint, options) as mounted,
     ):
-        serving.announce(mounted, server)
+        serving.announce(mounted, server, serving.say if background else tell)
         if ready is None:
             notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
         else:
@@ -157,14 +173,16 @@ def mount_command(
         stop.wait()
         if ready is None:
             notify("STOPPING=1")
-    serving.say(f"unmounted {mounted.mountpoint}")
+    tell(f"unmounted {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
     if left:
-        serving.say(f"waiting for non-daemon threads: {', '.join(left)}")
+        tell(f"waiting for non-daemon threads: {', '.join(left)}")
         stop.release()
 
 
-def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], None] | None:
+def _start(
+    mountpoint: str, background: bool, log: str | None, form: logs.Format
+) -> Callable[[], None] | None:
     # Goes to the background, if that is wanted, before any thread is started; see `detach`.
     path = mountpoints.resolve_mountpoint(mountpoint)
     if mountpoints.find_mount(path) is not None:
@@ -172,7 +190,7 @@ def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], N
         with mountpoints.lock_mountpoint(path):
             mountpoints.prepare_mountpoint(path, allow_other=False)
     if background:
-        return detach(log)
+        return detach(log, form)
     if log is not None:
         raise click.UsageError("--log needs --background")
     return None

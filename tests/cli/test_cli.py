@@ -589,8 +589,8 @@ def test_umount_through_a_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
-def test_umount_without_fusermount3(tmp_path: Path) -> None:
-    """Where `fusermount3` is missing, the package to install is named."""
+def test_umount_with_a_broken_path(tmp_path: Path) -> None:
+    """What unmounts is found where a system has it."""
     mountpoint = tmp_path / "stats"
     with serving("demo", mountpoint, "--vms", "1") as server:
         done = subprocess.run(
@@ -600,8 +600,9 @@ def test_umount_without_fusermount3(tmp_path: Path) -> None:
             text=True,
             check=False,
         )
-        assert_error(done, 1, "fusermount3", "apt install fuse3")
-        server.stop()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert not is_mounted(mountpoint)
+        assert server.ended()[0] == 0
 
 
 @pytest.mark.mount
