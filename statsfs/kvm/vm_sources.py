@@ -2,11 +2,14 @@
 
 Owns what a kernel counts, as it says itself (`Section`), and the directories `<pid>-<fd>/vcpu<n>`.
 Numbers come as the blocks of statistics descriptors. A way that does not know some values has them
-taken away: what was counted stays in the totals, and is taken back when they return.
-Threading: one thread makes, arranges and removes; any may `take`.
+taken away: what was counted stays in the totals, and is taken back when they return. A way that
+knows vCPUs only together (`ALL`) has a hidden source for them: with what was counted of each before
+it makes the VM's totals.
+Threading: one thread makes, shows, arranges and removes; any may `take`, but not while it shows.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -15,14 +18,16 @@ from statsfs.formats.binary import Layout
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.steal import SCHEDULER_VALUES
 from statsfs.kvm.values import make_values
-from statsfs.kvm.ways import Known
+from statsfs.kvm.ways import ALL, Known
 from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Value
+from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["SCHEDULE_SIZE", "Section", "VmSources", "read_sections"]
 
-SCHEDULE_SIZE: Final = 8 * len(SCHEDULER_VALUES)
+_SLOT: Final = 8  # bytes of a number
+SCHEDULE_SIZE: Final = _SLOT * len(SCHEDULER_VALUES)
 """How many bytes it has in a vCPU's block, of which it is the beginning."""
 
 
@@ -35,11 +40,13 @@ class Section:
         places: the values, and where they are in the block, by name.
         arrays: the same values: numbers, histograms, and what the scheduler counts, if there are
             some. A way knows all of an array, or shows nothing of it.
+        plain: the names of those that are neither histograms nor the scheduler's.
     """
 
     size: int
     places: Mapping[str, Place]
     arrays: tuple[tuple[Value, ...], ...]
+    plain: tuple[str, ...]
 
     @classmethod
     def of(cls, layout: Layout, schedule: bool) -> "Section":
@@ -57,7 +64,12 @@ class Section:
                 one.name: Place(one, 8 * index) for index, one in enumerate(SCHEDULER_VALUES)
             }
             arrays.append(SCHEDULER_VALUES)
-        return cls(start + layout.data_size, MappingProxyType(places), tuple(filter(None, arrays)))
+        return cls(
+            start + layout.data_size,
+            MappingProxyType(places),
+            tuple(filter(None, arrays)),
+            tuple(one.name for one in arrays[0]),
+        )
 
 
 def read_sections(own: OwnVm) -> tuple[Section, Section]:
@@ -144,7 +156,7 @@ class VmSources:
 
     @property
     def vcpus(self) -> Collection[int]:
-        """The numbers of the vCPUs."""
+        """The numbers of the vCPUs, and `ALL` if there are sums over all."""
         return self._vcpus.keys()
 
     def set_refresh(self, *, idle: bool, blocking: bool = False) -> None:
@@ -155,33 +167,96 @@ class VmSources:
         if idle and refresher.failure is not None:
             refresher.settle(None)
 
-    def show(self, known: Known) -> None:
-        """Show the values that a way knows."""
+    def show(self, known: Known, blocks: Mapping[int, bytes]) -> None:
+        """Show the values that a way knows; the vCPUs go on with its numbers."""
         vm, vcpu = known
         self._known = (
             self._own._section.places.keys() if vm is None else vm,
             self._section.places.keys() if vcpu is None else vcpu,
         )
         self._own.show(self._known[0])
+        together = None
+        if ALL not in blocks and set(self._section.plain) <= set(self._known[1]):
+            together = self._vcpus.pop(ALL, None)
+        if together is not None:
+            self._prepare(together, blocks)
         for values in self._section.arrays:  # before the first vCPU is there
             if values not in self._declared and _are_known(values, self._known[1]):
                 self.source.add_values(values, None)
                 self._declared.add(values)
-        for target in self._vcpus.values():
+        for target in self._each():
             target.show(self._known[1])
+        if together is not None:
+            self._part(together, blocks)
+
+    def _each(self) -> list[_Target]:
+        return [target for number, target in self._vcpus.items() if number != ALL]
+
+    def _prepare(self, together: _Target, blocks: Mapping[int, bytes]) -> None:
+        # The vCPUs will be shown first with what the totals had of them before, so that these stay.
+        # What was cleared meanwhile begins at 0: nobody knows how much was of which vCPU.
+        for number, target in self._vcpus.items():
+            numbers = target.numbers
+            old, new = numbers.raw, blocks.get(number, numbers.raw)
+            numbers.take(new)
+            for name in together.numbers.cleared:
+                numbers.clear_value(name)
+            first = bytearray(new)
+            for name, field in self._fields(self._section.plain):
+                if name not in together.numbers.cleared:
+                    cumulative = self._section.places[name].value.cumulative
+                    first[field] = old[field] if cumulative else bytes(_SLOT)
+            numbers.take(bytes(first))
+
+    def _part(self, together: _Target, blocks: Mapping[int, bytes]) -> None:
+        # In one step, each vCPU gets what it counted meanwhile, and the sums lose it.
+        left = bytearray(self._section.size)
+        for _, field in self._fields(together.numbers.cleared):
+            left[field] = together.numbers.block[field]
+
+        def change_hands(change: TreeChange) -> None:
+            change.set(together.numbers, "block", bytes(left))
+            for number, target in self._vcpus.items():
+                for step in target.numbers.steps(blocks.get(number, target.numbers.raw)):
+                    change.do(*step)
+
+        apply_change(change_hands)
+        self._remove(together)
+
+    def _fields(self, names: Iterable[str]) -> list[tuple[str, slice]]:
+        # Where plain values are in a block.
+        starts = ((name, self._section.places[name].offset) for name in names)
+        return [(name, slice(start, start + _SLOT)) for name, start in starts]
+
+    def _remove(self, target: _Target) -> None:
+        self.source.remove_subordinate(target.source)
+        target.source.put()
 
     def arrange(self, blocks: Mapping[int, bytes]) -> None:
         """Have just these vCPUs, of which new ones begin with these numbers."""
-        for number in self._vcpus.keys() - blocks.keys():
-            gone = self._vcpus.pop(number)
-            self.source.remove_subordinate(gone.source)
-            gone.source.put()
+        for number in self._vcpus.keys() - blocks.keys() - {ALL}:
+            self._remove(self._vcpus.pop(number))
         for number in sorted(blocks.keys() - self._vcpus.keys()):
-            target = _Target(Source("vcpu%d", number, label="vcpu"), self._section)
-            target.numbers.take(blocks[number])
-            target.show(self._known[1])
+            if number == ALL:
+                target = _Target(Source("vcpus", hidden=True), self._section)
+                target.numbers.take(self._subtract(blocks[number]))
+                target.show(self._section.plain)
+            else:
+                target = _Target(Source("vcpu%d", number, label="vcpu"), self._section)
+                target.numbers.take(blocks[number])
+                target.show(self._known[1])
             self.source.add_subordinate(target.source)
             self._vcpus[number] = target
+
+    def _subtract(self, block: bytes) -> bytes:
+        # The totals have what was counted of each vCPU before, but for what goes up and down. If
+        # somebody cleared the kernel's own numbers, they begin anew.
+        left = bytearray(block)
+        for name, field in self._fields(self._section.plain):
+            if self._section.places[name].value.cumulative:
+                before = sum(_read(one.numbers.raw, field) for one in self._each())
+                left[field] = max(_read(block, field) - before, 0).to_bytes(_SLOT, sys.byteorder)
+        return bytes(left)
 
     def take(self, vcpu: int | None, block: bytes, *, scheduled: bool = True) -> None:
         """Take the numbers of a vCPU, or of the VM for None; those of an unknown one are dropped.
@@ -190,6 +265,8 @@ class VmSources:
         """
         target = self._own if vcpu is None else self._vcpus.get(vcpu)
         if target is not None:
+            if vcpu == ALL:
+                block = self._subtract(block)
             if not scheduled:
                 block = target.numbers.raw[:SCHEDULE_SIZE] + block[SCHEDULE_SIZE:]
             target.take(block)
@@ -199,3 +276,7 @@ class VmSources:
         for target in self._vcpus.values():
             target.source.put()
         self.source.put()
+
+
+def _read(block: bytes, field: slice) -> int:
+    return int.from_bytes(block[field], sys.byteorder)

@@ -9,7 +9,7 @@ Threading: as `external`.
 import operator
 import struct
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
@@ -66,14 +66,25 @@ class PackedNumbers:
     @locked
     def take(self, block: bytes) -> None:
         """Replace all numbers; ValueError: the block has another size."""
+        self.raw, self.block = block, self._subtract(block)
+
+    @locked
+    def steps(self, block: bytes) -> list[tuple[Any, ...]]:
+        """Return steps that replace all numbers as a part of a change of the tree; as `take`."""
+        return [(setattr, self, "raw", block), (setattr, self, "block", self._subtract(block))]
+
+    @property
+    def cleared(self) -> Collection[str]:
+        """The names of values that were cleared, and did not begin anew since."""
+        return self._baselines.keys()
+
+    def _subtract(self, block: bytes) -> bytes:
+        # A number below its baseline shows that counting began anew: then there is none.
         if len(block) != len(self.raw):
             raise ValueError(f"{len(block)} bytes, not {len(self.raw)}")
-        self.raw = block
-        self.block = self._subtract() if self._baselines else block
-
-    def _subtract(self) -> bytes:
-        # A number below its baseline shows that counting began anew: then there is none.
-        changed = bytearray(self.raw)
+        if not self._baselines:
+            return block
+        changed = bytearray(block)
         for name, baseline in list(self._baselines.items()):
             field, offset = self._field(name)
             left = [*map(operator.sub, field.unpack_from(changed, offset), baseline)]
@@ -95,7 +106,7 @@ class PackedNumbers:
             raise ValueError(f"the {value.kind} is kept where it is counted")
         field, offset = self._field(name)
         self._baselines[name] = field.unpack_from(self.raw, offset)
-        self.block = self._subtract()
+        self.block = self._subtract(self.raw)
 
 
 @lru_cache(maxsize=256)
