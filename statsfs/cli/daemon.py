@@ -23,6 +23,7 @@ from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
 from statsfs.filesystem.mounting import MountOptions, mount_with
 from statsfs.kvm.host import KvmHost
+from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import COLLECTOR
@@ -204,7 +205,9 @@ def _filling(
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
             if kvm:
-                source = stack.enter_context(KvmHost()).source
+                # A socket that is named comes before debugfs, which would have its VM first.
+                host = KvmHost([LibvirtVms]) if sockets else KvmHost()
+                source = stack.enter_context(host).source
             else:
                 source = stack.enter_context(Source("kvm"))
             registry.register(source)
