@@ -175,11 +175,13 @@ class VmSources:
             self._section.places.keys() if vcpu is None else vcpu,
         )
         self._own.show(self._known[0])
-        together = None
+        together: _Target | None = None
+        cleared: Collection[str] = ()
         if ALL not in blocks and set(self._section.plain) <= set(self._known[1]):
             together = self._vcpus.pop(ALL, None)
         if together is not None:
-            self._prepare(together, blocks)
+            cleared = together.numbers.cleared
+            self._prepare(blocks, cleared)
         for values in self._section.arrays:  # before the first vCPU is there
             if values not in self._declared and _are_known(values, self._known[1]):
                 self.source.add_values(values, None)
@@ -187,31 +189,34 @@ class VmSources:
         for target in self._each():
             target.show(self._known[1])
         if together is not None:
-            self._part(together, blocks)
+            self._part(together, blocks, cleared)
 
     def _each(self) -> list[_Target]:
-        return [target for number, target in self._vcpus.items() if number != ALL]
+        # A copy first: vCPUs may come while a reader brings numbers.
+        return [target for number, target in list(self._vcpus.items()) if number != ALL]
 
-    def _prepare(self, together: _Target, blocks: Mapping[int, bytes]) -> None:
+    def _prepare(self, blocks: Mapping[int, bytes], cleared: Collection[str]) -> None:
         # The vCPUs will be shown first with what the totals had of them before, so that these stay.
         # What was cleared meanwhile begins at 0: nobody knows how much was of which vCPU.
         for number, target in self._vcpus.items():
             numbers = target.numbers
             old, new = numbers.raw, blocks.get(number, numbers.raw)
             numbers.take(new)
-            for name in together.numbers.cleared:
+            for name in cleared:
                 numbers.clear_value(name)
             first = bytearray(new)
             for name, field in self._fields(self._section.plain):
-                if name not in together.numbers.cleared:
+                if name not in cleared:
                     cumulative = self._section.places[name].value.cumulative
                     first[field] = old[field] if cumulative else bytes(_SLOT)
             numbers.take(bytes(first))
 
-    def _part(self, together: _Target, blocks: Mapping[int, bytes]) -> None:
+    def _part(
+        self, together: _Target, blocks: Mapping[int, bytes], cleared: Collection[str]
+    ) -> None:
         # In one step, each vCPU gets what it counted meanwhile, and the sums lose it.
         left = bytearray(self._section.size)
-        for _, field in self._fields(together.numbers.cleared):
+        for _, field in self._fields(cleared):
             left[field] = together.numbers.block[field]
 
         def change_hands(change: TreeChange) -> None:

@@ -9,7 +9,7 @@ Threading: as `external`.
 import operator
 import struct
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
 from typing import Any, Final, NamedTuple
@@ -66,7 +66,10 @@ class PackedNumbers:
     @locked
     def take(self, block: bytes) -> None:
         """Replace all numbers; ValueError: the block has another size."""
-        self.raw, self.block = block, self._subtract(block)
+        if len(block) != len(self.raw):
+            raise ValueError(f"{len(block)} bytes, not {len(self.raw)}")
+        self.raw = block
+        self.block = self._subtract(block) if self._baselines else block
 
     @locked
     def steps(self, block: bytes) -> list[tuple[Any, ...]]:
@@ -74,16 +77,12 @@ class PackedNumbers:
         return [(setattr, self, "raw", block), (setattr, self, "block", self._subtract(block))]
 
     @property
-    def cleared(self) -> Collection[str]:
+    def cleared(self) -> tuple[str, ...]:
         """The names of values that were cleared, and did not begin anew since."""
-        return self._baselines.keys()
+        return tuple(self._baselines)
 
     def _subtract(self, block: bytes) -> bytes:
         # A number below its baseline shows that counting began anew: then there is none.
-        if len(block) != len(self.raw):
-            raise ValueError(f"{len(block)} bytes, not {len(self.raw)}")
-        if not self._baselines:
-            return block
         changed = bytearray(block)
         for name, baseline in list(self._baselines.items()):
             field, offset = self._field(name)

@@ -7,6 +7,7 @@ import pytest
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source
 
 EXITS = Value("exits", aggregate=Aggregate.SUM)
@@ -111,3 +112,21 @@ def test_what_is_not_cumulative_is_not_cleared() -> None:
     source, _ = make_source(NUMBERS)
     with pytest.raises(ReadOnlyValueError):
         source.clear_value("running")
+
+
+def test_numbers_that_are_taken_in_a_change() -> None:
+    """Its steps do what `take` does, when the change is made; baselines stay."""
+    source, numbers = make_source(NUMBERS)
+    numbers.take(block(5))
+    numbers.clear_value("exits")
+    assert numbers.cleared == ("exits",)
+    steps = numbers.steps(block(8, 1))
+    assert read(source) == {"deepest": 0, "exits": 0, "running": 0}
+
+    def make(change: TreeChange) -> None:
+        for step in steps:
+            change.do(*step)
+
+    apply_change(make)
+    assert read(source) == {"deepest": 0, "exits": 3, "running": 1}
+    assert numbers.raw == block(8, 1)
