@@ -175,10 +175,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _take(self, vm: _Vm, numbers: Numbers) -> None:
         block, vcpus = numbers
-        if block is not None:
-            vm.sources.take(None, block)
-        for number, one in vcpus.items():
-            vm.sources.take(number, one)
+        for number, one in ((None, block), *vcpus.items()):
+            if one is not None:
+                vm.sources.take(number, one)
 
     # BPF
 
@@ -343,7 +342,11 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         elif way is not self._bpf:
             self._take(vm, found.numbers)
         if vm.sources.vcpus != found.numbers[1].keys():
-            vm.sources.arrange(self._limit(vm, found.numbers[1]))
+            try:
+                vm.sources.arrange(self._limit(vm, found.numbers[1]))
+            finally:
+                if isinstance(way, BpfVms):
+                    way.bind(found.key, vm.sources)
         elif vm.sources.vcpus and vm.name in self._young and way is self._bpf:
             del self._young[vm.name]  # all vCPUs are there, if no more came since the last look
         if not vm.shown:

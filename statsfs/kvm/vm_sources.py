@@ -79,32 +79,20 @@ def read_sections(own: OwnVm) -> tuple[Section, Section]:
 
 class _Target:
     # A VM or a vCPU: its source, and the base of its values.
-    __slots__ = ("_kept", "_section", "_shown", "numbers", "source")
+    __slots__ = ("_section", "_shown", "numbers", "source")
 
     def __init__(self, source: Source, section: Section) -> None:
         self.source = source
         self.numbers = PackedNumbers(section.places, section.size)
         self._section = section
         self._shown: set[tuple[Value, ...]] = set()
-        self._kept: list[tuple[int, int]] = []  # where in a block is what is not shown
-
-    def take(self, block: bytes) -> None:
-        """Take numbers; of what is not shown the last ones stay, and so their baselines."""
-        old = self.numbers.raw
-        for start, end in self._kept:
-            block = block[:start] + old[start:end] + block[end:]
-        self.numbers.take(block)
 
     def show(self, known: Collection[str]) -> None:
-        """Show the arrays of which all values are known."""
-        places = self._section.places
-        self._kept = [
-            (places[one.name].offset, places[one.name].offset + 8 * one.size)
-            for values in self._section.arrays
-            if not _are_known(values, known)
-            for one in values
-        ]
-        for values in self._section.arrays:
+        """Show the arrays of which all values are known; the others' last numbers stay."""
+        arrays = self._section.arrays
+        unknown = (values for values in arrays if not _are_known(values, known))
+        self.numbers.keep(one.name for values in unknown for one in values)
+        for values in arrays:
             if _are_known(values, known):
                 if values not in self._shown:
                     self.source.add_values(values, self.numbers)
@@ -263,18 +251,16 @@ class VmSources:
                 left[field] = max(_read(block, field) - before, 0).to_bytes(_SLOT, sys.byteorder)
         return bytes(left)
 
-    def take(self, vcpu: int | None, block: bytes, *, scheduled: bool = True) -> None:
-        """Take the numbers of a vCPU, or of the VM for None; those of an unknown one are dropped.
+    def take(self, vcpu: int | None, block: bytes) -> None:
+        """Take the numbers of a vCPU, or of the VM for None; of an unknown one they are dropped."""
+        numbers = self.find(vcpu)
+        if numbers is not None:
+            numbers.take(self._subtract(block) if vcpu == ALL else block)
 
-        Unless `scheduled`, what the scheduler counted stays as it was: the thread has ended.
-        """
+    def find(self, vcpu: int | None) -> PackedNumbers | None:
+        """Return what takes the numbers of a vCPU, or of the VM for None; None: it is unknown."""
         target = self._own if vcpu is None else self._vcpus.get(vcpu)
-        if target is not None:
-            if vcpu == ALL:
-                block = self._subtract(block)
-            if not scheduled:
-                block = target.numbers.raw[:SCHEDULE_SIZE] + block[SCHEDULE_SIZE:]
-            target.take(block)
+        return None if target is None else target.numbers
 
     def put(self) -> None:
         """Put the sources."""
