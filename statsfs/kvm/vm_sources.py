@@ -87,12 +87,16 @@ class _Target:
         self._section = section
         self._shown: set[tuple[Value, ...]] = set()
 
-    def show(self, known: Collection[str]) -> None:
-        """Show the arrays of which all values are known; the others' last numbers stay."""
+    def keep_unknown(self, known: Collection[str]) -> None:
+        """Have the numbers stay of arrays of which not all values are known."""
         arrays = self._section.arrays
         unknown = (values for values in arrays if not _are_known(values, known))
         self.numbers.keep(one.name for values in unknown for one in values)
-        for values in arrays:
+
+    def show(self, known: Collection[str]) -> None:
+        """Show the arrays of which all values are known; the others' last numbers stay."""
+        self.keep_unknown(known)
+        for values in self._section.arrays:
             if _are_known(values, known):
                 if values not in self._shown:
                     self.source.add_values(values, self.numbers)
@@ -187,6 +191,7 @@ class VmSources:
         # The vCPUs will be shown first with what the totals had of them before, so that these stay.
         # What was cleared meanwhile begins at 0: nobody knows how much was of which vCPU.
         for number, target in self._vcpus.items():
+            target.keep_unknown(self._known[1])
             numbers = target.numbers
             old, new = numbers.raw, blocks.get(number, numbers.raw)
             numbers.take(new)
