@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -382,52 +382,49 @@ class Directory:
                         index.add(change, kept)
         self.make_stale(change)
 
-    def add_refreshers(self, change: TreeChange, refreshers: Mapping[Refresher, None]) -> None:
-        """Add refreshers of the subtree."""
-        self.refreshers = self.refreshers or {}
-        change.do(self.refreshers.update, refreshers)
-
-    def join(
-        self, change: TreeChange, other: "Directory", indexes: Mapping[Array, ArrayIndex]
-    ) -> bool:
-        """Add a new descendant with its indexes; tell whether the files change."""
-        stale = False
-        if other.refreshers:
-            self.add_refreshers(change, other.refreshers)
-        for array, index in indexes.items():
-            stale = stale or not self.count_below(array)
-            mine = self.index.get(array)
-            if mine is None:
-                change.do(self.index.__setitem__, array, index.copy())
-            else:
-                mine.update(change, index)
-        if stale:
-            self.make_stale(change)
-        return stale
-
-    def part(
+    def exchange_refreshers(
         self,
         change: TreeChange,
-        other: "Directory",
-        indexes: Mapping[Array, ArrayIndex],
-        retained: Container[Array],
-    ) -> bool:
-        """Remove a descendant that leaves with its indexes; the reverse of `join`.
+        coming: Mapping[Refresher, None],
+        leaving: Iterable[Refresher] = (),
+    ) -> None:
+        """Add refreshers of the subtree, and remove others."""
+        self.refreshers = self.refreshers or {}
+        for refresher in leaving:
+            change.do(self.refreshers.pop, refresher)
+        change.do(self.refreshers.update, coming)
 
-        `retained` are the arrays of which something of the descendant is retained here, or in the
-        subtree. Return whether the files change.
+    def exchange(
+        self,
+        change: TreeChange,
+        coming: Mapping[Array, ArrayIndex],
+        leaving: Mapping[Array, ArrayIndex],
+        retained: Container[Array] = (),
+    ) -> bool:
+        """Add what comes to the subtree, remove what leaves it; tell whether the files change.
+
+        `retained` are the arrays of which something that leaves is retained here, or in the
+        subtree.
         """
         stale = False
-        for refresher in other.refreshers or ():
-            assert self.refreshers is not None
-            change.do(self.refreshers.pop, refresher)
-        for array, index in indexes.items():
-            mine = self.index[array]
-            mine.subtract(change, index)
+        for array in {**coming, **leaving} if coming else leaving:
+            mine, joins, parts = self.index.get(array), coming.get(array), leaving.get(array)
+            if mine is None:
+                assert joins is not None
+                change.do(self.index.__setitem__, array, joins.copy())
+                stale = True
+                continue
+            own, left = self._count_own(array), len(mine)
+            before = left - own
+            if parts is not None:
+                mine.subtract(change, parts, joins)
+                left -= len(parts)
+            if joins is not None:
+                mine.update(change, joins)
+                left += len(joins)
             if array in retained:
                 continue
-            left = len(mine) - len(index)
-            stale = stale or left == self._count_own(array)
+            stale = stale or (before > 0) is not (left > own)
             if not left:
                 change.do(self.index.pop, array)
                 change.garbage.append(mine)

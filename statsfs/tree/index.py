@@ -37,6 +37,7 @@ __all__ = [
     "Key",
     "Part",
     "make_index",
+    "merge_indexes",
     "record_clear",
     "reduce_parts",
 ]
@@ -136,6 +137,15 @@ class ArrayIndex:
         declared = self.declared.copy() if self.declared else None
         return ArrayIndex(self.array, groups, declared, self.records and self.records.copy())
 
+    def merge(self, other: "ArrayIndex") -> None:
+        """Add what another index has, at once: this one is in no directory yet."""
+        for reader, members in other.groups.items():
+            self.groups.setdefault(reader, {}).update(members)
+        if other.declared:
+            self.declared = {**(self.declared or {}), **other.declared}
+        if other.records:
+            self.records = {**(self.records or {}), **other.records}
+
     # Changing: each adds steps to a change. An empty dictionary is no change, and made at once.
 
     def add(self, change: TreeChange, entry: Entry) -> None:
@@ -164,12 +174,15 @@ class ArrayIndex:
             self.declared = {}
         change.do(self.declared.update, entries)
 
-    def subtract(self, change: TreeChange, other: "ArrayIndex") -> None:
-        """Remove all entries and records of a subordinate's index."""
+    def subtract(
+        self, change: TreeChange, other: "ArrayIndex", coming: "ArrayIndex | None" = None
+    ) -> None:
+        """Remove all entries and records of a subordinate's index; `coming` is then added."""
         for reader, leaving in other.groups.items():
             # An empty group may be left of a change that a signal handler ended.
             members = self.groups.get(reader)
-            if members is not None and len(members) == len(leaving):
+            stays = coming is not None and reader in coming.groups
+            if members is not None and len(members) == len(leaving) and not stays:
                 change.do(self.groups.pop, reader)
                 change.garbage.append(members)
             else:
@@ -219,6 +232,19 @@ def make_index(entry: Entry) -> ArrayIndex:
     """Return an index of one entry that has a base."""
     assert entry.reader is not None
     return ArrayIndex(entry.array, {entry.reader: {entry: entry.base}})
+
+
+def merge_indexes(
+    indexes: Sequence[Mapping[Array, ArrayIndex]],
+) -> Mapping[Array, ArrayIndex]:
+    """Return what the indexes of several sources have together; of one they are the same."""
+    if len(indexes) == 1:
+        return indexes[0]
+    merged: dict[Array, ArrayIndex] = {}
+    for one in indexes:
+        for array, index in one.items():
+            merged.setdefault(array, ArrayIndex(array)).merge(index)
+    return merged
 
 
 def _remove(change: TreeChange, things: dict[Any, Any] | None, leaving: Any) -> None:

@@ -37,4 +37,4 @@ def _set_refresh(source: Source, change: TreeChange, refresher: Refresher) -> No
         raise TreeError(f"{source.path}: it has a refresh already", source)
     change.set(directory_of(source), "refresher", refresher)
     for one in find_lineage(source):
-        directory_of(one).add_refreshers(change, {refresher: None})
+        directory_of(one).exchange_refreshers(change, {refresher: None})
