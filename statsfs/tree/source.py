@@ -7,16 +7,11 @@ takes no lock, unless a total counts what left; a snapshot takes it for its pass
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from statsfs.exceptions import (
-    BaseMismatchError,
-    DuplicateNameError,
-    ReadOnlyValueError,
-    UnknownValueError,
-)
+from statsfs.exceptions import ReadOnlyValueError, UnknownValueError
 from statsfs.model.arrays import Array, File, intern_array
 from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
-from statsfs.tree import placement, references
+from statsfs.tree import entries, placement, references
 from statsfs.tree.access import check_owner
 from statsfs.tree.arguments import check_age, check_functions, check_info, format_name, show_label
 from statsfs.tree.directory import Directory
@@ -25,7 +20,6 @@ from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
 from statsfs.tree.refresh import Refresher, refresh_all
 from statsfs.tree.retained import check_row, read_retained, restore_row
-from statsfs.tree.retention import Folding, folding_change
 from statsfs.tree.rows import RetainedRow
 from statsfs.tree.snapshot import Snapshot, take_snapshot
 
@@ -254,24 +248,7 @@ class Source:
             ReleasedError: the source was released.
             TypeError, ValueError: `values` is not an array.
         """
-        references.check(self)
-        try:
-            array = intern_array(values)
-            reader, bound = (None, None) if base is None else array.binder.bind(base)
-        except (BaseMismatchError, DuplicateNameError) as error:
-            raise type(error)(f"{self.path}: {error}", error.offender) from error.__cause__
-        self._add_entry(Entry(self, array, reader, bound, base, hidden))
-
-    @folding_change
-    def _add_entry(self, change: TreeChange, folding: Folding, entry: Entry) -> None:
-        references.check(self)
-        self._directory.check_entry(entry)
-        lineage = find_lineage(self)
-        revoked = self._directory.find_revoked(entry)
-        if not folding.take_back_entry(change, lineage, entry, revoked):
-            return
-        stale = self._directory.add_entry(change, entry, revoked)
-        note_files(change, lineage, stale)
+        entries.add_values(self, values, base, hidden)
 
     def remove_values(self, values: type[Stats] | Sequence[Value]) -> None:
         """Take an array away: this source shows its values no longer.
@@ -283,7 +260,7 @@ class Source:
             ReleasedError: the source was released.
             TypeError, ValueError: `values` is not an array.
         """
-        self._revoke(intern_array(values))
+        entries.revoke(self, intern_array(values))
 
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
@@ -294,22 +271,7 @@ class Source:
         Raises:
             ReleasedError: it was released.
         """
-        self._revoke()
-
-    @folding_change
-    def _revoke(self, change: TreeChange, folding: Folding, array: Array | None = None) -> None:
-        # Of one array, or of all: then their names stay.
-        references.check(self)
-        revoked = {
-            entry: entry.revoke(hidden=array is not None)
-            for entry in self._directory.entries.values()
-            if not entry.declared and array in (None, entry.array)
-        }
-        lineage = find_lineage(self)
-        # The source does not retain what it drops itself: the sources above do.
-        if revoked and folding.retain_entries(change, lineage[1:], revoked):
-            self._directory.revoke_entries(change, revoked)
-            note_files(change, lineage, [self._directory])
+        entries.revoke(self)
 
     # Files
 
