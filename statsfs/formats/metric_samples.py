@@ -242,10 +242,10 @@ def _gather(
                 if home is None:
                     continue
                 here = found[home.top, masks.of(home.source)]
-                if home.source is entry.source and not entry.hidden:
-                    here.shown[home] = row
-                else:
+                if home.source is not entry.source or entry.hidden:
                     here.hidden.setdefault(home, []).append(row)
+                elif not entry.silent:
+                    here.shown[home] = row
             pause()
     for record, held in snapshot.retained:
         home = homes.get(record.source)

@@ -26,6 +26,7 @@ from statsfs.tree.refresh import Refresher
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
+    from statsfs.tree.syncing import Synced
 
 __all__ = ["UNWEIGHED", "Directory"]
 
@@ -53,6 +54,7 @@ class Directory:
             the epoch.
         index: by array, all entries in the subtree.
         refreshers: all in the subtree, in the order in which they were added.
+        synced: the subordinates that `Source.sync` made.
         lent: whether a source retained what this one had counted when it left.
         version: changes when the files may not be as they were.
         cached: the layout of a version, if it was worked out.
@@ -70,6 +72,7 @@ class Directory:
     index: dict[Array, ArrayIndex] = field(default_factory=dict)
     refresher: Refresher | None = None
     refreshers: dict[Refresher, None] | None = None
+    synced: "Synced | None" = None
     lent: bool = False
     version: int = 0
     cached: tuple[int, Layout] | None = None
@@ -184,7 +187,8 @@ class Directory:
         """Read a file, even one that is shown no longer; `entry` is what `entry_of` returned.
 
         Raises:
-            UnavailableError: a refresh of this source or one above it failed.
+            UnavailableError: a refresh of this source or one above it failed, or the number of an
+                own value is unknown.
             BaseMismatchError: the base does not hold an integer for an own value.
         """
         if Refresher.made:
@@ -197,6 +201,7 @@ class Directory:
                 if shown is None or entry is None:
                     return file.value.zero
                 return self.read(shown, entry)
+            entry.check_known(file)
             try:
                 return convert_number(file.value, entry.reader.read(base, file.index))
             except foreign() as error:
@@ -228,7 +233,8 @@ class Directory:
         """Write 0 into a file, whatever its mode; the arguments as for `read`.
 
         Raises:
-            UnavailableError: a refresh of this source or one above it failed.
+            UnavailableError: a refresh of this source or one above it failed, or the number of an
+                own value is unknown.
             ReadOnlyValueError: the base of an own value refuses.
             SegmentError: the clear cannot be recorded; then nothing is cleared.
         """
@@ -238,6 +244,7 @@ class Directory:
             parts = self.parts(file)
             record_clear(parts, partial(self._clear_parts, file, parts))
         elif entry is not None and entry.reader is not None and entry.base is not None:
+            entry.check_known(file)
             own = [(make_index(entry), file.index)]
             record_clear(own, partial(self._clear_own, entry, file))
 
@@ -438,6 +445,6 @@ class Directory:
             entry.drop(change)
         for name in ("subordinates", "entries", "index"):
             change.drop(self, name, _NOTHING)
-        for name in ("refresher", "refreshers", "cached"):
+        for name in ("refresher", "refreshers", "synced", "cached"):
             change.drop(self, name)
         self.make_stale(change)

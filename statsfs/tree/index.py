@@ -16,7 +16,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from statsfs.exceptions import ReadOnlyValueError
+from statsfs.exceptions import ReadOnlyValueError, UnavailableError
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import reduce_column, wrap_sum
 from statsfs.model.foreign import foreign
@@ -59,6 +59,7 @@ class Entry:
             weak reference to it, or its id where there is none.
         hidden: counted above, but not shown.
         revoked: had a base; the array may be added again, and then this entry goes.
+        silent: its numbers are unknown for now: the source shows none, totals have the last ones.
         key: unique in its source: the array, and "own" for what the source shows, "declared" for
             base None, or a number.
     """
@@ -70,6 +71,7 @@ class Entry:
     origin: Any
     hidden: bool
     revoked: bool = False
+    silent: bool = False
     key: Key = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +95,12 @@ class Entry:
             origin = id(self.origin)
         hidden = hidden or self.hidden
         return Entry(self.source, self.array, None, None, origin, hidden, revoked=True)
+
+    def check_known(self, file: File) -> None:
+        """Raise UnavailableError if the number of an own value is unknown for now."""
+        if self.silent:
+            text = f"{self.source.path}: {file.name!r} is unavailable: the last sync() lacks it"
+            raise UnavailableError(text, self.source)
 
     def had(self, origin: object) -> bool:
         """Tell whether a revoked entry had the base that a producer gives."""
@@ -243,7 +251,10 @@ def merge_indexes(
     merged: dict[Array, ArrayIndex] = {}
     for one in indexes:
         for array, index in one.items():
-            merged.setdefault(array, ArrayIndex(array)).merge(index)
+            mine = merged.get(array)
+            if mine is None:
+                mine = merged[array] = ArrayIndex(array)
+            mine.merge(index)
     return merged
 
 

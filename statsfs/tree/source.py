@@ -11,7 +11,7 @@ from statsfs.exceptions import ReadOnlyValueError, UnknownValueError
 from statsfs.model.arrays import Array, File, intern_array
 from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
-from statsfs.tree import entries, placement, references
+from statsfs.tree import entries, placement, references, syncing
 from statsfs.tree.access import check_owner
 from statsfs.tree.arguments import check_age, check_functions, check_info, format_name, show_label
 from statsfs.tree.directory import Directory
@@ -226,6 +226,36 @@ class Source:
         """
         check_source(source)
         placement.remove(self, source)
+
+    def sync(
+        self,
+        subordinates: Mapping[str, Mapping[str, int | Sequence[int]]],
+        values: type[Stats] | Sequence[Value],
+        *,
+        label: str | None = None,
+    ) -> None:
+        """Make, update and remove subordinates in one change, so that they are those of a mapping.
+
+        A reader sees all of it or nothing. Subordinates that were added otherwise are left alone.
+        What one that is removed has counted is retained as by `remove_subordinate`. A cumulative
+        number that falls is of another one with the name, so call it in one thread at a time.
+
+        Args:
+            subordinates: the numbers of each subordinate, by the names of values. Its name may be
+                any text: the directory's is what `safe_name` makes of it.
+            values: an array, as for `add_values`. A value that a subordinate never had has no file
+                there; one that it had, and lacks now, is unavailable, and totals have the last one.
+            label: the Prometheus label whose value is the subordinate's name; None for none.
+
+        Raises:
+            UnknownValueError: a mapping has a name that is not a value's.
+            BaseMismatchError: a mapping has no integer for a value.
+            ValueError: a number does not fit into its value's type.
+            DuplicateNameError: a source that `sync` did not make has the name.
+            ReleasedError: the source was released.
+            TypeError: `values` is not an array, or something else not a mapping by text.
+        """
+        syncing.sync(self, subordinates, values, label, Source)
 
     # Values
 
