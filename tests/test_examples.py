@@ -129,6 +129,34 @@ def test_monitored_daemon(number: signal.Signals, tmp_path: Path) -> None:
         assert "python_info" in "".join(samples)
 
 
+@pytest.mark.mount
+@ENDS
+def test_process_poller(number: signal.Signals, tmp_path: Path) -> None:
+    """Each process has a directory while it lives; what it has used of a CPU stays in the total."""
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    with example("process_poller.py", tmp_path / "stats", number) as mountpoint:
+        procs = mountpoint / "procs"
+        pid = str(os.getpid())
+        assert {"1", pid} <= {*os.listdir(procs)}
+        assert integer(procs / pid / "resident_bytes") > 1_000_000
+        assert integer(procs / pid / "threads") >= 1
+        assert (procs / pid / "read_bytes").exists()
+        samples = read_samples((mountpoint / ".stats.prom").read_text(), "procs_")
+        assert samples[f"resident_bytes[('pid', '{pid}')]"] > 1_000_000
+        with subprocess.Popen(
+            [sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            child.stdout.readline()
+            own = procs / str(child.pid)
+            wait_until(lambda: integer(procs / "threads") > 0 and own.exists())
+            wait_until(lambda: integer(own / "cpu_ns") >= 200_000_000)
+            total = integer(procs / "cpu_ns")
+            child.communicate(b"\n")
+        wait_until(lambda: integer(procs / "cpu_ns") >= total and not own.exists())
+        assert integer(procs / "cpu_ns") >= total
+
+
 def read_samples(text: str, prefix: str = "") -> dict[str, float]:
     """The samples of a text by name and labels, in the order of the names of labels."""
     return {
