@@ -24,6 +24,7 @@ from tests.bench import (
     sampling,
     segmenting,
     serving,
+    syncing,
     viewing,
 )
 
@@ -34,6 +35,7 @@ TOPICS = {
     "sampling": sampling.main,
     "memory": memory.main,
     "changing": changing.main,
+    "syncing": syncing.main,
     "segmenting": segmenting.main,
     "collecting": collecting.main,
     "asking": asking.main,
