@@ -31,6 +31,7 @@ from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import VmSources, read_sections
 from statsfs.kvm.ways import FoundVm, MakeWay, Numbers, Way
+from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.source import Source
 
 __all__ = ["KvmHost"]
@@ -105,6 +106,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 "kvm", retain=True, collapse=False, refresh=self._refresh, blocking=False
             )
             stack.callback(self.source.put)
+            list_at_once(self.source)
             for values in (*self._vm.arrays, *self._vcpu.arrays):
                 self.source.add_values(values, None)
             self._poll = stack.enter_context(select.epoll())

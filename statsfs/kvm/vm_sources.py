@@ -21,6 +21,7 @@ from statsfs.kvm.values import make_values
 from statsfs.kvm.ways import ALL, Known
 from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Value
+from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source, directory_of
 
@@ -140,6 +141,7 @@ class VmSources:
             collapse=False,
             refresh=refresh,
         )
+        list_at_once(self.source)
         self._own = _Target(self.source, vm)
         self._section = vcpu
         self._vcpus: dict[int, _Target] = {}

@@ -162,6 +162,8 @@ class PlaceReader(PackedReader):
 
     __slots__ = ("_fields", "_offsets")
 
+    subtracts = True
+
     def __init__(self, values: tuple[Value, ...], offsets: Sequence[int]) -> None:
         layout, end = "=", 0
         stored = sorted(range(len(values)), key=offsets.__getitem__)

@@ -7,18 +7,18 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
+from statsfs.exceptions import BaseMismatchError, DuplicateNameError
 from statsfs.model.arrays import Array, File
 from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.access import Owner
-from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, record_clear, reduce_parts
+from statsfs.tree.clearing import clear_file
+from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, reduce_parts
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.refresh import Refresher
@@ -230,45 +230,8 @@ class Directory:
         return shown if len({value.identity for value in values}) == 1 else None
 
     def clear(self, file: File, entry: Entry | None) -> None:
-        """Write 0 into a file, whatever its mode; the arguments as for `read`.
-
-        Raises:
-            UnavailableError: a refresh of this source or one above it failed, or the number of an
-                own value is unknown.
-            ReadOnlyValueError: the base of an own value refuses.
-            SegmentError: the clear cannot be recorded; then nothing is cleared.
-        """
-        if Refresher.made:
-            self.check_refreshed()
-        if file.kind is not None:
-            parts = self.parts(file)
-            record_clear(parts, partial(self._clear_parts, file, parts))
-        elif entry is not None and entry.reader is not None and entry.base is not None:
-            entry.check_known(file)
-            own = [(make_index(entry), file.index)]
-            record_clear(own, partial(self._clear_own, entry, file))
-
-    def _clear_own(self, entry: Entry, file: File) -> None:
-        assert entry.reader is not None
-        try:
-            entry.reader.clear(entry.base, file.index)
-        except ReadOnlyValueError as error:
-            raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
-        if entry.source._cleared is not None:
-            entry.source._cleared()
-
-    def _clear_parts(self, file: File, parts: Sequence[Part]) -> None:
-        refused = []
-        told: dict[Callable[[], object] | None, None] = {}
-        for index, place in parts:
-            refused += index.clear(place, told)
-        for cleared in told:
-            if cleared is not None:
-                cleared()
-        if refused:
-            first, reason = refused[0]
-            text = "clearing %r: %d bases refused, first that of %s: %s"
-            self.warn(log, text, file.name, len(refused), first.source.path, reason)
+        """Write 0 into a file, as `clear_file` does; the arguments as for `read`."""
+        clear_file(self, file, entry)
 
     def parts(self, file: File) -> Sequence[Part]:
         """Return what an aggregate covers: one array, or all in which values belong together."""
@@ -282,6 +245,11 @@ class Directory:
         for directory in self.lineage():
             if directory.refresher is not None:
                 directory.refresher.check()
+
+    def find_refresher(self) -> Refresher | None:
+        """Return the refresher of this source, or else of the nearest one above, or None."""
+        found = (one.refresher for one in self.lineage())
+        return next((one for one in found if one is not None), None)
 
     def find_refreshers(self) -> list[Refresher]:
         """Return the refreshers of this source, its descendants and its ancestors."""
@@ -368,6 +336,16 @@ class Directory:
             index.add(change, entry)
             index.subtract(change, leaving)
         return stale
+
+    def replace_entry(self, change: TreeChange, entry: Entry, new: Entry) -> None:
+        """Put an entry in the place of another one, for the same array over the same base."""
+        leaving = make_index(entry)
+        change.do(self.entries.__setitem__, new.key, new)
+        for directory in self.lineage():
+            index = directory.index[entry.array]
+            index.subtract(change, leaving)
+            index.add(change, new)
+        entry.drop(change)
 
     def revoke_entries(self, change: TreeChange, revoked: Mapping[Entry, Entry]) -> None:
         """Replace entries by those that stay of them without a base."""

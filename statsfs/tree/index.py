@@ -36,6 +36,7 @@ __all__ = [
     "Entry",
     "Key",
     "Part",
+    "list_entries",
     "make_index",
     "merge_indexes",
     "record_clear",
@@ -207,17 +208,22 @@ class ArrayIndex:
         change.do(self.records.__setitem__, record, None)
 
     def clear(
-        self, index: int, told: dict[Callable[[], object] | None, None]
+        self,
+        index: int,
+        told: dict[Callable[[], object] | None, None],
+        check: Callable[[Entry], object] = id,
     ) -> list[tuple[Entry, ReadOnlyValueError]]:
         """Write 0 into every base, and forget what is retained; return what refused, and why.
 
         Args:
             index: the place of the value in the array.
             told: gets the `cleared` of each source that was cleared, None too.
+            check: raises ReadOnlyValueError for an entry that is not to be cleared.
         """
         refused = []
-        for reader, entry, base, _ in list(_entries([(self, index)])):
+        for reader, entry, base, _ in list(list_entries([(self, index)])):
             try:
+                check(entry)
                 reader.clear(base, index)
             except ReadOnlyValueError as error:
                 refused.append((entry, error))
@@ -274,7 +280,7 @@ ClearRecorder = Callable[[Sequence[Part], Callable[[], object]], object]
 
 def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:
     """Clear some parts by calling `clear`, through each recorder of their sources once."""
-    found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in _entries(parts)])
+    found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in list_entries(parts)])
     for index, _ in parts:
         found |= dict.fromkeys([one.source._recorder for one in list(index.records or ())])
     for recorder in found:
@@ -311,7 +317,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
     except foreign():
         # A base among thousands is broken.
         log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
-    return _reduce_each(_read_each(_entries(parts)), file)
+    return _reduce_each(_read_each(list_entries(parts)), file)
 
 
 def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
@@ -350,7 +356,7 @@ def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[A
     found: list[_Found] = []
     retained: list[Any] = []
     for index, place in parts:
-        found += _entries([(index, place)])
+        found += list_entries([(index, place)])
         retained += [record.row[place] for record in list(index.records or ())]
     held = list(_read_each([one for one in found if one[0].plain]))
     return held, [one for one in found if not one[0].plain], retained
@@ -365,8 +371,8 @@ def _bases(parts: Sequence[Part]) -> Iterator[tuple[Reader, list[Any], int]]:
             yield reader, list(members.values()), place
 
 
-def _entries(parts: Sequence[Part]) -> Iterator[_Found]:
-    # The same, one by one and with the entries.
+def list_entries(parts: Sequence[Part]) -> Iterator[_Found]:
+    """Yield all bases of some parts, with their readers and entries, one by one."""
     for index, place in parts:
         for reader, members in index.groups.copy().items():
             for entry, base in members.copy().items():

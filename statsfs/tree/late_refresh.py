@@ -12,7 +12,7 @@ from statsfs.tree.lock import TreeChange, tree_change
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.source import Source, directory_of
 
-__all__ = ["set_refresh"]
+__all__ = ["list_at_once", "set_refresh"]
 
 
 def set_refresh(source: Source, function: Callable[[], object], max_age: float = 0) -> None:
@@ -28,6 +28,13 @@ def set_refresh(source: Source, function: Callable[[], object], max_age: float =
         ReleasedError: it was released.
     """
     _set_refresh(source, Refresher(source, function, True, max_age))
+
+
+def list_at_once(source: Source) -> None:
+    """Have directories listed without a source's refresh, as it makes no sources."""
+    refresher = directory_of(source).refresher
+    assert refresher is not None
+    refresher.names = False
 
 
 @tree_change

@@ -7,18 +7,20 @@ takes no lock, unless a total counts what left; a snapshot takes it for its pass
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from statsfs.exceptions import ReadOnlyValueError, UnknownValueError
+from statsfs.exceptions import UnknownValueError
 from statsfs.model.arrays import Array, File, intern_array
 from statsfs.model.stats import Stats
 from statsfs.model.values import Value, check_name
 from statsfs.tree import entries, placement, references, syncing
 from statsfs.tree.access import check_owner
-from statsfs.tree.arguments import check_age, check_functions, check_info, format_name, show_label
+from statsfs.tree.arguments import check_functions, check_info, format_name, show_label
+from statsfs.tree.asking import ask_names, find_source, make_refresher
+from statsfs.tree.clearing import check_writable
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import ClearRecorder, Entry
 from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
-from statsfs.tree.refresh import Refresher, refresh_all
+from statsfs.tree.refresh import refresh_all
 from statsfs.tree.retained import check_row, read_retained, restore_row
 from statsfs.tree.rows import RetainedRow
 from statsfs.tree.snapshot import Snapshot, take_snapshot
@@ -58,6 +60,9 @@ class Source:
             numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
         max_age: seconds for which what `refresh` brought is new enough, from its call on.
+        baseline: whether a clear subtracts: it notes what a cumulative value in the subtree is,
+            which is subtracted from then on. Else these values are read-only, as `refresh` would
+            overwrite a 0.
         recorder: called in place of a clear of this source's values, or of its retained numbers,
             with the parts to clear and the function that clears them. It calls the function, or
             raises, and nothing is cleared. One clear calls each recorder once.
@@ -105,6 +110,7 @@ class Source:
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
         max_age: float = 0,
+        baseline: bool = False,
         recorder: ClearRecorder | None = None,
         cleared: Callable[[], object] | None = None,
         rmdir: "Callable[[Source], bool] | None" = None,
@@ -125,10 +131,7 @@ class Source:
         self._taken, self._holds, self._released = 1, 0, False
         owner = check_owner(owner, f"the owner of {self.name!r}")
         self._directory: Final = Directory(self.name, owner)
-        if refresh is not None:
-            refresher = Refresher(self, refresh, blocking, check_age(max_age))
-            self._directory.refresher = refresher
-            self._directory.refreshers = {refresher: None}
+        make_refresher(self, refresh, blocking, max_age, baseline)
 
     def __repr__(self) -> str:
         state = " released" if self._released else f" references={self.refcount}"
@@ -169,13 +172,15 @@ class Source:
     def find(self, path: str) -> "Source | None":
         """Return a source in this one's subtree, hidden or not, or None.
 
+        Refreshes of those above a name that is missing run, and may make it.
+
         Args:
             path: the names from a subordinate on, joined by "/".
+
+        Raises:
+            UnavailableError: one of them is async, and nothing awaits it here.
         """
-        found: Source | None = self
-        for name in path.split("/"):
-            found = None if found is None else found._directory.subordinates.get(name)
-        return found
+        return find_source(self, path)
 
     @property
     def refcount(self) -> int:
@@ -314,12 +319,14 @@ class Source:
         references.check(self)
         return list(self._directory.layout.files)
 
-    def _find_file(self, name: str) -> tuple[File, Entry | None]:
+    def _find_file(self, name: str, ask: bool = True) -> tuple[File, Entry | None]:
         references.check(self)
         file = self._directory.layout.files.get(name)
         if file is not None:
             return file, self._directory.entry_of(file)
         hidden = self._directory.find_hidden(name)
+        if hidden is None and ask and ask_names(self._directory):
+            return self._find_file(name, ask=False)
         if hidden is None:
             raise UnknownValueError(f"{self.path}: no value {name!r}", name)
         return hidden
@@ -353,14 +360,13 @@ class Source:
         Raises:
             UnknownValueError: there is no such value.
             UnavailableError: a refresh failed, or took more than a second.
-            ReadOnlyValueError: its mode has no write bit, or its base refuses. An aggregate skips
-                bases that refuse, and logs them.
+            ReadOnlyValueError: its mode has no write bit, a refresh without `baseline` brings it,
+                or its base refuses. An aggregate skips bases that refuse, and logs them.
             SegmentError: a collector cannot record the clear; then nothing is cleared.
             ReleasedError: the source was released.
         """
         file, entry = self._find_file(name)
-        if not file.value.writable:
-            raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
+        check_writable(self._directory, file)
         refresh_all([self], name)
         self._directory.clear(file, entry)
 
