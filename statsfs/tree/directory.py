@@ -248,8 +248,13 @@ class Directory:
 
     def find_refresher(self) -> Refresher | None:
         """Return the refresher of this source, or else of the nearest one above, or None."""
-        found = (one.refresher for one in self.lineage())
-        return next((one for one in found if one is not None), None)
+        directory = self
+        while directory.refresher is None:
+            parent = directory.parent
+            if parent is None or isinstance(parent, Listening):
+                return None
+            directory = parent._directory
+        return directory.refresher
 
     def find_refreshers(self) -> list[Refresher]:
         """Return the refreshers of this source, its descendants and its ancestors."""

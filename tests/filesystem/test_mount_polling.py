@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,11 @@ def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server with nothing yet."""
     with serving(request.param) as server:
         yield server
+
+
+def is_gone(path: Path) -> bool:
+    """Tell whether a client finds nothing there."""
+    return not path.exists()
 
 
 # Names
@@ -105,7 +111,7 @@ def test_a_listing_does_not_wait_for_its_own_invalidations(server: Server) -> No
         (procs / f"p{turn}/n").stat()
         server.call(polling.set_numbers)
         assert not (procs / f"q{turn}").exists()  # the lookup removes what the kernel knows
-        wait_until(lambda turn=turn: not (procs / f"p{turn}").exists())
+        wait_until(partial(is_gone, procs / f"p{turn}"))
 
 
 # Async

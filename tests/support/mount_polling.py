@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from statsfs.model.values import Aggregate, Kind, Value
@@ -72,7 +72,7 @@ def build(world: World, /, **options: Any) -> None:
     world.registry.register(host)
 
 
-def set_numbers(world: World, **numbers: int) -> None:
+def set_numbers(world: World, /, **numbers: int) -> None:
     """Say which names there are from now on."""
     world.kept["procs"].numbers = numbers
 
