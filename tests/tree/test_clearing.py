@@ -13,7 +13,9 @@ from statsfs.model.external import Numbers
 from statsfs.model.fields import log_hist, peak, u64
 from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.tree import clearing
 from statsfs.tree.clearing import find_mode
+from statsfs.tree.index import make_index
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 
@@ -273,3 +275,22 @@ def test_a_baseline_without_a_refresh() -> None:
     """It is refused, by name."""
     with pytest.raises(ValueError, match="baseline=True is for a source with a refresh"):
         Source("app", baseline=True)
+
+
+def test_a_file_that_was_open_before_the_first_clear() -> None:
+    """It shows what the others do, and clears it."""
+    base = {"n": 5}
+    source = Source("vm", refresh=lambda: None, baseline=True)
+    source.add_values(VALUES[:1], base)
+    directory = directory_of(source)
+    file = directory.files["n"]
+    entry = directory.entry_of(file)
+    assert entry is not None
+    parts = [(make_index(entry), 0)]
+    source.clear_value("n")
+    base["n"] = 8
+    assert directory.read(file, entry) == 3
+    clearing._keep_baselines(parts, VALUES[0])  # as a clear does that came at the same moment
+    assert source.get_value("n") == 3
+    directory.clear(file, entry)
+    assert (directory.read(file, entry), source.get_value("n"), base["n"]) == (0, 0, 8)
