@@ -7,8 +7,7 @@ then a clear subtracts. Bases that keep baselines of their own, as `Numbers`, ar
 Threading: any thread. Bases and functions of sources are called without the tree's lock.
 """
 
-import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -24,9 +23,14 @@ from statsfs.tree.refresh import Refresher
 if TYPE_CHECKING:
     from statsfs.tree.directory import Directory
 
-__all__ = ["check_writable", "clear_file", "find_mode", "list_read_only"]
-
-log = logging.getLogger(__name__)
+__all__ = [
+    "AskedError",
+    "check_asked",
+    "check_writable",
+    "clear_file",
+    "find_mode",
+    "list_read_only",
+]
 
 
 def _refuse(directory: "Directory", name: str, why: str = "") -> NoReturn:
@@ -41,17 +45,17 @@ def _is_kept(refresher: Refresher | None, value: Value) -> bool:
     return refresher is not None and not (refresher.baseline and value.cumulative)
 
 
-class _AskedError(ReadOnlyValueError):
-    """A refresh would bring the value back."""
+class AskedError(ReadOnlyValueError):
+    """A refresh would bring a value back; it is raised as a plain ReadOnlyValueError."""
 
 
-def _check_entry(value: Value, entry: Entry) -> None:
-    # Raises ReadOnlyValueError if a value of an entry must not be cleared.
+def check_asked(value: Value, entry: Entry) -> None:
+    """Raise AskedError if a value of an entry must not be cleared, as a refresh brings it."""
     if Refresher.made and entry.reader is not None and not entry.reader.subtracts:
         directory = entry.source._directory
         if _is_kept(directory.find_refresher(), value):
             text = f"{directory.path}: {value.name!r} is brought by a refresh"
-            raise _AskedError(text, value.name)
+            raise AskedError(text, value.name)
 
 
 def _is_writable(directory: "Directory", file: File) -> bool:
@@ -111,7 +115,7 @@ def clear_file(directory: "Directory", file: File, entry: Entry | None) -> None:
         refused: list[ReadOnlyValueError] = []
         if Refresher.made:
             _keep_baselines(parts, file.value)
-        record_clear(parts, partial(_clear_parts, directory, file, parts, refused))
+        record_clear(parts, partial(directory._clear_parts, file, parts, refused))
         if refused:
             _refuse(directory, file.name, f": {refused[0]}")
         return
@@ -122,8 +126,8 @@ def clear_file(directory: "Directory", file: File, entry: Entry | None) -> None:
         return
     entry.check_known(file)
     try:
-        _check_entry(file.value, entry)
-    except _AskedError as error:
+        check_asked(file.value, entry)
+    except AskedError as error:
         _refuse(directory, file.name, f": {error}")
     if Refresher.made:
         _keep_baselines([(make_index(entry), file.index)], file.value)
@@ -139,25 +143,6 @@ def _clear_own(directory: "Directory", entry: Entry, file: File) -> None:
         raise ReadOnlyValueError(f"{directory.path}: {error}", error.offender) from error
     if entry.source._cleared is not None:
         entry.source._cleared()
-
-
-def _clear_parts(
-    directory: "Directory", file: File, parts: Sequence[Part], all_refused: list[ReadOnlyValueError]
-) -> None:
-    refused = []
-    told: dict[Callable[[], object] | None, None] = {}
-    for index, place in parts:
-        refused += index.clear(place, told, partial(_check_entry, file.value))
-    for cleared in told:
-        if cleared is not None:
-            cleared()
-    asked = [error for _, error in refused if isinstance(error, _AskedError)]
-    if asked and not told:
-        all_refused += asked
-    elif refused:
-        first, reason = refused[0]
-        text = "clearing %r: %d bases refused, first that of %s: %s"
-        directory.warn(log, text, file.name, len(refused), first.source.path, reason)
 
 
 def _keep_baselines(parts: Sequence[Part], value: Value) -> None:

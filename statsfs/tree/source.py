@@ -56,13 +56,13 @@ class Source:
         collapse: in Prometheus's formats, be one series, the total, and nothing in the subtree has
             one; by default a source that retains does. Else each source in the subtree is a series
             as long as it lives, and what is retained is not exported.
-        refresh: called before anything in the source's subtree is read or cleared: it brings the
-            numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
+        refresh: called before anything in the source's subtree is read, cleared or listed: it
+            brings bases and subordinates up to date. Files of a source whose refresh fails return
+            ENODATA. An `async def` is awaited by trio, for a mount, or a trio.to_thread thread.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
         max_age: seconds for which what `refresh` brought is new enough, from its call on.
-        baseline: whether a clear subtracts: it notes what a cumulative value in the subtree is,
-            which is subtracted from then on. Else these values are read-only, as `refresh` would
-            overwrite a 0.
+        baseline: whether a clear of a cumulative value in the subtree subtracts what it is from
+            then on. Without, all values are read-only there: `refresh` would overwrite a 0.
         recorder: called in place of a clear of this source's values, or of its retained numbers,
             with the parts to clear and the function that clears them. It calls the function, or
             raises, and nothing is cleared. One clear calls each recorder once.
