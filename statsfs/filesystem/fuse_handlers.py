@@ -55,7 +55,7 @@ from statsfs.filesystem.vfs import (
 from statsfs.filesystem.works import Work
 from statsfs.model.foreign import describe_error, foreign, is_interrupt
 from statsfs.tree import refresh
-from statsfs.tree.refresh import Refresher, Refreshing
+from statsfs.tree.refresh import Refreshing
 from statsfs.tree.registry import Registry
 
 __all__ = ["ERRNOS", "Handlers"]
@@ -195,14 +195,13 @@ class Handlers(pyfuse3.Operations):
     async def _lookup(self, parent: int, name: bytes, user: int) -> EntryAttributes:
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        attributes: Attributes | None = None
         try:
             attributes = self._vfs.lookup(parent, name)
         except NoSuchFileError:
-            if not Refresher.made:
+            if not await self._ask(self._vfs.prepare_lookup(parent), user):
                 raise
-        if attributes is None or (attributes is ABSENT and Refresher.made):
-            await self._ask(self._vfs.prepare_lookup(parent), user)
+            attributes = self._vfs.lookup(parent, name)
+        if attributes is ABSENT and await self._ask(self._vfs.prepare_lookup(parent), user):
             attributes = self._vfs.lookup(parent, name)
         entry = self._entry(attributes)
         if attributes is ABSENT:
@@ -266,7 +265,7 @@ class Handlers(pyfuse3.Operations):
 
     async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         try:
-            if not start_id and Refresher.made:
+            if not start_id:
                 await self._ask(self._vfs.prepare_listing(fh), self._vfs.user_of_directory(fh))
             self._list(fh, start_id, token)
         except BaseException as error:
@@ -330,10 +329,11 @@ class Handlers(pyfuse3.Operations):
         work = Work(refreshing.run, user)
         await self._run(work.run, self._asking, user, 2 * refresh.DEADLINE)
 
-    async def _ask(self, asking: Refreshing | None, user: int) -> None:
-        # Before names are told; of a source that does not answer those that there are.
+    async def _ask(self, asking: Refreshing | None, user: int) -> bool:
+        # Before names are told; of a source that does not answer those that there are. Returns
+        # whether they may be others now.
         if asking is None:
-            return
+            return False
         self._vfs.asking += 1
         try:
             if asking.quick:
@@ -342,6 +342,7 @@ class Handlers(pyfuse3.Operations):
                 await self._refresh(asking, user)
         finally:
             self._vfs.asking -= 1
+        return True
 
     async def _do(self, work: Work[Any]) -> None:
         ended = self._running.get(work)
