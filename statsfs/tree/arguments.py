@@ -12,9 +12,17 @@ from statsfs.exceptions import InvalidNameError
 from statsfs.model.names import show_text
 from statsfs.model.values import check_name
 
-__all__ = ["check_age", "check_functions", "check_info", "format_name", "show_label"]
+__all__ = [
+    "check_age",
+    "check_functions",
+    "check_info",
+    "check_prefix",
+    "format_name",
+    "show_label",
+]
 
 # What `safe_name` quotes has digits or capitals there.
+_PREFIX: Final = re.compile("[a-zA-Z]([a-zA-Z0-9_]*[a-zA-Z0-9])?")
 _FORMAT: Final = re.compile("%[dsiu](?![0-9A-Za-z])")
 
 
@@ -57,6 +65,19 @@ def check_info(info: object) -> dict[str, str]:
             raise TypeError(f"info is not a str: {name!r}: {text!r}")
         check_name(name, "a name in info")
     return {name: show_text(text) for name, text in info.items()}
+
+
+def check_prefix(prefix: object) -> str | None:
+    """Return the prefix of a registry's metrics, or raise TypeError or InvalidNameError."""
+    if prefix is None:
+        return None
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix is not a str: {prefix!r}")
+    if not _PREFIX.fullmatch(prefix):
+        # Changed in silence, it would be another than the program's dashboards ask for.
+        rule = 'is not letters, digits and "_" of ASCII, from a letter to a letter or digit'
+        raise InvalidNameError(f"prefix {rule}: {prefix!r}", prefix)
+    return prefix
 
 
 def check_age(max_age: object) -> float:

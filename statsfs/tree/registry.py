@@ -12,6 +12,7 @@ from typing import Any
 from statsfs.exceptions import TreeError, UnknownValueError
 from statsfs.model.foreign import foreign
 from statsfs.tree import placement, references
+from statsfs.tree.arguments import check_prefix
 from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, tree_change
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.snapshot import Snapshot, take_snapshot
@@ -23,10 +24,20 @@ log = logging.getLogger(__name__)
 
 
 class Registry(Listening):
-    """The top-level sources of a tree; what `mount` shows."""
+    """The top-level sources of a tree; what `mount` shows.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        prefix: what the names of all metrics begin with in Prometheus's formats, before the name of
+            the top-level source: with "myapp", `rss` of `host` is `myapp_host_rss`. A top-level
+            source that is called "myapp", or "myapp_…", has it already.
+
+    Raises:
+        InvalidNameError: the prefix is not one of a metric.
+        TypeError: it is not a str.
+    """
+
+    def __init__(self, prefix: str | None = None) -> None:
+        super().__init__(check_prefix(prefix))
         self._sources: dict[str, Source] = {}
         self._listeners: tuple[Callable[[ChangeNotice], None], ...] = ()
 
