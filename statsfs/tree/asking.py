@@ -6,7 +6,7 @@ Threading: any thread, without the tree's lock.
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from statsfs.tree.arguments import check_age
+from statsfs.tree.arguments import check_age, check_path
 from statsfs.tree.refresh import Refresher, Refreshing, is_refreshing
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def ask_names(directory: "Directory") -> bool:
 
 def find_source(source: "Source", path: str) -> "Source | None":
     """Return a source in another one's subtree by its path; ask if there is none."""
+    check_path(path)
     found: Source | None = source
     for name in path.split("/"):
         if found is None:

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from statsfs.exceptions import UnknownValueError
 from statsfs.model.arrays import Array, File, intern_array
 from statsfs.model.stats import Stats
-from statsfs.model.values import Value, check_name
-from statsfs.tree import entries, placement, references, syncing
+from statsfs.model.values import Value
+from statsfs.tree import arguments, entries, placement, references, syncing
 from statsfs.tree.access import check_owner
-from statsfs.tree.arguments import check_functions, check_info, format_name, show_label
 from statsfs.tree.asking import ask_names, find_source, make_refresher
 from statsfs.tree.clearing import check_writable
 from statsfs.tree.directory import Directory
@@ -116,11 +115,13 @@ class Source:
         rmdir: "Callable[[Source], bool] | None" = None,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        self.name: Final = format_name(name, args)
-        self.label: Final = None if label is None else check_name(label, "a source's label")
-        self.label_value: Final = self.name if label_value is None else show_label(label_value)
-        self.info: Mapping[str, str] = check_info(info)
-        check_functions(refresh=refresh, recorder=recorder, cleared=cleared, rmdir=rmdir)
+        self.name: Final = arguments.format_name(name, args)
+        self.label: Final = arguments.check_source_label(label)
+        self.label_value: Final = (
+            self.name if label_value is None else arguments.show_label(label_value)
+        )
+        self.info: Mapping[str, str] = arguments.check_info(info)
+        arguments.check_functions(refresh=refresh, recorder=recorder, cleared=cleared, rmdir=rmdir)
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
@@ -444,4 +445,4 @@ def is_told_of_clears(source: Source) -> bool:
 def check_source(source: object) -> None:
     """Raise TypeError if something is not a source."""
     if not isinstance(source, Source):
-        raise TypeError(f"not a Source: {source!r}")
+        raise TypeError(f"source is not a Source: {source!r}")

@@ -8,6 +8,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +60,22 @@ def test_what_is_published_is_shown(directory: Path) -> None:
 
 def test_a_registry_is_needed(directory: Path) -> None:
     """Anything else is refused at once."""
-    with pytest.raises(TypeError, match="not a Registry: 'x'"):
+    with pytest.raises(TypeError, match="registry is not a Registry: 'x'"):
         Collector("x", directory)  # type: ignore[arg-type]  # that is the question
+
+
+@pytest.mark.parametrize("wrong", [5, True, "", b"", "a\0b", b"a\0b", ["a"]])
+def test_a_directory_is_a_path(registry: Registry, wrong: Any) -> None:
+    """One line names the argument: "" was the current directory."""
+    with pytest.raises(TypeError, match="directory must be a path, not ") as raised:
+        Collector(registry, wrong)
+    assert raised.value.__context__ is None
+
+
+def test_a_directory_in_bytes(registry: Registry, directory: Path) -> None:
+    """As for `publish`."""
+    with Collector(registry, os.fsencode(directory)) as collector:
+        assert collector.directory == directory
 
 
 def test_a_path_is_no_format(directory: Path) -> None:

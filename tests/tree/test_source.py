@@ -19,6 +19,7 @@ from statsfs.exceptions import (
 from statsfs.model.fields import boolean, u64
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.tree.families import Family
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
@@ -137,6 +138,20 @@ def test_labels_that_are_refused() -> None:
     for label in ("", "a/b", 5):
         with pytest.raises(InvalidNameError, match="a source's label"):
             Source("s", label=label)  # type: ignore[arg-type]  # that is the question
+
+
+@pytest.mark.parametrize(
+    "label", ["my-x", "é", "9p", "le", "__name__", 'a "b"', "a.b", "a:b", "n\n"]
+)
+def test_labels_that_prometheus_would_rewrite(label: str) -> None:
+    """A query asks for the label that the program has: it is refused wherever it is given."""
+    words = "a source's label .*" if "\n" in label else f"label {label!r}: Prometheus takes letters"
+    top = Source("top")
+    for give in (lambda: Source("s", label=label), lambda: Family(top, VmStats, "ok", label)):
+        with pytest.raises(InvalidNameError, match=words) as caught:
+            give()
+        assert len(str(caught.value).splitlines()) == 1
+    assert Source("s", label="_My_9").label == "_My_9"
 
 
 def test_repr_has_path_and_references(registry: Registry) -> None:
