@@ -39,6 +39,7 @@ from statsfs.collector.trusted_directory import Location, TrustedDirectory, iden
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.formats import binary
 from statsfs.formats.binary import Number
+from statsfs.formats.metric_names import make_label
 from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import split_array
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
@@ -256,7 +257,7 @@ def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[
     sources: dict[tuple[str, ...], RetainedSource] = {}
     for one in described:
         path = tuple(check_name(component, "a component") for component in one["path"])
-        label = None if one["label"] is None else check_name(one["label"], "a label")
+        label = None if one["label"] is None else make_label(check_name(one["label"], "a label"))
         if path in sources or not (path == (name,) or path[:-1] in sources):
             raise ValueError(f"misplaced source {path}")
         rows: RetainedRows = {}

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from statsfs.exceptions import FormatError, StatsfsError
 from statsfs.formats.binary import Descriptor, Layout, Number, decode_layout, describe, make_layout
+from statsfs.formats.metric_names import make_label
 from statsfs.model.values import Aggregate, Kind, Type, Value, check_name
 
 __all__ = [
@@ -74,7 +75,7 @@ class SegmentMetadata:
     Attributes:
         path: names of sources, joined by "/".
         id: the random text by which the file is known, or None.
-        labels: for each component of the path its label, or None.
+        labels: for each component of the path its label, as Prometheus has it, or None.
         values: without offsets; equal files share one tuple.
         layout: `layout.numbers(data)` decodes `data_size` bytes that were read at `data_offset`;
             its id string is empty.
@@ -286,7 +287,7 @@ def _check_labels(labels: object) -> Iterator[str | None]:
         raise FormatError(f'"labels" is not a list of at most {COMPONENTS_MAX}')
     for label in labels:
         try:
-            yield None if label is None else check_name(label, "a label")
+            yield None if label is None else make_label(check_name(label, "a label"))
         except StatsfsError as error:
             raise FormatError(str(error), label) from None
 

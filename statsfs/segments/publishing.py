@@ -25,6 +25,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
 from statsfs.model.buffers import SlotBuffer
 from statsfs.model.locking import call_locked
+from statsfs.model.names import check_label
 from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places
@@ -232,7 +233,9 @@ def publish(
     id = os.urandom(8).hex()
     try:
         encoded = file_format.encode(path, array, labels, id=id)
-    except FormatError as error:
+        for label in filter(None, labels or ()):
+            check_label(label, "label")
+    except (FormatError, InvalidNameError) as error:
         raise SegmentError(f"segment {path!r}: {error}", path) from None
     head = file_format.decode(encoded)
     assert head is not None
@@ -285,7 +288,7 @@ def _check_types(path: str, labels: object, directory: object, mode: object) -> 
             f"segment {path!r}: labels must be a list with a label or None for each name of the "
             f"path, not {labels!r}"
         )
-    if not isinstance(directory, str | bytes | os.PathLike | None):
+    if not isinstance(directory, str | bytes | os.PathLike | None) or directory in ("", b""):
         raise TypeError(f"segment {path!r}: directory must be a path, not {directory!r}")
     if not isinstance(mode, int):
         raise TypeError(f"segment {path!r}: mode must be an int, as 0o644, not {mode!r}")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from statsfs.exceptions import FormatError, InvalidNameError
 from statsfs.formats import binary
+from statsfs.formats.metric_names import make_label
 from statsfs.model.histograms import find_sums
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.segments import file_format
@@ -192,7 +193,8 @@ def test_whatever_is_encoded_is_decoded(recipe: Any, components: list[str], data
     )
     encoded = encode("/".join(components), tuple(values), labels, numbers=numbers)
     head = decoded(encoded)
-    assert (head.components, list(head.labels)) == (tuple(components), labels)
+    shown = [label if label is None else make_label(label) for label in labels]
+    assert (head.components, list(head.labels)) == (tuple(components), shown)
     assert head.values == tuple(values)
     assert head.layout.numbers(encoded[head.data_offset :]) == numbers
 
