@@ -37,7 +37,7 @@ from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.watcher import Watcher
 from statsfs.model.locking import Flag
 from statsfs.tree.gil import GIL_OFF, is_gil_on
-from statsfs.tree.registry import Registry
+from statsfs.tree.registry import Registry, check_registry
 
 __all__ = ["Session", "serve_in_trio", "switch_interval"]
 
@@ -57,8 +57,7 @@ class Session:
     def __init__(
         self, registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
     ) -> None:
-        if not isinstance(registry, Registry):
-            raise TypeError(f"not a Registry: {registry!r}")
+        check_registry(registry)
         self.mountpoint: Final = resolve_mountpoint(mountpoint)
         options.check(self.mountpoint)
         if not is_gil_on():

@@ -387,7 +387,7 @@ def test_a_device_that_cannot_be_read(later: Server) -> None:
 
 def test_mounting_what_is_no_registry(later: Server) -> None:
     """It is a mistake of the program, and nothing is mounted."""
-    with pytest.raises(RemoteError, match="TypeError: not a Registry: 'registry'"):
+    with pytest.raises(RemoteError, match="TypeError: registry is not a Registry: 'registry'"):
         later.call(calls.mount_no_registry, later.mountpoint)
     assert not is_mounted(later.mountpoint)
 
