@@ -127,11 +127,10 @@ class Admission:
             self._forget(location)
             return
         try:
-            admitted = self._admit(location)
-            if admitted:
+            if self._admit(location):
                 self._forget(location)
             else:
-                self.refusals.note(location, status, None, final=admitted is False)
+                self.refusals.note(location, status, None)
         except FileNotFoundError:
             self._forget(location)
         except Exception as error:
@@ -164,17 +163,15 @@ class Admission:
         self._journal.path_sources.note_change(segment.source)
         self._journal.tidy()
 
-    def _admit(self, location: Location) -> bool | None:
-        # With nothing to log: False if it is not a segment, None if its path is free in a moment.
+    def _admit(self, location: Location) -> bool:
+        # False, with nothing to log, if its path is free in a moment.
         fd, status = location.directory.open(location.name)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
             metadata = decode(os.pread(fd, status.st_size, 0))
-            if metadata is None:
-                return False
             name, id = metadata.components[0], find_id(metadata, fd)
             if self._check(location, metadata, id, fd, status):
-                return None
+                return False
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
             numbers = SegmentNumbers(values, metadata, id, location, fd, status)
             undo.pop_all()

@@ -181,15 +181,13 @@ def _describe(value: Value) -> tuple[str, dict[str, Any]]:
 # Reading
 
 
-def decode(encoded: bytes) -> SegmentMetadata | None:
-    """Decode a whole file, which any user may have written; None if it has no block of ours.
+def decode(encoded: bytes) -> SegmentMetadata:
+    """Decode a whole file, which any user may have written.
 
     Raises:
-        FormatError: it has one, and something is wrong; the message is one line.
+        FormatError: something is wrong; the message is one line.
     """
     end = _find_block(encoded)
-    if end is None:
-        return None
     header = _HEADER.unpack_from(encoded)
     _, name_size, count, id_offset, desc_offset, data_offset = header
     if not 1 <= count <= VALUES_MAX:
@@ -220,14 +218,25 @@ def decode(encoded: bytes) -> SegmentMetadata | None:
     return SegmentMetadata(path, id, labels, shared.values, shared.layout, size)
 
 
-def _find_block(encoded: bytes) -> int | None:
-    # Where the JSON begins; None without the magic.
+def _find_block(encoded: bytes) -> int:
+    # Where the JSON begins.
     if len(encoded) < _HEADER.size:
-        return None
+        raise FormatError(f"{len(encoded)} bytes, fewer than the {_HEADER.size} of the header")
     _, name_size, count, _, desc_offset, _ = _HEADER.unpack_from(encoded)
-    start = desc_offset + count * (_FIXED + name_size)
+    start: int = desc_offset + count * (_FIXED + name_size)
     end = start + len(MAGIC) + _LENGTHS.size
-    return end if encoded[start : start + len(MAGIC)] == MAGIC and end <= len(encoded) else None
+    magic = encoded[start : start + len(MAGIC)]
+    if magic == MAGIC and end <= len(encoded):
+        return end
+    if magic[:-1] == MAGIC[:-1] and magic != MAGIC:
+        raise FormatError(f"version {magic[-1]}, not {MAGIC[-1]}", magic)
+    found = encoded.find(MAGIC)
+    if found not in (-1, start):
+        raise FormatError(f"the magic is at {found}, but {count} descriptors end at {start}", found)
+    if end > len(encoded):
+        where = f"{count} descriptors end at {start}"
+        raise FormatError(f"truncated: {where}, the file at {len(encoded)}", len(encoded))
+    raise FormatError(f"not a segment: no magic at {start}", magic)
 
 
 def _decode_path(field: bytes) -> str:

@@ -238,7 +238,6 @@ def publish(
     except (FormatError, InvalidNameError) as error:
         raise SegmentError(f"segment {path!r}: {error}", path) from None
     head = file_format.decode(encoded)
-    assert head is not None
     offset = head.data_offset
     name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
     place = places.HOST_DIRECTORY

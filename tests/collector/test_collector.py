@@ -266,7 +266,7 @@ def test_a_cleared_segment_that_counts_anew(directory: Path) -> None:
     segment = HandMade.of(directory / "x.stats", "app/w1", [9])
     with collecting(directory) as registry:
         wait_for(registry, "app/w1").clear_value("a")
-        offset = file_format.decode(segment.file.read_bytes()).data_offset  # type: ignore[union-attr]  # it is one
+        offset = file_format.decode(segment.file.read_bytes()).data_offset
         os.pwrite(segment.fd, (4).to_bytes(8, sys.byteorder), offset)
         assert total(registry, "a") == 4
         segment.die()
