@@ -50,8 +50,9 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
 
     It is `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
     labels are those that the samples of a directory have in the Prometheus views; an aggregate is
-    described as its value, under the name of its file. `mask` has no effect: the names of values
-    that a reader may not read are not secret either.
+    described as its value, under the name of its file. A source with info has `"info": {name:
+    text}` as well. `mask` has no effect: the names of values that a reader may not read are not
+    secret either.
     """
     root = make_directories(snapshot)
     homes: dict[Any, Home | None] = {root.source: None}
@@ -66,13 +67,18 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
         labels = {} if home is None else home.labels
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
         files = describe(directory.layout, _find_read_only(directory))
-        return f'{{"labels": {{{pairs}}}, {files}, "subordinates": {{'
+        known = "" if home is None or not home.source.info else _describe_info(home.source)
+        return f'{{"labels": {{{pairs}}}, {known}{files}, "subordinates": {{'
 
     return nest(root, head, snapshot.lineage)
 
 
 def _go_down(home: Home | None, source: Any) -> Home:
     return Home(source, source, {}) if home is None else home.below(source)
+
+
+def _describe_info(source: Source) -> str:
+    return f'"info": {json.dumps(dict(source.info))}, '
 
 
 def _find_read_only(directory: SnapshotDirectory) -> frozenset[File]:

@@ -49,7 +49,7 @@ class Source:
         label: the Prometheus label whose value is this source's name; None for none.
         label_value: that label's value, if another than the name: any text.
         info: more about the source, by name: extended attributes of its directory, as
-            `user.statsfs.<name>`. A program may set it anew.
+            `user.statsfs.<name>`, and in `.schema.json`. A program may set it anew.
         hidden: no directory, for it and its subtree; but its values count above.
         retain: keep what subordinates have counted when they leave, so that totals never go back.
         collapse: in Prometheus's formats, be one series, the total, and nothing in the subtree has
