@@ -41,7 +41,9 @@ class Source:
 
     A new source has one reference, its creator's. The tree takes its own when the source is added
     to it. The source is released when the last reference is put. As a context manager it puts the
-    creator's reference at the end.
+    creator's reference at the end: for a source that only the tree keeps from then on. It is
+    released at the end if it is not in the tree, else when it is removed. A program that never puts
+    can use its sources as long as it likes, and garbage collection does the rest.
 
     Args:
         name: the directory's name; `name % args` if there are arguments.
