@@ -15,7 +15,7 @@ from typing import Final
 
 import click
 
-from statsfs.cli import loading, logs, serving
+from statsfs.cli import ids, loading, logs, serving
 from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop
 from statsfs.cli.systemd import notify
@@ -39,7 +39,6 @@ _PATIENCE: Final = 3.0  # seconds
 # Besides the pauses of what takes long: with several threads that render, read and fold, the reads
 # of others took 12 to 15 ms at the 99th percentile with this one, 31 to 36 with Python's 5 ms.
 _SWITCH_INTERVAL: Final = 0.0005  # seconds
-_ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to the kernel
 
 
 @click.command("mount", epilog=serving.EPILOG)
@@ -58,8 +57,18 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     default=None,
     help="Let other users in; the default is to do so when root mounts.",
 )
-@click.option("--uid", type=_ID, help="Owner of all files, as a number; default: this user.")
-@click.option("--gid", type=_ID, help="Group of all files, as a number; default: this user's.")
+@click.option(
+    "--uid",
+    metavar="USER",
+    callback=ids.find_user,
+    help="Owner of all files, a name or a number; default: this user.",
+)
+@click.option(
+    "--gid",
+    metavar="GROUP",
+    callback=ids.find_group,
+    help="Group of all files, a name or a number; default: this user's.",
+)
 @click.option(
     "--switch-interval",
     type=serving.Number(1e-6, 100),
@@ -85,8 +94,9 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     "--segments",
     metavar="DIR",
     multiple=True,
-    help="Show what programs publish there. The default, without --load, --kvm and --qmp, is "
-    "/run/statsfs for root and $XDG_RUNTIME_DIR/statsfs for others.",
+    help="Show what programs publish there; it is made if it is missing and its parent is there. "
+    "The default, without --load, --kvm and --qmp, is /run/statsfs for root and "
+    "$XDG_RUNTIME_DIR/statsfs for others.",
 )
 @click.option(
     "--read-only/--no-read-only",

@@ -1,6 +1,8 @@
 """The command line: real processes, real mounts, real signals."""
 
+import grp
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -73,7 +75,22 @@ def test_no_command() -> None:
         (["mount", "stats", "--load", "app:not_there"], "not_there"),
         (["mount", "stats", "--load", "app:number"], "number"),
         (["mount", "stats", "--load", "app:wait"], "coroutine"),
-        (["mount", "stats", "--load", "app:setup", "--uid", "nobody"], "--uid"),
+        (
+            ["mount", "stats", "--load", "app:setup", "--uid", "nosuchuser"],
+            "'--uid': there is no user 'nosuchuser'; a number is from 0 to 4294967294",
+        ),
+        (
+            ["mount", "stats", "--load", "app:setup", "--gid", "nosuchgroup"],
+            "'--gid': there is no group 'nosuchgroup'; a number is from 0 to 4294967294",
+        ),
+        *(
+            (
+                ["mount", "stats", "--uid", wrong],
+                f"'--uid': there is no user '{wrong}'; a number is",
+            )
+            for wrong in ("-1", "4294967295", "9" * 5000, "1.5", "", "0x1")
+        ),
+        (["mount", "stats", "--gid", "-1"], "'--gid': there is no group '-1'; a number is"),
         (["mount", "stats", "--load", "app:setup", "--switch-interval", "0"], "--switch-interval"),
         (["umount"], "MOUNTPOINT"),
     ],
@@ -459,6 +476,20 @@ def test_mount(app: Path) -> None:
         assert server.read("app/requests") == 42
         server.stop()
     assert not mountpoint.exists()
+
+
+@pytest.mark.mount
+@pytest.mark.root
+def test_owners_by_name(app: Path) -> None:
+    """As for chown(1): a user's name, a group's."""
+    mountpoint = app / "there"
+    mountpoint.mkdir()
+    nobody, daemon = pwd.getpwnam("nobody"), grp.getgrnam("daemon")
+    options = ["--uid", nobody.pw_name, "--gid", daemon.gr_name, "--load", "app:Group.setup"]
+    with serving("mount", mountpoint, *options, cwd=app) as server:
+        status = mountpoint.stat()
+        assert (status.st_uid, status.st_gid) == (nobody.pw_uid, daemon.gr_gid)
+        server.stop()
 
 
 @pytest.mark.mount
