@@ -241,7 +241,7 @@ def _check_directory(path: str) -> None:
     except MountError:
         raise
     except FileNotFoundError as error:
-        reason = "no such directory; make it (mkdir), or mount with create"
+        reason = "no such directory; make it (mkdir), or mount with create=True (--create)"
         raise _refusal(path, reason, error.errno) from None
     except OSError as error:
         raise _refusal(path, str(error.strerror), error.errno) from None

@@ -239,7 +239,7 @@ def test_bad_mount_points(later: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert (
         refused(later, tmp_path / "no")
-        == "no such directory; make it (mkdir), or mount with create"
+        == "no such directory; make it (mkdir), or mount with create=True (--create)"
     )
     assert refused(later, tmp_path / "file") == "not a directory"
     assert refused(later, tmp_path) == "the directory is not empty; choose another"
