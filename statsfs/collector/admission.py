@@ -35,6 +35,11 @@ _WAITING_MAX: Final = 10_000  # of one directory; the others are looked at again
 _SPARE: Final = 64  # descriptors that segments leave to the rest of the process
 
 
+class _PathTakenError(SegmentError):
+    # Not for long, it may be.
+    pass
+
+
 class Admission:
     """The files that may be segments.
 
@@ -135,7 +140,8 @@ class Admission:
             self._forget(location)
         except Exception as error:
             # A broken file, which any user may write, must not end the collector.
-            self.refusals.note(location, status, error)
+            verb = "is not shown yet" if isinstance(error, _PathTakenError) else "is refused"
+            self.refusals.note(location, status, error, verb)
 
     def _take_rights(self, segment: LiveSegment, status: os.stat_result) -> None:
         # After a chmod or chown; in a directory that nobody may publish in, segments go on.
@@ -250,7 +256,7 @@ class Admission:
                 return True
         ours = segment is None and paths.find_top(components[0]) is not None
         what = "a directory of segments" if ours else "there already"
-        raise SegmentError(f"{metadata.path}: {holder.path} is {what}; waiting for it", location)
+        raise _PathTakenError(f"{holder.path} is {what}; waiting for it", location)
 
     def _wait(self, location: Location, components: Sequence[str]) -> None:
         here = self.waiting.setdefault(location.directory.prefix, {})

@@ -81,7 +81,13 @@ class Refusals:
         self._looking.discard(location.key)
         look(location)
 
-    def note(self, location: Location, status: os.stat_result, error: Exception | None) -> None:
+    def note(
+        self,
+        location: Location,
+        status: os.stat_result,
+        error: Exception | None,
+        verb: str = "is refused",
+    ) -> None:
         """Note that a file is refused; an error is logged, once for each file and its contents."""
         here = self._known.setdefault(location.directory.prefix, {})
         before = here.pop(location.name, None)
@@ -101,7 +107,7 @@ class Refusals:
         if logs:
             why = error.strerror if isinstance(error, OSError) and error.errno else error
             user, cause = location.directory.owner[0], None if expected else error
-            self._budget.log(user, log, "%s is refused: %s", location, why, exc_info=cause)
+            self._budget.log(user, log, "%s %s: %s", location, verb, why, exc_info=cause)
 
 
 def _sign(status: os.stat_result) -> tuple[int, ...]:
