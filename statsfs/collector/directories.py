@@ -170,7 +170,7 @@ def _make(path: str) -> None:
         os.mkdir(path, 0o755)
     except FileNotFoundError as error:
         # Its parent is made by nobody: more than the last name of a path may be mistaken.
-        why = f"cannot make {path}: there is no directory {os.path.dirname(path)}"
+        why = f"{path}: {error.strerror}; make {os.path.dirname(path)}"
         raise SegmentError(why, path, error.errno) from None
     log.info("made %s", path)
     # The umask may have taken bits. By now the name may be a link, if others may write beside it.
