@@ -102,10 +102,10 @@ def test_rolling_restarts_as_prometheus_sees_them(directory: Path, tmp_path: Pat
 
 def test_labels_that_prometheus_would_rewrite(directory: Path) -> None:
     """A program in another language may write any: it is shown as Prometheus has it."""
-    labels = [None, "my-x", "le"]
-    one = HandMade.of(directory / "a.stats", "app/x/w", [3], [REQUESTS], labels=labels)
+    labels = [None, "my-x", "__y", "le"]
+    one = HandMade.of(directory / "a.stats", "app/x/y/w", [3], [REQUESTS], labels=labels)
     with collecting(directory) as registry:
-        wait_for(registry, "app/x/w")
+        wait_for(registry, "app/x/y/w")
         assert registry.find("app/x").label == "my_x"  # type: ignore[union-attr]  # it is there
-        assert series(registry) == ['app_requests_total{exported_le="w",my_x="x"} 3']
+        assert series(registry) == ['app_requests_total{_y="y",exported_le="w",my_x="x"} 3']
     one.die()
