@@ -30,7 +30,8 @@ def _find(what: str, text: str, ctx: click.Context, param: click.Parameter) -> i
         return pwd.getpwnam(text).pw_uid if what == "user" else grp.getgrnam(text).gr_gid
     except KeyError:
         pass  # so that the error is not shown as another's
-    if text.isascii() and text.isdecimal() and int(text[:11]) <= _MOST:
-        return int(text)
+    digits = text.lstrip("0") or text[:1]
+    if text.isascii() and text.isdecimal() and len(digits) <= 10 and int(digits) <= _MOST:
+        return int(digits)
     why = f"there is no {what} {text!r}; a number is from 0 to {_MOST}"
     raise click.BadParameter(why, ctx, param)

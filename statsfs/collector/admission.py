@@ -256,7 +256,8 @@ class Admission:
                 return True
         ours = segment is None and paths.find_top(components[0]) is not None
         what = "a directory of segments" if ours else "there already"
-        raise _PathTakenError(f"{holder.path} is {what}; waiting for it", location)
+        why = f"{metadata.path}: {holder.path} is {what}; waiting for it"
+        raise _PathTakenError(why, location)
 
     def _wait(self, location: Location, components: Sequence[str]) -> None:
         here = self.waiting.setdefault(location.directory.prefix, {})

@@ -88,7 +88,7 @@ def test_no_command() -> None:
                 ["mount", "stats", "--uid", wrong],
                 f"'--uid': there is no user '{wrong}'; a number is",
             )
-            for wrong in ("-1", "4294967295", "9" * 5000, "1.5", "", "0x1")
+            for wrong in ("-1", "4294967295", "9" * 5000, "0" * 9 + "9" * 10, "1.5", "", "0x1", "٣")
         ),
         (["mount", "stats", "--gid", "-1"], "'--gid': there is no group '-1'; a number is"),
         (["mount", "stats", "--load", "app:setup", "--switch-interval", "0"], "--switch-interval"),
