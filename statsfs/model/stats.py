@@ -12,6 +12,7 @@ from copy import copy
 from typing import TYPE_CHECKING, Any, Final, Self, cast, dataclass_transform
 
 from statsfs.exceptions import DuplicateNameError
+from statsfs.model.additions import Addition, find_addable
 from statsfs.model.buffers import SlotBuffer, make_slot_class
 from statsfs.model.fields import FIELD_FUNCTIONS, Field
 from statsfs.model.histograms import Histogram, convert_counts, find_sums, make_histogram
@@ -32,6 +33,7 @@ class _StatsMeta(type):
     _stats_array: "Array | None"  # kept by the class, so that sources may come and go
     _stats_buffer_class: type[SlotBuffer] | None
     _stats_names: tuple[str, ...]  # the attributes
+    _stats_addable: dict[str, bool]
     _stats_zero: tuple[Callable[[object, int], None], ...]
     _stats_histograms: tuple[tuple[Callable[[object, Histogram], None], Value], ...]
 
@@ -66,6 +68,7 @@ class _StatsMeta(type):
         cls._stats_zero = tuple(zero for zero, value in setters if not value.histogram)
         cls._stats_histograms = tuple(pair for pair in setters if pair[1].histogram)
         cls._stats_names = tuple(value.name for value in held)
+        cls._stats_addable = find_addable(cls._stats_values)
         return cls
 
 
@@ -173,6 +176,24 @@ class Stats(metaclass=_StatsMeta):
             held = getattr(self, value.name)
             held[:] = [0] * len(held)
             held.sum = 0
+
+    def adding(self, **numbers: int) -> Addition:
+        """Return a context manager that adds to gauges for its block, and to counters at its end.
+
+        ::
+
+            with stats.adding(in_flight=1, requests=1):
+                answer()
+
+        Gauges come back, and counters count, also if the block raises.
+
+        Args:
+            numbers: what is added, by the names of values.
+
+        Raises:
+            TypeError: no such value, a peak, a histogram, or not an integer.
+        """
+        return Addition(self, type(self)._stats_addable, numbers)
 
     def __repr__(self) -> str:
         held = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self)._stats_names)

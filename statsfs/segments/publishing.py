@@ -112,9 +112,14 @@ def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
             raise AttributeError(name)
         raise SegmentError(f"{why}: no {name!r}", name)
 
-    # The layout must be the same.
-    body = {"__slots__": living.__slots__, "__getattr__": refuse, "__setattr__": refuse}
-    return type("EndedStats", (SlotBuffer,), body)
+    return _make_class("EndedStats", living, refuse, refuse)
+
+
+def _make_class(name: str, living: type[Any], get: object, put: object) -> type[Any]:
+    # The same layout, and the same values for what looks for them.
+    kept = ("__slots__", "stats_values", "stats_addable")
+    body = {name: getattr(living, name) for name in kept}
+    return type(name, (SlotBuffer,), {**body, "__getattr__": get, "__setattr__": put})
 
 
 def _make_private_class(why: str, living: type[Any]) -> type[Any]:
@@ -137,8 +142,7 @@ def _make_private_class(why: str, living: type[Any]) -> type[Any]:
         go_on(stats)
         setattr(stats, name, number)
 
-    body = {"__slots__": living.__slots__, "__getattr__": get, "__setattr__": put}
-    return type("PrivateStats", (SlotBuffer,), body)
+    return _make_class("PrivateStats", living, get, put)
 
 
 _said: Final[set[tuple[str, int | None]]] = set()  # where optional segments were refused, and why

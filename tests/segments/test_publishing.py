@@ -428,6 +428,8 @@ def test_closing_ends_it(segment: Segment[WorkerStats], directory: Path) -> None
         lambda: setattr(stats, "requests", 1),
         lambda: segment.stats.latency,
         lambda: stats.unknown,
+        lambda: stats.asdict(),
+        lambda: stats.adding(requests=1).__exit__(None, None, None),
     ):
         with pytest.raises(SegmentError, match="'app/worker-7' was closed: no '"):
             touch()
