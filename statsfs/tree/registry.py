@@ -53,8 +53,8 @@ class Registry(Listening):
         """The top-level sources by name; a live view."""
         return MappingProxyType(self._sources)
 
-    def register(self, source: Source) -> None:
-        """Make a source a top-level directory; the registry takes a reference to it.
+    def register(self, source: Source) -> Source:
+        """Make a source a top-level directory, and return it; the registry takes a reference to it.
 
         Raises:
             TreeError: it has a parent, or is registered already.
@@ -64,6 +64,7 @@ class Registry(Listening):
         """
         check_source(source)
         self._register(source)
+        return source
 
     @tree_change
     def _register(self, change: TreeChange, source: Source) -> None:
