@@ -20,6 +20,7 @@ from tests.bench import (
     growing,
     kvm,
     memory,
+    migrating,
     results,
     sampling,
     segmenting,
@@ -45,6 +46,7 @@ TOPICS = {
     "embedding": embedding.main,
     "growing": growing.main,
     "viewing": viewing.main,
+    "migrating": migrating.main,
 }
 
 
