@@ -285,14 +285,12 @@ class Directory:
 
         Where that would take long, too, it is `UNWEIGHED`.
         """
-        weight = 0
         if len(self.index) > _MANY:
             return UNWEIGHED
-        for array, index in self.index.copy().items():
-            if not all(reader.plain for reader in index.groups.copy()):
-                return sys.maxsize
-            weight += len(index) * array.size
-        return weight
+        indexes = self.index.copy()
+        if not all(reader.plain for one in indexes.values() for reader in one.groups.copy()):
+            return sys.maxsize
+        return sum(len(index) * array.size for array, index in indexes.items())
 
     # Changing, under the lock
 
