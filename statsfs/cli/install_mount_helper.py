@@ -1,6 +1,7 @@
-"""`statsfs install-mount-helper`: a link where mount(8) looks for its helpers.
+"""`statsfs install-mount-helper`: links where mount(8) looks for its helpers.
 
-Owns the link to this installation's `mount.statsfs`. A link, unlike a copy, shows in `ls -l` what
+Owns the links to this installation's `mount.statsfs`: by its own name, and by that of the type in
+the table of mounts, which mount(8) uses for a remount. A link, unlike a copy, shows in `ls -l` what
 root will run, and differs from another program. Threading: main thread only.
 """
 
@@ -16,6 +17,7 @@ import click
 __all__ = ["install_mount_helper"]
 
 _NAME: Final = "mount.statsfs"
+_OTHER_NAME: Final = "mount.fuse.statsfs"
 
 _EPILOG: Final = """\b
 Exit codes:
@@ -38,28 +40,38 @@ def install_mount_helper(remove: bool, directory: Path) -> None:
     """Let mount(8) and fstab mount a statsfs.
 
     mount(8) looks for its helpers in /sbin only: this makes a link there to the mount.statsfs of
-    this installation, which must then stay where it is.
+    this installation, which must then stay where it is; and another, mount.fuse.statsfs, beside it,
+    for `mount -o remount` and `mount -t fuse.statsfs`.
 
     \b
     Example, as root:
       statsfs install-mount-helper
       mount -t statsfs statsfs /run/stats
     """
-    link = directory / _NAME
+    link, other = directory / _NAME, directory / _OTHER_NAME
     try:
         if remove:
-            _remove(link)
+            _remove(link, other)
         else:
-            _install(link, _find_program())
+            _install(link, other, _find_program())
     except OSError as error:
         raise click.ClickException(f"{link}: {error.strerror}") from error
 
 
-def _install(link: Path, program: Path) -> None:
-    if _target(link) == program:
+def _install(link: Path, other: Path, program: Path) -> None:
+    if {_target(link), _target(other)} == {program}:
         click.echo(f"statsfs: {link} is already a link to {program}")
         return
     _check_ours(link)
+    _check_ours(other)
+    _make_link(link, program)
+    _make_link(other, program)
+    click.echo(f"statsfs: made {link}, a link to {program}")
+    for path in _find_writable(program):
+        click.echo(f"statsfs: warning: others can change what root will run: {path}", err=True)
+
+
+def _make_link(link: Path, program: Path) -> None:
     # Made beside it, then moved over it: mount(8) finds the old one or the new one.
     new = link.with_name(f".{link.name}.{os.getpid()}")
     new.symlink_to(program)
@@ -68,13 +80,12 @@ def _install(link: Path, program: Path) -> None:
     except OSError:
         new.unlink()
         raise
-    click.echo(f"statsfs: made {link}, a link to {program}")
-    for path in _find_writable(program):
-        click.echo(f"statsfs: warning: others can change what root will run: {path}", err=True)
 
 
-def _remove(link: Path) -> None:
+def _remove(link: Path, other: Path) -> None:
     _check_ours(link)
+    _check_ours(other)
+    other.unlink(missing_ok=True)
     try:
         link.unlink()
         click.echo(f"statsfs: removed {link}")

@@ -2,7 +2,8 @@
 
 Owns how mount(8) calls its helpers (there: "External helpers"), and the translation of the options
 after `-o` to those of `statsfs mount --background`. The exit codes are mount(8)'s too: 0 mounted, 1
-wrong usage, 32 the mount failed. Threading: main thread only.
+wrong usage, 32 the mount failed. It is also `mount.fuse.statsfs`: that is the type in the table of
+mounts, by which mount(8) finds the helper for a remount. Threading: main thread only.
 """
 
 import getopt
@@ -14,7 +15,9 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NoReturn
 
+from statsfs.cli.remount import find_new_options, remount
 from statsfs.cli.surroundings import open_standard_streams
+from statsfs.exceptions import MountError
 
 __all__ = ["main", "translate"]
 
@@ -56,21 +59,27 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C must not end it with status 0
     open_standard_streams()
     try:
-        options, positional = getopt.gnu_getopt(sys.argv[1:], "fhno:rst:vwN:", ["help"])
-        given = dict(options)
+        given_options, positional = getopt.gnu_getopt(sys.argv[1:], "fhno:rst:vwN:", ["help"])
+        given = dict(given_options)
         if given.keys() & {"-h", "--help"}:
             print(_USAGE)
             sys.exit(0)
-        texts = [text for option, text in options if option == "-o"]
-        command = _make_command(positional, ",".join(texts), sloppy="-s" in given)
+        texts = ",".join(text for option, text in given_options if option == "-o")
+        options, sloppy = [*filter(None, texts.split(","))], "-s" in given
+        if again := "remount" in options:
+            _check_remount(positional, options, sloppy=sloppy)
+        else:
+            command = _make_command(positional, texts, sloppy=sloppy)
     except (_WrongUsage, getopt.GetoptError) as error:
         print(f"mount.statsfs: error: {error}", file=sys.stderr)
         sys.exit(_WRONG)
     if "-N" in given:
         flags = given.keys() & {"-f", "-s", "-v"}
-        _enter(given["-N"], [sys.argv[0], f"-o{','.join(texts)}", *sorted(flags), *positional])
+        _enter(given["-N"], [sys.argv[0], f"-o{texts}", *sorted(flags), *positional])
     if "-f" in given:
         sys.exit(0)
+    if again:
+        sys.exit(_remount(positional[1], options))
     from statsfs import cli
 
     if "-v" not in given:
@@ -79,10 +88,14 @@ def main() -> NoReturn:
     sys.exit(_CODES[cli.main(command, "mount.statsfs")])
 
 
-def _make_command(positional: Sequence[str], options: str, *, sloppy: bool) -> list[str]:
+def _split(positional: Sequence[str]) -> tuple[str, str]:
     if len(positional) != 2:
         raise _WrongUsage("expected `statsfs` and a directory: mount -t statsfs statsfs DIR")
-    source, directory = positional
+    return positional[0], positional[1]
+
+
+def _make_command(positional: Sequence[str], options: str, *, sloppy: bool) -> list[str]:
+    source, directory = _split(positional)
     # mount(8) makes a path of it if the current directory has a file of that name.
     if source not in (_SOURCE, os.path.realpath(_SOURCE)):
         # Under another name `mount -a` would not find the mount, and mount it once more.
@@ -104,8 +117,6 @@ def translate(options: str, *, sloppy: bool = False) -> list[str]:
                 translated += [f"--{name.replace('_', '-')}", one]
         elif option in _FLAGS:
             translated.append(_FLAGS[option])
-        elif option == "remount":
-            raise _WrongUsage("remount is not supported: unmount, then mount again")
         elif not (sloppy or _is_for_others(name, equals)):
             raise _WrongUsage(f"unknown option {option!r}")
     return translated
@@ -114,6 +125,25 @@ def translate(options: str, *, sloppy: bool = False) -> list[str]:
 def _is_for_others(name: str, equals: str) -> bool:
     known = name in ("comment", "user") if equals else name.removeprefix("no") in _IGNORED
     return known or name.startswith(("x-", "X-"))
+
+
+def _check_remount(positional: Sequence[str], options: Sequence[str], *, sloppy: bool) -> None:
+    # Not by `translate`: the table of mounts has options of FUSE's own.
+    path = os.path.realpath(_split(positional)[1])
+    for option in find_new_options(path, options):
+        name, equals, _ = option.partition("=")
+        if not (sloppy or _is_for_others(name, equals)):
+            what = "remount changes ro and rw alone: unmount, then mount again"
+            raise _WrongUsage(f"option {option!r}: {what}")
+
+
+def _remount(directory: str, options: Sequence[str]) -> int:
+    try:
+        remount(os.path.realpath(directory), options)
+    except MountError as error:
+        print(f"mount.statsfs: error: {error}", file=sys.stderr)
+        return _CODES[1]
+    return 0
 
 
 def _find_id(name: str, value: str) -> str:

@@ -24,6 +24,7 @@ from statsfs.exceptions import MountError
 __all__ = [
     "find_device",
     "find_mount",
+    "find_options",
     "lock_mountpoint",
     "make_mountpoint",
     "prepare_mountpoint",
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 _FUSE_CONF: Final = "/etc/fuse.conf"
-_TABLE: Final = "/proc/self/mountinfo"
+_PROC: Final = "/proc"
 _USUAL_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
 _NO_FUSERMOUNT: Final = "there is no fusermount3; apt install fuse3"
 _PATIENCE: Final = 5.0  # seconds
@@ -43,21 +44,36 @@ class _Mounted(NamedTuple):
     point: bytes
     type: str
     device: str
+    id: bytes
+    root: bytes  # of the filesystem: the directory that is seen there
+    options: bytes
+    groups: dict[bytes, bytes]  # of peers, by what the mount is to them: shared, master
 
 
-def _read_mounts() -> Iterator[_Mounted]:
+def _read_mounts(process: str = "self") -> Iterator[_Mounted]:
     # As bytes: a path may have what Python takes for a blank or for the end of a line.
+    table = f"{_PROC}/{process}/mountinfo"
     try:
-        with open(_TABLE, "rb") as table:
-            lines = list(table)
+        with open(table, "rb") as mounts:
+            lines = list(mounts)
     except FileNotFoundError as error:
         reason = "is not there; mount proc first: mount -t proc proc /proc"
-        raise _refusal(_TABLE, reason, error.errno) from None
+        raise _refusal(table, reason, error.errno) from None
     for line in lines:
-        # proc(5): … (3) device … (5) mount point … "-" (9) type; blanks in paths are octal.
+        # proc(5): (1) id … (3) device (4) root (5) mount point (6) options (7) groups … "-"
+        # (9) type … options; blanks in paths are octal.
         fields = line.rstrip(b"\n").split(b" ")
-        point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-        yield _Mounted(point, fields[fields.index(b"-") + 1].decode(), fields[2].decode())
+        end = fields.index(b"-")
+        pairs = [group.partition(b":") for group in fields[6:end]]
+        yield _Mounted(
+            re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4]),
+            fields[end + 1].decode(),
+            fields[2].decode(),
+            fields[0],
+            fields[3],
+            fields[5] + b"," + fields[-1],
+            {name: number for name, _, number in pairs},
+        )
 
 
 def _find_mounted(path: str) -> _Mounted | None:
@@ -79,6 +95,12 @@ def find_device(path: str) -> str | None:
     """
     found = _find_mounted(path)
     return None if found is None else found.device
+
+
+def find_options(path: str) -> list[str]:
+    """Return the options of what is mounted on a path, as mount(8) lists them."""
+    found = _find_mounted(path)
+    return [] if found is None else os.fsdecode(found.options).split(",")
 
 
 def _is_debugfs(path: str) -> bool:
@@ -186,6 +208,8 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
 
 
 def _is_dead(path: str) -> bool:
+    if _is_autofs(path):
+        return False
     try:
         os.statvfs(path)
     except OSError as error:
@@ -207,6 +231,12 @@ def _find_command(path: str, lazy: bool) -> list[str]:
 def _find_program(name: str) -> str | None:
     # libfuse, too, looks where Debian has it before it looks in PATH.
     return shutil.which(name, path=os.pathsep.join((_USUAL_PATH, os.environ.get("PATH", ""))))
+
+
+def _is_autofs(path: str) -> bool:
+    # To look into it is to have something mounted there: by us, who would wait for ourselves.
+    mounted = _find_mounted(path)
+    return mounted is not None and mounted.type == "autofs"
 
 
 def _check_system(path: str, allow_other: bool) -> None:
@@ -252,8 +282,9 @@ def _check_directory(path: str) -> None:
 def _find_problem(path: str) -> tuple[str, int]:
     if not stat.S_ISDIR(os.stat(path).st_mode):
         return "not a directory", errno.ENOTDIR
-    kind = find_mount(path)
-    if kind is not None:
+    mounted = _find_mounted(path)
+    if mounted is not None and not _is_for_mounts(mounted):
+        kind = mounted.type
         # The worker processes of one program all come here but the first.
         workers = "; several processes: use publish()" if kind == "fuse.statsfs" else ""
         return (
@@ -263,6 +294,45 @@ def _find_problem(path: str) -> tuple[str, int]:
         )
     if os.geteuid() and not os.access(path, os.W_OK):
         return "no permission; choose a directory that you may write", errno.EACCES
-    if os.listdir(path) and not _is_debugfs(path):
+    if _is_hidden(path):
+        return (
+            "the host would not see the mount: this process has a mount namespace of its own; take "
+            "ProtectSystem= and its like out of the unit, or mount --make-private the filesystem "
+            "there to mount for this namespace alone",
+            errno.EINVAL,
+        )
+    if not _is_autofs(path) and os.listdir(path) and not _is_debugfs(path):
         return "the directory is not empty; choose another", errno.ENOTEMPTY
     return "", 0
+
+
+def _is_for_mounts(mounted: _Mounted) -> bool:
+    # What waits for a mount (automount(8), systemd.automount(5)), or is a bind mount, of which the
+    # filesystem is elsewhere too. If it is not empty that is said later.
+    if mounted.type == "fuse.statsfs":
+        return False
+    devices = [other.device for other in _read_mounts()]
+    is_bound = mounted.root != b"/" or devices.count(mounted.device) > 1
+    return mounted.type == "autofs" or is_bound
+
+
+def _is_hidden(path: str) -> bool:
+    # Whether the host has this directory, but not what is mounted there: its mounts come here, and
+    # ours do not go there. So it is with systemd's ProtectSystem=, which makes a namespace in which
+    # mounts are slaves of the host's, and shared with each other.
+    fd = os.open(path, os.O_PATH)
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+            id = next(line.split()[1] for line in info if line.startswith(b"mnt_id:"))
+    finally:
+        os.close(fd)
+    groups = next((one.groups for one in _read_mounts() if one.id == id), {})
+    if b"master" not in groups:
+        return False
+    try:
+        if os.readlink("/proc/1/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+            return False  # of a container: all of it is seen here
+        host = [one.groups.get(b"shared") for one in _read_mounts("1")]
+    except OSError:  # only root may look; systemd sets this for a service
+        return b"shared" not in groups and "INVOCATION_ID" in os.environ
+    return b"shared" not in groups or groups[b"master"] in host

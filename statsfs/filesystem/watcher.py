@@ -13,6 +13,8 @@ import os
 import subprocess
 from typing import Final
 
+from statsfs.filesystem.mountpoints import find_mount
+
 __all__ = ["Watcher"]
 
 # It does the same after a clean end, for which it reads a line: a server that gave up its rights
@@ -22,6 +24,7 @@ _SCRIPT: Final = """
 trap '' HUP INT TERM
 PATH=$PATH:/usr/bin:/bin:/usr/sbin:/sbin
 read -r line
+[ -z "$line" ] || exit
 if [ -r "$2" ]; then exec 8< "$2"; flock -w 5 8; fi
 tries=50
 while [ $tries -gt 0 ]; do
@@ -39,6 +42,8 @@ class Watcher:
     """Clears the mount at an absolute path when this process dies without closing it."""
 
     def __init__(self, mountpoint: str) -> None:
+        # After a clean end, to look at a mount point of autofs would mount there once more.
+        self._last = b"end\n" if find_mount(mountpoint) == "autofs" else b"\n"
         # A new mount there locks the parent, so only a dead one is cleared.
         parent = os.path.dirname(mountpoint)
         reading, self._writing = os.pipe()
@@ -61,7 +66,7 @@ class Watcher:
     def close(self) -> None:
         """End the watcher of a closed mount; return when its process has ended."""
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._writing, b"\n")
+            os.write(self._writing, self._last)
         os.close(self._writing)
         self._process.wait()
 

@@ -24,12 +24,19 @@ def test_installing_and_removing(tmp_path: Path) -> None:
     """It links to this installation's program; twice does no harm, and it goes away again."""
     link = tmp_path / "mount.statsfs"
     assert f"statsfs: made {link}, a link to {HELPER}\n" in install(tmp_path)
-    assert link.readlink() == HELPER
+    assert link.readlink() == (tmp_path / "mount.fuse.statsfs").readlink() == HELPER
     assert "Usage: mount.statsfs" in run(link, "--help").stdout
     assert f"{link} is already a link to" in install(tmp_path)
     assert install(tmp_path, "--remove") == f"statsfs: removed {link}\n"
     assert os.listdir(tmp_path) == []
     assert install(tmp_path, "--remove") == f"statsfs: there is no {link}\n"
+
+
+def test_an_older_installation(tmp_path: Path) -> None:
+    """It had one link, and gets the other."""
+    (tmp_path / "mount.statsfs").symlink_to(HELPER)
+    assert "made" in install(tmp_path)
+    assert (tmp_path / "mount.fuse.statsfs").readlink() == HELPER
 
 
 def test_an_installation_that_moved(tmp_path: Path) -> None:
@@ -42,15 +49,19 @@ def test_an_installation_that_moved(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [(), ("--remove",)], ids=["install", "remove"])
 @pytest.mark.parametrize("target", [None, "/usr/bin/true"], ids=["file", "link"])
-def test_what_is_not_ours(target: str | None, options: tuple[str, ...], tmp_path: Path) -> None:
-    """Another's program of that name stays as it is."""
-    link = tmp_path / "mount.statsfs"
+@pytest.mark.parametrize("name", ["mount.statsfs", "mount.fuse.statsfs"])
+def test_what_is_not_ours(
+    name: str, target: str | None, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Another's program of that name stays as it is, and nothing is made beside it."""
+    link = tmp_path / name
     if target is None:
         link.write_text("#!/bin/sh\n")
     else:
         link.symlink_to(target)
     said = install(tmp_path, *options, status=1)
     assert said == f"statsfs: error: {link} is another program, not a link to a mount.statsfs\n"
+    assert os.listdir(tmp_path) == [name]
     assert os.path.lexists(link)
 
 

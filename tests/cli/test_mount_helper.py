@@ -164,8 +164,141 @@ def test_what_mount_passes_on(machine: Machine) -> None:
     assert found(machine) == ""
     said = machine.run(*MOUNT, f"{LOG},nonsense", "-s", "-v", "-n")
     assert said == "statsfs: mounted at /run/stats\n"
-    assert "remount is not supported" in machine.run(*MOUNT, "remount,ro", status=1)
     machine.run("umount", "/run/stats")
+
+
+# Changes of what is mounted
+
+LOAD = """
+from statsfs import Source, Stats, counter
+
+class AppStats(Stats):
+    requests = counter("Requests")
+
+STATS = AppStats(requests=5)
+APP = Source("app")
+APP.add_values(AppStats, STATS)
+
+def setup(registry):
+    registry.register(APP)
+"""
+CLEAR = ("sh", "-c", "echo 0 > /run/stats/app/requests")
+
+
+@pytest.fixture
+def mounted(machine: Machine) -> Iterator[Machine]:
+    """The machine, on which something can be cleared."""
+    Path("app.py").write_text(LOAD)
+    Path(machine.root, "run/log").touch()
+    machine.run(STATSFS, "mount", "-b", "--log", "/run/log", "--load", "app:setup", "/run/stats")
+    yield machine
+    machine.run("umount", "/run/stats")
+
+
+def options_of(machine: Machine) -> set[str]:
+    """How the mount is mounted, but for who may write."""
+    return {*found(machine).split()[2].split(",")} - {"ro", "rw"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("mount", "-o", "{}", "/run/stats"),
+        ("mount", "-t", "statsfs", "-o", "{}", "statsfs", "/run/stats"),
+        ("mount", "-t", "fuse.statsfs", "-o", "{}", "statsfs", "/run/stats"),
+        ("mount.statsfs", "statsfs", "/run/stats", "-o", "{}"),
+        ("mount", "-i", "-o", "{}", "/run/stats"),
+        ("mount", "-o", "bind,{}", "/run/stats"),
+    ],
+    ids=["dir", "type", "fuse", "helper", "internal", "bind"],
+)
+def test_remount(command: tuple[str, ...], mounted: Machine) -> None:
+    """Read-only nobody clears anything, and afterwards again; nothing else changes."""
+    before = options_of(mounted)
+    for _ in range(2):
+        mounted.run(*(word.format("remount,ro") for word in command))
+        assert found(mounted).split()[2].startswith("ro,")
+        assert "Read-only file system" in mounted.run(*CLEAR, status=None)
+        assert options_of(mounted) == before
+        mounted.run(*(word.format("remount,rw") for word in command))
+        assert found(mounted).split()[2].startswith("rw,")
+        assert mounted.run(*CLEAR) == ""
+        assert options_of(mounted) == before
+
+
+def test_remount_of_a_mount_that_is_read_only(machine: Machine) -> None:
+    """However it became so, it can be written again."""
+    machine.run(*MOUNT, f"{LOG},ro")
+    assert " ro," in found(machine)
+    machine.run("mount", "-o", "remount,rw", "/run/stats")
+    assert " rw," in found(machine)
+    machine.run("umount", "/run/stats")
+
+
+def test_remount_with_fstab(machine: Machine) -> None:
+    """mount(8) passes its options as well, which do not change; others would have no effect."""
+    line = (
+        f"statsfs /run/stats statsfs nofail,x-systemd.automount,{LOG},segments=/run/a\\040b 0 0\n"
+    )
+    (machine.root / "etc/fstab").write_text(line)
+    Path(machine.root, "run/a b").mkdir()
+    machine.run("mount", "/run/stats")
+    try:
+        machine.run("mount", "-o", "remount,ro", "/run/stats")
+        assert " ro," in found(machine)
+        said = machine.run("mount", "-o", "remount,rw,segments=/run/b", "/run/stats", status=1)
+        assert said.startswith("mount.statsfs: error: option 'segments=/run/b': remount changes")
+        assert said.count("\n") == 1
+        assert " ro," in found(machine)
+        machine.run("mount", "-s", "-o", "remount,rw,segments=/run/b", "/run/stats")
+        assert " rw," in found(machine)
+    finally:
+        machine.run("umount", "/run/stats")
+        (machine.root / "etc/fstab").write_text("")
+
+
+def test_remounts_that_are_refused(mounted: Machine) -> None:
+    """One line says why: it is in use, dead, not ours, or not there."""
+    writer = mounted.start("sh", "-c", "exec 3> /run/stats/app/requests; echo open; read line")
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"open\n"
+        said = mounted.run("mount", "-o", "remount,ro", "/run/stats", status=32)
+        assert said == (
+            "mount.statsfs: error: /run/stats: cannot be remounted: "
+            "a file of it is open for writing; close it, then try again\n"
+        )
+        writer.kill()
+    said = mounted.run("mount.statsfs", "statsfs", "/run", "-o", "remount,ro", status=32)
+    assert said == "mount.statsfs: error: /run: no statsfs is mounted there\n"
+    said = mounted.run("mount.statsfs", "statsfs", "-o", "remount,ro", status=1)
+    assert "expected `statsfs`" in said
+
+
+def test_the_type_in_the_table_of_mounts(machine: Machine) -> None:
+    """`mount -t fuse.statsfs` is the same as `mount -t statsfs`."""
+    machine.run("mount", "-t", "fuse.statsfs", "statsfs", "/run/stats", "-o", LOG)
+    assert found(machine).startswith("statsfs fuse.statsfs ")
+    machine.run("umount", "/run/stats")
+
+
+def test_a_bind_mount(machine: Machine) -> None:
+    """It can be mounted on if it is empty; and stays when that is unmounted."""
+    run_directory = machine.root / "run"
+    (run_directory / "other").mkdir(exist_ok=True)
+    machine.run("mount", "--bind", "/run/other", "/run/stats")
+    try:
+        machine.run(*MOUNT, LOG)
+        assert found(machine).count("fuse.statsfs") == 1
+        assert "something is mounted there already (fuse" in machine.run(*MOUNT, LOG, status=32)
+        machine.run("umount", "/run/stats")
+        machine.wait_until_quiet()
+        assert "fuse" not in found(machine)
+        (run_directory / "other/file").touch()
+        assert "the directory is not empty" in machine.run(*MOUNT, LOG, status=32)
+        (run_directory / "other/file").unlink()
+    finally:
+        machine.run("umount", "/run/stats")
 
 
 def test_where_the_current_directory_has_a_statsfs(machine: Machine) -> None:

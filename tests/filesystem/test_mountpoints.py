@@ -255,7 +255,7 @@ def test_letting_others_in(
 
 def test_no_proc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It is said, whatever is asked."""
-    monkeypatch.setattr(mountpoints, "_TABLE", str(tmp_path / "mountinfo"))
+    monkeypatch.setattr(mountpoints, "_PROC", str(tmp_path))
     for ask in (find_mount, find_device, lambda path: prepare_mountpoint(path, allow_other=False)):
         with pytest.raises(MountError, match="is not there; mount proc first: mount -t proc"):
             ask(str(tmp_path))

@@ -61,6 +61,11 @@ class Machine:
         done = run(*enter, *command, **options)
         return done.stdout + done.stderr
 
+    def start(self, *command: str) -> "subprocess.Popen[bytes]":
+        """Start a command in it, with pipes; the caller ends it."""
+        enter = ("nsenter", f"--mount={self.namespace}", f"--wdns={os.getcwd()}", "--")
+        return subprocess.Popen([*enter, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
     def processes(self, word: str = "") -> list[int]:
         """Return the processes that live in it, those whose command has a word in it."""
         found = []

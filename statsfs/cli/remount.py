@@ -1,0 +1,72 @@
+"""`mount -o remount`: a mounted statsfs becomes read-only, or writable again.
+
+Owns what may change while it is mounted, which the kernel does without its server: `ro` and `rw`.
+mount(8) passes the options that the mount has, and those of fstab, which are not looked at; another
+is refused, as it would have no effect. Threading: main thread only.
+"""
+
+import ctypes
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from statsfs.exceptions import MountError
+from statsfs.filesystem.mountpoints import find_mount, find_options
+
+__all__ = ["find_new_options", "remount"]
+
+_FSTAB: Final = "/etc/fstab"
+_MS_REMOUNT: Final = 32
+# Flags of mount(2) that statvfs(3) returns; without them they would be lost.
+_KEPT: Final = os.ST_NOSUID | os.ST_NODEV | os.ST_NOEXEC | os.ST_NOATIME | os.ST_NODIRATIME
+_CHANGES: Final = ("ro", "rw")
+
+
+def find_new_options(path: str, options: Sequence[str]) -> list[str]:
+    """Return the options that are neither changes nor known, of what is mounted on a path."""
+    known = {*_CHANGES, "remount", *find_options(path), *_read_fstab(path)}
+    return [option for option in options if option not in known]
+
+
+def remount(path: str, options: Sequence[str]) -> None:
+    """Make what is mounted on a path read-only or writable, as the last of `ro` and `rw` says.
+
+    Raises:
+        MountError: it is not a statsfs, or cannot be changed.
+    """
+    if find_mount(path) != "fuse.statsfs":
+        raise MountError(f"{path}: no statsfs is mounted there", path, errno.EINVAL)
+    change = next((option for option in reversed(options) if option in _CHANGES), "rw")
+    try:
+        flags = os.statvfs(path).f_flag & _KEPT
+        flags |= _MS_REMOUNT | (os.ST_RDONLY if change == "ro" else 0)
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(flags), None):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number))
+    except OSError as error:
+        reasons = {
+            errno.EBUSY: "a file of it is open for writing; close it, then try again",
+            errno.EPERM: "only root can remount",
+            errno.ENOTCONN: "it is not served any more; mount it anew",
+        }
+        reason = reasons.get(error.errno or 0, error.strerror)
+        raise MountError(f"{path}: cannot be remounted: {reason}", path, error.errno) from error
+
+
+def _read_fstab(path: str) -> Iterator[str]:
+    try:
+        with open(_FSTAB, encoding="utf-8", errors="surrogateescape") as table:
+            lines = [[_unescape(field) for field in line.split()] for line in table]
+    except OSError:
+        return
+    for fields in lines:
+        commented = not fields or fields[0].startswith("#")
+        if not commented and len(fields) > 3 and os.path.realpath(fields[1]) == path:
+            yield from fields[3].split(",")
+
+
+def _unescape(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
