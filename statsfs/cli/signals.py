@@ -1,13 +1,15 @@
 """Signals that stop a command: SIGTERM, SIGINT, SIGHUP.
 
 Owns the signal handlers. A handler that raises could hit the middle of an unmount, and one that
-sets an Event could deadlock with a wait for it; so ours writes into a pipe, which commands read.
+sets an Event could deadlock with a wait for it; so ours sets a flag, and wakes commands by a pipe.
 Threading: main thread only, as Python's signal handlers are; `Stop.tell` from any thread.
 """
 
+import math
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -29,6 +31,7 @@ class Stop:
     """
 
     def __init__(self) -> None:
+        self._stopping = False
         # Never closed: another file with the number of ours would get the handler's byte.
         self._read, self._write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._interrupt = False
@@ -38,10 +41,11 @@ class Stop:
 
     def tell(self) -> None:
         """Tell it to stop."""
+        self._stopping = True
         try:
             os.write(self._write, b"!")
         except BlockingIOError:
-            pass  # full: it was told already
+            pass  # full: it will wake up
 
     def _told(self, _number: int, _frame: FrameType | None) -> None:
         self.tell()
@@ -58,10 +62,21 @@ class Stop:
         finally:
             self._interrupt = False
 
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until told to stop (True) or for `timeout` seconds (False), if given."""
-        left = None if timeout is None else max(0.0, timeout)
-        return bool(select.select([self._read], [], [], left)[0])
+    def wait(self, timeout: float = math.inf) -> bool:
+        """Wait until told to stop (True) or for `timeout` seconds (False)."""
+        end = time.monotonic() + timeout
+        # After SIGSTOP and SIGCONT the kernel gives a signal to any thread, but Python's handler
+        # runs in this one, which nothing else would wake. Not for longer: programs have their own.
+        before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        try:
+            while not self._stopping:
+                left = None if timeout == math.inf else max(0.0, end - time.monotonic())
+                if not select.select([self._read], [], [], left)[0]:
+                    break
+                os.read(self._read, 4096)
+        finally:
+            signal.set_wakeup_fd(before)
+        return self._stopping
 
     def release(self) -> None:
         """Let the next signal end the process: nothing is left to clean up."""
