@@ -6,10 +6,12 @@ Threading: main thread only.
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +20,10 @@ import click
 from statsfs.cli import ids, loading, logs, serving
 from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop
-from statsfs.cli.systemd import notify
+from statsfs.cli.systemd import is_service, notify, watchdog_interval
 from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
-from statsfs.filesystem.mounting import MountOptions, mount_with
+from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.qemu import QemuMonitor
@@ -181,8 +183,11 @@ def mount_command(
         else:
             ready()
         serving.stop_when_unmounted(stop, mounted)
-        stop.wait()
+        _wait(stop, mounted, watchdog_interval() if ready is None else math.inf)
         if ready is None:
+            if mounted.closed and is_service():
+                # A failure of the service: it was not systemd that had it stop.
+                raise click.ClickException(f"{mounted.mountpoint}: unmounted by somebody else")
             notify("STOPPING=1")
     tell(f"unmounted {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
@@ -230,6 +235,12 @@ def _filling(
             _wait_for_the_last(collector.directory / COLLECTOR)
             stack.enter_context(collector)
         yield
+
+
+def _wait(stop: Stop, mounted: Mount, interval: float) -> None:
+    # Until told to stop. It is the thread that serves which tells systemd that it does.
+    while not stop.wait(interval):
+        mounted.run_soon(partial(notify, "WATCHDOG=1", wait=False))
 
 
 def _show_sockets(stack: contextlib.ExitStack, kvm: Source, sockets: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ Threading: the functions may be called from any thread, `mounted` in a trio prog
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Final, Self
 
 from statsfs.exceptions import MountError
@@ -73,6 +73,13 @@ class Mount:
             Whether it is unmounted.
         """
         return self._session.done.wait(timeout)
+
+    def run_soon(self, function: Callable[[], object]) -> None:
+        """Have the thread that serves call a function when it is its turn, as a sign of life.
+
+        It must be quick and not raise; nothing happens if it is unmounted.
+        """
+        self._session.run_soon(function)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
 import pyfuse3
@@ -216,6 +216,12 @@ class Session:
         finally:
             self.finish()
 
+    def run_soon(self, function: Callable[[], object]) -> None:
+        """Have the serving loop call a function between two requests; any thread may ask."""
+        if self._token is not None:
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(function)
+
     # The end
 
     def terminate(self) -> None:
@@ -235,9 +241,7 @@ class Session:
         self._serving.wait()
         # While the loop still answers: an invalidation may wait for an answer.
         self.invalidator.stop()
-        if self._token is not None:
-            with contextlib.suppress(trio.RunFinishedError):
-                self._token.run_sync_soon(self.terminate)
+        self.run_soon(self.terminate)
         self.done.wait()
         if self._server is not None:
             # It is at its end; until then it would keep the tree alive.

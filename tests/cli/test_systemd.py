@@ -1,12 +1,16 @@
-"""What systemd is told, at real sockets."""
+"""What systemd is told, at real sockets, and what its journal is."""
 
+import logging
+import math
+import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from statsfs.cli.systemd import notify
+from statsfs.cli.systemd import PriorityFormatter, notify, prioritize, watchdog_interval
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -36,3 +40,53 @@ def test_nobody_to_tell(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptu
     notify("READY=1")
     (message,) = caplog.messages
     assert message.startswith("cannot notify systemd of READY=1: /not/there: ")
+
+
+def test_nobody_reads(manager: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    """A sign of life does not wait for systemd, and that it is late is logged."""
+    while not caplog.messages:
+        notify("WATCHDOG=1", wait=False)
+    assert caplog.messages[0].startswith("cannot notify systemd of WATCHDOG=1: ")
+
+
+@pytest.mark.parametrize(
+    ("variables", "seconds"),
+    [
+        ({}, math.inf),
+        ({"WATCHDOG_USEC": "3000000"}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, math.inf),
+        ({"WATCHDOG_USEC": "0"}, math.inf),
+        ({"WATCHDOG_USEC": "soon"}, math.inf),
+    ],
+)
+def test_the_watchdog(
+    variables: dict[str, str], seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told twice as often as it asks, by the process that it asks."""
+    for name in ("WATCHDOG_USEC", "WATCHDOG_PID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert watchdog_interval() == seconds
+
+
+def test_priorities(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each line has one, of a traceback too, if stderr is the journal's."""
+    formatter = PriorityFormatter()
+    try:
+        raise ValueError("no")
+    except ValueError:
+        raised = sys.exc_info()
+    record = logging.LogRecord("a", logging.ERROR, "", 0, "one\ntwo", (), raised)
+    plain = formatter.format(record)
+    assert plain.startswith("one\ntwo\nTraceback")
+    status = os.fstat(2)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino}")
+    lines = formatter.format(record).split("\n")
+    assert lines == [f"<3>{line}" for line in plain.split("\n")]
+    assert prioritize("a", logging.CRITICAL) == "<3>a"
+    assert prioritize("a", logging.WARNING) == "<4>a"
+    assert prioritize("a", logging.INFO) == "<6>a"
+    monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + 1}")
+    assert prioritize("a", logging.ERROR) == "a"
