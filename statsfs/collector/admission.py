@@ -52,6 +52,7 @@ class Admission:
         vacant: the top-level names for which `admit_waiting` is to be called, as a path may have
             become free.
         links: by the prefixes of directories, how many names there each file of several has.
+        look_later: has a file looked at when it is its turn.
         living: by top-level name, the ids of living segments that are about to be admitted. What is
             dead and has such an id is a copy, and waits.
     """
@@ -69,7 +70,7 @@ class Admission:
         self._known_values = known_values
         self._liveness = liveness
         self.refusals: Final = Refusals(timers, budget)
-        self._look_later = look_later
+        self.look_later = look_later
         self.waiting: Final[dict[str, dict[str, tuple[Location, Sequence[str]]]]] = {}
         self.vacant: Final[set[str]] = set()
         self.links: Final[dict[str, Mapping[tuple[int, int], int]]] = {}
@@ -83,7 +84,7 @@ class Admission:
             self._liveness.make_orphan(former)
         if self._is_known(location, status):
             return
-        if status is None or self.refusals.is_due(location, status, self._look_later):
+        if status is None or self.refusals.is_due(location, status, self.look_later):
             self._try(location, status)
 
     def _is_known(self, location: Location, status: os.stat_result | None) -> bool:

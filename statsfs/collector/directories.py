@@ -9,16 +9,21 @@ Threading: for the collector's thread alone.
 import contextlib
 import logging
 import os
-import stat
 from pathlib import Path
 from typing import Final
 
-from statsfs.collector.trusted_directory import Location, TrustedDirectory, identify, open_directory
+from statsfs.collector.trusted_directory import (
+    Location,
+    TrustedDirectory,
+    identify,
+    may_be_directory,
+    open_directory,
+)
 from statsfs.collector.watching import Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.values import check_name
 from statsfs.segments.locks import hold
-from statsfs.segments.places import COLLECTOR, HOST_DIRECTORY
+from statsfs.segments.places import COLLECTOR, HOST_DIRECTORY, SUFFIX
 from statsfs.tree.log_budget import LogBudget
 
 __all__ = ["Directories", "default_directory"]
@@ -102,7 +107,7 @@ class Directories:
         prefix = f"{name}/"
         known = self.by_prefix.get(prefix)
         status = Location(self.top, name).find()
-        if status is None or not stat.S_ISDIR(status.st_mode):
+        if status is None or not may_be_directory(name, status):
             self._logged.discard(name)
             self._leave(prefix)
             return None
@@ -155,9 +160,11 @@ class Directories:
         try:
             entries = list(self.top.entries())
             names = {one.name for one in entries if one.is_dir(follow_symlinks=False)}
+            links = {one.name for one in entries if one.is_symlink()}
         except OSError as error:
             self.log_error(".", error, self.top.owner[0])
             return
+        names |= {name for name in links if not name.endswith(SUFFIX)}
         names = {name for name in names if not name.startswith(".")}
         self._logged.intersection_update({*names, "."})
         known = {prefix[:-1] for prefix in self.by_prefix if prefix}

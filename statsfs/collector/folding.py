@@ -75,6 +75,9 @@ class SegmentFolding:
             self.liveness.drop(segment)
         self.journal.end_fold(name, segments)
         self.admission.vacant.add(name)
+        for segment in segments:
+            if segment.refused:  # its directory may be its user's by now
+                self.admission.look_later(segment.location)
 
     def _remove(self, segment: LiveSegment) -> None:
         if why := segment.location.remove():

@@ -17,7 +17,7 @@ import contextlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence, Set
 from itertools import chain
 from typing import Final
 
@@ -25,7 +25,7 @@ from statsfs.collector import shares
 from statsfs.collector.journal_file import RetainedSource
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.replaced_values import forget_replaced
-from statsfs.collector.retained_sources import RetainedSources, forget_zeros
+from statsfs.collector.retained_sources import RetainedSources, forget_zeros, retains
 from statsfs.collector.shares import Shares, user_of, weigh_addition
 from statsfs.collector.top_sources import TopSources
 from statsfs.exceptions import SegmentError, StatsfsError
@@ -139,11 +139,14 @@ class PathSources:
 
         To be called under the tree's lock and that of the journal.
         """
-        top = self.find_top(name)
-        found = [] if top is None or self._known[top] is not None else [top]
+        return list(map(self._retained.look, self._list([self.find_top(name)])))
+
+    def _list(self, tops: Iterable[Source | None]) -> list[Source]:
+        # The path sources in these, each before those below it.
+        found = [top for top in tops if top is not None and self._is_path_source(top)]
         for source in found:
-            found += filter(self._is_path_source, source.subordinates)
-        return list(map(self._retained.look, found))
+            found += filter(self._is_path_source, _below(source))
+        return found
 
     def make(self, name: str, label: str | None, top: str, collapse: bool) -> Source:
         """Return a path source, to be placed, for a component of a path of a top-level name."""
@@ -263,7 +266,7 @@ class PathSources:
                 below = _below(source)
                 if not self._is_path_source(source) or not self._empty.keys() >= {*below}:
                     return
-                stays = below or _retains(source)
+                stays = below or retains(source)
                 if stays:
                     self._empty[source] = None
                 else:
@@ -272,6 +275,15 @@ class PathSources:
                 self._take_out(source)
                 self._used = used
             source = above
+
+    def change_owner(self, name: str, owner: tuple[int, int]) -> None:
+        """Give the path sources of a top-level name to the owner of its directory."""
+        with self._lock:
+            self._used = self._list([self.find_top(name)])
+        for source in self._used:
+            if source.owner != owner:
+                self._shares.give(source, owner)
+        self._used = ()
 
     def remove_directory(self, source: Source) -> bool:
         """Take a path source out of the tree, in any thread; return False if it is in use."""
@@ -303,8 +315,10 @@ class PathSources:
         more, lineage = self._weigh_addition(components, arrays)
         weight = self._shares.weigh_user(user)
         surplus = weight + more - shares.NUMBERS_MAX
-        empty = filter(lambda source: user_of(source) == user, list(self._empty))
-        if surplus > sum(self._shares.weigh(one) for one in empty if _is_below(one, lineage)):
+        empty = [one for one in list(self._empty) if user_of(one) == user and one not in lineage]
+        if surplus > sum(
+            self._shares.weigh(one) for one in empty if isinstance(one.parent, Source)
+        ):
             raise SegmentError(
                 f"the directories of user {user} have {weight} numbers, and it needs {more} more; "
                 f"no more than {shares.NUMBERS_MAX}: {_ADVICE}",
@@ -344,8 +358,8 @@ class PathSources:
             left, chosen = Counter(map(user_of, self._empty)), []
             for source in self._empty:
                 user = user_of(source)
-                heavy = surplus.get(user, 0) > 0 and _is_below(source, used)
-                if heavy or (left[user] > EMPTY_MAX and source not in used):
+                heavy = surplus.get(user, 0) > 0 and isinstance(source.parent, Source)
+                if source not in used and (heavy or left[user] > EMPTY_MAX):
                     left[user] -= 1
                     surplus[user] = surplus.get(user, 0) - self._shares.weigh(source)
                     chosen.append(source)
@@ -370,9 +384,8 @@ class PathSources:
         if not self.cleared:
             return
         self.cleared = False
-        found = [top for top in self.tops if self._is_path_source(top) and user_of(top) == user]
+        found = self._list(top for top in self.tops if user_of(top) == user)
         for source in found:
-            found += filter(self._is_path_source, _below(source))
             if forget_zeros(source):
                 self._changed[_top_of(source)] = None
         self._shares.touch(found)
@@ -436,12 +449,3 @@ def _below(source: Source) -> list[Source]:
 
 def _top_of(source: Source) -> str:
     return source.path.partition("/")[0]
-
-
-def _is_below(source: Source, used: Sequence[Source]) -> bool:
-    # Whether a source may be folded into one above it.
-    return isinstance(source.parent, Source) and source not in used
-
-
-def _retains(source: Source) -> bool:
-    return any(index.own is not None for index in directory_of(source).index.copy().values())

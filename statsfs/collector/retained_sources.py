@@ -3,8 +3,8 @@
 Owns that unchanged numbers are returned as the same object, whose text need not be made anew: when
 one of thousands of directories changed, the record of all is written.
 
-Threading: under the tree's lock and that of the journal, but for `forget`, which any thread may
-call, and `forget_zeros`, which changes the tree.
+Threading: under the tree's lock and that of the journal, but for `forget` and `retains`, which any
+thread may call, and `forget_zeros`, which changes the tree.
 """
 
 from operator import attrgetter
@@ -15,7 +15,7 @@ from statsfs.tree.retained import Retained, add_records, fill_row, find_records
 from statsfs.tree.retention import forget_row
 from statsfs.tree.source import Source, directory_of
 
-__all__ = ["RetainedSources", "forget_zeros"]
+__all__ = ["RetainedSources", "forget_zeros", "retains"]
 
 _get_row: Final = attrgetter("row")
 
@@ -48,6 +48,11 @@ class RetainedSources:
     def clear(self) -> None:
         """Forget all."""
         self._seen.clear()
+
+
+def retains(source: Source) -> bool:
+    """Tell whether a source itself retains something."""
+    return any(index.own is not None for index in directory_of(source).index.copy().values())
 
 
 def forget_zeros(source: Source) -> bool:

@@ -15,7 +15,6 @@ Threading: for the collector's thread alone.
 """
 
 import contextlib
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator, Set
@@ -29,7 +28,13 @@ from statsfs.collector.folding import SegmentFolding
 from statsfs.collector.liveness import Liveness
 from statsfs.collector.path_sources import PathSources
 from statsfs.collector.timers import Timers
-from statsfs.collector.trusted_directory import Location, Look, TrustedDirectory, identify
+from statsfs.collector.trusted_directory import (
+    Location,
+    Look,
+    TrustedDirectory,
+    identify,
+    may_be_directory,
+)
 from statsfs.collector.turns import Turns
 from statsfs.segments.places import SUFFIX
 
@@ -141,17 +146,17 @@ class Scanning:
 
     def _look(self, location: Location, created: bool) -> None:
         status = location.find()
-        if created and not (
-            status and (status.st_nlink > 1 or self._liveness.find_file(status) is not None)
-        ):
-            return
         directories = self._directories
         assert directories is not None
         if not location.directory.prefix:
             known = f"{location.name}/" in directories.by_prefix
-            if known or (status is not None and stat.S_ISDIR(status.st_mode)):
+            if known or (status is not None and may_be_directory(location.name, status)):
                 self.look_at_directory(location.name)
                 return
+        if created and not (
+            status and (status.st_nlink > 1 or self._liveness.find_file(status) is not None)
+        ):
+            return
         if location.name.endswith(SUFFIX):
             self._admission.look(location)
 
@@ -172,6 +177,7 @@ class Scanning:
         self.leave(directories)
         for directory in directories.came:
             name = directory.prefix[:-1]
+            self._path_sources.change_owner(name, directory.owner)
             self._unsorted.add(directory.prefix)
             self._next.pop(name, None)
             if self._pending is not None:

@@ -15,6 +15,7 @@ from typing import Final
 
 from statsfs.model.arrays import Array
 from statsfs.model.locking import locked
+from statsfs.tree.rights import change_rights
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["NUMBERS_MAX", "Shares", "user_of", "weigh_addition"]
@@ -43,6 +44,12 @@ class Shares:
         """Note a path source that comes into the tree."""
         self._weights[source] = 0
         self._stale[source] = None
+
+    def give(self, source: Source, owner: tuple[int, int]) -> None:
+        """Give a path source, which is in the tree and stays, to another owner."""
+        self.forget(source)
+        change_rights(source, (), None, owner)
+        self.add(source)
 
     @locked
     def touch(self, sources: Iterable[Source]) -> None:

@@ -17,9 +17,16 @@ from statsfs.collector.file_ids import find_id
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.segments.file_format import FILE_MAX, decode
 from statsfs.segments.locks import is_alive
-from statsfs.segments.places import check_directory
+from statsfs.segments.places import SUFFIX, check_directory
 
-__all__ = ["Location", "Look", "TrustedDirectory", "identify", "open_directory"]
+__all__ = [
+    "Location",
+    "Look",
+    "TrustedDirectory",
+    "identify",
+    "may_be_directory",
+    "open_directory",
+]
 
 # Does not follow links, wait for pipes or take a terminal over.
 _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
@@ -27,6 +34,8 @@ _FLAGS: Final = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 # The name in `publishing` of an unfinished file; to finish it takes far less than a millisecond.
 _UNFINISHED: Final = re.compile(r"\..*-[0-9a-f]{16}")
 _UNFINISHED_AGE: Final = 60.0  # seconds
+
+_PRIVATE: Final = "private"  # systemd's, in /run
 
 
 def identify(status: os.stat_result) -> tuple[int, int]:
@@ -180,6 +189,12 @@ class TrustedDirectory:
                 raise SegmentError(why, f"{self.path}/{name}")
 
 
+def may_be_directory(name: str, status: os.stat_result) -> bool:
+    """Tell whether it is one, or a link to one, which `open_directory` follows or refuses."""
+    is_link = stat.S_ISLNK(status.st_mode) and not name.endswith(SUFFIX)
+    return is_link or stat.S_ISDIR(status.st_mode)
+
+
 def open_directory(path: str, inside: TrustedDirectory | None = None) -> TrustedDirectory:
     """Open the collector's directory, or one `inside` it by its name.
 
@@ -192,7 +207,7 @@ def open_directory(path: str, inside: TrustedDirectory | None = None) -> Trusted
         fd, shown = os.open(path, flags), path
     else:
         shown = f"{inside.path}/{ascii(path)[1:-1]}"
-        fd = os.open(path, flags | os.O_NOFOLLOW, dir_fd=inside.fd)
+        fd = _open_inside(path, shown, inside)
     try:
         status = os.fstat(fd)
         check_directory(status, shown)
@@ -208,3 +223,26 @@ def open_directory(path: str, inside: TrustedDirectory | None = None) -> Trusted
     except BaseException:
         os.close(fd)
         raise
+
+
+def _open_inside(name: str, shown: str, inside: TrustedDirectory) -> int:
+    # A directory of ours; or, with systemd.exec(5)'s DynamicUser=yes, one in `private` beside ours,
+    # which nobody but root may enter, and to which a link of root's leads.
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
+    status = os.stat(name, dir_fd=inside.fd, follow_symlinks=False)
+    if not stat.S_ISLNK(status.st_mode):
+        return os.open(name, flags, dir_fd=inside.fd)
+    way = ("..", _PRIVATE, os.path.basename(inside.path))
+    wanted = os.path.join(*way, name)
+    if status.st_uid or os.readlink(name, dir_fd=inside.fd) != wanted:
+        raise SegmentError(f"{shown} is a link, and not root's to {wanted} (DynamicUser=yes)", name)
+    with contextlib.ExitStack() as stack:
+        fd = inside.fd
+        for part in way:
+            fd = os.open(part, flags, dir_fd=fd)
+            stack.callback(os.close, fd)
+            status = os.fstat(fd)
+            check_directory(status, f"{shown} is a link through {part}:")
+            if status.st_uid:
+                raise SegmentError(f"{shown} is a link through {part}, which is not root's", name)
+        return os.open(name, flags, dir_fd=fd)

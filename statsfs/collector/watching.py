@@ -134,6 +134,10 @@ class Watch:
             elif mask & self._self:
                 events.gone.add(key)
                 self.remove(key)
+            elif not name and key and mask & flags.ATTRIB:
+                # The directory itself, which need not be in ours: a link may lead to it.
+                self._counts[key] += 1
+                events.names.setdefault("", {})[key.removesuffix("/")] = None
             elif name:
                 self._counts[key] += 1
                 new = mask & flags.CREATE and not mask & flags.ISDIR

@@ -153,14 +153,15 @@ def test_priorities_in_the_journal(tmp_path: Path) -> None:
     with os.fdopen(reading) as journal:
         status = os.fstat(writing)
         environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-        command = [*STATSFS, "mount", mountpoint, "--create", "--segments", directory]
+        command: list[str | Path] = [*STATSFS, "mount", mountpoint, "--create"]
+        command += ["--segments", directory]
         with subprocess.Popen(command, stderr=writing, env=environment) as process:
             try:
                 said = journal.readline()
                 assert said == f"<4>{directory}/pipe.stats is refused: not a regular file\n"
                 wait_until(lambda: is_mounted(mountpoint), "the mount")
                 # The collector's directory is its own.
-                other = [*STATSFS, "mount", tmp_path / "b", "--create", "--segments", directory]
+                other = [tmp_path / "b" if word == mountpoint else word for word in command]
                 assert subprocess.run(other, stderr=writing, env=environment).returncode == 1
                 assert journal.readline().startswith("<3>statsfs: error: ")
                 process.terminate()
