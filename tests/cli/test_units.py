@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ import pytest
 
 from tests.support.confined import read_settings
 from tests.support.deadlines import DEADLINE, wait_until
-from tests.support.mounts import is_mounted
+from tests.support.mounts import detach, is_mounted
 from tests.support.other_users import shared_directory
 from tests.support.qemus import (
     WITHOUT_BPF,
@@ -32,7 +34,7 @@ NAMESPACED = {
     "BindPaths", "BindReadOnlyPaths", "DynamicUser", "ExecPaths", "ExtensionDirectories",
     "ExtensionImages", "InaccessiblePaths", "LogNamespace", "MountAPIVFS", "MountFlags",
     "MountImages", "NoExecPaths", "PrivateDevices", "PrivateIPC", "PrivateMounts", "PrivateNetwork",
-    "PrivateTmp", "ProcSubset", "ProtectControlGroups", "ProtectHome", "ProtectHostname",
+    "PrivateTmp", "ProcSubset", "ProtectControlGroups", "ProtectHome",
     "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "ProtectProc",
     "ProtectSystem", "ReadOnlyPaths", "ReadWritePaths", "RootDirectory", "RootImage",
     "TemporaryFileSystem",
@@ -54,6 +56,34 @@ def test_what_the_unit_runs() -> None:
     assert Path(command).name == "statsfs"
     assert arguments == ["mount", "--create", "/run/stats"]
     assert read_settings(UNIT)["Type"] == "notify"
+
+
+@pytest.mark.mount
+@pytest.mark.root
+def test_what_it_does_when_it_ends(tmp_path: Path, mountpoint: Path) -> None:
+    """A dead mount of ours is cleared, and only that."""
+    line = read_settings(UNIT)["ExecStopPost"].removeprefix("-")
+    command = shlex.split(line.replace("/run/stats", str(mountpoint)))
+    options = ("--segments", str(tmp_path / "a"))
+    arguments = [sys.executable, "-m", "statsfs", "mount", str(mountpoint), *options]
+    subprocess.run(command, check=False)
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL) as process:
+        try:
+            wait_until(lambda: is_mounted(mountpoint), "the mount")
+            subprocess.run(command, check=False)
+            assert is_mounted(mountpoint)
+            (watcher,) = (
+                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            )
+            os.kill(int(watcher), signal.SIGKILL)
+            process.kill()
+            process.wait()
+            assert is_mounted(mountpoint)
+            subprocess.run(command, check=True)
+            assert not is_mounted(mountpoint)
+        finally:
+            process.kill()
+            detach(mountpoint)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,10 @@
-"""Runs a command with a unit's capabilities, system calls and address families, as systemd would.
+"""Runs a command with what a unit permits, as systemd would.
 
     python -m tests.support.confined UNIT COMMAND ...
 
 It needs root, `systemd-analyze`, which knows the groups of system calls, and the numbers of those
-in a header of the C library. What makes namespaces of mounts, or limits networks, is not applied.
+in a header of the C library. Applied are capabilities, system calls, address families, and that
+memory is never made executable; not what limits networks and devices.
 """
 
 import ctypes
@@ -27,6 +28,7 @@ _NUMBER, _ARCH, _ARGUMENT = 0, 4, 16  # where struct seccomp_data has them
 _KILL, _ERROR, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _CAPBSET_DROP, _SET_SECCOMP, _FILTER, _SET_NO_NEW_PRIVS = 24, 22, 2, 38
+_SET_MDWE, _REFUSE_EXEC_GAIN = 65, 1
 _EAFNOSUPPORT = 97
 
 
@@ -94,6 +96,8 @@ def confine(settings: dict[str, str]) -> None:
             control(_CAPBSET_DROP, number, 0, 0, 0)
     os.umask(int(settings["UMask"], 8))
     control(_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if settings["MemoryDenyWriteExecute"] == "yes":
+        control(_SET_MDWE, _REFUSE_EXEC_GAIN, 0, 0, 0)
     steps = ctypes.create_string_buffer(program, len(program))
     header = struct.pack("@HP", len(program) // 8, ctypes.addressof(steps))
     control(_SET_SECCOMP, _FILTER, header, 0, 0)
