@@ -38,6 +38,7 @@ _PROC: Final = "/proc"
 _USUAL_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
 _NO_FUSERMOUNT: Final = "there is no fusermount3; apt install fuse3"
 _PATIENCE: Final = 5.0  # seconds
+_HOST_PIDS: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO: the kernel's first namespace of processes
 
 
 class _Mounted(NamedTuple):
@@ -333,6 +334,7 @@ def _is_hidden(path: str) -> bool:
         if os.readlink("/proc/1/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
             return False  # of a container: all of it is seen here
         host = [one.groups.get(b"shared") for one in _read_mounts("1")]
-    except OSError:  # only root may look; systemd sets this for a service
-        return b"shared" not in groups and "INVOCATION_ID" in os.environ
+    except OSError:  # only root may look
+        in_container = os.stat("/proc/self/ns/pid").st_ino != _HOST_PIDS
+        return b"shared" not in groups and not in_container
     return b"shared" not in groups or groups[b"master"] in host
