@@ -3,6 +3,7 @@
 #   make demo ARGS="--vms 8 --churn 5"      arguments for `statsfs demo ./stats`
 #   make test ARGS="-k mounting -x"         arguments for pytest; the same for `make quick`
 #   make soak ARGS="--seconds 10 load"      how long each scenario lasts, and which
+#   make boot ARGS=watchdog                 the checks with this word in their names
 
 PYTHON ?= python3
 ARGS ?=
@@ -20,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu matrix clean
+.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu boot matrix clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -138,6 +139,9 @@ qemu: tools
 	@[ ! -e /dev/kvm ] || $(bin)/python -c 'import libvirt' 2>/dev/null || \
 		$(bin)/pip install -qq --disable-pip-version-check --editable '.[libvirt]' || \
 		echo "there is no libvirt-python: tests of it are skipped" >&2
+
+boot: setup qemu ## systemd boots statsfs in a virtual machine: five minutes, and a download
+	$(bin)/python -m tests.boot $(ARGS)
 
 matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour
 	tests/matrix.sh $(ARGS)
