@@ -48,6 +48,12 @@ def test_what_a_mount_says_of_itself(later: Server) -> None:
     assert not is_mounted(path)
 
 
+def test_a_sign_of_life(later: Server) -> None:
+    """The loop that serves gives it between two requests: not while it hangs, nor at its end."""
+    later.call(mount_here, later.mountpoint)
+    assert later.call(calls.sign_of_life) == (False, True, False)
+
+
 def test_closing_twice(later: Server) -> None:
     """The second time does nothing, not even to another mount."""
     later.call(mount_here, later.mountpoint)

@@ -380,6 +380,19 @@ def count_restarts(world: World) -> None:
     logger.addHandler(Counting())
 
 
+def sign_of_life(world: World) -> tuple[bool, bool, bool]:
+    """Ask the loop for a sign while it hangs, then when it does not, then when it has ended."""
+    hangs, sign, late = threading.Event(), threading.Event(), threading.Event()
+    world.mount.run_soon(hangs.wait)
+    world.mount.run_soon(sign.set)
+    before = sign.is_set()
+    hangs.set()
+    after = sign.wait(DEADLINE)
+    world.mount.close()
+    world.mount.run_soon(late.set)
+    return before, after, late.is_set()
+
+
 def restarts(world: World) -> int:
     """Return how often that was."""
     count: int = world.kept["restarts"]
