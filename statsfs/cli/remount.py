@@ -33,15 +33,19 @@ def find_new_options(path: str, options: Sequence[str]) -> list[str]:
 def remount(path: str, options: Sequence[str]) -> None:
     """Make what is mounted on a path read-only or writable, as the last of `ro` and `rw` says.
 
+    Without either it stays as it is.
+
     Raises:
         MountError: it is not a statsfs, or cannot be changed.
     """
     if find_mount(path) != "fuse.statsfs":
         raise MountError(f"{path}: no statsfs is mounted there", path, errno.EINVAL)
-    change = next((option for option in reversed(options) if option in _CHANGES), "rw")
     try:
-        flags = os.statvfs(path).f_flag & _KEPT
-        flags |= _MS_REMOUNT | (os.ST_RDONLY if change == "ro" else 0)
+        before = os.statvfs(path).f_flag
+        flags = _MS_REMOUNT | (before & _KEPT)
+        changes = [option for option in options if option in _CHANGES]
+        if changes[-1] == "ro" if changes else before & os.ST_RDONLY:
+            flags |= os.ST_RDONLY
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(flags), None):
             number = ctypes.get_errno()

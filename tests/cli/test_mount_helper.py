@@ -230,6 +230,8 @@ def test_remount_of_a_mount_that_is_read_only(machine: Machine) -> None:
     """However it became so, it can be written again."""
     machine.run(*MOUNT, f"{LOG},ro")
     assert " ro," in found(machine)
+    machine.run("mount.statsfs", "statsfs", "/run/stats", "-o", "remount")
+    assert " ro," in found(machine)
     machine.run("mount", "-o", "remount,rw", "/run/stats")
     assert " rw," in found(machine)
     machine.run("umount", "/run/stats")
