@@ -37,6 +37,7 @@ def machine(
     """That machine, where nothing is mounted before the test and nothing may be left by it."""
     monkeypatch.chdir(tmp_path)
     (installed.root / "run/log").unlink(missing_ok=True)
+    (installed.root / "etc/fstab").write_text("")
     yield installed
     installed.wait_until_quiet()
 
@@ -256,7 +257,6 @@ def test_remount_with_fstab(machine: Machine) -> None:
         assert " rw," in found(machine)
     finally:
         machine.run("umount", "/run/stats")
-        (machine.root / "etc/fstab").write_text("")
 
 
 def test_remounts_that_are_refused(mounted: Machine) -> None:

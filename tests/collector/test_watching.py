@@ -87,3 +87,21 @@ def test_too_many_events_of_one_directory(tmp_path: Path, monkeypatch: pytest.Mo
         assert watch.wait(0).gone == {"sub/"}
     for fd in fds.values():
         os.close(fd)
+
+
+def test_attributes_of_a_directory_itself(tmp_path: Path) -> None:
+    """They are told as of a name in the collector's, where a link to it may be; of that one not."""
+    watch = Watch()
+    (tmp_path / "top").mkdir()
+    (tmp_path / "other").mkdir()
+    top = os.open(tmp_path / "top", os.O_RDONLY)
+    other = os.open(tmp_path / "other", os.O_RDONLY)
+    with contextlib.closing(watch):
+        watch.add("", top)
+        watch.add("app/", other)
+        (tmp_path / "top").chmod(0o700)
+        assert watch.wait(0).names == {}
+        (tmp_path / "other").chmod(0o700)
+        assert watch.wait(0).names == {"": {"app": None}}
+    os.close(top)
+    os.close(other)
