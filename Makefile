@@ -140,7 +140,7 @@ qemu: tools
 		$(bin)/pip install -qq --disable-pip-version-check --editable '.[libvirt]' || \
 		echo "there is no libvirt-python: tests of it are skipped" >&2
 
-boot: setup qemu ## systemd boots statsfs in a virtual machine: five minutes, and a download
+boot: setup ## systemd boots statsfs in a virtual machine: five minutes, and a download
 	$(bin)/python -m tests.boot $(ARGS)
 
 matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour

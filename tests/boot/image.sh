@@ -18,6 +18,8 @@ make_image() { # NAME SIZE DIRECTORY
 }
 
 main() {
+	command -v qemu-system-x86_64 >/dev/null ||
+		apt-get -qq -y --no-install-recommends install qemu-system-x86 seabios
 	mkdir -p "$boot"
 	make_root boot-root bookworm make "
 		echo 'deb $mirror bookworm main' >/etc/apt/sources.list

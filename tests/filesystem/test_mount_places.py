@@ -72,9 +72,9 @@ def mount_in(path: Path, *unshare: str) -> "subprocess.CompletedProcess[str]":
 
     The filesystem is shared with other namespaces, as all are where systemd is.
     """
-    serve = """
+    serve = f"""
         "$@" & pid=$!
-        while kill -0 $pid 2>/dev/null && ! grep -q "fuse.statsfs" /proc/self/mountinfo; do
+        while kill -0 $pid 2>/dev/null && ! grep -q " {path} " /proc/self/mountinfo; do
             sleep 0.01
         done
         kill $pid 2>/dev/null; wait $pid
