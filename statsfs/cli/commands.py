@@ -17,7 +17,7 @@ from statsfs.cli.install_mount_helper import install_mount_helper
 from statsfs.cli.kvm_check import kvm_check
 from statsfs.cli.serving import EPILOG, silence
 from statsfs.cli.signals import Stopped
-from statsfs.cli.systemd import PriorityFormatter, prioritize
+from statsfs.cli.systemd import prioritize
 from statsfs.exceptions import MountError, StatsfsError
 from statsfs.filesystem.mountpoints import find_mount, unmount
 
@@ -64,9 +64,6 @@ def umount(mountpoint: str) -> None:
 
 def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
     """Run a command, as `statsfs.cli.main`; return the exit code."""
-    # That of a program which sets up no logging: what `--load` loads may do so.
-    if logging.lastResort is not None:
-        logging.lastResort.setFormatter(PriorityFormatter())
     try:
         cli.main(arguments, prog_name="statsfs", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -171,7 +171,7 @@ def mount_command(
         loading.load(registry, load)
     if ready is None:
         # Not before: a program may set up logging itself.
-        logs.set_up(log_format, prioritized=logs.is_journal())
+        logs.set_up(log_format)
     with (
         _filling(registry, kvm, qmp, segments or ([] if load or kvm or qmp else [None])),
         serving.listening(registry, listen) as server,

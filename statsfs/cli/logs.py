@@ -6,24 +6,15 @@ Threading: set up by the main thread; lines are made in any.
 
 import json
 import logging
-import os
-import sys
 import time
 from typing import Final, Literal
 
-__all__ = ["FORMATS", "Format", "is_journal", "set_up"]
+from statsfs.cli.systemd import prioritize
+
+__all__ = ["FORMATS", "Format", "set_up"]
 
 Format = Literal["text", "json"]
 FORMATS: Final[tuple[Format, ...]] = ("text", "json")
-
-# sd-daemon(3): a line's priority before it, as syslog(3) numbers them.
-_PRIORITIES: Final = {
-    logging.DEBUG: 7,
-    logging.INFO: 6,
-    logging.WARNING: 4,
-    logging.ERROR: 3,
-    logging.CRITICAL: 2,
-}
 
 
 def set_up(form: Format, *, dated: bool = False, prioritized: bool = False) -> None:
@@ -33,7 +24,8 @@ def set_up(form: Format, *, dated: bool = False, prioritized: bool = False) -> N
         form: "text", or "json": an object a line, with `time`, `level`, `logger`, `message`, and
             `traceback` if there is one.
         dated: whether lines of text begin with the time and the level.
-        prioritized: whether each line of text begins with its priority, as "<4>".
+        prioritized: whether each line of text begins with its priority, as "<4>", even if it does
+            not go to systemd's journal.
     """
     root = logging.getLogger()
     if root.handlers:
@@ -44,15 +36,6 @@ def set_up(form: Format, *, dated: bool = False, prioritized: bool = False) -> N
     logging.getLogger("statsfs").setLevel(logging.INFO)
 
 
-def is_journal() -> bool:
-    """Return whether systemd's journal reads our stderr; systemd.exec(5) on JOURNAL_STREAM."""
-    try:
-        status = os.fstat(sys.stderr.fileno())
-    except (OSError, ValueError):
-        return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
 class _Text(logging.Formatter):
     def __init__(self, dated: bool, prioritized: bool) -> None:
         dates = "%(asctime)s %(levelname)s %(name)s: " if dated else ""
@@ -60,11 +43,7 @@ class _Text(logging.Formatter):
         self._prioritized = prioritized
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        if not self._prioritized:
-            return text
-        prefix = f"<{_PRIORITIES.get(record.levelno, 4)}>"
-        return "\n".join(prefix + line for line in text.split("\n"))
+        return prioritize(super().format(record), record.levelno, always=self._prioritized)
 
 
 class _Json(logging.Formatter):

@@ -11,7 +11,7 @@ import os
 import socket
 from typing import Final
 
-__all__ = ["PriorityFormatter", "is_service", "notify", "prioritize", "watchdog_interval"]
+__all__ = ["is_service", "notify", "prioritize", "watchdog_interval"]
 
 log = logging.getLogger(__name__)
 
@@ -56,12 +56,13 @@ def notify(*states: str, wait: bool = True) -> None:
         log.warning("cannot notify systemd of %s: %s: %s", states[0], address, error)
 
 
-def prioritize(text: str, level: int) -> str:
+def prioritize(text: str, level: int, *, always: bool = False) -> str:
     """Begin each line of a text with the priority of a level of `logging`, for the journal alone.
 
-    The journal has all lines of stderr as informational, but those that say otherwise.
+    The journal has all lines of stderr as informational, but those that say otherwise. With
+    `always` the lines are for another reader that knows priorities.
     """
-    if not _has_journal():
+    if not (always or _has_journal()):
         return text
     number = _ERR if level >= logging.ERROR else _WARNING if level >= logging.WARNING else _INFO
     return "\n".join(f"<{number}>{line}" for line in text.split("\n"))
@@ -71,11 +72,3 @@ def _has_journal() -> bool:
     # Whether stderr goes there now: it may have been redirected since the service was started.
     status = os.fstat(_STDERR)
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-
-
-class PriorityFormatter(logging.Formatter):
-    """Formats the records of a handler that writes to stderr."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record's lines, of a traceback too, with their priority for the journal."""
-        return prioritize(super().format(record), record.levelno)

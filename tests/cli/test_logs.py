@@ -1,7 +1,6 @@
 """The log of a server: its formats, where it goes, what SIGHUP does."""
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from statsfs.cli import logs
 from tests.support.commands import STATSFS, is_mounted
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, directory_for_a_mount, run
@@ -164,9 +162,3 @@ def mentions(process: str, path: str) -> bool:
     except OSError:
         return False
     return path in arguments and "mount" in arguments
-
-
-def test_levels() -> None:
-    """A level that syslog(3) has not is a warning."""
-    record = logging.LogRecord("x", 25, "", 0, "text", (), None)
-    assert logs._Text(dated=False, prioritized=True).format(record) == "<4>text"

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from statsfs.cli.systemd import PriorityFormatter, notify, prioritize, watchdog_interval
+from statsfs.cli import logs
+from statsfs.cli.systemd import notify, prioritize, watchdog_interval
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -73,7 +74,7 @@ def test_the_watchdog(
 
 def test_priorities(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Each line has one, of a traceback too, if stderr is the journal's."""
-    formatter = PriorityFormatter()
+    formatter = logs._Text(dated=False, prioritized=False)
     try:
         raise ValueError("no")
     except ValueError:
