@@ -24,6 +24,8 @@ from statsfs.exceptions import MountError
 __all__ = [
     "find_device",
     "find_mount",
+    "find_user",
+    "is_dead",
     "lock_mountpoint",
     "make_mountpoint",
     "prepare_mountpoint",
@@ -43,6 +45,7 @@ class _Mounted(NamedTuple):
     point: bytes
     type: str
     device: str
+    options: str
 
 
 def _read_mounts() -> Iterator[_Mounted]:
@@ -54,10 +57,12 @@ def _read_mounts() -> Iterator[_Mounted]:
         reason = "is not there; mount proc first: mount -t proc proc /proc"
         raise _refusal(_TABLE, reason, error.errno) from None
     for line in lines:
-        # proc(5): … (3) device … (5) mount point … "-" (9) type; blanks in paths are octal.
+        # proc(5): … (3) device … (5) mount point … "-" (9) type (10) source (11) options of the
+        # filesystem; blanks in paths are octal.
         fields = line.rstrip(b"\n").split(b" ")
         point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
-        yield _Mounted(point, fields[fields.index(b"-") + 1].decode(), fields[2].decode())
+        type, _, options = map(os.fsdecode, fields[fields.index(b"-") + 1 :][:3])
+        yield _Mounted(point, type, fields[2].decode(), options)
 
 
 def _find_mounted(path: str) -> _Mounted | None:
@@ -79,6 +84,13 @@ def find_device(path: str) -> str | None:
     """
     found = _find_mounted(path)
     return None if found is None else found.device
+
+
+def find_user(path: str) -> int | None:
+    """Return the user who mounted the FUSE filesystem that is on an absolute path, or None."""
+    found = _find_mounted(path)
+    user = None if found is None else re.search(r"\buser_id=(\d+)", found.options)
+    return None if user is None else int(user[1])
 
 
 def _is_debugfs(path: str) -> bool:
@@ -130,7 +142,7 @@ def lock_mountpoint(path: str) -> Iterator[None]:
 def make_mountpoint(path: str) -> list[str]:
     """Make a directory and its parents; return those that were not there, the innermost first."""
     missing = []
-    while not os.path.lexists(path) and not _is_dead(path):
+    while not os.path.lexists(path) and not is_dead(path):
         missing.append(path)
         path = os.path.dirname(path)
     made: list[str] = []
@@ -172,7 +184,7 @@ def unmount(path: str, *, lazy: bool = False) -> None:
 def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     """Check that an absolute path can be mounted on; clear the mount of a dead server of ours."""
     _check_system(path, allow_other)
-    while _is_dead(path):
+    while is_dead(path):
         kind = find_mount(path)
         if kind != "fuse.statsfs":
             raise _refusal(
@@ -185,7 +197,8 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     _check_directory(path)
 
 
-def _is_dead(path: str) -> bool:
+def is_dead(path: str) -> bool:
+    """Tell whether the server of what is mounted on a path has ended; it is asked."""
     try:
         os.statvfs(path)
     except OSError as error:
