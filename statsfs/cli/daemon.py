@@ -16,11 +16,12 @@ import click
 
 from statsfs.cli import loading, serving
 from statsfs.cli.background import detach
-from statsfs.cli.signals import Stop
+from statsfs.cli.signals import Stop, Stopped
 from statsfs.cli.systemd import notify
+from statsfs.cli.takeover import DaemonHandover, Inheritance
 from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
-from statsfs.filesystem.mounting import MountOptions, mount_with
+from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
@@ -90,6 +91,12 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     help="Make the filesystem read-only, so that nobody clears anything.",
 )
 @click.option(
+    "--replace",
+    is_flag=True,
+    help="Take over from the `statsfs mount` that serves MOUNTPOINT, with no moment between; needs "
+    "Linux 6.5 and the right to mount.",
+)
+@click.option(
     "-b",
     "--background",
     is_flag=True,
@@ -114,6 +121,7 @@ def mount_command(
     switch_interval: float,
     root: str | None,
     read_only: bool,
+    replace: bool,
     background: bool,
     log: str | None,
     listen: tuple[str, int] | None,
@@ -132,42 +140,55 @@ def mount_command(
       statsfs mount /run/stats --create --load app:setup
     Example, with every virtual machine of this host:
       statsfs mount /run/stats --create --kvm
+    Example, as an upgrade of the daemon of the first example, with the same options:
+      statsfs mount /run/stats --create --replace
     Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
       statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
-    ready = _start(mountpoint, background, log)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
+    ready = _start(mountpoint, replace, background, log)
     stop = Stop()
     registry = Registry()
-    with stop.interrupting():
-        loading.load(registry, load)
-    with (
-        _filling(registry, kvm, qmp, segments or ([] if load or kvm or qmp else [None])),
-        serving.listening(registry, listen) as server,
-        mount_with(registry, mountpoint, options) as mounted,
-    ):
-        serving.announce(mounted, server)
-        if ready is None:
-            notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
-        else:
-            ready()
-        serving.stop_when_unmounted(stop, mounted)
-        stop.wait()
-        if ready is None:
-            notify("STOPPING=1")
-    serving.say(f"unmounted {mounted.mountpoint}")
+    handover = DaemonHandover(listen)
+    with Inheritance(mountpoint if replace else None) as inherited:
+        with stop.interrupting():
+            loading.load(registry, load)
+        directories = segments or ([] if load or kvm or qmp else [None])
+        with (
+            _filling(registry, kvm, qmp, directories, handover, inherited),
+            serving.listening(registry, listen, inherited.take_listener(listen)) as server,
+            _mount(registry, mountpoint, options, handover, inherited, stop) as mounted,
+        ):
+            handover.server = server
+            inherited.finish()
+            handover.open()
+            serving.announce(mounted, server)
+            if ready is None or replace:
+                notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
+            if ready is not None:
+                # Without the caller an upgrade goes on: the old server is gone.
+                with contextlib.suppress(*[BrokenPipeError] * replace):
+                    ready()
+            serving.stop_when_unmounted(stop, mounted)
+            stop.wait()
+            if ready is None and not mounted.replaced:
+                notify("STOPPING=1")
+    what = "was replaced at" if mounted.replaced else "unmounted"
+    serving.say(f"{what} {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
     if left:
         serving.say(f"waiting for non-daemon threads: {', '.join(left)}")
         stop.release()
 
 
-def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], None] | None:
+def _start(
+    mountpoint: str, replace: bool, background: bool, log: str | None
+) -> Callable[[], None] | None:
     # Goes to the background, if that is wanted, before any thread is started; see `detach`.
     path = mountpoints.resolve_mountpoint(mountpoint)
-    if mountpoints.find_mount(path) is not None:
+    if not replace and mountpoints.find_mount(path) is not None:
         # Before a directory of segments is refused: its collector may be the server of this mount.
         with mountpoints.lock_mountpoint(path):
             mountpoints.prepare_mountpoint(path, allow_other=False)
@@ -180,7 +201,12 @@ def _start(mountpoint: str, background: bool, log: str | None) -> Callable[[], N
 
 @contextlib.contextmanager
 def _filling(
-    registry: Registry, kvm: bool, sockets: Sequence[str], directories: Sequence[str | None]
+    registry: Registry,
+    kvm: bool,
+    sockets: Sequence[str],
+    directories: Sequence[str | None],
+    handover: DaemonHandover,
+    inherited: Inheritance,
 ) -> Iterator[None]:
     # Shows VMs in `kvm`, and segments; the directory None is the host's or the user's.
     with contextlib.ExitStack() as stack:
@@ -194,11 +220,29 @@ def _filling(
             _show_sockets(stack, source, sockets)
         if directories:
             serving.raise_descriptor_limit()  # a segment is a descriptor
+        inherited.begin()
         for directory in directories:
             collector = Collector(registry, directory)
-            _wait_for_the_last(collector.directory / COLLECTOR)
-            stack.enter_context(collector)
+            if not inherited.collects(collector):
+                _wait_for_the_last(collector.directory / COLLECTOR)
+                collector.start()
+            stack.push(collector)
+            handover.collectors.append(collector)
+        inherited.make_ready()
         yield
+
+
+def _mount(
+    registry: Registry,
+    mountpoint: str,
+    options: MountOptions,
+    handover: DaemonHandover,
+    inherited: Inheritance,
+    stop: Stop,
+) -> Mount:
+    if inherited.predecessor is not None and stop.wait(0):
+        raise Stopped  # while the predecessor can go on
+    return mount_with(registry, mountpoint, options, handover, inherited.predecessor)
 
 
 def _show_sockets(stack: contextlib.ExitStack, kvm: Source, sockets: Sequence[str]) -> None:

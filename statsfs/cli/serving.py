@@ -82,13 +82,20 @@ root_option: Final = click.option(
 
 
 def listening(
-    registry: Registry, address: tuple[str, int] | None
+    registry: Registry, address: tuple[str, int] | None, listener: int | None = None
 ) -> "contextlib.AbstractContextManager[MetricsServer | None]":
-    """Answer scrapes at an address, within the context; at None, do not."""
+    """Answer scrapes at an address, within the context; at None, do not.
+
+    `listener` is the descriptor of a socket that listens there already.
+    """
     if address is None:
         return contextlib.nullcontext()
     raise_descriptor_limit()  # a client is a descriptor
     try:
+        if listener is not None:
+            from statsfs.monitoring.http_server import MetricsServer
+
+            return MetricsServer(registry, *address, listener)
         return serve_metrics(registry, *address)
     except (OSError, ImportError) as error:
         raise click.ClickException(f"--listen: {error}") from error

@@ -92,7 +92,6 @@ class Session:
         self._open = False
         self._mounted = False
         self._device: str | None = None
-        self.replaced = False  # by a successor
         self._handover = handover or Handover()
         self._offer: Offer | None = None
         self._predecessor = predecessor
@@ -220,7 +219,6 @@ class Session:
 
     def _linger(self) -> None:
         # Serves what is open of a mount that was replaced; the kernel ends it when all is closed.
-        self.replaced = True
         if not self.done.wait(LINGER):
             log.warning(
                 "%s: ending, though files are open that the successor does not have",
@@ -229,6 +227,11 @@ class Session:
             if self._token is not None:
                 with contextlib.suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(self.terminate)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a successor took over."""
+        return self._offer is not None and self._offer.replaced
 
     def _remove_mountpoint(self) -> None:
         if not self.replaced:

@@ -65,8 +65,8 @@ class Handover:
         """Hold still what is handed over; return what describes it, and its descriptors."""
         return {}, []
 
-    def stop(self) -> None:
-        """Change nothing and let nobody in from now on: the mounts are about to be swapped."""
+    def stop(self, successor: int) -> None:
+        """Change nothing and let nobody in: a process is about to swap the mounts."""
 
     def resume(self) -> None:
         """Go on as before: the successor failed."""
@@ -82,7 +82,10 @@ class Offer:
         mountpoint, device: of the mount.
         handover: what else is handed over.
         created: directories that the successor is to remove at its end.
-        replaced: called when it was taken over, in the thread of the offer.
+        linger: called when it was taken over, in the thread of the offer.
+
+    Attributes:
+        replaced: whether it was taken over; known when `close` returns.
     """
 
     def __init__(
@@ -91,16 +94,17 @@ class Offer:
         device: str,
         handover: Handover,
         created: Sequence[str],
-        replaced: Callable[[], object],
+        linger: Callable[[], object],
     ) -> None:
         self._mountpoint = mountpoint
         self._device = device
         self._handover = handover
         self._created = created
-        self._replaced = replaced
+        self._linger = linger
         self._users = (0, os.geteuid())
         self._connection: socket.socket | None = None
         self._closed = False
+        self.replaced = False
         # Held while the mounts may be swapped.
         self._swapping = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -153,26 +157,28 @@ class Offer:
             _send(connection, hello)
             for step in _receive_all(connection):
                 began = True
-                self._answer(connection, step.get("do"))
+                self._answer(connection, step.get("do"), process)
         except (OSError, ValueError) as error:
             log.debug("%s: a successor failed: %s", self._mountpoint, error)
         except foreign():
             log.exception("%s: handing over failed", self._mountpoint)
         finally:
             connection.close()
-            replaced = began and find_device(self._mountpoint) != self._device
+            self.replaced = began and find_device(self._mountpoint) != self._device
             if self._swapping.locked():
                 self._swapping.release()
-        if replaced and not self._closed:
-            log.warning("%s: process %d took over", self._mountpoint, process)
+        if self._closed:  # the end has begun, of all that is handed over too
+            pass
+        elif self.replaced:
+            log.info("%s: process %d took over", self._mountpoint, process)
             self._handover.leave()
-            self._replaced()
-        elif began and not self._closed:
+            self._linger()
+        elif began:
             log.warning("%s: process %d did not take over", self._mountpoint, process)
             self._handover.resume()
-        return replaced
+        return self.replaced
 
-    def _answer(self, connection: socket.socket, step: object) -> None:
+    def _answer(self, connection: socket.socket, step: object, process: int) -> None:
         answer: dict[str, Any] = {}
         descriptors: list[int] = []
         try:
@@ -182,7 +188,7 @@ class Offer:
                 self._swapping.acquire()
                 # However long it takes: the mounts may be swapped until the connection ends.
                 connection.settimeout(None)
-                self._handover.stop()
+                self._handover.stop(process)
         except MountError as error:
             answer = {"error": error.message}
         _send(connection, answer, descriptors)
