@@ -82,6 +82,7 @@ class Collector:
         self._budget = registry.log_budget
         self._thread: threading.Thread | None = None
         self._asked: Flag | None = None  # by `settle`
+        self._resumed = False  # whether `go_on` was called, and nothing done about it yet
         self._directories: Directories | None = None
         self._last_error = ""
 
@@ -112,8 +113,8 @@ class Collector:
     def start_held(self, lock: int) -> None:
         """Start as the successor of a collector in another process, which holds still.
 
-        All files were looked at when this returns, however long that takes. Nothing is folded,
-        removed or recorded, and clears wait, until `go_on`.
+        All files were looked at when this returns, however long that takes. It is held, as by
+        `hold`, until `go_on`.
 
         Args:
             lock: a copy of the other one's, see `hold`.
@@ -156,8 +157,8 @@ class Collector:
     def hold(self) -> int:
         """Hold still for a successor; return the descriptor of the lock, of which it gets a copy.
 
-        Segments come into the tree as before. Nothing is folded, removed or recorded, and clears
-        wait, until `go_on` or `follow`.
+        Segments come into the tree as before, and are folded in it. No file is removed and nothing
+        is recorded, and clears wait, until `go_on` or `follow`.
 
         Raises:
             SegmentError: the records cannot be written, or the directory is gone.
@@ -181,16 +182,17 @@ class Collector:
         asked.wait(seconds)
 
     def go_on(self) -> None:
-        """Fold, remove and record: nobody else does from now on."""
+        """Remove files and record: nobody else does from now on."""
         if self._directories is not None:
             self._directories.sign()
         self._journal.let_go()
+        self._resumed = True
         if self._stopping:
             self._begin()
         self._watch.wake()
 
     def follow(self) -> None:
-        """Never fold, remove or record again, and give the lock up: a successor has it.
+        """Never remove a file or record again, and give the lock up: a successor has it.
 
         What is open shows on what producers count until this is closed.
         """
@@ -328,6 +330,9 @@ class Collector:
         self._journal.tidy()
         if self._journal.failed:
             self._journal.write_all()
+        if self._resumed and not self._journal.failed:
+            self._resumed = False
+            self._rescan()  # removes the files of what was folded meanwhile
         if asked is not None and not self._turns:
             asked.set()
 

@@ -11,8 +11,9 @@ it comes from: it is removed.
 A clear, and an rmdir, are recorded before they are made: where the record cannot be written they
 are refused. After a kill they are what the record says, made or not begun.
 
-While another process takes over, the journal is *held*: nothing is folded, removed or written, and
-clears wait until it is known which of the two writes from then on.
+While another process takes over, the journal is *held*: nothing is written or removed, and clears
+wait until it is known which of the two writes from then on. Segments are folded in the tree alone:
+their files stay, and are removed when a record has their ids.
 
 Threading: `clear` and `record` come from any thread, all else from the collector's. The lock of the
 journal guards the state here, and is held while a record is made and written, so that the last one
@@ -395,24 +396,27 @@ class Journal:
             by_path[left.path[:-1]] = add_rows(by_path[left.path[:-1]], left.rows)
 
     @locked
-    def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool:
-        """Write what dead segments counted, step 3; return whether their files may be removed."""
-        if self.held:
-            return False
+    def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool | None:
+        """Write what dead segments counted, step 3; return whether that was done.
+
+        Their files may be removed if so; at None they are folded, but are to stay.
+        """
         self._folding.update(segments)
         for segment in segments:
             self._note(segment)
+        held = self.held
         # What a segment at the top counted goes with it.
-        if name not in self._written and any(one.metadata.path == name for one in segments):
+        top = name not in self._written and any(one.metadata.path == name for one in segments)
+        if top and not held:
             return True
-        if not self.write(name):
+        if not held and not self.write(name):
             self._folding.difference_update(segments)
             return False
         counted = self._counted.setdefault(name, CountedFiles())
         counted.add(segment.id for segment in segments if not segment.refused)
         refused = (segment for segment in segments if segment.refused)
         counted.add_baselines({one.id: one.numbers.find_baselines() for one in refused})
-        return True
+        return None if held else True
 
     @locked
     def note_removed(self, name: str, id: str) -> None:
