@@ -134,7 +134,7 @@ class Session:
             self._created = self._predecessor.created
         else:
             self._created = make_mountpoint(self.mountpoint) if options.create else []
-        undo.callback(self._remove_mountpoint)
+        undo.callback(remove_mountpoint, self._created)  # not while a successor's mount is there
         undo.callback(self._undo_in_child.close)
         self._undo_in_child.enter_context(switch_interval(options.switch_interval))
         # A watcher that is just clearing a dead mount here must not clear ours.
@@ -143,7 +143,7 @@ class Session:
                 prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
             self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
             self._vfs.forget_root()
-            handlers = Handlers(self._vfs)
+            handlers = Handlers(self._vfs, lambda: self.mountpoint if self.replaced else None)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
             self.invalidator = Invalidator(self._vfs)
@@ -193,8 +193,7 @@ class Session:
     def take_place(self) -> None:
         """Swap the mount for the predecessor's, if there is one; once this one is served.
 
-        Raises:
-            MountError: that failed; the predecessor goes on.
+        MountError: that failed; the predecessor goes on.
         """
         predecessor, detached = self._predecessor, self._detached
         if predecessor is None or detached is None:
@@ -220,10 +219,7 @@ class Session:
     def _linger(self) -> None:
         # Serves what is open of a mount that was replaced; the kernel ends it when all is closed.
         if not self.done.wait(LINGER):
-            log.warning(
-                "%s: ending, though files are open that the successor does not have",
-                self.mountpoint,
-            )
+            log.warning("%s: ending, though files of the old mount are open", self.mountpoint)
             if self._token is not None:
                 with contextlib.suppress(trio.RunFinishedError):
                     self._token.run_sync_soon(self.terminate)
@@ -233,9 +229,8 @@ class Session:
         """Whether a successor took over."""
         return self._offer is not None and self._offer.replaced
 
-    def _remove_mountpoint(self) -> None:
-        if not self.replaced:
-            remove_mountpoint(self._created)
+    def _find_successor(self) -> str | None:
+        return self.mountpoint if self.replaced else None
 
     # Serving
 
