@@ -122,6 +122,10 @@ def _refuse(code: int) -> Callable[..., Coroutine[object, None, NoReturn]]:
     return refuse
 
 
+def _find_none() -> None:
+    return None
+
+
 class Handlers(pyfuse3.Operations):
     """What pyfuse3 calls.
 
@@ -133,7 +137,7 @@ class Handlers(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs, find_successor: Callable[[], str | None] = lambda: None) -> None:
+    def __init__(self, vfs: Vfs, find_successor: Callable[[], str | None] = _find_none) -> None:
         super().__init__()
         self._vfs = vfs
         self._find_successor = find_successor
@@ -150,6 +154,7 @@ class Handlers(pyfuse3.Operations):
     def detach(self) -> None:
         """Let go of the filesystem: pyfuse3 keeps these handlers until the next mount."""
         self._vfs = Vfs(Registry())
+        self._find_successor = _find_none
 
     def errno_of(self, error: BaseException, where: str) -> int:
         """Return the errno for an error; one that is not in the table is logged once, and EIO."""

@@ -184,11 +184,11 @@ class Session:
         if self._predecessor is not None:
             # From now on a look at each open file would be one at this mount, which is not served.
             self._detached = DetachedMount(self._descriptor, options)
+        else:
+            self._device = find_device(self.mountpoint)
         self._open = True
         self.invalidator.start()
-        if self._predecessor is None:
-            self._device = find_device(self.mountpoint)
-            self._make_offer()
+        self._make_offer()
 
     def take_place(self) -> None:
         """Swap the mount for the predecessor's, if there is one; once this one is served.
@@ -214,7 +214,7 @@ class Session:
                 self.mountpoint, self._device, self._handover, self._created, self._linger
             )
         except (OSError, RuntimeError) as error:
-            log.warning("%s: no successor can take over: %s", self.mountpoint, error)
+            log.info("%s: no successor can take over: %s", self.mountpoint, error)
 
     def _linger(self) -> None:
         # Serves what is open of a mount that was replaced; the kernel ends it when all is closed.

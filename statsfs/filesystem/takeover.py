@@ -111,7 +111,8 @@ class Offer:
         try:
             self._listener.bind(f"\0{_prefix(device)}{secrets.token_hex(8)}")
             self._listener.listen()
-            threading.Thread(target=self._run, name="statsfs-takeover", daemon=True).start()
+            self._thread = threading.Thread(target=self._run, name="statsfs-takeover", daemon=True)
+            self._thread.start()
         except BaseException:
             self._listener.close()
             raise
@@ -126,6 +127,8 @@ class Offer:
             if one is not None:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
+        if not self.replaced:  # else it waits for the end of what is open
+            self._thread.join(_PATIENCE)
         self._listener.close()
 
     def disown(self) -> None:
