@@ -10,6 +10,7 @@ folds and records.
 Threading: `DaemonHandover` is called in the thread of the offer, all else is for the main thread.
 """
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,6 +106,10 @@ class Inheritance:
     def __init__(self, mountpoint: str | None) -> None:
         self.predecessor: Predecessor | None = None
         if mountpoint is not None:
+            # What takes long comes first: clients must not wait for it.
+            with contextlib.suppress(ImportError):  # which is told when it is needed
+                import statsfs.filesystem.session
+                import statsfs.monitoring.http_server  # noqa: F401
             path = mountpoints.resolve_mountpoint(mountpoint)
             self.predecessor = Predecessor(path, DaemonHandover.kind)
         self._locks: dict[str, int] = {}
@@ -115,11 +120,15 @@ class Inheritance:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._close()
+        if self.predecessor is not None:
+            self.predecessor.close()
+
+    def _close(self) -> None:
         # What nobody wanted; the rest has been given to those who close it.
         for descriptor in (*self._locks.values(), *([self._listener[1]] if self._listener else [])):
             os.close(descriptor)
-        if self.predecessor is not None:
-            self.predecessor.close()
+        self._locks, self._listener = {}, None
 
     def begin(self) -> None:
         """Have the predecessor hold still."""
@@ -158,6 +167,7 @@ class Inheritance:
 
     def finish(self) -> None:
         """Fold and record from now on: the mounts were swapped."""
+        self._close()
         for collector in self._held:
             collector.go_on()
 

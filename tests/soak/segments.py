@@ -222,7 +222,7 @@ def cleared_segments(seconds: float) -> str:
     )
 
 
-def takeovers(seconds: float, most: int = 20) -> str:
+def takeovers(seconds: float, most: int = 0) -> str:
     """Have daemon after daemon take over, while producers live and die, and others look.
 
     Readers find a server each time, and scrapes an answer. No total falls for anybody, or exceeds
@@ -237,7 +237,7 @@ def takeovers(seconds: float, most: int = 20) -> str:
             _readers(scene, False, done, alone=True),
             scraping(port) as scraped,
         ):
-            for _ in until(seconds, most):
+            for _ in until(seconds, most or (20 if seconds >= LONG else 5)):
                 scene.daemons.replace(*options)
                 times += 1
                 time.sleep(scene.random.uniform(0, 0.2))
