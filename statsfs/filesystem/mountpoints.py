@@ -42,6 +42,8 @@ _PATIENCE: Final = 5.0  # seconds
 
 
 class _Mounted(NamedTuple):
+    id: bytes
+    parent: bytes
     point: bytes
     type: str
     device: str
@@ -57,18 +59,20 @@ def _read_mounts() -> Iterator[_Mounted]:
         reason = "is not there; mount proc first: mount -t proc proc /proc"
         raise _refusal(_TABLE, reason, error.errno) from None
     for line in lines:
-        # proc(5): … (3) device … (5) mount point … "-" (9) type (10) source (11) options of the
-        # filesystem; blanks in paths are octal.
+        # proc(5): (1) id (2) parent's id (3) device … (5) mount point … "-" (9) type (10) source
+        # (11) options of the filesystem; blanks in paths are octal.
         fields = line.rstrip(b"\n").split(b" ")
         point = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4])
         type, _, options = map(os.fsdecode, fields[fields.index(b"-") + 1 :][:3])
-        yield _Mounted(point, type, fields[2].decode(), options)
+        yield _Mounted(fields[0], fields[1], point, type, fields[2].decode(), options)
 
 
 def _find_mounted(path: str) -> _Mounted | None:
-    # The mount on top, which is the last.
+    # The mount on top: nothing is mounted on it. One that was put beneath it may come later.
     point = os.fsencode(path)
-    return next((one for one in reversed([*_read_mounts()]) if one.point == point), None)
+    found = [one for one in _read_mounts() if one.point == point]
+    covered = {one.parent for one in found}
+    return next((one for one in reversed(found) if one.id not in covered), None)
 
 
 def find_mount(path: str) -> str | None:

@@ -226,7 +226,7 @@ def test_what_is_open(host: Host) -> None:
                 wait_until(lambda: os.pread(reading.fileno(), 10, 0) == b"108\n", "two")
             wait_until(lambda: not list(host.segments.glob("app_two*.stats")), "its fold")
             assert os.pread(reading.fileno(), 10, 0) == b"108\n"
-            assert os.listdir(directory) == os.listdir(host.stats / "app")
+            wait_until(lambda: os.listdir(directory) == os.listdir(host.stats / "app"), "its fold")
             # A clear is the successor's, which is the one that records.
             writing.write(b"0\n")
             assert host.read() == 0
