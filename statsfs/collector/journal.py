@@ -117,6 +117,7 @@ class Journal:
         """
         self.write_all()
         if self.failed:
+            self._wake()
             raise SegmentError("the records cannot be written; see the log")
         self.held = True
         self._decided.clear()

@@ -23,17 +23,19 @@ def test_clients_of_both(registry: Registry, app: Source) -> None:
         old.pause()
         assert kept.sock is not None
         assert kept.sock.recv(1) == b""  # it had its answer
-        with connect(old, REQUEST) as waiting:
-            with MetricsServer(Registry(), old.host, old.port, os.dup(old.listener)) as new:
-                assert (new.host, new.port, new.url) == (old.host, old.port, old.url)
-                assert waiting.recv(12) == b"HTTP/1.1 200"
-                old.leave()
-                for one, rest in ((fresh, REQUEST), (asking, REQUEST[10:])):
-                    one.sendall(rest)
-                    answer = read_all(one)
-                    assert b"connection: close" in answer.lower()
-                    assert b"app_" in answer
-                assert b"app_" not in ask(new)[1]
+        with (
+            connect(old, REQUEST) as waiting,
+            MetricsServer(Registry(), old.host, old.port, os.dup(old.listener)) as new,
+        ):
+            assert (new.host, new.port, new.url) == (old.host, old.port, old.url)
+            assert waiting.recv(12) == b"HTTP/1.1 200"
+            old.leave()
+            for one, rest in ((fresh, REQUEST), (asking, REQUEST[10:])):
+                one.sendall(rest)
+                answer = read_all(one)
+                assert b"connection: close" in answer.lower()
+                assert b"app_" in answer
+            assert b"app_" not in ask(new)[1]
         for one in (fresh, asking):
             one.close()
         kept.close()
@@ -43,15 +45,17 @@ def test_clients_of_both(registry: Registry, app: Source) -> None:
 
 def test_a_server_that_goes_on(registry: Registry, app: Source) -> None:
     """If the other one failed, those who waited are answered, and may ask again."""
-    with MetricsServer(registry, "127.0.0.1", 0) as server:
-        with connect(server, REQUEST[:10]) as slow:
-            wait_until(lambda: count_clients(server) == 1, "the client")
-            server.pause()
-            with connect(server, REQUEST) as waiting:
-                server.resume()
-                assert waiting.recv(12) == b"HTTP/1.1 200"
-            slow.sendall(REQUEST[10:])
-            assert b"connection: close" not in slow.recv(300).lower()
+    with (
+        MetricsServer(registry, "127.0.0.1", 0) as server,
+        connect(server, REQUEST[:10]) as slow,
+    ):
+        wait_until(lambda: count_clients(server) == 1, "the client")
+        server.pause()
+        with connect(server, REQUEST) as waiting:
+            server.resume()
+            assert waiting.recv(12) == b"HTTP/1.1 200"
+        slow.sendall(REQUEST[10:])
+        assert b"connection: close" not in slow.recv(300).lower()
 
 
 def test_the_end_of_a_server_that_was_left(registry: Registry, app: Source) -> None:
