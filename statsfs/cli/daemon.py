@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +22,7 @@ from statsfs.cli.systemd import notify
 from statsfs.cli.takeover import DaemonHandover, Inheritance
 from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
-from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
+from statsfs.filesystem.mounting import Mount, MountOptions, mount_with, mounting
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
@@ -157,24 +158,37 @@ def mount_command(
             loading.load(registry, load)
         directories = segments or ([] if load or kvm or qmp else [None])
         with (
-            _filling(registry, kvm, qmp, directories, handover, inherited),
+            _showing_vms(registry, kvm, qmp),
+            inherited.held(),
+            _collecting(registry, directories, inherited) as handover.collectors,
             serving.listening(registry, listen, inherited.take_listener(listen)) as server,
-            _mount(registry, mountpoint, options, handover, inherited, stop) as mounted,
+            _mounting(registry, mountpoint, options, handover, inherited) as serve,
         ):
-            handover.server = server
-            inherited.finish()
-            handover.open()
-            serving.announce(mounted, server)
-            if ready is None or replace:
-                notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
-            if ready is not None:
-                # Without the caller an upgrade goes on: the old server is gone.
-                with contextlib.suppress(*[BrokenPipeError] * replace):
-                    ready()
-            serving.stop_when_unmounted(stop, mounted)
-            stop.wait()
-            if ready is None and not mounted.replaced:
-                notify("STOPPING=1")
+            for collector in handover.collectors:
+                if not inherited.collects(collector):
+                    collector.start()
+            inherited.make_ready()
+            if replace and stop.wait(0):
+                raise Stopped  # while the old one can go on
+            if server is not None:
+                server.resume()
+            with serve() as mounted:
+                handover.server = server
+                inherited.finish()
+                handover.open()
+                serving.announce(mounted, server)
+                # A successor is the main process of the service from now on.
+                is_told = ready is None or replace
+                if is_told:
+                    notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
+                if ready is not None:
+                    # Without the caller an upgrade goes on: the old server is gone.
+                    with contextlib.suppress(*[BrokenPipeError] * replace):
+                        ready()
+                serving.stop_when_unmounted(stop, mounted)
+                stop.wait()
+                if is_told and not mounted.replaced:
+                    notify("STOPPING=1")
     what = "was replaced at" if mounted.replaced else "unmounted"
     serving.say(f"{what} {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
@@ -200,15 +214,7 @@ def _start(
 
 
 @contextlib.contextmanager
-def _filling(
-    registry: Registry,
-    kvm: bool,
-    sockets: Sequence[str],
-    directories: Sequence[str | None],
-    handover: DaemonHandover,
-    inherited: Inheritance,
-) -> Iterator[None]:
-    # Shows VMs in `kvm`, and segments; the directory None is the host's or the user's.
+def _showing_vms(registry: Registry, kvm: bool, sockets: Sequence[str]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
             if kvm:
@@ -218,31 +224,42 @@ def _filling(
             registry.register(source)
             stack.callback(registry.unregister, source)
             _show_sockets(stack, source, sockets)
-        if directories:
-            serving.raise_descriptor_limit()  # a segment is a descriptor
-        inherited.begin()
-        for directory in directories:
-            collector = Collector(registry, directory)
-            if not inherited.collects(collector):
-                _wait_for_the_last(collector.directory / COLLECTOR)
-                collector.start()
-            stack.push(collector)
-            handover.collectors.append(collector)
-        inherited.make_ready()
         yield
 
 
-def _mount(
+@contextlib.contextmanager
+def _mounting(
     registry: Registry,
     mountpoint: str,
     options: MountOptions,
     handover: DaemonHandover,
     inherited: Inheritance,
-    stop: Stop,
-) -> Mount:
-    if inherited.predecessor is not None and stop.wait(0):
-        raise Stopped  # while the predecessor can go on
-    return mount_with(registry, mountpoint, options, handover, inherited.predecessor)
+) -> Iterator[Callable[[], Mount]]:
+    # Mounts before the segments are looked at, so that clients wait for that and do not find an
+    # empty directory; but not where another mount is there, or a segment's source is the root.
+    if inherited.predecessor is None and options.root is None:
+        with mounting(registry, mountpoint, options, handover) as serve:
+            yield serve
+    else:
+        predecessor = inherited.predecessor
+        yield partial(mount_with, registry, mountpoint, options, handover, predecessor)
+
+
+@contextlib.contextmanager
+def _collecting(
+    registry: Registry, directories: Sequence[str | None], inherited: Inheritance
+) -> Iterator[list[Collector]]:
+    # Collectors, to be started; the directory None is the host's or the user's.
+    with contextlib.ExitStack() as stack:
+        if directories:
+            serving.raise_descriptor_limit()  # a segment is a descriptor
+        collectors = [Collector(registry, directory) for directory in directories]
+        for collector in collectors:
+            stack.push(collector)
+            if not inherited.has(collector):
+                _wait_for_the_last(collector.directory / COLLECTOR)
+                collector.prepare()
+        yield collectors
 
 
 def _show_sockets(stack: contextlib.ExitStack, kvm: Source, sockets: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import click
 
 from statsfs.cli.signals import Stop
 from statsfs.filesystem.mounting import Mount
-from statsfs.monitoring.exposition import serve_metrics
+from statsfs.monitoring.exposition import serve_paused
 from statsfs.tree.registry import Registry
 
 if TYPE_CHECKING:
@@ -84,27 +84,25 @@ root_option: Final = click.option(
 def listening(
     registry: Registry, address: tuple[str, int] | None, listener: int | None = None
 ) -> "contextlib.AbstractContextManager[MetricsServer | None]":
-    """Answer scrapes at an address, within the context; at None, do not.
+    """Take an address for scrapes, within the context; at None, do not.
 
-    `listener` is the descriptor of a socket that listens there already.
+    They are answered after `MetricsServer.resume`. `listener` is the descriptor of a socket that
+    listens there already.
     """
     if address is None:
         return contextlib.nullcontext()
     raise_descriptor_limit()  # a client is a descriptor
     try:
-        if listener is not None:
-            from statsfs.monitoring.http_server import MetricsServer
-
-            return MetricsServer(registry, *address, listener)
-        return serve_metrics(registry, *address)
+        return serve_paused(registry, *address, listener)
     except (OSError, ImportError) as error:
         raise click.ClickException(f"--listen: {error}") from error
 
 
 def announce(mounted: Mount, server: "MetricsServer | None") -> None:
-    """Say where the tree and the metrics are."""
+    """Say where the tree and the metrics are, and answer scrapes."""
     say(f"mounted at {mounted.mountpoint}")
     if server is not None:
+        server.resume()
         say(f"metrics at {server.url}")
 
 

@@ -12,6 +12,7 @@ Threading: `DaemonHandover` is called in the thread of the offer, all else is fo
 
 import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.cli.systemd import notify
@@ -28,6 +29,9 @@ __all__ = ["DaemonHandover", "Inheritance"]
 
 _PATIENCE: Final = 5.0  # seconds for what happened in the last moment
 
+# What systemd tells the main process of a service, and not that of ExecReload=.
+_SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+
 _Address = tuple[str, int] | None
 
 
@@ -43,7 +47,7 @@ class DaemonHandover(Handover):
 
     def __init__(self, address: _Address) -> None:
         self._begun: Final = Flag()
-        self.collectors: Final[list[Collector]] = []
+        self.collectors: Sequence[Collector] = ()
         self.server: MetricsServer | None = None
         self.address = address
 
@@ -61,7 +65,7 @@ class DaemonHandover(Handover):
             raise MountError(f"it cannot be handed over: {error}", error.offender) from error
         described: dict[str, Any] = {
             "directories": [_identify(collector) for collector in self.collectors],
-            "notify": os.environ.get("NOTIFY_SOCKET"),
+            "service": {name: os.environ[name] for name in _SERVICE if name in os.environ},
         }
         if self.server is not None:
             described["address"] = self.address
@@ -130,16 +134,22 @@ class Inheritance:
             os.close(descriptor)
         self._locks, self._listener = {}, None
 
-    def begin(self) -> None:
-        """Have the predecessor hold still."""
-        if self.predecessor is None:
-            return
-        described, descriptors = self.predecessor.begin()
-        self._locks = dict(zip(described["directories"], descriptors, strict=False))
-        if "address" in described:
-            self._listener = described["address"], descriptors[-1]
-        if described["notify"] is not None:
-            os.environ.setdefault("NOTIFY_SOCKET", described["notify"])
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Have the predecessor hold still; if the block fails, it goes on."""
+        if self.predecessor is not None:
+            described, descriptors = self.predecessor.begin()
+            self._locks = dict(zip(described["directories"], descriptors, strict=False))
+            if "address" in described:
+                self._listener = described["address"], descriptors[-1]
+            os.environ.update(described["service"])
+            if "WATCHDOG_USEC" in described["service"]:
+                os.environ["WATCHDOG_PID"] = str(os.getpid())
+        yield
+
+    def has(self, collector: Collector) -> bool:
+        """Tell whether a collector is of a directory of the predecessor's."""
+        return _identify(collector) in self._locks
 
     def collects(self, collector: Collector) -> bool:
         """Start a collector of the predecessor's directory; return False of any other."""

@@ -17,6 +17,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -124,21 +125,39 @@ class Collector:
         """
         self._start(lock)
 
-    def _start(self, lock: int | None) -> None:
+    def prepare(self) -> None:
+        """Make the directory this collector's, and read the records; the rest is up to `start`.
+
+        Raises:
+            SegmentError: as for `start`.
+        """
+        self._prepare(None)
+
+    def _prepare(self, lock: int | None) -> None:
         self._watch = Watch()
         self._compose()
-        try:
+        with self._ending_if_refused():
             if lock is not None:
                 self._journal.hold()
             self._open(make=lock is None, lock=lock)
-            self._work(_START if lock is None else math.inf)
-            self._journal.tidy()
+
+    @contextlib.contextmanager
+    def _ending_if_refused(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
             self._end()
             if isinstance(error, OSError) and not isinstance(error, SegmentError):
                 why = f"{self._path}: {error.strerror}"
                 raise SegmentError(why, self._path, error.errno) from error
             raise
+
+    def _start(self, lock: int | None) -> None:
+        if self._directories is None:
+            self._prepare(lock)
+        with self._ending_if_refused():
+            self._work(_START if lock is None else math.inf)
+            self._journal.tidy()
         self._say_what_is_left()
         self._registry.add_listener(self._hear)
         self._timers.add(_RESCAN, self._rescan_again)
@@ -217,6 +236,8 @@ class Collector:
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
         if self._thread is None:
+            if self._directories is not None:
+                self._end()  # it was prepared
             return
         self.halt()
         self._thread = None

@@ -8,7 +8,7 @@ Threading: the functions may be called from any thread, `mounted` in a trio prog
 
 import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Final, Self
 
 from statsfs.exceptions import MountError
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from statsfs.filesystem.session import Session
     from statsfs.filesystem.takeover import Handover, Predecessor
 
-__all__ = ["Mount", "MountOptions", "mount", "mount_with", "mounted"]
+__all__ = ["Mount", "MountOptions", "mount", "mount_with", "mounted", "mounting"]
 
 _INSTALL: Final = (
     "mounting needs pyfuse3: apt install fuse3 libfuse3-dev pkg-config gcc python3-dev, "
@@ -158,6 +158,32 @@ def mount_with(
     session = Session(registry, mountpoint, options, handover, predecessor)
     session.start()
     return Mount(session)
+
+
+@contextlib.contextmanager
+def mounting(
+    registry: Registry,
+    mountpoint: str | os.PathLike[str],
+    options: MountOptions,
+    handover: "Handover",
+) -> Iterator[Callable[[], Mount]]:
+    """Mount at once, for a server that takes a while to begin.
+
+    What the context gives serves the mount, and returns it; until then clients wait. If it is not
+    called it is unmounted at the end.
+    """
+    with _needing_fuse(mountpoint):
+        from statsfs.filesystem.session import Session
+    session = Session(registry, mountpoint, options, handover)
+
+    def serve() -> Mount:
+        session.start()
+        return Mount(session)
+
+    try:
+        yield serve
+    finally:
+        session.call_off()
 
 
 @contextlib.asynccontextmanager

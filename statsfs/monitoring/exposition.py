@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from statsfs.monitoring.http_server import MetricsServer
 
-__all__ = ["RegistryCollector", "serve_metrics"]
+__all__ = ["RegistryCollector", "serve_metrics", "serve_paused"]
 
 
 class RegistryCollector:
@@ -113,6 +113,18 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
             is one line.
         ImportError: h11 or trio is not installed.
     """
+    server = serve_paused(registry, host, port)
+    server.resume()
+    return server
+
+
+def serve_paused(
+    registry: Registry, host: str, port: int, listener: int | None = None
+) -> "MetricsServer":
+    """Serve as `serve_metrics` does, but let clients wait until `MetricsServer.resume`.
+
+    `listener` is the descriptor of a socket that listens at the address already.
+    """
     if not is_gil_on():
         raise OSError(f"cannot serve metrics: {GIL_OFF}")
     try:
@@ -122,4 +134,4 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
             raise
         text = "serve_metrics needs h11 and trio: pip install 'statsfs[http]'"
         raise ImportError(text, name=error.name) from error
-    return MetricsServer(registry, host, port)
+    return MetricsServer(registry, host, port, listener, paused=True)

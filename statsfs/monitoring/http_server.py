@@ -99,11 +99,17 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Answers `/metrics` with a registry's values until it is closed; made by `serve_metrics`.
 
     `url` is that of the metrics; `host` and `port` are the address, as numbers. `listener` is the
-    descriptor of a socket that listens there already, in another process.
+    descriptor of a socket that listens there already, in another process. With `paused`, clients
+    wait until `resume`.
     """
 
     def __init__(
-        self, registry: Registry, host: str, port: int, listener: int | None = None
+        self,
+        registry: Registry,
+        host: str,
+        port: int,
+        listener: int | None = None,
+        paused: bool = False,
     ) -> None:
         where = f"{_bracket(host)}:{port}"
         if not 0 <= port <= 65535:
@@ -118,6 +124,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
         self._registry = registry
+        self._paused = paused
         self._pid = os.getpid()
         self._ended = False
         self._failure: BaseException | None = None
@@ -169,6 +176,8 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self._token = trio.lowlevel.current_trio_token()
         renderings = SharedRenderings(self._registry)
         self._listening = Listening(self._listener, _Answers(renderings).answer)
+        if self._paused:
+            self._listening.pause()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(renderings.run)
             self._serving.set()
