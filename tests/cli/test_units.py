@@ -67,9 +67,9 @@ def test_a_reload_under_the_unit(tmp_path: Path) -> None:
     options: tuple[str | Path, ...] = ("--create", "--segments", tmp_path / "segments")
     with mounted_under(UNIT, mountpoint, *options) as old:
         device = os.stat(mountpoint).st_dev
-        command = (*confined(UNIT), sys.executable, "-m", "statsfs", "mount", mountpoint)
-        log = ("--replace", "--background", "--log", tmp_path / "log")
-        subprocess.run([*command, *options, *log], check=True, timeout=DEADLINE)
+        start = (*confined(UNIT), sys.executable, "-m", "statsfs", "mount", str(mountpoint))
+        log: tuple[str | Path, ...] = ("--replace", "-b", "--log", tmp_path / "log")
+        subprocess.run([*start, *options, *log], check=True, timeout=DEADLINE)
         assert os.stat(mountpoint).st_dev != device
         assert old.wait(DEADLINE) == 0
         subprocess.run([sys.executable, "-m", "statsfs", "umount", mountpoint], check=True)
