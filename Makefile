@@ -20,7 +20,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint bench soak setup anew system tools qemu matrix clean
+.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu matrix clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -47,10 +47,16 @@ check: lint ## all that CI asks for: format, lint, types, tests, full coverage o
 	@$(MAKE) --no-print-directory test
 	$(bin)/coverage report --omit='$(omit)' --fail-under=100
 
-lint: setup ## format, lint and types only
+lint: setup pyright ## format, lint and types only
 	$(bin)/ruff format --check
 	$(bin)/ruff check
 	$(bin)/mypy
+	[ ! -x $(bin)/pyright ] || $(bin)/pyright
+
+# A second type checker, for the examples; with its node it is as large as all else in .venv.
+pyright: setup
+	@[ -x $(bin)/pyright ] || $(bin)/pip install -qq --disable-pip-version-check --editable '.[pyright]' || \
+		echo "there is no pyright: mypy alone checks the examples" >&2
 
 bench: setup ## run the benchmarks
 	$(bin)/python -m tests.bench $(ARGS)

@@ -55,7 +55,7 @@ async def main() -> None:
     registry = Registry()
     top = Source("queue")
     registry.register(top)
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     for name in ("high", "low"):
         queue: asyncio.Queue[float] = asyncio.Queue()
         stats = QueueStats()

@@ -47,9 +47,8 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP)
     ended = threading.Event()
     registry = Registry()
-    daemon = Source("daemon")
-    registry.register(daemon)
-    stats = PerThread(daemon, WorkerStats)  # the files are there before the first worker is
+    # The files are there before the first worker is.
+    stats = PerThread(registry.register(Source("daemon")), WorkerStats)
     workers = [threading.Thread(target=work, args=(stats, ended)) for _ in range(args.workers)]
     with mount(registry, args.mountpoint, create=True):
         for worker in workers:

@@ -7,9 +7,8 @@ Run it, let a daemon show what it counts, and read that from another shell::
     cat ./stats/app/requests ./stats/app/worker-0/requests
 
 The daemon may start before or after, or not at all: counting is the same. A worker that is killed
-takes nothing with it. Under gunicorn, publish in the hook `post_fork(server, worker)`, with
-`worker.pid` in the path, and keep what it returns in a variable of the module; under uWSGI in
-`uwsgi.post_fork_hook`.
+takes nothing with it. `web_workers.py` is the same under gunicorn and uvicorn; under uWSGI publish
+in `uwsgi.post_fork_hook`.
 """
 
 import argparse

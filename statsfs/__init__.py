@@ -1,5 +1,7 @@
 """statsfs: a program's counters as a live filesystem, with totals in every directory."""
 
+import typing
+
 from statsfs.collector import Collector
 from statsfs.exceptions import (
     BaseMismatchError,
@@ -18,7 +20,10 @@ from statsfs.exceptions import (
     UnknownValueError,
 )
 from statsfs.filesystem.mounting import Mount, mount, mounted
+from statsfs.model.additions import Addition
 from statsfs.model.fields import (
+    FieldArguments,
+    HistogramArguments,
     boolean,
     counter,
     gauge,
@@ -35,6 +40,7 @@ from statsfs.model.fields import (
     u32,
     u64,
 )
+from statsfs.model.histograms import Histogram
 from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
@@ -44,17 +50,24 @@ from statsfs.segments import Segment, get_include, publish
 from statsfs.tree.families import Family
 from statsfs.tree.per_thread import PerThread
 from statsfs.tree.registry import Registry
-from statsfs.tree.snapshot import Snapshot
+from statsfs.tree.snapshot import Samples, Snapshot
 from statsfs.tree.source import Source
 
+if typing.TYPE_CHECKING:
+    from statsfs.monitoring.http_server import MetricsServer as MetricsServer
+
 __all__ = [
+    "Addition",
     "Aggregate",
     "BaseMismatchError",
     "Collector",
     "DuplicateNameError",
     "ExhaustedError",
     "Family",
+    "FieldArguments",
     "FormatError",
+    "Histogram",
+    "HistogramArguments",
     "InvalidNameError",
     "Kind",
     "Mount",
@@ -65,6 +78,7 @@ __all__ = [
     "Registry",
     "RegistryCollector",
     "ReleasedError",
+    "Samples",
     "Segment",
     "SegmentError",
     "Snapshot",
@@ -103,3 +117,12 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    if name != "MetricsServer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+    # It needs trio and h11: not in `__all__`, all of which a program that only counts can import.
+    from statsfs.monitoring.http_server import MetricsServer
+
+    return MetricsServer

@@ -11,7 +11,7 @@ Threading: errors are plain objects. The family::
     ├── UnknownValueError    (KeyError)          no such value in a source
     ├── ReleasedError        (ReferenceError)    a source used after its release
     ├── ReadOnlyValueError   (PermissionError)   a value that cannot be cleared
-    ├── UnavailableError     (OSError)           a source whose refresh failed
+    ├── UnavailableError     (OSError)           a refresh that failed, a number not known now
     ├── ExhaustedError       (OverflowError)     no numbers left for files or places
     ├── MountError           (OSError)           a refused mount
     ├── SegmentError         (OSError)           a refused segment, or directory of segments
@@ -98,7 +98,10 @@ class ReadOnlyValueError(StatsfsError, PermissionError):
 
 
 class UnavailableError(StatsfsError, OSError):
-    """The value is unavailable: the refresh of its source failed; `offender` is the source."""
+    """The value is unavailable: the refresh of its source failed, or the last sync lacks it.
+
+    `offender` is the source.
+    """
 
 
 class ExhaustedError(StatsfsError, OverflowError):

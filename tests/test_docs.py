@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import re
 import socket
 import textwrap
@@ -11,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import statsfs
@@ -18,10 +20,11 @@ from statsfs import Registry, Source, Stats, u64
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "statsfs"
+README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 LIMITS = ROOT / "docs" / "limits.md"
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ARCHITECTURE, GLOSSARY, LIMITS]
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ARCHITECTURE, GLOSSARY, LIMITS]
 
 CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Za-z_]\w*([./]\w+)*(\(\))?")
@@ -272,6 +275,19 @@ def test_a_base_a_thread_loses_nothing(document: str) -> None:
         for done in [pool.submit(names["work"]) for _ in range(4)]:
             done.result()
         assert names["app"].get_value("sent") == received.result() == 4 * 5000 * 3
+
+
+def test_a_poller_syncs() -> None:
+    """The example is complete, but for its imports: this process has a directory, and numbers."""
+    found = re.search(r"^class ProcessStats.*?(?=^```)", README.read_text(), re.DOTALL | re.M)
+    assert found is not None
+    names: dict[str, Any] = {**vars(statsfs), "psutil": psutil}
+    exec(found[0], names)
+    procs: Source = names["procs"]
+    assert procs.get_value("resident_bytes") > 0
+    own = procs.find(str(os.getpid()))
+    assert own is not None
+    assert own.get_value("cpu_ns") > 0
 
 
 def row_of(name: str) -> list[str]:

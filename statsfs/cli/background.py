@@ -9,6 +9,7 @@ import atexit
 import errno
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -16,29 +17,35 @@ import syslog
 from collections.abc import Callable
 from functools import partial
 from threading import Thread
+from types import FrameType
 from typing import Final
 
 import click
 
+from statsfs.cli import logs
 from statsfs.cli.surroundings import close_inherited
 
 __all__ = ["detach"]
 
+log = logging.getLogger(__name__)
+
 _SYSTEM_LOG: Final = "/dev/log"
 _PATIENCE: Final = 1.0  # seconds for the last lines
 _READY: Final = b"!"
+_PRIORITIZED: Final = re.compile(r"^(?:<([0-7])>)?(.*)", re.DOTALL)
 
 
-def detach(log: str | None) -> Callable[[], None]:
+def detach(log: str | None, form: logs.Format) -> Callable[[], None]:
     """Fork, and return in the child a function for it to call when it is ready.
 
     The function lets the parent end, leaves its terminal and directory, and sends later output to
-    the file `log`, or to the system log. It raises BrokenPipeError if the parent has ended already,
-    so that the server is not wanted. The parent exits, with 0 once the child is ready. What the
-    child inherits beside its standard streams is closed.
+    the file `log`, which SIGHUP then opens anew, or to the system log. It raises BrokenPipeError if
+    the parent has ended already, so that the server is not wanted. The parent exits, with 0 once
+    the child is ready. What the child inherits beside its standard streams is closed.
     """
+    path = None if log is None else os.path.abspath(log)
     try:
-        file = None if log is None else os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        file = None if path is None else _open_log(path)
     except OSError as error:
         raise click.ClickException(f"--log: {log}: {error.strerror}") from error
     try:
@@ -53,7 +60,7 @@ def detach(log: str | None) -> Callable[[], None]:
     close_inherited({writing} if file is None else {writing, file})
     os.umask(0o022)
     _redirect(os.open(os.devnull, os.O_RDONLY), 0)
-    return partial(_leave, writing, file)
+    return partial(_leave, writing, path, file, form)
 
 
 def _wait(child: int, pipe: int) -> int:
@@ -69,20 +76,33 @@ def _wait(child: int, pipe: int) -> int:
     return status
 
 
-def _leave(pipe: int, file: int | None) -> None:
+def _open_log(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+
+
+def _leave(pipe: int, path: str | None, file: int | None, form: logs.Format) -> None:
     if file is None and not _has_system_log():
         text = f"no system log ({_SYSTEM_LOG}): later messages go to the console, or are lost"
         click.echo(f"statsfs: {text}; see --log", err=True)
     os.setsid()
     os.chdir("/")
-    if file is None:
+    logs.set_up(form, dated=file is not None, prioritized=file is None)
+    if path is None or file is None:
         _log_to_system()
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     else:
-        # This has no effect if a loaded program has set up logging.
-        logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
         _redirect(file, 1, 2)
+        signal.signal(signal.SIGHUP, partial(_reopen, path))
     os.write(pipe, _READY)
     os.close(pipe)
+
+
+def _reopen(path: str, _number: int, _frame: FrameType | None) -> None:
+    # As after logrotate(8) has renamed it.
+    try:
+        _redirect(_open_log(path), 1, 2)
+    except OSError as error:
+        log.error("%s cannot be opened anew: %s", path, error.strerror)  # in the old one
 
 
 def _redirect(source: int, *descriptors: int) -> None:
@@ -113,8 +133,10 @@ def _log_to_system() -> None:
 def _copy(pipe: int, priority: int) -> None:
     with os.fdopen(pipe, errors="backslashreplace") as lines:
         for line in lines:
+            own, text = _PRIORITIZED.findall(line.rstrip("\n"))[0]
             # A NUL would be an error; the log adds our name.
-            syslog.syslog(priority, line.rstrip("\n").replace("\0", "").removeprefix("statsfs: "))
+            text = text.replace("\0", "").removeprefix("statsfs: ")
+            syslog.syslog(int(own or priority), text)
 
 
 def _end() -> None:

@@ -5,6 +5,7 @@ Threading: main thread only.
 """
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Final
 
 import click
 
-from statsfs.cli import loading, serving
+from statsfs.cli import ids, loading, logs, serving
 from statsfs.cli.background import detach
 from statsfs.cli.signals import Stop, Stopped
 from statsfs.cli.systemd import notify
@@ -24,6 +25,7 @@ from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
 from statsfs.filesystem.mounting import Mount, MountOptions, mount_with, mounting
 from statsfs.kvm.host import KvmHost
+from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.segments.locks import is_alive
 from statsfs.segments.places import COLLECTOR
@@ -32,12 +34,13 @@ from statsfs.tree.source import Source
 
 __all__ = ["mount_command"]
 
+logger = logging.getLogger(__name__)
+
 # A daemon that was unmounted may take a moment to end, and umount(8) does not wait for it.
 _PATIENCE: Final = 3.0  # seconds
 # Besides the pauses of what takes long: with several threads that render, read and fold, the reads
 # of others took 12 to 15 ms at the 99th percentile with this one, 31 to 36 with Python's 5 ms.
 _SWITCH_INTERVAL: Final = 0.0005  # seconds
-_ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to the kernel
 
 
 @click.command("mount", epilog=serving.EPILOG)
@@ -56,8 +59,18 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     default=None,
     help="Let other users in; the default is to do so when root mounts.",
 )
-@click.option("--uid", type=_ID, help="Owner of all files, as a number; default: this user.")
-@click.option("--gid", type=_ID, help="Group of all files, as a number; default: this user's.")
+@click.option(
+    "--uid",
+    metavar="USER",
+    callback=ids.find_user,
+    help="Owner of all files, a name or a number; default: this user.",
+)
+@click.option(
+    "--gid",
+    metavar="GROUP",
+    callback=ids.find_group,
+    help="Group of all files, a name or a number; default: this user's.",
+)
 @click.option(
     "--switch-interval",
     type=serving.Number(1e-6, 100),
@@ -83,8 +96,9 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
     "--segments",
     metavar="DIR",
     multiple=True,
-    help="Show what programs publish there. The default, without --load, --kvm and --qmp, is "
-    "/run/statsfs for root and $XDG_RUNTIME_DIR/statsfs for others.",
+    help="Show what programs publish there; it is made if it is missing and its parent is there. "
+    "The default, without --load, --kvm and --qmp, is /run/statsfs for root and "
+    "$XDG_RUNTIME_DIR/statsfs for others.",
 )
 @click.option(
     "--read-only/--no-read-only",
@@ -106,7 +120,14 @@ _ID: Final = click.IntRange(0, 0xFFFFFFFE)  # the highest number means "none" to
 @click.option(
     "--log",
     metavar="FILE",
-    help="With --background: append later messages to this file, not to the system's log.",
+    help="With --background: append later messages to this file, not to the system's log; SIGHUP "
+    "opens it anew.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    default="text",
+    help="Log lines of text, the default, or of JSON.",
 )
 @serving.listen_option
 def mount_command(
@@ -125,6 +146,7 @@ def mount_command(
     replace: bool,
     background: bool,
     log: str | None,
+    log_format: logs.Format,
     listen: tuple[str, int] | None,
 ) -> None:
     """Mount at MOUNTPOINT what programs publish, as the host's daemon does; or other sources too.
@@ -148,14 +170,19 @@ def mount_command(
     """
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
+    # A log of JSON has nothing else; from the background there is nobody to talk to.
+    tell = logger.info if background or log_format == "json" else serving.say
     options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
-    ready = _start(mountpoint, replace, background, log)
+    ready = _start(mountpoint, replace, background, log, log_format)
     stop = Stop()
     registry = Registry()
     handover = DaemonHandover(listen)
     with Inheritance(mountpoint if replace else None) as inherited:
         with stop.interrupting():
             loading.load(registry, load)
+        if ready is None:
+            # Not before: a program may set up logging itself.
+            logs.set_up(log_format, prioritized=logs.is_journal())
         directories = segments or ([] if load or kvm or qmp else [None])
         with (
             _showing_vms(registry, kvm, qmp),
@@ -176,7 +203,7 @@ def mount_command(
                 handover.server = server
                 inherited.finish()
                 handover.open()
-                serving.announce(mounted, server)
+                serving.announce(mounted, server, serving.say if background else tell)
                 # A successor is the main process of the service from now on.
                 is_told = ready is None or replace
                 if is_told:
@@ -190,15 +217,15 @@ def mount_command(
                 if is_told and not mounted.replaced:
                     notify("STOPPING=1")
     what = "was replaced at" if mounted.replaced else "unmounted"
-    serving.say(f"{what} {mounted.mountpoint}")
+    tell(f"{what} {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
     if left:
-        serving.say(f"waiting for non-daemon threads: {', '.join(left)}")
+        tell(f"waiting for non-daemon threads: {', '.join(left)}")
         stop.release()
 
 
 def _start(
-    mountpoint: str, replace: bool, background: bool, log: str | None
+    mountpoint: str, replace: bool, background: bool, log: str | None, form: logs.Format
 ) -> Callable[[], None] | None:
     # Goes to the background, if that is wanted, before any thread is started; see `detach`.
     path = mountpoints.resolve_mountpoint(mountpoint)
@@ -207,7 +234,7 @@ def _start(
         with mountpoints.lock_mountpoint(path):
             mountpoints.prepare_mountpoint(path, allow_other=False)
     if background:
-        return detach(log)
+        return detach(log, form)
     if log is not None:
         raise click.UsageError("--log needs --background")
     return None
@@ -218,7 +245,9 @@ def _showing_vms(registry: Registry, kvm: bool, sockets: Sequence[str]) -> Itera
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
             if kvm:
-                source = stack.enter_context(KvmHost()).source
+                # A socket that is named comes before debugfs, which would have its VM first.
+                host = KvmHost([LibvirtVms]) if sockets else KvmHost()
+                source = stack.enter_context(host).source
             else:
                 source = stack.enter_context(Source("kvm"))
             registry.register(source)

@@ -28,7 +28,7 @@ Usage: mount.statsfs statsfs DIRECTORY [-fnsv] [-N NAMESPACE] [-o OPTION,...]
 mount(8) runs this for `mount -t statsfs statsfs DIRECTORY`; the README has its options.\
 """
 
-_VALUED: Final = {"gid", "listen", "log", "root", "switch_interval", "uid"}
+_VALUED: Final = {"gid", "listen", "log", "log_format", "root", "switch_interval", "uid"}
 _LISTS: Final = {"qmp", "segments"}  # separated by colons
 # The last of a pair counts, as with mount(8).
 _FLAGS: Final = {

@@ -10,6 +10,7 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -98,12 +99,15 @@ def listening(
         raise click.ClickException(f"--listen: {error}") from error
 
 
-def announce(mounted: Mount, server: "MetricsServer | None") -> None:
-    """Say where the tree and the metrics are, and answer scrapes."""
-    say(f"mounted at {mounted.mountpoint}")
+def announce(
+    mounted: Mount, server: "MetricsServer | None", tell: Callable[[str], object] | None = None
+) -> None:
+    """Say where the tree and the metrics are, and answer scrapes; by `say`, or another function."""
+    tell = say if tell is None else tell
+    tell(f"mounted at {mounted.mountpoint}")
     if server is not None:
         server.resume()
-        say(f"metrics at {server.url}")
+        tell(f"metrics at {server.url}")
 
 
 def stop_when_unmounted(stop: Stop, mounted: Mount) -> None:

@@ -35,6 +35,11 @@ _WAITING_MAX: Final = 10_000  # of one directory; the others are looked at again
 _SPARE: Final = 64  # descriptors that segments leave to the rest of the process
 
 
+class _PathTakenError(SegmentError):
+    # Not for long, it may be.
+    pass
+
+
 class Admission:
     """The files that may be segments.
 
@@ -127,16 +132,16 @@ class Admission:
             self._forget(location)
             return
         try:
-            admitted = self._admit(location)
-            if admitted:
+            if self._admit(location):
                 self._forget(location)
             else:
-                self.refusals.note(location, status, None, final=admitted is False)
+                self.refusals.note(location, status, None)
         except FileNotFoundError:
             self._forget(location)
         except Exception as error:
             # A broken file, which any user may write, must not end the collector.
-            self.refusals.note(location, status, error)
+            verb = "is not shown yet" if isinstance(error, _PathTakenError) else "is refused"
+            self.refusals.note(location, status, error, verb)
 
     def _take_rights(self, segment: LiveSegment, status: os.stat_result) -> None:
         # After a chmod or chown; in a directory that nobody may publish in, segments go on.
@@ -164,17 +169,15 @@ class Admission:
         self._journal.path_sources.note_change(segment.source)
         self._journal.tidy()
 
-    def _admit(self, location: Location) -> bool | None:
-        # With nothing to log: False if it is not a segment, None if its path is free in a moment.
+    def _admit(self, location: Location) -> bool:
+        # False, with nothing to log, if its path is free in a moment.
         fd, status = location.directory.open(location.name)
         with contextlib.ExitStack() as undo:
             undo.callback(os.close, fd)
             metadata = decode(os.pread(fd, status.st_size, 0))
-            if metadata is None:
-                return False
             name, id = metadata.components[0], find_id(metadata, fd)
             if self._check(location, metadata, id, fd, status):
-                return None
+                return False
             values = self._known_values.adopt(metadata.values, status.st_mode, status.st_uid)
             numbers = SegmentNumbers(values, metadata, id, location, fd, status)
             undo.pop_all()
@@ -255,7 +258,8 @@ class Admission:
                 return True
         ours = segment is None and paths.find_top(components[0]) is not None
         what = "a directory of segments" if ours else "there already"
-        raise SegmentError(f"{metadata.path}: {holder.path} is {what}; waiting for it", location)
+        why = f"{metadata.path}: {holder.path} is {what}; waiting for it"
+        raise _PathTakenError(why, location)
 
     def _wait(self, location: Location, components: Sequence[str]) -> None:
         here = self.waiting.setdefault(location.directory.prefix, {})

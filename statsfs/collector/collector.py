@@ -40,7 +40,7 @@ from statsfs.model.locking import Flag
 from statsfs.segments.places import COLLECTOR
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
-from statsfs.tree.registry import Registry
+from statsfs.tree.registry import Registry, check_registry
 
 __all__ = ["Collector"]
 
@@ -72,13 +72,14 @@ class Collector:
         SegmentError: there is no default directory, or no GIL.
     """
 
-    def __init__(self, registry: Registry, directory: str | os.PathLike[str] | None = None) -> None:
-        self.directory: Final = Path(default_directory() if directory is None else directory)
+    def __init__(
+        self, registry: Registry, directory: str | bytes | os.PathLike[str] | None = None
+    ) -> None:
+        check_registry(registry)
+        self.directory: Final = _find_directory(directory)
         self._path = os.path.abspath(self.directory)
         if not is_gil_on():
             raise SegmentError(f"{self._path}: {GIL_OFF}", self._path)
-        if not isinstance(registry, Registry):
-            raise TypeError(f"not a Registry: {registry!r}")
         self._registry = registry
         self._budget = registry.log_budget
         self._thread: threading.Thread | None = None
@@ -149,7 +150,7 @@ class Collector:
             self._end()
             if isinstance(error, OSError) and not isinstance(error, SegmentError):
                 why = f"{self._path}: {error.strerror}"
-                raise SegmentError(why, self._path, error.errno) from error
+                raise SegmentError(why, self._path, error.errno) from None
             raise
 
     def _start(self, lock: int | None) -> None:
@@ -436,3 +437,12 @@ def _disown_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_disown_in_child)
+
+
+def _find_directory(directory: object) -> Path:
+    if directory is None:
+        return default_directory()
+    path = os.fsdecode(directory) if isinstance(directory, str | bytes | os.PathLike) else ""
+    if not path or "\0" in path:
+        raise TypeError(f"directory must be a path, not {directory!r}")
+    return Path(path)

@@ -189,7 +189,13 @@ class Directories:
 
 
 def _make(path: str) -> None:
-    os.mkdir(path, 0o755)
+    try:
+        os.mkdir(path, 0o755)
+    except FileNotFoundError as error:
+        # Its parent is made by nobody: more than the last name of a path may be mistaken.
+        why = f"{path}: {error.strerror}; make {os.path.dirname(path)}"
+        raise SegmentError(why, path, error.errno) from None
+    log.info("made %s", path)
     # The umask may have taken bits. By now the name may be a link, if others may write beside it.
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:

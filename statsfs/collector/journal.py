@@ -255,7 +255,7 @@ class Journal:
             try:
                 self._files.write(name, record)
             except OSError as error:
-                return error.strerror
+                return f"{self._files.path}: {error.strerror}"
         self._logged.discard(name)
         # The same numbers in other objects are not kept twice.
         self._written[name] = record

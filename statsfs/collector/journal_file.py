@@ -39,6 +39,7 @@ from statsfs.collector.trusted_directory import Location, TrustedDirectory, iden
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.formats import binary
 from statsfs.formats.binary import Number
+from statsfs.formats.metric_names import make_label
 from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import split_array
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
@@ -256,7 +257,7 @@ def _make_sources(name: str, described: list[Any], values: list[Value]) -> list[
     sources: dict[tuple[str, ...], RetainedSource] = {}
     for one in described:
         path = tuple(check_name(component, "a component") for component in one["path"])
-        label = None if one["label"] is None else check_name(one["label"], "a label")
+        label = None if one["label"] is None else make_label(check_name(one["label"], "a label"))
         if path in sources or not (path == (name,) or path[:-1] in sources):
             raise ValueError(f"misplaced source {path}")
         rows: RetainedRows = {}
@@ -297,11 +298,14 @@ class JournalFiles:
     """The files in `.retained/` of a collector's directory, if no other user may write there.
 
     The directory is made if it is missing. If it is refused, that is a SegmentError of one line.
+
+    Attributes:
+        path: the directory, for messages.
     """
 
     def __init__(self, directory: TrustedDirectory) -> None:
         self._directory: Final = directory
-        self._path: Final = f"{directory.path}/{RETAINED}"
+        self.path: Final = f"{directory.path}/{RETAINED}"
         self._fd = -1
         self._open()
 
@@ -312,16 +316,16 @@ class JournalFiles:
                 os.mkdir(RETAINED, 0o700, dir_fd=self._directory.fd)
             self._fd = os.open(RETAINED, flags, dir_fd=self._directory.fd)
         except OSError as error:
-            raise SegmentError(f"{self._path}: {error.strerror}", self._path, error.errno) from None
+            raise SegmentError(f"{self.path}: {error.strerror}", self.path, error.errno) from None
         self._check_owner()
 
     def _check_owner(self) -> None:
         status = os.fstat(self._fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o077:
             found = f"user {status.st_uid}'s with mode {status.st_mode & 0o777:o}"
-            why = f"{self._path} is {found}, not user {os.geteuid()}'s with 700"
+            why = f"{self.path} is {found}, not user {os.geteuid()}'s with 700"
             self.close()
-            raise SegmentError(why, self._path)
+            raise SegmentError(why, self.path)
 
     def close(self) -> None:
         """Close the directory, if it is open."""
@@ -340,7 +344,7 @@ class JournalFiles:
             return False
         self.close()
         self._open()
-        log.warning("%s is another directory now: all records are written again", self._path)
+        log.warning("%s is another directory now: all records are written again", self.path)
         return True
 
     def find_missing(self, names: Iterable[str]) -> set[str]:
@@ -387,7 +391,7 @@ class JournalFiles:
         except OSError as error:
             aside = f"it is, as it cannot be renamed: {error.strerror}"
         shown = ascii(name)[1:-1]
-        log.error("%s/%s: %s; it is kept as %s", self._path, shown, why, aside)
+        log.error("%s/%s: %s; it is kept as %s", self.path, shown, why, aside)
 
     def write(self, name: str, record: JournalRecord) -> None:
         """Replace the record of a name, or raise OSError; an empty one has no file."""

@@ -1,7 +1,8 @@
 """Refusals: the files that were refused, and when they are looked at again.
 
-Owns that each is logged once, and looked at again when it changes, but not more often than once a
-second: anybody may change a file all the time. Why a file is refused is decided elsewhere.
+Owns that each is logged once, and once more when it changes. It is then looked at again, but not
+more often than once a second: anybody may change a file all the time. Why a file is refused is
+decided elsewhere.
 
 Threading: for the collector's thread alone.
 """
@@ -29,7 +30,7 @@ class _Refusal(NamedTuple):
     location: Location
     signature: tuple[int, ...] | None  # None: it may be admitted another time as it is
     moment: float
-    logged: bool
+    logged: tuple[int, ...]  # what the file was when it was logged, or nothing
 
 
 class Refusals:
@@ -85,28 +86,28 @@ class Refusals:
         location: Location,
         status: os.stat_result,
         error: Exception | None,
-        final: bool = False,
+        verb: str = "is refused",
     ) -> None:
-        """Note that a file is refused; an error is logged, once.
-
-        Args:
-            final: whether it may be admitted only when its contents change, as with some errors.
-        """
+        """Note that a file is refused; an error is logged, once for each file and its contents."""
         here = self._known.setdefault(location.directory.prefix, {})
         before = here.pop(location.name, None)
-        logged = before is not None and before.logged
+        logged = before.logged if before is not None else ()
         if len(here) >= _KNOWN_MAX:
             del here[next(iter(here))]
         expected = isinstance(error, StatsfsError | OSError)
         # Only contents stay as bad as they are.
-        final = final or isinstance(error, FormatError) or (error is not None and not expected)
+        final = isinstance(error, FormatError) or (error is not None and not expected)
         signature = _sign(status) if final else None
-        logs = error is not None and not logged
-        here[location.name] = _Refusal(location, signature, time.monotonic(), logged or logs)
+        # What else is refused may be counting: then it changes all the time.
+        seen = _sign(status)[: 3 if final else 1]
+        logs = error is not None and logged != seen
+        here[location.name] = _Refusal(
+            location, signature, time.monotonic(), seen if logs else logged
+        )
         if logs:
             why = error.strerror if isinstance(error, OSError) and error.errno else error
             user, cause = location.directory.owner[0], None if expected else error
-            self._budget.log(user, log, "%s is refused: %s", location, why, exc_info=cause)
+            self._budget.log(user, log, "%s %s: %s", location, verb, why, exc_info=cause)
 
 
 def _sign(status: os.stat_result) -> tuple[int, ...]:

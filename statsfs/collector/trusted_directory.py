@@ -70,8 +70,6 @@ class Location(NamedTuple):
             fd, status = self.directory.open(self.name)
             with open(fd, "rb", 0):
                 metadata = decode(os.pread(fd, status.st_size, 0))
-                if metadata is None:
-                    return None
                 id, path = find_id(metadata, fd), metadata.path
                 return Look(is_alive(fd), status.st_ctime_ns, id, path)
         except (FormatError, OSError):  # logged later, when the file is refused

@@ -197,11 +197,25 @@ class Handlers(pyfuse3.Operations):
         entry.attr_timeout = 0 if live else _TIMEOUT
         return entry
 
-    @_handler
-    def lookup(self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext) -> EntryAttributes:
+    async def lookup(
+        self, parent_inode: InodeT, name: FileNameT, ctx: RequestContext
+    ) -> EntryAttributes:
+        try:
+            return await self._lookup(parent_inode, name, ctx.uid)
+        except BaseException as error:
+            raise self._refusal(error, "lookup") from None
+
+    async def _lookup(self, parent: int, name: bytes, user: int) -> EntryAttributes:
         if len(name) > NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
-        attributes = self._vfs.lookup(parent_inode, name)
+        try:
+            attributes = self._vfs.lookup(parent, name)
+        except NoSuchFileError:
+            if not await self._ask(self._vfs.prepare_lookup(parent), user):
+                raise
+            attributes = self._vfs.lookup(parent, name)
+        if attributes is ABSENT and await self._ask(self._vfs.prepare_lookup(parent), user):
+            attributes = self._vfs.lookup(parent, name)
         entry = self._entry(attributes)
         if attributes is ABSENT:
             entry.entry_timeout = ABSENT_TIMEOUT
@@ -262,8 +276,15 @@ class Handlers(pyfuse3.Operations):
     def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         return FileHandleT(self._vfs.open_directory(inode, ctx.uid))
 
-    @_handler
-    def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+    async def readdir(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
+        try:
+            if not start_id:
+                await self._ask(self._vfs.prepare_listing(fh), self._vfs.user_of_directory(fh))
+            self._list(fh, start_id, token)
+        except BaseException as error:
+            raise self._refusal(error, "readdir") from None
+
+    def _list(self, fh: FileHandleT, start_id: int, token: ReaddirToken) -> None:
         entry: EntryAttributes | None = None  # filled anew for each name: the reply is a copy
 
         def reply(name: bytes, attributes: Attributes, offset: int) -> bool:
@@ -312,11 +333,29 @@ class Handlers(pyfuse3.Operations):
             elif isinstance(work, Work):
                 await self._do(work)
             else:
-                # It ends within its own deadline, unless a refresh blocks that must not.
-                refreshing = Work(work.run, user)
-                await self._run(refreshing.run, self._asking, user, 2 * refresh.DEADLINE)
+                await self._refresh(work, user)
                 if not work.ended:
                     raise FUSEError(errno.ENODATA)  # better no numbers than old ones
+
+    async def _refresh(self, refreshing: Refreshing, user: int) -> None:
+        # It ends within its own deadline, unless a refresh blocks that must not.
+        work = Work(refreshing.run, user)
+        await self._run(work.run, self._asking, user, 2 * refresh.DEADLINE)
+
+    async def _ask(self, asking: Refreshing | None, user: int) -> bool:
+        # Before names are told; of a source that does not answer those that there are. Returns
+        # whether they may be others now.
+        if asking is None:
+            return False
+        self._vfs.asking += 1
+        try:
+            if asking.quick:
+                asking.run()
+            else:
+                await self._refresh(asking, user)
+        finally:
+            self._vfs.asking -= 1
+        return True
 
     async def _do(self, work: Work[Any]) -> None:
         ended = self._running.get(work)

@@ -4,6 +4,8 @@ Owns which thread sends it, and when; `vfs` knows what to send.
 
 Threading: the thread that changed the tree sends, before its change returns. For a change on the
 serving thread, a thread of our own sends: the kernel may wait for a reply of the serving thread.
+The same thread sends for changes that a refresh makes: until a listing or a lookup is answered that
+waits for it, the kernel has locked the directory against invalidations, and nobody waits for them.
 Another sends for the change that a client's rmdir makes: until that is answered, the kernel has
 locked the directory, its parent, and those above that others remove, against invalidations.
 """
@@ -21,8 +23,9 @@ from pyfuse3 import FileNameT, InodeT
 
 from statsfs.filesystem.inodes import Stale
 from statsfs.filesystem.vfs import Vfs
-from statsfs.model.locking import Flag
+from statsfs.model.locking import Flag, call_locked
 from statsfs.tree.lock import ChangeNotice
+from statsfs.tree.refresh import is_refreshing
 
 __all__ = ["Invalidator"]
 
@@ -53,6 +56,7 @@ class Invalidator:
         self._requests: select.poll | None = None
         self._queue: SimpleQueue[tuple[Stale, Flag] | None] = SimpleQueue()
         self._worker: threading.Thread | None = None
+        self._starting = threading.RLock()
 
     def start(self) -> None:
         """Begin; the session is there."""
@@ -74,7 +78,7 @@ class Invalidator:
         if not stale.names and not stale.directories:
             return
         thread = threading.get_ident()
-        if thread == self._serving:
+        if thread == self._serving or is_refreshing():
             self._hand_over(stale)
         elif thread in self._vfs.removing:
             # Nobody waits for it: what was removed the kernel has forgotten by itself.
@@ -85,9 +89,7 @@ class Invalidator:
 
     def _hand_over(self, stale: Stale) -> None:
         if self._worker is None:
-            name = "statsfs-invalidate"
-            self._worker = threading.Thread(target=self._work, name=name, daemon=True)
-            self._worker.start()
+            call_locked(self._starting, self._start_worker)
         sent = Flag()
         self._queue.put((stale, sent))
         if not self._running:
@@ -96,8 +98,15 @@ class Invalidator:
         deadline = time.monotonic() + _PATIENCE_UNASKED
         # Nearly always done by then. If not, a pending request may be a lookup that waits for this
         # very thread; without a request, the other thread just had no turn yet.
-        while not sent.wait(_PATIENCE) and not self._is_asked() and time.monotonic() < deadline:
-            pass
+        while not self._vfs.asking and not sent.wait(_PATIENCE):
+            if self._is_asked() or time.monotonic() >= deadline:
+                break
+
+    def _start_worker(self) -> None:
+        if self._worker is None:
+            name = "statsfs-invalidate"
+            self._worker = threading.Thread(target=self._work, name=name, daemon=True)
+            self._worker.start()
 
     def _is_asked(self) -> bool:
         return self._requests is None or bool(self._requests.poll(0))

@@ -15,6 +15,7 @@ from statsfs.exceptions import ExhaustedError, StatsfsError
 from statsfs.filesystem.value_files import FILE_SIZE, describe_file, find_size
 from statsfs.model.arrays import FILE_NUMBERS, File
 from statsfs.tree.access import Owner
+from statsfs.tree.clearing import find_mode
 from statsfs.tree.directory import Directory
 from statsfs.tree.source import Source, directory_of
 
@@ -135,7 +136,7 @@ class Known:
         value = file.value
         return Attributes(
             number_inode(self.place, file.number),
-            stat.S_IFREG | value.mode,
+            stat.S_IFREG | find_mode(self.directory, file),
             1,
             FILE_SIZE if value.size == 1 else find_size(value),
             self.directory.placed,

@@ -36,6 +36,8 @@ class MountOptions:
             if number is not None and not _is_id(number):
                 raise MountError(f"{mountpoint}: invalid {what} {number!r}", mountpoint)
         seconds = self.switch_interval
+        if not isinstance(seconds, int | float | None):
+            raise MountError(f"{mountpoint}: invalid switch_interval {seconds!r}", mountpoint)
         # Python rounds down to microseconds, and 0 is invalid.
         if seconds is not None and not 1e-6 <= seconds <= _LONGEST:
             raise MountError(

@@ -117,7 +117,7 @@ def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
             raise ValueError("it is empty")
         return os.path.realpath(text)
     except (TypeError, ValueError) as error:
-        raise MountError(f"{path!r} is not a path: {error}", path, errno.EINVAL) from error
+        raise MountError(f"{path!r} is not a path: {error}", path, errno.EINVAL) from None
     except FileNotFoundError as error:  # from getcwd(2)
         reason = "the current directory was deleted; change to another, or give an absolute path"
         raise _refusal(text, reason, error.errno) from None
@@ -158,7 +158,7 @@ def make_mountpoint(path: str) -> list[str]:
         except OSError as error:
             remove_mountpoint(made)
             reason = f"cannot be made: {error.strerror}"
-            raise _refusal(directory, reason, error.errno) from error
+            raise _refusal(directory, reason, error.errno) from None
         made.insert(0, directory)
     return made
 
@@ -258,10 +258,10 @@ def _check_directory(path: str) -> None:
     except MountError:
         raise
     except FileNotFoundError as error:
-        reason = "no such directory; make it (mkdir), or mount with create"
-        raise _refusal(path, reason, error.errno) from error
+        reason = "no such directory; make it (mkdir), or mount with create=True (--create)"
+        raise _refusal(path, reason, error.errno) from None
     except OSError as error:
-        raise _refusal(path, str(error.strerror), error.errno) from error
+        raise _refusal(path, str(error.strerror), error.errno) from None
     if problem:
         raise _refusal(path, problem, number)
 

@@ -39,7 +39,7 @@ from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.watcher import Watcher
 from statsfs.model.locking import Flag
 from statsfs.tree.gil import GIL_OFF, is_gil_on
-from statsfs.tree.registry import Registry
+from statsfs.tree.registry import Registry, check_registry
 
 __all__ = ["Session", "serve_in_trio", "switch_interval"]
 
@@ -71,8 +71,7 @@ class Session:
         handover: Handover | None = None,
         predecessor: Predecessor | None = None,
     ) -> None:
-        if not isinstance(registry, Registry):
-            raise TypeError(f"not a Registry: {registry!r}")
+        check_registry(registry)
         self.mountpoint: Final = resolve_mountpoint(mountpoint)
         options.check(self.mountpoint)
         if not is_gil_on():

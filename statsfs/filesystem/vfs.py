@@ -24,9 +24,11 @@ from statsfs.filesystem.works import Work
 from statsfs.formats.views import BINARY, VIEWS, View
 from statsfs.model.arrays import File
 from statsfs.tree.access import Access, Owner
+from statsfs.tree.asking import find_asking
+from statsfs.tree.clearing import check_writable
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.references import hold, unhold
-from statsfs.tree.refresh import Refreshing
+from statsfs.tree.refresh import Refresher, Refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, rmdir_of
 
@@ -60,12 +62,14 @@ class Vfs:
     Attributes:
         removing: the threads that remove a directory for the kernel, which has locked it, and those
             above it, until it is answered.
+        asking: how many requests wait for names, and have the kernel lock their directory.
     """
 
     def __init__(
         self, registry: Registry, *, top: str | None = None, owner: Owner = (0, 0)
     ) -> None:
         self.removing: Final[set[int]] = set()
+        self.asking = 0
         self._registry = registry
         self._top = top
         self._inodes = Inodes(registry, top, owner)
@@ -168,6 +172,11 @@ class Vfs:
     def _shows(known: Known, file: Numbered) -> bool:
         return (isinstance(file, View) or known.files_now.get(file.name) is file) and known.alive
 
+    def prepare_lookup(self, parent: int) -> Refreshing | None:
+        """Return what must run before `lookup` finds a name that a directory lacks, or None."""
+        known, file = self._inodes.find(parent)
+        return _find_asking(known) if file is None else None
+
     def forget(self, inode: int, lookups: int) -> None:
         """Take back that the kernel knows an inode, as often as it says; never raises."""
         self._inodes.forget(inode, lookups)
@@ -221,8 +230,10 @@ class Vfs:
 
     def check_truncate(self, inode: int) -> None:
         """Raise ReadOnlyValueError unless a file may be truncated: without effect, as in sysfs."""
-        _, file = self._inodes.find(inode)
-        if file is not None and not (isinstance(file, File) and file.value.writable):
+        known, file = self._inodes.find(inode)
+        if isinstance(file, File) and known.directory is not None:
+            check_writable(known.directory, file)
+        elif file is not None:
             raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
 
     def extended_attributes(self, inode: int) -> dict[bytes, bytes]:
@@ -244,6 +255,15 @@ class Vfs:
         """Open a directory for `list_directory`; return its handle."""
         self._note_root(inode)
         return self._handles.add_directory(OpenDirectory(self._inodes.living(inode), user))
+
+    def user_of_directory(self, handle: int) -> int:
+        """Return who opened a directory."""
+        return self._handles.directories[handle].user
+
+    def prepare_listing(self, handle: int) -> Refreshing | None:
+        """Return what must run before `list_directory` begins, or None."""
+        known = self._handles.directories[handle].known
+        return _find_asking(self._inodes.root if known.parent is None else known)
 
     def list_directory(
         self, handle: int, start: int, reply: Callable[[bytes, Attributes, int], bool]
@@ -359,6 +379,8 @@ class Vfs:
         if directory.files.get(file.name) is not file or not known.alive:
             raise NoSuchFileError(f"inode {inode} is gone", inode)
         _check_access(file, file.value.mode, flags)
+        if flags & O_ACCMODE != O_RDONLY:
+            check_writable(directory, file)
         entry = directory.entry_of(file)
         return self._add(OpenFile(known, source, directory, file, entry, user))
 
@@ -400,6 +422,11 @@ class Vfs:
         for handle in list(self._handles.directories):
             self.close_directory(handle)
         self._inodes.forget_all()
+
+
+def _find_asking(known: Known) -> Refreshing | None:
+    directory = known.directory
+    return None if directory is None or not Refresher.made else find_asking(directory)
 
 
 def _check_access(file: Numbered, mode: int, flags: int) -> None:

@@ -13,7 +13,7 @@ Threading: pure, but for pauses.
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from statsfs.formats.metric_names import make_metric
+from statsfs.formats.metric_names import make_metric, make_name
 from statsfs.formats.metric_samples import find_exported
 from statsfs.model.arrays import Array
 from statsfs.tree.pauses import pause
@@ -36,7 +36,7 @@ def assign_names(
 
     def rank(top: "Source") -> tuple[int, bool, str]:
         prefix = prefixes[top]
-        return len(prefix), prefix == top.name, top.name
+        return len(prefix), make_name(top.name) == top.name, top.name
 
     assigned: dict[str, Source] = {}
     for top in sorted(_find_rivals(prefixes), key=rank, reverse=True):

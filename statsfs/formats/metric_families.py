@@ -26,7 +26,7 @@ from statsfs.formats.metric_names import (
     Scale,
     make_edges,
     make_metric,
-    make_name,
+    make_prefix,
 )
 from statsfs.formats.metric_samples import Batch, Home, Place, find_exported, list_samples
 from statsfs.formats.user_bounds import BYTES_MAX, LINES_MAX, find_bounded_user, find_user
@@ -222,7 +222,7 @@ class _Families:
         self.by_name: dict[str, Family] = {}
         self.declared: list[Metric] = []
         shown = [top for top in snapshot.lineage[:1] or snapshot.tops if not top.hidden]
-        self.prefixes = {top: make_name(top.name) for top in shown}
+        self.prefixes = {top: make_prefix(snapshot.prefix, top.name) for top in shown}
         # Whose names are; None for ours.
         self._assigned: dict[str, Source | None] = {}
         if not snapshot.lineage:

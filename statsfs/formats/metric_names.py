@@ -30,6 +30,7 @@ __all__ = [
     "make_label",
     "make_metric",
     "make_name",
+    "make_prefix",
 ]
 
 EDGES_MAX: Final = 128  # of a histogram, besides +Inf; of one that has more, so many at most
@@ -68,6 +69,17 @@ def make_name(text: str) -> str:
     """Return a text with nothing but letters, digits and "_" of ASCII, and no digit in front."""
     name = _FOREIGN.sub("_", text)
     return f"_{name}" if name[:1].isdigit() else name
+
+
+def make_prefix(prefix: str | None, top: str) -> str:
+    """Return what the metrics below a top-level source begin with, in a registry with a prefix.
+
+    Args:
+        prefix: the registry's, or None.
+        top: the source's name. One that begins with the prefix does not get it twice.
+    """
+    has = prefix is None or f"{make_name(top)}_".startswith(f"{prefix}_")
+    return make_name(top if has else f"{prefix}_{top}")
 
 
 @lru_cache(maxsize=1024)
@@ -145,7 +157,12 @@ class Scale:
 
 
 def make_metric(top: str, value: Value) -> tuple[Metric, Scale]:
-    """Return the metric of a value below a top-level source, and the scale of its numbers."""
+    """Return the metric of a value, and the scale of its numbers.
+
+    Args:
+        top: what `make_prefix` returns for its top-level source.
+        value: the value.
+    """
     type: _MetricType = "gauge"
     if value.histogram:
         type = "histogram"

@@ -17,7 +17,6 @@ from itertools import compress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from statsfs.formats.info_metrics import list_info
-from statsfs.formats.metric_names import make_label
 from statsfs.model.arrays import Array
 from statsfs.model.columns import wrap_sum
 from statsfs.model.values import Aggregate, Kind, Type, Value
@@ -64,7 +63,7 @@ class Home:
 
     def below(self, source: "Source") -> "Home":
         """The home of a visible source right below."""
-        label = "source" if source.label is None else make_label(source.label)
+        label = "source" if source.label is None else source.label
         above = self.labels.get(label)
         value = source.name if source.label is None else source.label_value
         name = value if above is None else f"{above}/{value}"
@@ -242,10 +241,10 @@ def _gather(
                 if home is None:
                     continue
                 here = found[home.top, masks.of(home.source)]
-                if home.source is entry.source and not entry.hidden:
-                    here.shown[home] = row
-                else:
+                if home.source is not entry.source or entry.hidden:
                     here.hidden.setdefault(home, []).append(row)
+                elif not entry.silent:
+                    here.shown[home] = row
             pause()
     for record, held in snapshot.retained:
         home = homes.get(record.source)

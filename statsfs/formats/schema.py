@@ -9,11 +9,14 @@ from typing import Any
 
 from statsfs.formats.json import nest, quote
 from statsfs.formats.metric_samples import Home
+from statsfs.model.arrays import File
 from statsfs.model.layout import Layout
 from statsfs.model.values import Value
 from statsfs.tree.access import Mask
+from statsfs.tree.clearing import list_read_only
 from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
+from statsfs.tree.source import Source, directory_of
 
 __all__ = ["describe_value", "render"]
 
@@ -47,8 +50,9 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
 
     It is `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
     labels are those that the samples of a directory have in the Prometheus views; an aggregate is
-    described as its value, under the name of its file. `mask` has no effect: the names of values
-    that a reader may not read are not secret either.
+    described as its value, under the name of its file. A source with info has `"info": {name:
+    text}` as well. `mask` has no effect: the names of values that a reader may not read are not
+    secret either.
     """
     root = make_directories(snapshot)
     homes: dict[Any, Home | None] = {root.source: None}
@@ -62,7 +66,9 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
             homes[child.source] = _go_down(home, child.source)
         labels = {} if home is None else home.labels
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
-        return f'{{"labels": {{{pairs}}}, {describe(directory.layout)}, "subordinates": {{'
+        files = describe(directory.layout, _find_read_only(directory))
+        known = "" if home is None or not home.source.info else _describe_info(home.source)
+        return f'{{"labels": {{{pairs}}}, {known}{files}, "subordinates": {{'
 
     return nest(root, head, snapshot.lineage)
 
@@ -71,9 +77,24 @@ def _go_down(home: Home | None, source: Any) -> Home:
     return Home(source, source, {}) if home is None else home.below(source)
 
 
-def _describe_files(layout: Layout) -> str:
+def _describe_info(source: Source) -> str:
+    return f'"info": {json.dumps(dict(source.info))}, '
+
+
+def _find_read_only(directory: SnapshotDirectory) -> frozenset[File]:
+    source = directory.source
+    if not isinstance(source, Source):
+        return frozenset()
+    return list_read_only(directory_of(source), directory.layout.files.values())
+
+
+def _describe_files(layout: Layout, read_only: frozenset[File]) -> str:
     values = [
-        {"name": file.name, **describe_value(file.value), "mode": file.value.mode}
+        {
+            "name": file.name,
+            **describe_value(file.value),
+            "mode": file.value.mode & (0o444 if file in read_only else 0o777),
+        }
         for file in layout.files.values()
     ]
     return f'"values": {json.dumps(values)}'

@@ -191,6 +191,22 @@ static inline int statsfs_check_name_(const char *path, const char *what, const 
 	return 0;
 }
 
+/* Prometheus would rewrite any other. */
+static inline int statsfs_check_label_(const char *path, const char *label)
+{
+	size_t size = strlen(label);
+
+	if (statsfs_check_name_(path, "a label", label, size, 0) < 0)
+		return -1;
+	if (strspn(label, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_0123456789") < size ||
+	    (label[0] >= '0' && label[0] <= '9') || !strncmp(label, "__", 2) ||
+	    !strcmp(label, "le"))
+		return statsfs_fail_(EINVAL, "segment '%s': label '%.40s': Prometheus takes letters, "
+				     "digits and \"_\" of ASCII, no digit in front, and not \"le\" "
+				     "or \"__...\"", path, label);
+	return 0;
+}
+
 static inline int statsfs_check_path_(const char *path, const char *const *labels)
 {
 	const char *name = path, *end;
@@ -205,8 +221,7 @@ static inline int statsfs_check_path_(const char *path, const char *const *label
 		if (statsfs_check_name_(path, "a name of the path", name, (size_t)(end - name),
 					0) < 0)
 			return -1;
-		if (labels && labels[i] &&
-		    statsfs_check_name_(path, "a label", labels[i], strlen(labels[i]), 0) < 0)
+		if (labels && labels[i] && statsfs_check_label_(path, labels[i]) < 0)
 			return -1;
 		if (!*end)
 			return 0;

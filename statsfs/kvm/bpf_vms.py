@@ -8,16 +8,17 @@ belong to one thread; any may `refresh`.
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from statsfs.exceptions import KvmError
-from statsfs.kvm.bpf import BpfIterator, BpfRow
+from statsfs.kvm.bpf import BpfIterator, BpfPass, BpfRow
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import find_process
-from statsfs.kvm.vm_sources import VmSources
+from statsfs.kvm.vm_sources import SCHEDULE_SIZE, VmSources
 from statsfs.kvm.ways import FoundVm, Known, Numbers
+from statsfs.model.packed import PackedNumbers, Target
 
 __all__ = ["BpfVms"]
 
@@ -32,6 +33,9 @@ class _Seen:
     block: bytes | None = None
     places: list[tuple[int, int]] = field(default_factory=list)
     vcpus: dict[int, bytes] = field(default_factory=dict)
+
+
+_Bound = dict[int, tuple[bytes, VmSources]]  # by the VM's address: its id, and its sources
 
 
 class BpfVms:
@@ -54,7 +58,9 @@ class BpfVms:
         self._passed = 0.0
         self._rows = 0  # of the last look
         self._names: dict[object, str] = {}  # by key: the VM's address, and its id
-        self._bound: dict[int, tuple[bytes, VmSources]] = {}
+        self._bound: _Bound = {}
+        # The last pass, what was bound then, and what takes the block of each of its rows.
+        self._last: tuple[BpfPass | None, _Bound, list[Target | None]] = (None, self._bound, [])
 
     def close(self) -> None:
         """Unload the program."""
@@ -68,7 +74,7 @@ class BpfVms:
         with self._lock:
             if time.monotonic() - self._passed < _FRESH:
                 return
-            rows = self._pass()
+            rows = self._pass().rows
         if len(rows) != self._rows:
             self._changed()
 
@@ -77,19 +83,18 @@ class BpfVms:
         self.refresh()
         return None, {}
 
-    def _pass(self) -> list[BpfRow]:
+    def _pass(self) -> BpfPass:
         if self._closed:  # its number may be another file's by now
             raise KvmError("BPF has ended")
-        rows = self._iterator.read()
+        before, bound, targets = self._last
+        found = self._iterator.read(before)
         self._passed = time.monotonic()
-        bound = self._bound
-        for row in rows:
-            if row.kvm in bound:
-                id, sources = bound[row.kvm]
-                if row.vcpu is not None or row.id == id:
-                    scheduled = row.vcpu is None or row.thread > 0
-                    sources.take(row.vcpu, row.block, scheduled=scheduled)
-        return rows
+        if before is None or before.rows is not found.rows or bound is not self._bound:
+            bound = self._bound
+            targets = [_find_target(row, bound) for row in found.rows]
+        self._last = (found, bound, targets)
+        PackedNumbers.take_all(targets, found.blocks)
+        return found
 
     def look(self, told: Collection[str]) -> list[FoundVm]:
         """Return all VMs; OSError if the kernel refuses.
@@ -98,11 +103,11 @@ class BpfVms:
             told: the names of VMs that uevents told.
         """
         with self._lock:
-            rows = self._pass()
-        self._rows = len(rows)
+            passed = self._pass()
+        self._rows = len(passed.rows)
         names: dict[object, str] = {}
         found = []
-        for kvm, seen in _group(rows).items():
+        for kvm, seen in _group(passed).items():
             match = _VM.fullmatch(seen.id)
             # Without a descriptor of its own it is about to go, and has no name that is known.
             if match is not None:
@@ -114,7 +119,10 @@ class BpfVms:
         return found
 
     def bind(self, key: object, sources: VmSources) -> None:
-        """Have the numbers of a VM that was found put into its sources from now on."""
+        """Have the numbers of a VM that was found put into its sources from now on.
+
+        To be called again when they have other vCPUs.
+        """
         assert isinstance(key, tuple)
         kvm, id = key
         self._bound = {**self._bound, kvm: (id, sources)}
@@ -132,15 +140,26 @@ class BpfVms:
         return self._iterator.finds(own)
 
 
-def _group(rows: Iterable[BpfRow]) -> dict[int, _Seen]:
+def _find_target(row: BpfRow, bound: _Bound) -> Target | None:
+    id, sources = bound.get(row.kvm, (b"", None))
+    if sources is None or (row.vcpu is None and row.id != id):
+        return None
+    numbers = sources.find(row.vcpu)
+    if numbers is None:
+        return None
+    # Where a vCPU's thread has ended, what the scheduler counted stays as it was.
+    return numbers, 0 if row.vcpu is None or row.thread else SCHEDULE_SIZE
+
+
+def _group(found: BpfPass) -> dict[int, _Seen]:
     seen: dict[int, _Seen] = {}
-    for row in rows:
+    for row, block in zip(found.rows, found.blocks, strict=True):
         one = seen.setdefault(row.kvm, _Seen())
         if row.vcpu is None:
-            one.id, one.block = row.id, row.block
+            one.id, one.block = row.id, block
             one.places.append((row.process, row.fd))
         else:
-            one.vcpus[row.vcpu] = row.block
+            one.vcpus[row.vcpu] = block
     return seen
 
 

@@ -13,6 +13,7 @@ from statsfs.exceptions import KvmError
 from statsfs.kvm import scanning
 from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
+from statsfs.kvm.debugfs_vms import DebugfsVms
 from statsfs.kvm.identity import Identity, identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import DEVICE, OwnVm
@@ -59,7 +60,7 @@ class CheckedWays:
     vms: list[CheckedVm] = field(default_factory=list)
 
 
-def check_ways(others: Sequence[MakeWay] = (LibvirtVms,)) -> CheckedWays:
+def check_ways(others: Sequence[MakeWay] = (LibvirtVms, DebugfsVms)) -> CheckedWays:
     """Try each way once, for each VM.
 
     Args:
@@ -92,8 +93,9 @@ def check_ways(others: Sequence[MakeWay] = (LibvirtVms,)) -> CheckedWays:
 
 
 def _look(way: Way, files: Mapping[int, scanning.KvmFiles]) -> set[str]:
-    # The names that it finds; one that may block answers in threads of its own.
-    deadline = time.monotonic() + (_PATIENCE if way.blocking else 0)
+    # The names that it finds; one that may block answers in threads of its own, if it works at all.
+    patient = way.blocking and not way.find_failure()
+    deadline = time.monotonic() + (_PATIENCE if patient else 0)
     while True:
         found = {one.name for one in way.look(files, ())}
         if len(found) >= len(files) or time.monotonic() >= deadline:

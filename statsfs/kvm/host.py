@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from statsfs.exceptions import DuplicateNameError, KvmError
@@ -23,6 +23,7 @@ from statsfs.kvm import scanning
 from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.capabilities import find_missing
+from statsfs.kvm.debugfs_vms import DebugfsVms
 from statsfs.kvm.identity import Identity, identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
@@ -30,6 +31,7 @@ from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import VmSources, read_sections
 from statsfs.kvm.ways import FoundVm, MakeWay, Numbers, Way
+from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.source import Source
 
 __all__ = ["KvmHost"]
@@ -62,6 +64,8 @@ class _Vm:
     way: "Way | BpfVms | None" = None
     key: object = None
     shown: bool = False
+    moving: bool = False  # from one way to another: what readers bring is not taken
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of numbers that readers bring
 
 
 class KvmHost(AbstractContextManager["KvmHost"]):
@@ -77,7 +81,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         KvmError: there is no KVM here, or no way to read its statistics.
     """
 
-    def __init__(self, ways: Sequence[MakeWay] = (LibvirtVms,)) -> None:
+    def __init__(self, ways: Sequence[MakeWay] = (LibvirtVms, DebugfsVms)) -> None:
         with OwnVm() as own:
             self._vm, self._vcpu = read_sections(own)
             taken = TakenVms(own.vcpu.data_size, self._complain)
@@ -102,6 +106,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 "kvm", retain=True, collapse=False, refresh=self._refresh, blocking=False
             )
             stack.callback(self.source.put)
+            list_at_once(self.source)
             for values in (*self._vm.arrays, *self._vcpu.arrays):
                 self.source.add_values(values, None)
             self._poll = stack.enter_context(select.epoll())
@@ -164,14 +169,17 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         way = vm.way
         if way is None:
             raise KvmError("no way to read it", vm.name)
-        self._take(vm, way.read(vm.name))
+        numbers = way.read(vm.name)
+        with vm.lock:
+            # What comes late must not replace what another way knows by now.
+            if vm.way is way and not vm.moving:
+                self._take(vm, numbers)
 
     def _take(self, vm: _Vm, numbers: Numbers) -> None:
         block, vcpus = numbers
-        if block is not None:
-            vm.sources.take(None, block)
-        for number, one in vcpus.items():
-            vm.sources.take(number, one)
+        for number, one in ((None, block), *vcpus.items()):
+            if one is not None:
+                vm.sources.take(number, one)
 
     # BPF
 
@@ -336,7 +344,11 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         elif way is not self._bpf:
             self._take(vm, found.numbers)
         if vm.sources.vcpus != found.numbers[1].keys():
-            vm.sources.arrange(self._limit(vm, found.numbers[1]))
+            try:
+                vm.sources.arrange(self._limit(vm, found.numbers[1]))
+            finally:
+                if isinstance(way, BpfVms):
+                    way.bind(found.key, vm.sources)
         elif vm.sources.vcpus and vm.name in self._young and way is self._bpf:
             del self._young[vm.name]  # all vCPUs are there, if no more came since the last look
         if not vm.shown:
@@ -394,11 +406,15 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         return name if not wanted or wanted in taken or _A_NAME.fullmatch(wanted) else wanted
 
     def _read_by(self, vm: _Vm, way: "Way | BpfVms", found: FoundVm) -> None:
-        vm.way, vm.key = way, found.key
-        vm.sources.show(way.known)
-        vm.sources.set_refresh(idle=way is self._bpf, blocking=way.blocking)
-        vm.sources.source.info = {**vm.info, "kvm.source": way.name}
-        self._take(vm, found.numbers)
+        with vm.lock:
+            vm.way, vm.key, vm.moving = way, found.key, True
+        try:
+            vm.sources.show(way.known, found.numbers[1])
+            vm.sources.set_refresh(idle=way is self._bpf, blocking=way.blocking)
+            vm.sources.source.info = {**vm.info, "kvm.source": way.name}
+            self._take(vm, found.numbers)
+        finally:
+            vm.moving = False
         if isinstance(way, BpfVms):
             way.bind(found.key, vm.sources)
         log.info("kvm: %s is read by %s", vm.name, way.name)

@@ -23,6 +23,7 @@ from statsfs.kvm.qmp_channel import QmpChannel
 from statsfs.kvm.values import index_values, make_values
 from statsfs.model.external import Numbers
 from statsfs.model.values import Value
+from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.refresh import Read, current_reads
 from statsfs.tree.source import Source
 
@@ -79,6 +80,7 @@ class QemuVm:
     def __init__(self, channel: QmpChannel, fd: int) -> None:
         self._channel = channel
         self.source = Source("%d-%d", channel.pid, fd, label="vm", refresh=self._refresh)
+        list_at_once(self.source)
         self._loop = asyncio.get_running_loop()
         self._vcpus: Mapping[str, _Target] = {}  # by qom-path; replaced, not changed
         self._looked = 0.0  # when it was asked which there are

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from statsfs.exceptions import QmpError
+from statsfs.kvm.scanning import parse_link
 
 __all__ = [
     "FoundSocket",
@@ -27,7 +28,6 @@ __all__ = [
     "is_pattern",
 ]
 
-_KVM_VM: Final = "anon_inode:kvm-vm"
 # Directories of programs that connect to their VMs' sockets, some of them only now and then.
 _MANAGERS: Final = {
     "/run/libvirt": "libvirt",
@@ -131,7 +131,7 @@ def find_vm(pid: int) -> int:
     try:
         for fd in sorted(map(int, os.listdir(where))):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                if os.readlink(f"{where}/{fd}") == _KVM_VM:
+                if parse_link(os.readlink(f"{where}/{fd}")) == ("vm", 0):
                     return fd
     except PermissionError as error:  # root without the capability may list, and not read links
         text = f"no permission to read {where}: needs CAP_SYS_PTRACE, or root"

@@ -10,10 +10,10 @@ import os
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["KvmFiles", "find_files", "find_process", "find_user", "scan"]
+__all__ = ["KvmFiles", "find_files", "find_process", "find_user", "parse_link", "scan"]
 
 # Newer kernels put the name in brackets, where a file system's own name could be mistaken for it.
-_LINK: Final = re.compile(r"anon_inode:\[?kvm-(?:vm|(vcpu|vcpu-stats):(\d+))\]?")
+_LINK: Final = re.compile(r"anon_inode:(\[)?kvm-(?:(vm)|(vcpu|vcpu-stats):(\d+))(?(1)\])")
 
 
 class KvmFiles(NamedTuple):
@@ -34,6 +34,17 @@ class KvmFiles(NamedTuple):
         return f"{pid}-{self.vms[0]}"
 
 
+def parse_link(link: str) -> tuple[str, int] | None:
+    """Return what a descriptor of KVM's is, by the text of its link in /proc/PID/fd.
+
+    That is "vm", "vcpu", or "vcpu-stats" for a statistics descriptor of a vCPU; and the vCPU's
+    number, or 0. None is for all else. Other files cannot have such a link: theirs begin with "/"
+    or the name of another kind.
+    """
+    found = _LINK.fullmatch(link)
+    return None if found is None else (found[2] or found[3], int(found[4] or 0))
+
+
 def find_files(pid: int) -> KvmFiles | None:
     """Return a process's descriptors; None if it has no VM, has ended, or may not be looked at."""
     where = f"/proc/{pid}/fd"
@@ -42,14 +53,12 @@ def find_files(pid: int) -> KvmFiles | None:
     try:
         for fd in sorted(map(int, os.listdir(where))):
             with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-                link = _LINK.fullmatch(os.readlink(f"{where}/{fd}"))
-                if link is None:
-                    continue
-                if link[1] is None:
+                kind, number = parse_link(os.readlink(f"{where}/{fd}")) or ("", 0)
+                if kind == "vm":
                     vms.append(fd)
-                else:
+                elif kind:
                     # The latest: a QEMU opens a descriptor anew when its VM is made anew.
-                    by_kind[link[1]][int(link[2])] = fd
+                    by_kind[kind][number] = fd
     except OSError:
         return None
     return KvmFiles(tuple(vms), by_kind["vcpu"], by_kind["vcpu-stats"]) if vms else None

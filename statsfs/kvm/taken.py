@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 from statsfs.exceptions import FormatError, KvmError
 from statsfs.formats.binary import decode_layout
 from statsfs.kvm.capabilities import find_missing
-from statsfs.kvm.scanning import KvmFiles
+from statsfs.kvm.scanning import KvmFiles, parse_link
 from statsfs.kvm.steal import ThreadTimes
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
 from statsfs.kvm.ways import FoundVm, Known, Numbers
@@ -33,7 +33,6 @@ _PIDFD_GETFD: Final = 438  # on all machines; Python has no function for it
 _KCMP: Final = {"x86_64": 312}.get(os.uname().machine, 272)
 _FILE: Final = 0  # KCMP_FILE
 _HEAD: Final = 1 << 16  # bytes; a kernel's header and descriptors have a few thousand
-_STATS: Final = re.compile(r"anon_inode:\[?kvm-vcpu-stats:(\d+)\]?")
 _ID: Final = re.compile(r"kvm-(\d+)/vcpu-\d+")
 _SCHEDULE: Final = struct.Struct("=3Q")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -147,10 +146,8 @@ def _call(number: int, *args: int) -> int | None:
 
 def _check(fd: int, number: int, size: int) -> tuple[int, int]:
     # Where the data begin, and the vCPU's thread. Only a descriptor of the kernel's own is read:
-    # another file may block for ever. Such a link cannot be made by hand, as all others begin with
-    # "/" or the name of another kind.
-    link = _STATS.fullmatch(os.readlink(f"/proc/self/fd/{fd}"))
-    if link is None or int(link[1]) != number:
+    # another file may block for ever.
+    if parse_link(os.readlink(f"/proc/self/fd/{fd}")) != ("vcpu-stats", number):
         raise KvmError("not a vCPU's statistics descriptor", fd)
     try:
         layout = decode_layout(os.pread(fd, _HEAD, 0))

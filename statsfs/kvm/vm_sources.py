@@ -2,11 +2,14 @@
 
 Owns what a kernel counts, as it says itself (`Section`), and the directories `<pid>-<fd>/vcpu<n>`.
 Numbers come as the blocks of statistics descriptors. A way that does not know some values has them
-taken away: what was counted stays in the totals, and is taken back when they return.
-Threading: one thread makes, arranges and removes; any may `take`.
+taken away: what was counted stays in the totals, and is taken back when they return. A way that
+knows vCPUs only together (`ALL`) has a hidden source for them: with what was counted of each before
+it makes the VM's totals.
+Threading: one thread makes, shows, arranges and removes; any may `take`, but not while it shows.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -15,14 +18,17 @@ from statsfs.formats.binary import Layout
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.steal import SCHEDULER_VALUES
 from statsfs.kvm.values import make_values
-from statsfs.kvm.ways import Known
+from statsfs.kvm.ways import ALL, Known
 from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Value
+from statsfs.tree.late_refresh import list_at_once
+from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["SCHEDULE_SIZE", "Section", "VmSources", "read_sections"]
 
-SCHEDULE_SIZE: Final = 8 * len(SCHEDULER_VALUES)
+_SLOT: Final = 8  # bytes of a number
+SCHEDULE_SIZE: Final = _SLOT * len(SCHEDULER_VALUES)
 """How many bytes it has in a vCPU's block, of which it is the beginning."""
 
 
@@ -35,11 +41,13 @@ class Section:
         places: the values, and where they are in the block, by name.
         arrays: the same values: numbers, histograms, and what the scheduler counts, if there are
             some. A way knows all of an array, or shows nothing of it.
+        plain: the names of those that are neither histograms nor the scheduler's.
     """
 
     size: int
     places: Mapping[str, Place]
     arrays: tuple[tuple[Value, ...], ...]
+    plain: tuple[str, ...]
 
     @classmethod
     def of(cls, layout: Layout, schedule: bool) -> "Section":
@@ -57,7 +65,12 @@ class Section:
                 one.name: Place(one, 8 * index) for index, one in enumerate(SCHEDULER_VALUES)
             }
             arrays.append(SCHEDULER_VALUES)
-        return cls(start + layout.data_size, MappingProxyType(places), tuple(filter(None, arrays)))
+        return cls(
+            start + layout.data_size,
+            MappingProxyType(places),
+            tuple(filter(None, arrays)),
+            tuple(one.name for one in arrays[0]),
+        )
 
 
 def read_sections(own: OwnVm) -> tuple[Section, Section]:
@@ -67,31 +80,23 @@ def read_sections(own: OwnVm) -> tuple[Section, Section]:
 
 class _Target:
     # A VM or a vCPU: its source, and the base of its values.
-    __slots__ = ("_kept", "_section", "_shown", "numbers", "source")
+    __slots__ = ("_section", "_shown", "numbers", "source")
 
     def __init__(self, source: Source, section: Section) -> None:
         self.source = source
         self.numbers = PackedNumbers(section.places, section.size)
         self._section = section
         self._shown: set[tuple[Value, ...]] = set()
-        self._kept: list[tuple[int, int]] = []  # where in a block is what is not shown
 
-    def take(self, block: bytes) -> None:
-        """Take numbers; of what is not shown the last ones stay, and so their baselines."""
-        old = self.numbers.raw
-        for start, end in self._kept:
-            block = block[:start] + old[start:end] + block[end:]
-        self.numbers.take(block)
+    def keep_unknown(self, known: Collection[str]) -> None:
+        """Have the numbers stay of arrays of which not all values are known."""
+        arrays = self._section.arrays
+        unknown = (values for values in arrays if not _are_known(values, known))
+        self.numbers.keep(one.name for values in unknown for one in values)
 
     def show(self, known: Collection[str]) -> None:
-        """Show the arrays of which all values are known."""
-        places = self._section.places
-        self._kept = [
-            (places[one.name].offset, places[one.name].offset + 8 * one.size)
-            for values in self._section.arrays
-            if not _are_known(values, known)
-            for one in values
-        ]
+        """Show the arrays of which all values are known; the others' last numbers stay."""
+        self.keep_unknown(known)
         for values in self._section.arrays:
             if _are_known(values, known):
                 if values not in self._shown:
@@ -136,6 +141,7 @@ class VmSources:
             collapse=False,
             refresh=refresh,
         )
+        list_at_once(self.source)
         self._own = _Target(self.source, vm)
         self._section = vcpu
         self._vcpus: dict[int, _Target] = {}
@@ -144,7 +150,7 @@ class VmSources:
 
     @property
     def vcpus(self) -> Collection[int]:
-        """The numbers of the vCPUs."""
+        """The numbers of the vCPUs, and `ALL` if there are sums over all."""
         return self._vcpus.keys()
 
     def set_refresh(self, *, idle: bool, blocking: bool = False) -> None:
@@ -155,47 +161,120 @@ class VmSources:
         if idle and refresher.failure is not None:
             refresher.settle(None)
 
-    def show(self, known: Known) -> None:
-        """Show the values that a way knows."""
+    def show(self, known: Known, blocks: Mapping[int, bytes]) -> None:
+        """Show the values that a way knows; the vCPUs go on with its numbers."""
         vm, vcpu = known
         self._known = (
             self._own._section.places.keys() if vm is None else vm,
             self._section.places.keys() if vcpu is None else vcpu,
         )
         self._own.show(self._known[0])
+        together: _Target | None = None
+        cleared: Collection[str] = ()
+        if ALL not in blocks and set(self._section.plain) <= set(self._known[1]):
+            together = self._vcpus.pop(ALL, None)
+        if together is not None:
+            cleared = together.numbers.cleared
+            self._prepare(blocks, cleared)
         for values in self._section.arrays:  # before the first vCPU is there
             if values not in self._declared and _are_known(values, self._known[1]):
                 self.source.add_values(values, None)
                 self._declared.add(values)
-        for target in self._vcpus.values():
+        for target in self._each():
             target.show(self._known[1])
+        if together is not None:
+            self._part(together, blocks, cleared)
+
+    def _each(self) -> list[_Target]:
+        # A copy first: vCPUs may come while a reader brings numbers.
+        return [target for number, target in list(self._vcpus.items()) if number != ALL]
+
+    def _prepare(self, blocks: Mapping[int, bytes], cleared: Collection[str]) -> None:
+        # The vCPUs will be shown first with what the totals had of them before, so that these stay.
+        # What was cleared meanwhile begins at 0: nobody knows how much was of which vCPU.
+        for number, target in self._vcpus.items():
+            target.keep_unknown(self._known[1])
+            numbers = target.numbers
+            old, new = numbers.raw, blocks.get(number, numbers.raw)
+            numbers.take(new)
+            for name in cleared:
+                numbers.clear_value(name)
+            first = bytearray(new)
+            for name, field in self._fields(self._section.plain):
+                if name not in cleared:
+                    cumulative = self._section.places[name].value.cumulative
+                    first[field] = old[field] if cumulative else bytes(_SLOT)
+            numbers.take(bytes(first))
+
+    def _part(
+        self, together: _Target, blocks: Mapping[int, bytes], cleared: Collection[str]
+    ) -> None:
+        # In one step, each vCPU gets what it counted meanwhile, and the sums lose it.
+        left = bytearray(self._section.size)
+        for _, field in self._fields(cleared):
+            left[field] = together.numbers.block[field]
+
+        def change_hands(change: TreeChange) -> None:
+            change.set(together.numbers, "block", bytes(left))
+            for number, target in self._vcpus.items():
+                for step in target.numbers.steps(blocks.get(number, target.numbers.raw)):
+                    change.do(*step)
+
+        apply_change(change_hands)
+        self._remove(together)
+
+    def _fields(self, names: Iterable[str]) -> list[tuple[str, slice]]:
+        # Where plain values are in a block.
+        starts = ((name, self._section.places[name].offset) for name in names)
+        return [(name, slice(start, start + _SLOT)) for name, start in starts]
+
+    def _remove(self, target: _Target) -> None:
+        self.source.remove_subordinate(target.source)
+        target.source.put()
 
     def arrange(self, blocks: Mapping[int, bytes]) -> None:
         """Have just these vCPUs, of which new ones begin with these numbers."""
-        for number in self._vcpus.keys() - blocks.keys():
-            gone = self._vcpus.pop(number)
-            self.source.remove_subordinate(gone.source)
-            gone.source.put()
+        for number in self._vcpus.keys() - blocks.keys() - {ALL}:
+            self._remove(self._vcpus.pop(number))
         for number in sorted(blocks.keys() - self._vcpus.keys()):
-            target = _Target(Source("vcpu%d", number, label="vcpu"), self._section)
-            target.numbers.take(blocks[number])
-            target.show(self._known[1])
+            if number == ALL:
+                target = _Target(Source("vcpus", hidden=True), self._section)
+                target.numbers.take(self._subtract(blocks[number]))
+                target.show(self._section.plain)
+            else:
+                target = _Target(Source("vcpu%d", number, label="vcpu"), self._section)
+                target.numbers.take(blocks[number])
+                target.show(self._known[1])
             self.source.add_subordinate(target.source)
             self._vcpus[number] = target
 
-    def take(self, vcpu: int | None, block: bytes, *, scheduled: bool = True) -> None:
-        """Take the numbers of a vCPU, or of the VM for None; those of an unknown one are dropped.
+    def _subtract(self, block: bytes) -> bytes:
+        # The totals have what was counted of each vCPU before, but for what goes up and down. If
+        # somebody cleared the kernel's own numbers, they begin anew.
+        left = bytearray(block)
+        for name, field in self._fields(self._section.plain):
+            if self._section.places[name].value.cumulative:
+                before = sum(_read(one.numbers.raw, field) for one in self._each())
+                left[field] = max(_read(block, field) - before, 0).to_bytes(_SLOT, sys.byteorder)
+        return bytes(left)
 
-        Unless `scheduled`, what the scheduler counted stays as it was: the thread has ended.
-        """
+    def take(self, vcpu: int | None, block: bytes) -> None:
+        """Take the numbers of a vCPU, or of the VM for None; of an unknown one they are dropped."""
+        numbers = self.find(vcpu)
+        if numbers is not None:
+            numbers.take(self._subtract(block) if vcpu == ALL else block)
+
+    def find(self, vcpu: int | None) -> PackedNumbers | None:
+        """Return what takes the numbers of a vCPU, or of the VM for None; None: it is unknown."""
         target = self._own if vcpu is None else self._vcpus.get(vcpu)
-        if target is not None:
-            if not scheduled:
-                block = target.numbers.raw[:SCHEDULE_SIZE] + block[SCHEDULE_SIZE:]
-            target.take(block)
+        return None if target is None else target.numbers
 
     def put(self) -> None:
         """Put the sources."""
         for target in self._vcpus.values():
             target.source.put()
         self.source.put()
+
+
+def _read(block: bytes, field: slice) -> int:
+    return int.from_bytes(block[field], sys.byteorder)

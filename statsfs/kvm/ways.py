@@ -4,20 +4,24 @@ Owns `FoundVm` and `Way`; each way is a module of its own. Threading: constant o
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from statsfs.kvm.scanning import KvmFiles
 
 if TYPE_CHECKING:
     from statsfs.kvm.vm_sources import Section
 
-__all__ = ["FoundVm", "Known", "MakeWay", "Numbers", "Way"]
+__all__ = ["ALL", "FoundVm", "Known", "MakeWay", "Numbers", "Way"]
+
+ALL: Final = -1
+"""In place of the number of a vCPU: the block has sums over all vCPUs of the VM, where a way does
+not know each one's. They are of all values that are neither histograms nor the scheduler's."""
 
 Known = tuple[Collection[str] | None, Collection[str] | None]
 """The names of the values that a way knows, of a VM and of a vCPU; None for all."""
 
 Numbers = tuple[bytes | None, Mapping[int, bytes]]
-"""The block of a VM, or None where it is not known, and of each vCPU by its number."""
+"""The block of a VM, or None where it is not known, and of each vCPU by its number, or of `ALL`."""
 
 
 class FoundVm(NamedTuple):

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final
 from weakref import WeakKeyDictionary
 
 from statsfs.exceptions import BaseMismatchError
+from statsfs.model.baselines import BaselineReader
 from statsfs.model.buffers import SlotBuffer
 from statsfs.model.external import Numbers
 from statsfs.model.foreign import foreign
@@ -22,6 +23,7 @@ from statsfs.model.packed import PackedNumbers, PlaceReader
 from statsfs.model.readers import (
     AttributeReader,
     BufferReader,
+    ClearingReader,
     KeyReader,
     MappingReader,
     Reader,
@@ -197,7 +199,9 @@ class Binder:
         if isinstance(base, Numbers):
             reader = self._reader(ReplacedReader)
         elif isinstance(base, Mapping):
-            reader = self._key_reader(MappingReader, _is_plain_mapping(type(base)), base)
+            clears = hasattr(type(base), "clear_value")
+            cls = ClearingReader if clears else MappingReader
+            reader = self._key_reader(cls, _is_plain_mapping(type(base)), base)
         elif _is_raw_buffer(base):
             raise BaseMismatchError(
                 f"a {type(base).__name__} is a raw buffer: the values need offsets "
@@ -208,6 +212,11 @@ class Binder:
             reader = self._key_reader(AttributeReader, self._is_plain(base), base)
         self._check(reader, base)
         return reader, base
+
+    def subtract_baselines(self, reader: Reader) -> BaselineReader:
+        """Return the reader of what another one reads, less the baselines."""
+        found: BaselineReader = self._reader(BaselineReader, reader)
+        return found
 
     def _check(self, reader: Reader, base: object) -> None:
         try:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, Self
 
 from statsfs.exceptions import InvalidNameError
-from statsfs.model.histograms import Histogram, check_observed, find_sums
+from statsfs.model.additions import Addition, find_addable
+from statsfs.model.histograms import Histogram, check_observed, find_sums, find_time_scale
 from statsfs.model.values import Kind, Value
 
 __all__ = ["SlotBuffer", "make_slot_class", "name_fields"]
@@ -20,7 +21,7 @@ __all__ = ["SlotBuffer", "make_slot_class", "name_fields"]
 # What these are set to, ctypes takes for a declaration of fields.
 _META_NAMES: Final = ("_fields_", "_anonymous_")
 _SLOT_SIZE: Final = 8
-_METHODS: Final = ("asdict", "reset")  # a value of such a name takes the method's place
+_METHODS: Final = ("adding", "asdict", "reset")  # a value of such a name takes the method's place
 
 # Buckets compare with lists, and are shown as one, as a histogram does and is.
 _LIKE_A_LIST: Final = {
@@ -41,10 +42,12 @@ class SlotBuffer(ctypes.Structure):
 
     Attributes:
         stats_values: the array that the class was made for.
+        stats_addable: what `find_addable` returns for it.
     """
 
     __slots__ = ()
     stats_values: ClassVar[tuple[Value, ...]] = ()
+    stats_addable: ClassVar[dict[str, bool]] = {}
     _histograms: ClassVar[tuple["_HistogramField", ...]] = ()
 
     # No histogram refers to its object, which only the collection of garbage would then release.
@@ -81,6 +84,10 @@ class SlotBuffer(ctypes.Structure):
             for value, number in zip(self.stats_values, numbers, strict=True)
         }
 
+    def adding(self, **numbers: int) -> Addition:
+        """Return a context manager, as `Stats.adding` does."""
+        return Addition(self, self.stats_addable, numbers)
+
     def reset(self) -> None:
         """Set all numbers to 0, as `Stats.reset` does."""
         ctypes.memset(ctypes.addressof(self), 0, ctypes.sizeof(self))
@@ -103,6 +110,7 @@ class _HistogramField:
             fields.append(("sum", _slot_type(summed)))
             body["__slots__"] = ("buckets",)
         body["_fields_"] = fields
+        body["time_scale"] = find_time_scale(value)
         self._class = type("SlotHistogram", (Histogram, ctypes.Structure), body)
         self._buckets = type("Buckets", (self._array,), _LIKE_A_LIST)
         self._summed = summed is not None
@@ -197,6 +205,7 @@ def make_slot_class(values: Sequence[Value], name: str) -> type[SlotBuffer]:
         "__slots__": slots,
         "_fields_": fields,
         "stats_values": tuple(values),
+        "stats_addable": find_addable(values),
         "_histograms": tuple(histograms),
     }
     made = type(name, (SlotBuffer,), body)

@@ -13,7 +13,7 @@ from typing import Any
 from statsfs.model.locking import locked
 from statsfs.model.values import Value
 
-__all__ = ["Numbers"]
+__all__ = ["Numbers", "subtract_baseline"]
 
 
 class Numbers(dict[str, Any]):
@@ -52,14 +52,13 @@ class Numbers(dict[str, Any]):
             return
         numbers = dict(zip(self._values, raw, strict=True))
         for name, baseline in list(self.baselines.items()):
-            left = _subtract(self._values[name], numbers[name], baseline)
+            left = subtract_baseline(self._values[name], numbers[name], baseline)
             if left is None:
                 del self.baselines[name]
             else:
                 numbers[name] = left
         self.update(numbers)
 
-    @locked
     def clear_value(self, name: str) -> None:
         """Make the number of a cumulative value its baseline, else raise ValueError.
 
@@ -68,12 +67,16 @@ class Numbers(dict[str, Any]):
         value = self._values[name]
         if not value.cumulative:
             raise ValueError(f"the {value.kind} is kept where it is counted")
+        self._clear(name)
+
+    @locked
+    def _clear(self, name: str) -> None:
         self.baselines[name] = self._raw[list(self._values).index(name)]
-        self[name] = value.zero
+        self[name] = self._values[name].zero
 
 
-def _subtract(value: Value, raw: Any, baseline: Any) -> Any:
-    # None where the number is below its baseline, and so began anew.
+def subtract_baseline(value: Value, raw: Any, baseline: Any) -> Any:
+    """Return a number less its baseline; None where it is below that, and so began anew."""
     if not value.histogram:
         left = raw - baseline
         return left if left >= 0 or value.type.signed else None

@@ -14,13 +14,17 @@ sum, and a reader may come between them.
 import operator
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
+from fractions import Fraction
+from functools import lru_cache
 from itertools import chain, islice, pairwise
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.model.columns import clean_integers, convert_column
 from statsfs.model.foreign import foreign
-from statsfs.model.values import Kind, Type, Value
+from statsfs.model.values import Kind, Type, Unit, Value
 
 __all__ = [
     "PLAIN_HISTOGRAMS",
@@ -34,6 +38,7 @@ __all__ = [
     "convert_counts",
     "convert_histograms",
     "find_sums",
+    "find_time_scale",
     "make_histogram",
     "make_sum",
 ]
@@ -47,6 +52,7 @@ class Histogram:
     Attributes:
         buckets: the list of them; over a buffer an array.
         sum: the sum.
+        time_scale: what `find_time_scale` returns for the value.
     """
 
     # No subclass of list: Python 3.11 indexes a plain list twice as fast. The subclasses have the
@@ -56,6 +62,7 @@ class Histogram:
 
     buckets: Any
     sum: int
+    time_scale: tuple[int, int] | None
 
     def observe(self, value: int) -> None:
         """Count one observation, and add it to the sum.
@@ -68,6 +75,21 @@ class Histogram:
             TypeError: it is not an integer.
         """
         raise NotImplementedError
+
+    def time(self) -> AbstractContextManager[None]:
+        """Return a context manager that observes how long its block takes, also if it raises.
+
+        A time is rounded down to the histogram's unit, so nanoseconds (exponent -9) are best.
+
+        ::
+
+            with stats.latency.time():
+                answer()
+
+        Raises:
+            TypeError: the unit of the histogram is not SECONDS.
+        """
+        return _Timer(self)
 
     def __len__(self) -> int:
         return len(self.buckets)
@@ -102,6 +124,24 @@ class Histogram:
         self.sum += number
 
 
+class _Timer(AbstractContextManager[None]):
+    __slots__ = ("_begun", "_histogram", "_scale")
+
+    def __init__(self, histogram: Histogram) -> None:
+        if histogram.time_scale is None:
+            raise TypeError("time() needs a histogram with unit=Unit.SECONDS")
+        self._histogram = histogram
+        self._scale = histogram.time_scale
+
+    def __enter__(self) -> None:
+        self._begun = perf_counter_ns()
+
+    def __exit__(self, *_: object) -> None:
+        taken = perf_counter_ns() - self._begun
+        numerator, denominator = self._scale
+        self._histogram.observe(taken * numerator // denominator)
+
+
 def check_observed(value: Any) -> int:
     """Return what was observed as an `int`.
 
@@ -124,11 +164,12 @@ class LogHistogram(Histogram):
         size: how many buckets.
     """
 
-    __slots__ = ("buckets", "sum")
+    __slots__ = ("buckets", "sum", "time_scale")
 
     def __init__(self, size: int) -> None:
         self.buckets = [0] * size
         self.sum = 0
+        self.time_scale = None
 
     # No comparison with the number of buckets and no check of the type: what is rare pays for
     # itself. `self.sum += value` would take one instruction more.
@@ -151,11 +192,12 @@ class LinearHistogram(Histogram):
         bucket_size: how wide they are, in the value's unit.
     """
 
-    __slots__ = ("bucket_size", "buckets", "sum")
+    __slots__ = ("bucket_size", "buckets", "sum", "time_scale")
 
     def __init__(self, size: int, bucket_size: int) -> None:
         self.buckets = [0] * size
         self.sum = 0
+        self.time_scale = None
         self.bucket_size = bucket_size
 
     def observe(self, value: int) -> None:
@@ -176,11 +218,12 @@ class BoundedHistogram(Histogram):
         bounds: the bounds of all buckets but the last, in the value's unit.
     """
 
-    __slots__ = ("bounds", "buckets", "sum")
+    __slots__ = ("bounds", "buckets", "sum", "time_scale")
 
     def __init__(self, bounds: Sequence[int]) -> None:
         self.buckets = [0] * (len(bounds) + 1)
         self.sum = 0
+        self.time_scale = None
         self.bounds = bounds
 
     def observe(self, value: int) -> None:
@@ -196,9 +239,28 @@ PLAIN_HISTOGRAMS: Final = (LogHistogram, LinearHistogram, BoundedHistogram)
 
 def make_histogram(value: Value) -> Histogram:
     """Return the empty buckets of a value."""
+    made: Histogram
     if value.kind is Kind.LINEAR_HIST:
-        return LinearHistogram(value.size, value.bucket_size)
-    return BoundedHistogram(value.bounds) if value.bounds else LogHistogram(value.size)
+        made = LinearHistogram(value.size, value.bucket_size)
+    else:
+        made = BoundedHistogram(value.bounds) if value.bounds else LogHistogram(value.size)
+    made.time_scale = find_time_scale(value)
+    return made
+
+
+def find_time_scale(value: Value) -> tuple[int, int] | None:
+    """Return how many of a value's units a nanosecond is, as a fraction; None if it is no time."""
+    if value.unit is not Unit.SECONDS or abs(value.exponent) > _EXPONENTS:
+        return None
+    return _divide_nanosecond(value.base, value.exponent)
+
+
+_EXPONENTS: Final = 64  # no clock has larger or smaller units
+
+
+@lru_cache(maxsize=2 * (2 * _EXPONENTS + 1))
+def _divide_nanosecond(base: int, exponent: int) -> tuple[int, int]:
+    return (Fraction(base) ** -exponent / 10**9).as_integer_ratio()
 
 
 # Sums

@@ -1,4 +1,4 @@
-"""File names for any text, such as a label's value.
+"""Names: of files for any text, and of labels.
 
 Threading: pure.
 """
@@ -7,13 +7,16 @@ import re
 from hashlib import blake2b
 from typing import Final
 
-__all__ = ["safe_name", "show_text"]
+from statsfs.exceptions import InvalidNameError
+
+__all__ = ["check_label", "safe_name", "show_text"]
 
 _MOST: Final = 255  # bytes; NAME_MAX of Linux
 # "%" itself, or two texts would have one name; lone surrogates have no UTF-8.
 _UNSAFE: Final = re.compile("[/%\x00-\x1f\x7f-\x9f\ud800-\udfff]|^[.]")
 _HASHED: Final = 8  # bytes
 _UNSHOWN: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_LABEL: Final = re.compile("(?!__|le$)[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def safe_name(text: str) -> str:
@@ -22,7 +25,12 @@ def safe_name(text: str) -> str:
     As in a URL, "%" and two hexadecimal digits stand for each byte of "/", "%", control characters
     and a "." at the start; nothing is "%". `urllib.parse.unquote` returns the text. Only a name
     of more than 255 bytes is cut: it ends in "%~" and a hash of the text.
+
+    Raises:
+        TypeError: it is not a text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"text is not a str: {text!r}")
     if not text:
         return "%"
     name = _UNSAFE.sub(_quote, text)
@@ -37,6 +45,15 @@ def safe_name(text: str) -> str:
 def show_text(text: str) -> str:
     """Return a text whose control characters and lone surrogates are shown as `ascii` does."""
     return _UNSHOWN.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def check_label(label: str, what: str) -> str:
+    """Return a label that Prometheus takes as it is, or raise InvalidNameError."""
+    if not _LABEL.fullmatch(label):
+        # Changed in silence, it would be another than a query asks for.
+        rule = 'letters, digits and "_" of ASCII, no digit in front, and not "le" or "__…"'
+        raise InvalidNameError(f"{what} {label[:40]!r}: Prometheus takes {rule}", label)
+    return label
 
 
 def _quote(found: re.Match[str]) -> str:

@@ -3,23 +3,24 @@
 A block is replaced whole and decoded when it is read: of thousands of blocks a total decodes one
 number each. Else as `external.Numbers`. Integers are unsigned and of 64 bits, whatever the type.
 
-Threading: as `external`.
+Threading: as `external`, but one lock serves all blocks, so that thousands are taken under it once.
 """
 
 import operator
+import os
 import struct
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain, repeat
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from statsfs.exceptions import BaseMismatchError
 from statsfs.model.locking import locked
 from statsfs.model.readers import PackedReader
 from statsfs.model.values import Value
 
-__all__ = ["PackedNumbers", "Place", "PlaceReader"]
+__all__ = ["PackedNumbers", "Place", "PlaceReader", "Target"]
 
 _SLOT: Final = 8  # bytes of an integer
 _get_block: Final = operator.attrgetter("block")
@@ -44,14 +45,16 @@ class PackedNumbers:
         block: the same, less the baselines.
     """
 
-    __slots__ = ("__weakref__", "_baselines", "_lock", "_places", "block", "raw")
+    __slots__ = ("__weakref__", "_baselines", "_kept", "_places", "block", "raw")
+
+    # Reentrant: a signal handler may read in the middle of a `take`.
+    _lock: "ClassVar[threading.RLock]" = threading.RLock()
 
     def __init__(self, places: Mapping[str, Place], size: int) -> None:
         self._places = places
         self._baselines: dict[str, tuple[int, ...]] = {}
+        self._kept: tuple[slice, ...] = ()
         self.raw = self.block = bytes(size)
-        # Reentrant: a signal handler may read in the middle of a `take`.
-        self._lock = threading.RLock()
 
     def offsets(self, values: Iterable[Value]) -> tuple[int, ...]:
         """Return where values are; BaseMismatchError if one is missing."""
@@ -64,16 +67,55 @@ class PackedNumbers:
         return tuple(found)
 
     @locked
+    def keep(self, names: Iterable[str]) -> None:
+        """Have just these values stay as they are, and so their baselines, whatever is taken."""
+        places = map(self._places.__getitem__, names)
+        self._kept = tuple(slice(at, at + _SLOT * value.size) for value, at in places)
+
+    @locked
     def take(self, block: bytes) -> None:
         """Replace all numbers; ValueError: the block has another size."""
-        if len(block) != len(self.raw):
-            raise ValueError(f"{len(block)} bytes, not {len(self.raw)}")
-        self.raw = block
-        self.block = self._subtract() if self._baselines else block
+        self._take(block, 0)
 
-    def _subtract(self) -> bytes:
+    @classmethod
+    @locked
+    def take_all(cls, targets: "Iterable[Target | None]", blocks: Iterable[bytes]) -> None:
+        """Replace the numbers of many, as `take` does, by a block for each; None takes nothing."""
+        for target, block in zip(targets, blocks, strict=True):
+            if target is not None:
+                numbers, start = target
+                numbers._take(block, start)
+
+    def _take(self, block: bytes, start: int) -> None:
+        block = self._fit(block, start)
+        self.raw = block
+        self.block = self._subtract(block) if self._baselines else block
+
+    def _fit(self, block: bytes, start: int) -> bytes:
+        # The block with what stays as it is.
+        old = self.raw
+        if len(block) != len(old):
+            raise ValueError(f"{len(block)} bytes, not {len(old)}")
+        if start and not old.startswith(block[:start]):
+            block = old[:start] + block[start:]
+        for kept in self._kept:
+            block = block[: kept.start] + old[kept] + block[kept.stop :]
+        return block
+
+    @locked
+    def steps(self, block: bytes) -> list[tuple[Any, ...]]:
+        """Return steps that replace all numbers as a part of a change of the tree; as `take`."""
+        block = self._fit(block, 0)
+        return [(setattr, self, "raw", block), (setattr, self, "block", self._subtract(block))]
+
+    @property
+    def cleared(self) -> tuple[str, ...]:
+        """The names of values that were cleared, and did not begin anew since."""
+        return tuple(self._baselines)
+
+    def _subtract(self, block: bytes) -> bytes:
         # A number below its baseline shows that counting began anew: then there is none.
-        changed = bytearray(self.raw)
+        changed = bytearray(block)
         for name, baseline in list(self._baselines.items()):
             field, offset = self._field(name)
             left = [*map(operator.sub, field.unpack_from(changed, offset), baseline)]
@@ -95,7 +137,19 @@ class PackedNumbers:
             raise ValueError(f"the {value.kind} is kept where it is counted")
         field, offset = self._field(name)
         self._baselines[name] = field.unpack_from(self.raw, offset)
-        self.block = self._subtract()
+        self.block = self._subtract(self.raw)
+
+
+Target = tuple[PackedNumbers, int]
+"""Numbers that take blocks, and how many bytes at their beginning stay as they are."""
+
+
+def _renew_lock() -> None:
+    # A child has only the thread that forked: another one's lock is never released there.
+    PackedNumbers._lock = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @lru_cache(maxsize=256)
@@ -107,6 +161,8 @@ class PlaceReader(PackedReader):
     """Reads `PackedNumbers` whose values are at these offsets."""
 
     __slots__ = ("_fields", "_offsets")
+
+    subtracts = True
 
     def __init__(self, values: tuple[Value, ...], offsets: Sequence[int]) -> None:
         layout, end = "=", 0

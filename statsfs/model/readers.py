@@ -12,7 +12,7 @@ import operator
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, repeat
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.model.buffers import name_fields
@@ -23,6 +23,7 @@ from statsfs.model.values import Type, Value
 __all__ = [
     "AttributeReader",
     "BufferReader",
+    "ClearingReader",
     "KeyReader",
     "MappingReader",
     "PackedReader",
@@ -43,11 +44,13 @@ class Reader:
 
     Attributes:
         sample: called with a base, returns its row undecoded.
+        subtracts: whether a clear writes nothing, but keeps what a number was as its baseline.
     """
 
     __slots__ = ("_sums", "plain", "sample", "values")
 
     sample: Callable[[Any], Any]
+    subtracts: ClassVar[bool] = False
 
     def __init__(self, values: tuple[Value, ...], plain: bool = True) -> None:
         self.values = values
@@ -251,10 +254,7 @@ def _get_sum(histogram: str) -> _Getter:
 
 
 class MappingReader(KeyReader):
-    """Reads mappings by key.
-
-    One with a method `clear_value` is cleared by it, with the value's name; others are assigned to.
-    """
+    """Reads mappings by key."""
 
     __slots__ = ()
 
@@ -263,15 +263,24 @@ class MappingReader(KeyReader):
         return list(map(operator.itemgetter, names)), operator.itemgetter(*names)
 
     def _clear(self, base: Any, index: int) -> None:
-        if hasattr(type(base), "clear_value"):
-            base.clear_value(self.values[index].name)
-        elif index in self._histograms:
+        if index in self._histograms:
             self._empty(base, index)
         else:
             base[self.values[index].name] = 0
 
 
-class ReplacedReader(MappingReader):
+class ClearingReader(MappingReader):
+    """Reads mappings that have a method `clear_value`, which is called with a value's name."""
+
+    __slots__ = ()
+
+    subtracts = True
+
+    def _clear(self, base: Any, index: int) -> None:
+        base.clear_value(self.values[index].name)
+
+
+class ReplacedReader(ClearingReader):
     """Reads mappings whose lists are replaced and never changed: they are not copied."""
 
     __slots__ = ()

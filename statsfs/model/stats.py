@@ -9,18 +9,21 @@ an instance has one writer.
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import TYPE_CHECKING, Any, Self, cast, dataclass_transform
+from typing import TYPE_CHECKING, Any, Final, Self, cast, dataclass_transform
 
 from statsfs.exceptions import DuplicateNameError
+from statsfs.model.additions import Addition, find_addable
 from statsfs.model.buffers import SlotBuffer, make_slot_class
 from statsfs.model.fields import FIELD_FUNCTIONS, Field
 from statsfs.model.histograms import Histogram, convert_counts, find_sums, make_histogram
-from statsfs.model.values import Value
+from statsfs.model.values import Type, Value
 
 if TYPE_CHECKING:
     from statsfs.model.arrays import Array
 
 __all__ = ["Stats", "make_buffer_class", "values_of"]
+
+_NUMBERS: Final = (bool, complex, float, int)
 
 
 @dataclass_transform(kw_only_default=True)
@@ -30,6 +33,7 @@ class _StatsMeta(type):
     _stats_array: "Array | None"  # kept by the class, so that sources may come and go
     _stats_buffer_class: type[SlotBuffer] | None
     _stats_names: tuple[str, ...]  # the attributes
+    _stats_addable: dict[str, bool]
     _stats_zero: tuple[Callable[[object, int], None], ...]
     _stats_histograms: tuple[tuple[Callable[[object, Histogram], None], Value], ...]
 
@@ -47,8 +51,8 @@ class _StatsMeta(type):
                 raise DuplicateNameError(f"{name} declares {key!r}, which its base class has", key)
             if item in FIELD_FUNCTIONS:
                 raise TypeError(f"{name}.{key} declares no value: write {key} = {item.__name__}()")
-            if isinstance(item, int | float) and not (key.isupper() or key.startswith("_")):
-                raise TypeError(f"{name}.{key} = {item!r} declares no value: write {key} = u64()")
+            if key not in fields and not (key.isupper() or key.startswith("_")):
+                _check_attribute(name, key, item)
         body = {key: item for key, item in namespace.items() if key not in fields}
         body["__slots__"] = (*body.get("__slots__", ()), *fields)
         cls = super().__new__(mcs, name, bases, body, **kwargs)
@@ -64,7 +68,19 @@ class _StatsMeta(type):
         cls._stats_zero = tuple(zero for zero, value in setters if not value.histogram)
         cls._stats_histograms = tuple(pair for pair in setters if pair[1].histogram)
         cls._stats_names = tuple(value.name for value in held)
+        cls._stats_addable = find_addable(cls._stats_values)
         return cls
+
+
+def _check_attribute(name: str, key: str, item: object) -> None:
+    # A number, or what stands for one, is meant as a value; other attributes may be beside them.
+    inside = [item]
+    if isinstance(item, list | tuple | set | frozenset | dict):
+        inside = list(item.values() if isinstance(item, dict) else item)
+    elif isinstance(item, int | float | complex | None) or any(item is one for one in _NUMBERS):
+        inside = [Type.U64]
+    if any(isinstance(one, Field | Value | Type) for one in inside):
+        raise TypeError(f"{name}.{key} = {item!r:.80} declares no value: write {key} = u64()")
 
 
 class Stats(metaclass=_StatsMeta):
@@ -160,6 +176,24 @@ class Stats(metaclass=_StatsMeta):
             held = getattr(self, value.name)
             held[:] = [0] * len(held)
             held.sum = 0
+
+    def adding(self, **numbers: int) -> Addition:
+        """Return a context manager that adds to gauges for its block, and to counters at its end.
+
+        ::
+
+            with stats.adding(in_flight=1, requests=1):
+                answer()
+
+        Gauges come back, and counters count, also if the block raises.
+
+        Args:
+            numbers: what is added, by the names of values.
+
+        Raises:
+            TypeError: no such value, a peak, a histogram, or not an integer.
+        """
+        return Addition(self, type(self)._stats_addable, numbers)
 
     def __repr__(self) -> str:
         held = ", ".join(f"{name}={getattr(self, name)!r}" for name in type(self)._stats_names)

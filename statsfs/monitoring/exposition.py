@@ -14,7 +14,7 @@ from statsfs.formats.metric_names import Metric
 from statsfs.monitoring.prometheus_bridge import is_collecting
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.pauses import pausing
-from statsfs.tree.registry import Registry
+from statsfs.tree.registry import Registry, check_registry
 from statsfs.tree.snapshot import take_snapshot
 
 if TYPE_CHECKING:
@@ -40,17 +40,18 @@ class RegistryCollector:
     added later is collected, but has no name there until the collector is unregistered and
     registered again: so declare first what is counted later.
 
-    ImportError: prometheus_client is not installed.
+    TypeError: it is not a registry. ImportError: prometheus_client is not installed.
     """
 
     def __init__(self, registry: Registry) -> None:
+        check_registry(registry)
         try:
             import prometheus_client.core
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "prometheus_client":
                 raise
             text = "RegistryCollector needs prometheus_client: pip install 'statsfs[prometheus]'"
-            raise ImportError(text, name="prometheus_client") from error
+            raise ImportError(text, name="prometheus_client") from None
         self._registry = registry
         self._metric = prometheus_client.core.Metric
 
@@ -111,8 +112,14 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
     Raises:
         OSError: the machine does not have the address, it is taken, or there is no GIL; the message
             is one line.
+        TypeError: an argument of another type.
         ImportError: h11 or trio is not installed.
     """
+    check_registry(registry)
+    if not isinstance(host, str):
+        raise TypeError(f"host is not a str: {host!r}; the port is the next argument")
+    if isinstance(port, bool) or not isinstance(port, int):
+        raise TypeError(f"port is not an int: {port!r}")
     server = serve_paused(registry, host, port)
     server.resume()
     return server
@@ -133,5 +140,5 @@ def serve_paused(
         if error.name not in ("h11", "trio"):
             raise
         text = "serve_metrics needs h11 and trio: pip install 'statsfs[http]'"
-        raise ImportError(text, name=error.name) from error
+        raise ImportError(text, name=error.name) from None
     return MetricsServer(registry, host, port, listener, paused=True)

@@ -24,6 +24,7 @@ import trio
 from statsfs.formats import openmetrics, prometheus
 from statsfs.formats.views import VIEWS
 from statsfs.model.locking import Flag
+from statsfs.model.names import show_text
 from statsfs.monitoring.http_messages import Answer, Request, make_error
 from statsfs.monitoring.http_sockets import RETRY_LATER, Listening, adopt, close, listen
 from statsfs.monitoring.negotiation import accepts_gzip, choose_content_type
@@ -111,14 +112,14 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         listener: int | None = None,
         paused: bool = False,
     ) -> None:
-        where = f"{_bracket(host)}:{port}"
+        where = f"{_bracket(show_text(host[:80]))}:{port}"
         if not 0 <= port <= 65535:
             raise OSError(f"cannot listen on {where}: invalid port")
         try:
             self._listener = _listen(host, port) if listener is None else adopt(listener)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise OSError(f"cannot listen on {where}: {reason}") from error
+            raise OSError(f"cannot listen on {where}: {reason}") from None
         bound: Any = self._listener.getsockname()  # of four parts with IPv6
         self.host: str = bound[0]
         self.port: int = bound[1]
@@ -155,7 +156,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
             else:
                 self.close()
             if isinstance(error, RuntimeError):
-                raise OSError(f"cannot serve metrics: no thread can be started: {error}") from error
+                raise OSError(f"cannot serve metrics: no thread can be started: {error}") from None
             raise
         if self._failure is not None:
             raise OSError(f"cannot serve metrics: {self._failure}") from self._failure

@@ -19,6 +19,7 @@ from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from statsfs.exceptions import StatsfsError
+from statsfs.formats.metric_names import make_label
 from statsfs.model.external import Numbers
 from statsfs.model.histograms import make_sum
 from statsfs.model.names import safe_name
@@ -284,4 +285,4 @@ class _Bridge:
         above = self._levels.get(labels[:-1])
         if above is not None and above.find(name) is not None:
             name = safe_name(f"{label}={text}")  # another label has such a value
-        return Source(name, label=label, label_value=text)
+        return Source(name, label=make_label(label), label_value=text)

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 from statsfs.exceptions import FormatError, StatsfsError
 from statsfs.formats.binary import Descriptor, Layout, Number, decode_layout, describe, make_layout
+from statsfs.formats.metric_names import make_label
 from statsfs.model.values import Aggregate, Kind, Type, Value, check_name
 
 __all__ = [
@@ -74,7 +75,7 @@ class SegmentMetadata:
     Attributes:
         path: names of sources, joined by "/".
         id: the random text by which the file is known, or None.
-        labels: for each component of the path its label, or None.
+        labels: for each component of the path its label, as Prometheus has it, or None.
         values: without offsets; equal files share one tuple.
         layout: `layout.numbers(data)` decodes `data_size` bytes that were read at `data_offset`;
             its id string is empty.
@@ -180,15 +181,13 @@ def _describe(value: Value) -> tuple[str, dict[str, Any]]:
 # Reading
 
 
-def decode(encoded: bytes) -> SegmentMetadata | None:
-    """Decode a whole file, which any user may have written; None if it has no block of ours.
+def decode(encoded: bytes) -> SegmentMetadata:
+    """Decode a whole file, which any user may have written.
 
     Raises:
-        FormatError: it has one, and something is wrong; the message is one line.
+        FormatError: something is wrong; the message is one line.
     """
     end = _find_block(encoded)
-    if end is None:
-        return None
     header = _HEADER.unpack_from(encoded)
     _, name_size, count, id_offset, desc_offset, data_offset = header
     if not 1 <= count <= VALUES_MAX:
@@ -219,14 +218,25 @@ def decode(encoded: bytes) -> SegmentMetadata | None:
     return SegmentMetadata(path, id, labels, shared.values, shared.layout, size)
 
 
-def _find_block(encoded: bytes) -> int | None:
-    # Where the JSON begins; None without the magic.
+def _find_block(encoded: bytes) -> int:
+    # Where the JSON begins.
     if len(encoded) < _HEADER.size:
-        return None
+        raise FormatError(f"{len(encoded)} bytes, fewer than the {_HEADER.size} of the header")
     _, name_size, count, _, desc_offset, _ = _HEADER.unpack_from(encoded)
-    start = desc_offset + count * (_FIXED + name_size)
+    start: int = desc_offset + count * (_FIXED + name_size)
     end = start + len(MAGIC) + _LENGTHS.size
-    return end if encoded[start : start + len(MAGIC)] == MAGIC and end <= len(encoded) else None
+    magic = encoded[start : start + len(MAGIC)]
+    if magic == MAGIC and end <= len(encoded):
+        return end
+    if magic[:-1] == MAGIC[:-1] and magic != MAGIC:
+        raise FormatError(f"version {magic[-1]}, not {MAGIC[-1]}", magic)
+    found = encoded.find(MAGIC)
+    if found not in (-1, start):
+        raise FormatError(f"the magic is at {found}, but {count} descriptors end at {start}", found)
+    if end > len(encoded):
+        where = f"{count} descriptors end at {start}"
+        raise FormatError(f"truncated: {where}, the file at {len(encoded)}", len(encoded))
+    raise FormatError(f"not a segment: no magic at {start}", magic)
 
 
 def _decode_path(field: bytes) -> str:
@@ -286,7 +296,7 @@ def _check_labels(labels: object) -> Iterator[str | None]:
         raise FormatError(f'"labels" is not a list of at most {COMPONENTS_MAX}')
     for label in labels:
         try:
-            yield None if label is None else check_name(label, "a label")
+            yield None if label is None else make_label(check_name(label, "a label"))
         except StatsfsError as error:
             raise FormatError(str(error), label) from None
 

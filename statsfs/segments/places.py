@@ -45,7 +45,7 @@ def find_directory() -> Path:
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
-            raise SegmentError(f"cannot make {directory}: {error.strerror}", directory) from error
+            raise SegmentError(f"cannot make {directory}: {error.strerror}", directory) from None
         return directory
     raise SegmentError(
         f"no directory for segments: {HOST_DIRECTORY} is missing, or not writable; "

@@ -25,6 +25,7 @@ from typing import Any, Final, Generic, NoReturn, Self, TypeVar, overload
 from statsfs.exceptions import FormatError, InvalidNameError, SegmentError
 from statsfs.model.buffers import SlotBuffer
 from statsfs.model.locking import call_locked
+from statsfs.model.names import check_label
 from statsfs.model.stats import Stats, make_buffer_class, values_of
 from statsfs.model.values import Value
 from statsfs.segments import file_format, locks, mappings, places
@@ -111,9 +112,14 @@ def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
             raise AttributeError(name)
         raise SegmentError(f"{why}: no {name!r}", name)
 
-    # The layout must be the same.
-    body = {"__slots__": living.__slots__, "__getattr__": refuse, "__setattr__": refuse}
-    return type("EndedStats", (SlotBuffer,), body)
+    return _make_class("EndedStats", living, refuse, refuse)
+
+
+def _make_class(name: str, living: type[Any], get: object, put: object) -> type[Any]:
+    # The same layout, and the same values for what looks for them.
+    kept = ("__slots__", "stats_values", "stats_addable")
+    body = {name: getattr(living, name) for name in kept}
+    return type(name, (SlotBuffer,), {**body, "__getattr__": get, "__setattr__": put})
 
 
 def _make_private_class(why: str, living: type[Any]) -> type[Any]:
@@ -136,8 +142,7 @@ def _make_private_class(why: str, living: type[Any]) -> type[Any]:
         go_on(stats)
         setattr(stats, name, number)
 
-    body = {"__slots__": living.__slots__, "__getattr__": get, "__setattr__": put}
-    return type("PrivateStats", (SlotBuffer,), body)
+    return _make_class("PrivateStats", living, get, put)
 
 
 _said: Final[set[tuple[str, int | None]]] = set()  # where optional segments were refused, and why
@@ -232,10 +237,11 @@ def publish(
     id = os.urandom(8).hex()
     try:
         encoded = file_format.encode(path, array, labels, id=id)
-    except FormatError as error:
+        for label in filter(None, labels or ()):
+            check_label(label, "label")
+    except (FormatError, InvalidNameError) as error:
         raise SegmentError(f"segment {path!r}: {error}", path) from None
     head = file_format.decode(encoded)
-    assert head is not None
     offset = head.data_offset
     name = f"{_FOREIGN.sub('_', path)[:_NAME_MAX]}-{id}"
     place = places.HOST_DIRECTORY
@@ -285,7 +291,7 @@ def _check_types(path: str, labels: object, directory: object, mode: object) -> 
             f"segment {path!r}: labels must be a list with a label or None for each name of the "
             f"path, not {labels!r}"
         )
-    if not isinstance(directory, str | bytes | os.PathLike | None):
+    if not isinstance(directory, str | bytes | os.PathLike | None) or directory in ("", b""):
         raise TypeError(f"segment {path!r}: directory must be a path, not {directory!r}")
     if not isinstance(mode, int):
         raise TypeError(f"segment {path!r}: mode must be an int, as 0o644, not {mode!r}")

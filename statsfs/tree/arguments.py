@@ -9,13 +9,26 @@ from collections.abc import Mapping
 from typing import Final
 
 from statsfs.exceptions import InvalidNameError
-from statsfs.model.names import show_text
+from statsfs.model.names import check_label, show_text
 from statsfs.model.values import check_name
 
-__all__ = ["check_age", "check_functions", "check_info", "format_name", "show_label"]
+__all__ = [
+    "check_age",
+    "check_functions",
+    "check_info",
+    "check_path",
+    "check_prefix",
+    "check_source_label",
+    "format_name",
+    "show_label",
+]
 
-# What `safe_name` quotes has digits or capitals there.
-_FORMAT: Final = re.compile("%[dsiu](?![0-9A-Za-z])")
+# As printf's, but for what `safe_name` quotes: that has two digits or capitals.
+_FORMAT: Final = re.compile(
+    r"%(?![0-9A-F]{2})[0-9]*(\.[0-9]+)?(hh?|ll?|[jtz])?[diouxefgcrsa](?![0-9A-Za-z])"
+    r"|%\([^)]*\)[a-zA-Z]"
+)
+_PREFIX: Final = re.compile("[a-zA-Z]([a-zA-Z0-9_]*[a-zA-Z0-9])?")
 
 
 def format_name(name: str, args: tuple[object, ...]) -> str:
@@ -33,6 +46,13 @@ def format_name(name: str, args: tuple[object, ...]) -> str:
     elif _FORMAT.search(str(name)):
         raise InvalidNameError(f"a source's name {name!r} lacks the arguments that it names", name)
     return check_name(name, "a source's name")
+
+
+def check_source_label(label: object) -> str | None:
+    """Return the label of a source, or raise InvalidNameError."""
+    if label is None:
+        return None
+    return check_label(check_name(label, "a source's label"), "a source's label")
 
 
 def show_label(text: object) -> str:
@@ -57,6 +77,25 @@ def check_info(info: object) -> dict[str, str]:
             raise TypeError(f"info is not a str: {name!r}: {text!r}")
         check_name(name, "a name in info")
     return {name: show_text(text) for name, text in info.items()}
+
+
+def check_path(path: object) -> None:
+    """Raise TypeError if a path of a source or a value is not a str."""
+    if not isinstance(path, str):
+        raise TypeError(f"a path is a str, not {type(path).__name__}: {path!r}")
+
+
+def check_prefix(prefix: object) -> str | None:
+    """Return the prefix of a registry's metrics, or raise TypeError or InvalidNameError."""
+    if prefix is None:
+        return None
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix is not a str: {prefix!r}")
+    if not _PREFIX.fullmatch(prefix):
+        # Changed in silence, it would be another than the program's dashboards ask for.
+        rule = 'is not letters, digits and "_" of ASCII, from a letter to a letter or digit'
+        raise InvalidNameError(f"prefix {rule}: {prefix!r}", prefix)
+    return prefix
 
 
 def check_age(max_age: object) -> float:

@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +18,8 @@ from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.access import Owner
-from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, record_clear, reduce_parts
+from statsfs.tree.clearing import AskedError, check_asked, clear_file
+from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, reduce_parts
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.log_budget import LogBudget
 from statsfs.tree.refresh import Refresher
@@ -26,6 +27,7 @@ from statsfs.tree.refresh import Refresher
 if TYPE_CHECKING:
     from statsfs.tree.registry import Registry
     from statsfs.tree.source import Source
+    from statsfs.tree.syncing import Synced
 
 __all__ = ["UNWEIGHED", "Directory"]
 
@@ -53,6 +55,7 @@ class Directory:
             the epoch.
         index: by array, all entries in the subtree.
         refreshers: all in the subtree, in the order in which they were added.
+        synced: the subordinates that `Source.sync` made.
         lent: whether a source retained what this one had counted when it left.
         version: changes when the files may not be as they were.
         cached: the layout of a version, if it was worked out.
@@ -70,6 +73,7 @@ class Directory:
     index: dict[Array, ArrayIndex] = field(default_factory=dict)
     refresher: Refresher | None = None
     refreshers: dict[Refresher, None] | None = None
+    synced: "Synced | None" = None
     lent: bool = False
     version: int = 0
     cached: tuple[int, Layout] | None = None
@@ -184,7 +188,8 @@ class Directory:
         """Read a file, even one that is shown no longer; `entry` is what `entry_of` returned.
 
         Raises:
-            UnavailableError: a refresh of this source or one above it failed.
+            UnavailableError: a refresh of this source or one above it failed, or the number of an
+                own value is unknown.
             BaseMismatchError: the base does not hold an integer for an own value.
         """
         if Refresher.made:
@@ -197,6 +202,7 @@ class Directory:
                 if shown is None or entry is None:
                     return file.value.zero
                 return self.read(shown, entry)
+            entry.check_known(file)
             try:
                 return convert_number(file.value, entry.reader.read(base, file.index))
             except foreign() as error:
@@ -225,43 +231,26 @@ class Directory:
         return shown if len({value.identity for value in values}) == 1 else None
 
     def clear(self, file: File, entry: Entry | None) -> None:
-        """Write 0 into a file, whatever its mode; the arguments as for `read`.
+        """Write 0 into a file, as `clear_file` does; the arguments as for `read`."""
+        clear_file(self, file, entry)
 
-        Raises:
-            UnavailableError: a refresh of this source or one above it failed.
-            ReadOnlyValueError: the base of an own value refuses.
-            SegmentError: the clear cannot be recorded; then nothing is cleared.
-        """
-        if Refresher.made:
-            self.check_refreshed()
-        if file.kind is not None:
-            parts = self.parts(file)
-            record_clear(parts, partial(self._clear_parts, file, parts))
-        elif entry is not None and entry.reader is not None and entry.base is not None:
-            own = [(make_index(entry), file.index)]
-            record_clear(own, partial(self._clear_own, entry, file))
-
-    def _clear_own(self, entry: Entry, file: File) -> None:
-        assert entry.reader is not None
-        try:
-            entry.reader.clear(entry.base, file.index)
-        except ReadOnlyValueError as error:
-            raise ReadOnlyValueError(f"{self.path}: {error}", error.offender) from error
-        if entry.source._cleared is not None:
-            entry.source._cleared()
-
-    def _clear_parts(self, file: File, parts: Sequence[Part]) -> None:
+    def _clear_parts(
+        self, file: File, parts: Sequence[Part], all_asked: list[ReadOnlyValueError]
+    ) -> None:
+        # `all_asked` gets an error if nothing was cleared, as refreshes bring it.
         refused = []
         told: dict[Callable[[], object] | None, None] = {}
         for index, place in parts:
-            refused += index.clear(place, told)
+            refused += index.clear(place, told, partial(check_asked, file.value))
         for cleared in told:
             if cleared is not None:
                 cleared()
-        if refused:
-            first, reason = refused[0]
+        asked = [error for _, error in refused if isinstance(error, AskedError)]
+        if asked and not told:
+            all_asked += asked
+        elif refused:
             text = "clearing %r: %d bases refused, first that of %s: %s"
-            self.warn(log, text, file.name, len(refused), first.source.path, reason)
+            self.warn(log, text, file.name, len(refused), refused[0][0].source.path, refused[0][1])
 
     def parts(self, file: File) -> Sequence[Part]:
         """Return what an aggregate covers: one array, or all in which values belong together."""
@@ -276,6 +265,16 @@ class Directory:
             if directory.refresher is not None:
                 directory.refresher.check()
 
+    def find_refresher(self) -> Refresher | None:
+        """Return the refresher of this source, or else of the nearest one above, or None."""
+        directory = self
+        while directory.refresher is None:
+            parent = directory.parent
+            if parent is None or isinstance(parent, Listening):
+                return None
+            directory = parent._directory
+        return directory.refresher
+
     def find_refreshers(self) -> list[Refresher]:
         """Return the refreshers of this source, its descendants and its ancestors."""
         above = [directory.refresher for directory in self.lineage()[1:]]
@@ -286,14 +285,12 @@ class Directory:
 
         Where that would take long, too, it is `UNWEIGHED`.
         """
-        weight = 0
         if len(self.index) > _MANY:
             return UNWEIGHED
-        for array, index in self.index.copy().items():
-            if not all(reader.plain for reader in index.groups.copy()):
-                return sys.maxsize
-            weight += len(index) * array.size
-        return weight
+        indexes = self.index.copy()
+        if not all(reader.plain for one in indexes.values() for reader in one.groups.copy()):
+            return sys.maxsize
+        return sum(len(index) * array.size for array, index in indexes.items())
 
     # Changing, under the lock
 
@@ -362,6 +359,16 @@ class Directory:
             index.subtract(change, leaving)
         return stale
 
+    def replace_entry(self, change: TreeChange, entry: Entry, new: Entry) -> None:
+        """Put an entry in the place of another one, for the same array over the same base."""
+        leaving = make_index(entry)
+        change.do(self.entries.__setitem__, new.key, new)
+        for directory in self.lineage():
+            index = directory.index[entry.array]
+            index.subtract(change, leaving)
+            index.add(change, new)
+        entry.drop(change)
+
     def revoke_entries(self, change: TreeChange, revoked: Mapping[Entry, Entry]) -> None:
         """Replace entries by those that stay of them without a base."""
         leaving: dict[Array, ArrayIndex] = {}
@@ -382,52 +389,49 @@ class Directory:
                         index.add(change, kept)
         self.make_stale(change)
 
-    def add_refreshers(self, change: TreeChange, refreshers: Mapping[Refresher, None]) -> None:
-        """Add refreshers of the subtree."""
-        self.refreshers = self.refreshers or {}
-        change.do(self.refreshers.update, refreshers)
-
-    def join(
-        self, change: TreeChange, other: "Directory", indexes: Mapping[Array, ArrayIndex]
-    ) -> bool:
-        """Add a new descendant with its indexes; tell whether the files change."""
-        stale = False
-        if other.refreshers:
-            self.add_refreshers(change, other.refreshers)
-        for array, index in indexes.items():
-            stale = stale or not self.count_below(array)
-            mine = self.index.get(array)
-            if mine is None:
-                change.do(self.index.__setitem__, array, index.copy())
-            else:
-                mine.update(change, index)
-        if stale:
-            self.make_stale(change)
-        return stale
-
-    def part(
+    def exchange_refreshers(
         self,
         change: TreeChange,
-        other: "Directory",
-        indexes: Mapping[Array, ArrayIndex],
-        retained: Container[Array],
-    ) -> bool:
-        """Remove a descendant that leaves with its indexes; the reverse of `join`.
+        coming: Mapping[Refresher, None],
+        leaving: Iterable[Refresher] = (),
+    ) -> None:
+        """Add refreshers of the subtree, and remove others."""
+        self.refreshers = self.refreshers or {}
+        for refresher in leaving:
+            change.do(self.refreshers.pop, refresher)
+        change.do(self.refreshers.update, coming)
 
-        `retained` are the arrays of which something of the descendant is retained here, or in the
-        subtree. Return whether the files change.
+    def exchange(
+        self,
+        change: TreeChange,
+        coming: Mapping[Array, ArrayIndex],
+        leaving: Mapping[Array, ArrayIndex],
+        retained: Container[Array] = (),
+    ) -> bool:
+        """Add what comes to the subtree, remove what leaves it; tell whether the files change.
+
+        `retained` are the arrays of which something that leaves is retained here, or in the
+        subtree.
         """
         stale = False
-        for refresher in other.refreshers or ():
-            assert self.refreshers is not None
-            change.do(self.refreshers.pop, refresher)
-        for array, index in indexes.items():
-            mine = self.index[array]
-            mine.subtract(change, index)
+        for array in {**coming, **leaving} if coming else leaving:
+            mine, joins, parts = self.index.get(array), coming.get(array), leaving.get(array)
+            if mine is None:
+                assert joins is not None
+                change.do(self.index.__setitem__, array, joins.copy())
+                stale = True
+                continue
+            own, left = self._count_own(array), len(mine)
+            before = left - own
+            if parts is not None:
+                mine.subtract(change, parts, joins)
+                left -= len(parts)
+            if joins is not None:
+                mine.update(change, joins)
+                left += len(joins)
             if array in retained:
                 continue
-            left = len(mine) - len(index)
-            stale = stale or left == self._count_own(array)
+            stale = stale or (before > 0) is not (left > own)
             if not left:
                 change.do(self.index.pop, array)
                 change.garbage.append(mine)
@@ -441,6 +445,6 @@ class Directory:
             entry.drop(change)
         for name in ("subordinates", "entries", "index"):
             change.drop(self, name, _NOTHING)
-        for name in ("refresher", "refreshers", "cached"):
+        for name in ("refresher", "refreshers", "synced", "cached"):
             change.drop(self, name)
         self.make_stale(change)

@@ -12,6 +12,7 @@ from statsfs.exceptions import DuplicateNameError, UnknownValueError
 from statsfs.model.locking import call_locked
 from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
+from statsfs.tree.arguments import check_source_label
 from statsfs.tree.source import Source, check_source
 
 __all__ = ["Family", "add_below"]
@@ -95,7 +96,7 @@ class Family(Generic[_S]):
         # Of members and of the levels above them, by as many values.
         self._sources: dict[_Labels, Source] = {(): source}
         for label in labels:
-            Source("x", label=label).put()  # checks it
+            check_source_label(label)
         with suppress(DuplicateNameError):  # another family of this class has declared them
             source.add_values(stats, None)
 
@@ -120,7 +121,8 @@ class Family(Generic[_S]):
         try:
             return self._members[values]
         except KeyError:
-            return call_locked(self._lock, lambda: self._add(values))
+            pass  # so that an error is not shown as another's
+        return call_locked(self._lock, lambda: self._add(values))
 
     def _add(self, values: _Labels) -> _S:
         member = self._members.get(values)

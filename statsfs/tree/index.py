@@ -16,7 +16,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from statsfs.exceptions import ReadOnlyValueError
+from statsfs.exceptions import ReadOnlyValueError, UnavailableError
 from statsfs.model.arrays import Array, File
 from statsfs.model.columns import reduce_column, wrap_sum
 from statsfs.model.foreign import foreign
@@ -36,7 +36,9 @@ __all__ = [
     "Entry",
     "Key",
     "Part",
+    "list_entries",
     "make_index",
+    "merge_indexes",
     "record_clear",
     "reduce_parts",
 ]
@@ -58,6 +60,7 @@ class Entry:
             weak reference to it, or its id where there is none.
         hidden: counted above, but not shown.
         revoked: had a base; the array may be added again, and then this entry goes.
+        silent: its numbers are unknown for now: the source shows none, totals have the last ones.
         key: unique in its source: the array, and "own" for what the source shows, "declared" for
             base None, or a number.
     """
@@ -69,6 +72,7 @@ class Entry:
     origin: Any
     hidden: bool
     revoked: bool = False
+    silent: bool = False
     key: Key = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,6 +96,12 @@ class Entry:
             origin = id(self.origin)
         hidden = hidden or self.hidden
         return Entry(self.source, self.array, None, None, origin, hidden, revoked=True)
+
+    def check_known(self, file: File) -> None:
+        """Raise UnavailableError if the number of an own value is unknown for now."""
+        if self.silent:
+            text = f"{self.source.path}: {file.name!r} is unavailable: the last sync() lacks it"
+            raise UnavailableError(text, self.source)
 
     def had(self, origin: object) -> bool:
         """Tell whether a revoked entry had the base that a producer gives."""
@@ -136,6 +146,15 @@ class ArrayIndex:
         declared = self.declared.copy() if self.declared else None
         return ArrayIndex(self.array, groups, declared, self.records and self.records.copy())
 
+    def merge(self, other: "ArrayIndex") -> None:
+        """Add what another index has, at once: this one is in no directory yet."""
+        for reader, members in other.groups.items():
+            self.groups.setdefault(reader, {}).update(members)
+        if other.declared:
+            self.declared = {**(self.declared or {}), **other.declared}
+        if other.records:
+            self.records = {**(self.records or {}), **other.records}
+
     # Changing: each adds steps to a change. An empty dictionary is no change, and made at once.
 
     def add(self, change: TreeChange, entry: Entry) -> None:
@@ -164,12 +183,15 @@ class ArrayIndex:
             self.declared = {}
         change.do(self.declared.update, entries)
 
-    def subtract(self, change: TreeChange, other: "ArrayIndex") -> None:
-        """Remove all entries and records of a subordinate's index."""
+    def subtract(
+        self, change: TreeChange, other: "ArrayIndex", coming: "ArrayIndex | None" = None
+    ) -> None:
+        """Remove all entries and records of a subordinate's index; `coming` is then added."""
         for reader, leaving in other.groups.items():
             # An empty group may be left of a change that a signal handler ended.
             members = self.groups.get(reader)
-            if members is not None and len(members) == len(leaving):
+            stays = coming is not None and reader in coming.groups
+            if members is not None and len(members) == len(leaving) and not stays:
                 change.do(self.groups.pop, reader)
                 change.garbage.append(members)
             else:
@@ -186,17 +208,22 @@ class ArrayIndex:
         change.do(self.records.__setitem__, record, None)
 
     def clear(
-        self, index: int, told: dict[Callable[[], object] | None, None]
+        self,
+        index: int,
+        told: dict[Callable[[], object] | None, None],
+        check: Callable[[Entry], object] = id,
     ) -> list[tuple[Entry, ReadOnlyValueError]]:
         """Write 0 into every base, and forget what is retained; return what refused, and why.
 
         Args:
             index: the place of the value in the array.
             told: gets the `cleared` of each source that was cleared, None too.
+            check: raises ReadOnlyValueError for an entry that is not to be cleared.
         """
         refused = []
-        for reader, entry, base, _ in list(_entries([(self, index)])):
+        for reader, entry, base, _ in list(list_entries([(self, index)])):
             try:
+                check(entry)
                 reader.clear(base, index)
             except ReadOnlyValueError as error:
                 refused.append((entry, error))
@@ -221,6 +248,22 @@ def make_index(entry: Entry) -> ArrayIndex:
     return ArrayIndex(entry.array, {entry.reader: {entry: entry.base}})
 
 
+def merge_indexes(
+    indexes: Sequence[Mapping[Array, ArrayIndex]],
+) -> Mapping[Array, ArrayIndex]:
+    """Return what the indexes of several sources have together; of one they are the same."""
+    if len(indexes) == 1:
+        return indexes[0]
+    merged: dict[Array, ArrayIndex] = {}
+    for one in indexes:
+        for array, index in one.items():
+            mine = merged.get(array)
+            if mine is None:
+                mine = merged[array] = ArrayIndex(array)
+            mine.merge(index)
+    return merged
+
+
 def _remove(change: TreeChange, things: dict[Any, Any] | None, leaving: Any) -> None:
     if leaving:
         assert things is not None
@@ -237,7 +280,7 @@ ClearRecorder = Callable[[Sequence[Part], Callable[[], object]], object]
 
 def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:
     """Clear some parts by calling `clear`, through each recorder of their sources once."""
-    found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in _entries(parts)])
+    found = dict.fromkeys([entry.source._recorder for _, entry, _, _ in list_entries(parts)])
     for index, _ in parts:
         found |= dict.fromkeys([one.source._recorder for one in list(index.records or ())])
     for recorder in found:
@@ -274,7 +317,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
     except foreign():
         # A base among thousands is broken.
         log.debug("aggregate %r: reading one by one", file.name, exc_info=True)
-    return _reduce_each(_read_each(_entries(parts)), file)
+    return _reduce_each(_read_each(list_entries(parts)), file)
 
 
 def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
@@ -313,7 +356,7 @@ def _take_each(parts: Sequence[Part]) -> tuple[list[_Held], list[_Found], list[A
     found: list[_Found] = []
     retained: list[Any] = []
     for index, place in parts:
-        found += _entries([(index, place)])
+        found += list_entries([(index, place)])
         retained += [record.row[place] for record in list(index.records or ())]
     held = list(_read_each([one for one in found if one[0].plain]))
     return held, [one for one in found if not one[0].plain], retained
@@ -328,8 +371,8 @@ def _bases(parts: Sequence[Part]) -> Iterator[tuple[Reader, list[Any], int]]:
             yield reader, list(members.values()), place
 
 
-def _entries(parts: Sequence[Part]) -> Iterator[_Found]:
-    # The same, one by one and with the entries.
+def list_entries(parts: Sequence[Part]) -> Iterator[_Found]:
+    """Yield all bases of some parts, with their readers and entries, one by one."""
     for index, place in parts:
         for reader, members in index.groups.copy().items():
             for entry, base in members.copy().items():

@@ -12,7 +12,7 @@ from statsfs.tree.lock import TreeChange, tree_change
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.source import Source, directory_of
 
-__all__ = ["set_refresh"]
+__all__ = ["list_at_once", "set_refresh"]
 
 
 def set_refresh(source: Source, function: Callable[[], object], max_age: float = 0) -> None:
@@ -30,6 +30,13 @@ def set_refresh(source: Source, function: Callable[[], object], max_age: float =
     _set_refresh(source, Refresher(source, function, True, max_age))
 
 
+def list_at_once(source: Source) -> None:
+    """Have directories listed without a source's refresh, as it makes no sources."""
+    refresher = directory_of(source).refresher
+    assert refresher is not None
+    refresher.names = False
+
+
 @tree_change
 def _set_refresh(source: Source, change: TreeChange, refresher: Refresher) -> None:
     references.check(source)
@@ -37,4 +44,4 @@ def _set_refresh(source: Source, change: TreeChange, refresher: Refresher) -> No
         raise TreeError(f"{source.path}: it has a refresh already", source)
     change.set(directory_of(source), "refresher", refresher)
     for one in find_lineage(source):
-        directory_of(one).add_refreshers(change, {refresher: None})
+        directory_of(one).exchange_refreshers(change, {refresher: None})

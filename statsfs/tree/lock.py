@@ -64,10 +64,12 @@ class Listening:
 
     Attributes:
         log_budget: how many lines users may cause that are about its sources.
+        prefix: what the names of its metrics begin with, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str | None = None) -> None:
         self.log_budget: Final = LogBudget()
+        self.prefix: Final = prefix
 
     def notify(self, notice: ChangeNotice) -> None:
         """Call the listeners, in the calling thread and under no lock."""

@@ -9,10 +9,13 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from statsfs.exceptions import DuplicateNameError, TreeError
+from statsfs.model.arrays import Array
 from statsfs.tree.directory import Directory
+from statsfs.tree.index import ArrayIndex, Entry, make_index, merge_indexes
 from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange
 from statsfs.tree.references import check, drop_hold
+from statsfs.tree.refresh import Refresher
 from statsfs.tree.retention import Folding, folding_change, spread
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ __all__ = [
     "add",
     "check_orphan",
     "check_sibling",
+    "exchange",
     "leave",
     "remove",
     "renumber",
@@ -43,22 +47,9 @@ def add(parent: "Source", change: TreeChange, folding: Folding, source: "Source"
         raise TreeError(
             f"{source.path!r} cannot be below {parent.path!r}, which is below it", source
         )
-    here = parent._directory
-    check_sibling(here.subordinates, source, parent.path)
-    if not folding.take_back(change, lineage, source):
-        return
-    coming = source._directory
-    stale = [
-        one._directory
-        for one, indexes in zip(lineage, spread(lineage, coming.index), strict=True)
-        if one._directory.join(change, coming, indexes)
-    ]
-    if not here.subordinates:
-        here.subordinates = {}  # leaves share an empty one: a snapshot has less memory to visit
-    change.do(here.subordinates.__setitem__, source.name, source)
-    change.set(here, "visible", here.visible + (not source.hidden))
-    settle(source, parent, change)
-    _note(change, lineage, source, stale)
+    check_sibling(parent._directory.subordinates, source, parent.path)
+    if folding.take_back(change, lineage, source):
+        exchange(change, folding, lineage, coming=[source])
 
 
 @folding_change
@@ -68,21 +59,79 @@ def remove(parent: "Source", change: TreeChange, folding: Folding, source: "Sour
     check(source)
     if source.parent is not parent:
         raise TreeError(f"{source.path!r} is not a subordinate of {parent.path!r}", source)
-    lineage = find_lineage(parent)
-    here, leaving = parent._directory, source._directory
-    retaining = folding.retain(change, lineage, leaving.index, source)
+    exchange(change, folding, find_lineage(parent), leaving=[source])
+
+
+def exchange(
+    change: TreeChange,
+    folding: Folding,
+    lineage: "Sequence[Source]",
+    *,
+    coming: "Sequence[Source]" = (),
+    leaving: "Sequence[Source]" = (),
+    entries: Sequence[Entry] = (),
+) -> bool:
+    """Put sources into the first of a lineage, and take others out; all was checked.
+
+    Args:
+        change: gets the steps; no other of its steps may concern what these sources count.
+        folding: that of the change.
+        lineage: of the parent.
+        coming: none of them is in `leaving`, but one may have the name of one that leaves.
+        leaving: subordinates of the parent.
+        entries: what subordinates that stay get, whose own directories are not changed here.
+
+    Returns:
+        Whether all could be read; else there are no steps.
+    """
+    retaining = folding.retain(change, lineage, leaving)
     if retaining is None:
-        return
+        return False
+    joining = _join_indexes(coming, entries)
+    parting = _join_indexes(leaving)
+    levels = zip(lineage, spread(lineage, joining), spread(lineage, parting), strict=True)
     stale = [
         one._directory
-        for one, indexes in zip(lineage, spread(lineage, leaving.index), strict=True)
-        if one._directory.part(change, leaving, indexes, retaining.get(one, ()))
+        for one, joins, parts in levels
+        if one._directory.exchange(change, joins, parts, retaining.get(one, ()))
     ]
-    change.do(here.subordinates.pop, source.name)
-    change.set(here, "visible", here.visible - (not source.hidden))
-    change.leave(lineage[-1].parent, leaving.place)
-    _note(change, lineage, source, stale)
-    leave(source, change)
+    here, top = lineage[0]._directory, lineage[-1].parent
+    new: dict[Refresher, None] = {}
+    gone: list[Refresher] = []
+    visible, names = here.visible, set()
+    for source in leaving:
+        change.do(here.subordinates.pop, source.name)
+        change.leave(top, source._directory.place)
+        leave(source, change)
+        gone += source._directory.refreshers or ()
+        if not source.hidden:
+            visible -= 1
+            names.add(source.name)
+    if coming and not here.subordinates:
+        here.subordinates = {}  # leaves share an empty one: a snapshot has less memory to visit
+    for source in coming:
+        change.do(here.subordinates.__setitem__, source.name, source)
+        settle(source, lineage[0], change)
+        new |= source._directory.refreshers or {}
+        if not source.hidden:
+            visible += 1
+            names.add(source.name)
+    change.set(here, "visible", visible)
+    if new or gone:
+        for one in lineage:
+            one._directory.exchange_refreshers(change, new, gone)
+    _note(change, lineage, names, stale)
+    return True
+
+
+def _join_indexes(
+    sources: "Sequence[Source]", entries: Sequence[Entry] = ()
+) -> Mapping[Array, ArrayIndex]:
+    # What sources and entries count together.
+    indexes = [one._directory.index for one in sources]
+    for entry in entries:
+        indexes.append({entry.array: make_index(entry)})
+    return merge_indexes(indexes)
 
 
 def check_orphan(source: "Source") -> None:
@@ -123,17 +172,18 @@ def leave(source: "Source", change: TreeChange) -> None:
 
 
 def _note(
-    change: TreeChange, lineage: "Sequence[Source]", source: "Source", stale: Sequence[Directory]
+    change: TreeChange, lineage: "Sequence[Source]", names: set[str], stale: Sequence[Directory]
 ) -> None:
-    # The directories that changed: this one, where a subdirectory came or went, and those above
+    # The directories that changed: this one, where subdirectories came or went, and those above
     # whose files did.
     here = lineage[0]._directory
-    if not source.hidden:
+    if names:
         change.set(here, "changed", time.time_ns())
-        # A file may have the subdirectory's name, or claim it. Where the cached layout is not of
-        # this version, a reader that saw no such subdirectory may be making one.
+        # A file may have a subdirectory's name, or claim it. Where the cached layout is not of this
+        # version, a reader that saw no such subdirectory may be making one.
         layout = here.cached
-        if layout is None or layout[0] != here.version or source.name in layout[1].claimed:
+        if layout is None or layout[0] != here.version or names & layout[1].claimed:
             here.make_stale(change)
-        change.touch(lineage[-1].parent, here.place, source.name)
+    for name in names:
+        change.touch(lineage[-1].parent, here.place, name)
     note_files(change, lineage, stale)

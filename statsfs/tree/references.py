@@ -3,6 +3,10 @@
 `put` gives back the references of the creator and of `get`. The tree and open files have holds,
 which no `put` takes from them. At zero the source is released.
 
+A source at zero is not left to Python's garbage collection, whoever has the object: it would keep
+its bases, in cycles, until the collector runs. So a program that removed a source may close the
+memory of its numbers at once, as the proposal's kernel code may free it.
+
 Threading: the counts change under the tree's lock.
 """
 
@@ -22,7 +26,11 @@ __all__ = ["check", "drop_hold", "get", "hold", "put", "unhold"]
 def check(source: "Source") -> None:
     """Raise ReleasedError if a source was released."""
     if source._released:
-        raise ReleasedError(f"source {source.path!r} was released", source)
+        why = "put(), or the end of `with`, gave back the last reference"
+        raise ReleasedError(
+            f"source {source.path!r} was released: {why}; get() one before, to go on using it",
+            source,
+        )
 
 
 @tree_change

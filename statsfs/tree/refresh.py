@@ -28,6 +28,16 @@ from statsfs.exceptions import UnavailableError
 from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.locking import Flag, call_locked
 from statsfs.tree.pauses import pause, pausing
+from statsfs.tree.refresh_calls import (
+    Awaiter,
+    Read,
+    check_result,
+    current_reads,
+    enter_refresh,
+    find_awaiter,
+    is_refreshing,
+    wrap_async,
+)
 
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
@@ -39,6 +49,7 @@ __all__ = [
     "Refreshing",
     "current_reads",
     "find_refreshing",
+    "is_refreshing",
     "refresh_all",
 ]
 
@@ -47,8 +58,8 @@ log = logging.getLogger(__name__)
 DEADLINE: Final = 1.0
 """Seconds that all refreshes of one sample may take together."""
 
-Read = tuple["Source", str | None]
-"""What is read: a source, and one of its names, or None for all in its subtree."""
+# Seconds for which a listing waits for refreshes that have made no subordinates yet.
+_IMPATIENT: Final = 0.1
 
 # So many refreshes that do not block, at a few microseconds each, run without a thread, if what
 # they bring are no more numbers than that, at up to 50 ns each.
@@ -60,20 +71,13 @@ _IDLE: Final = 10.0  # seconds after which an idle thread ends
 _lock = threading.RLock()
 
 
-class _Inside(threading.local):
-    refresh = False  # whether this thread is in a refresh
-    reads: "frozenset[Read] | None" = None  # for what
-
-
-_inside: Final = _Inside()
-
-
 class _Run:
     # One call of a refresh, under way or wanted.
-    __slots__ = ("done", "process", "reads")
+    __slots__ = ("awaiter", "done", "process", "reads")
 
-    def __init__(self, reads: "frozenset[Read]") -> None:
+    def __init__(self, reads: "frozenset[Read]", awaiter: Awaiter | None) -> None:
         self.reads = reads
+        self.awaiter = awaiter  # of an async function
         self.process = os.getpid()  # a forked child does not have the thread that makes the call
         self.done = Flag()
 
@@ -89,7 +93,7 @@ class _Aged:
 
     def __call__(self) -> None:
         asked = time.monotonic()
-        self._function()
+        check_result(self._function())
         self._asked = asked
 
     def is_fresh(self) -> bool:
@@ -101,17 +105,33 @@ class Refresher:
 
     Args:
         source: the source that it brings up to date, with all its descendants.
-        function: called without arguments; it raises if there are no numbers.
+        function: called without arguments, and awaited if it is async; it raises if there are no
+            numbers.
         blocking: whether it may block.
         max_age: seconds after it was called for which it is not called again.
+        baseline: whether a clear of what it brings subtracts.
 
     Attributes:
+        awaited: the function, if it is async.
+        names: whether it may make sources, and so runs before directories are listed.
         idle: whether it is not to be called, as the source above brings the numbers up to date.
         failure: why the numbers are unavailable, or None.
         late: whether samples do not wait for it.
     """
 
-    __slots__ = ("_next", "_running", "blocking", "failure", "function", "idle", "late", "source")
+    __slots__ = (
+        "_next",
+        "_running",
+        "awaited",
+        "baseline",
+        "blocking",
+        "failure",
+        "function",
+        "idle",
+        "late",
+        "names",
+        "source",
+    )
 
     made: ClassVar[int] = 0
     """How many there ever were; while there are none, readers need not look for any."""
@@ -122,11 +142,16 @@ class Refresher:
         function: Callable[[], object],
         blocking: bool,
         max_age: float = 0,
+        baseline: bool = False,
     ) -> None:
         Refresher.made += 1
         self.source = source
+        self.awaited = wrap_async(function)
+        function = self.awaited or function
         self.function = _Aged(function, max_age) if max_age else function
-        self.blocking = blocking
+        self.blocking = blocking or self.awaited is not None
+        self.baseline = baseline
+        self.names = True
         self.failure: str | None = None
         self.idle = False
         self.late = False
@@ -150,25 +175,27 @@ class Refresher:
         if failure is not None:
             raise UnavailableError(f"{self.source.path}: {_describe(failure)}", self.source)
 
-    def begin(self, reads: "frozenset[Read]" = frozenset()) -> _Run | None:
+    def begin(
+        self, reads: "frozenset[Read]" = frozenset(), awaiter: Awaiter | None = None
+    ) -> _Run | None:
         """Have the function called in a thread; return the call to wait for, if it is not late."""
-        run, new = call_locked(_lock, lambda: self._find_run(reads))
+        run, new = call_locked(_lock, lambda: self._find_run(_Run(reads, awaiter)))
         if new:
             # Not under the lock: starting a thread waits until it runs.
             _workers.start(self)
         return run
 
-    def _find_run(self, reads: "frozenset[Read]") -> tuple[_Run | None, bool]:
+    def _find_run(self, run: _Run) -> tuple[_Run | None, bool]:
         # The call to wait for, if any, and whether a thread is to be started.
         running, late = self._running, self.late
         if running is None or running.process != os.getpid():
-            run = _Run(reads)
             self._running, self._next = run, None
             return (None if late else run), True
         if not late and self._next is None:
-            self._next = _Run(reads)
+            self._next = run
         elif self._next is not None:
-            self._next.reads |= reads
+            self._next.reads |= run.reads
+            self._next.awaiter = run.awaiter
         return (None if late else self._next), False
 
     def run(self) -> None:
@@ -179,13 +206,15 @@ class Refresher:
 
     def _call(self) -> str | None:
         running = self._running
-        _inside.refresh, _inside.reads = True, None if running is None else running.reads
+        leave = enter_refresh(None if running is None else running.reads)
         try:
-            self.function()
+            if self.awaited is not None and running is not None:
+                self.awaited.awaiter = running.awaiter
+            check_result(self.function())
         except foreign() as error:
             return describe_error(error)
         finally:
-            _inside.refresh, _inside.reads = False, None
+            leave()
         return None
 
     def finish(self, failure: str | None) -> bool:
@@ -257,15 +286,19 @@ class Refreshing:
     Args:
         refreshers: what to refresh.
         reads: for what.
+        patient: whether what is read are numbers, which cannot be known without them.
 
     Attributes:
         ended: whether `run` has returned.
     """
 
-    __slots__ = ("_blocking", "_others", "_reads", "ended")
+    __slots__ = ("_blocking", "_others", "_patient", "_reads", "ended")
 
-    def __init__(self, refreshers: Iterable[Refresher], reads: Iterable[Read]) -> None:
+    def __init__(
+        self, refreshers: Iterable[Refresher], reads: Iterable[Read], *, patient: bool = True
+    ) -> None:
         self.ended = False
+        self._patient = patient
         self._reads = frozenset(reads)
         self._blocking: list[Refresher] = []
         self._others: list[Refresher] = []
@@ -284,19 +317,29 @@ class Refreshing:
         )
 
     def run(self) -> None:
-        """Refresh; return when all have ended or the deadline is over."""
-        deadline = time.monotonic() + DEADLINE
-        begun = [(refresher, refresher.begin(self._reads)) for refresher in self._blocking]
+        """Refresh; return when all have ended or the deadline is over.
+
+        Raises:
+            UnavailableError: one is async, and nothing awaits it for this thread.
+        """
+        awaiter = self._find_awaiter()
+        deadline = time.monotonic() + (DEADLINE if self._patient else _IMPATIENT)
+        begun = [(one, one.begin(self._reads, awaiter)) for one in self._blocking]
         with pausing() if len(self._others) > 1 else nullcontext():
             self._call_others(deadline)
         for refresher, run in begun:
-            if run is not None and not run.done.wait(max(0.0, deadline - time.monotonic())):
+            left = max(0.0, deadline - time.monotonic())
+            if run is not None and not run.done.wait(left) and self._patient:
                 refresher.give_up(run)
         self.ended = True
 
+    def _find_awaiter(self) -> Awaiter | None:
+        sources = [one.source for one in self._blocking if one.awaited is not None]
+        return find_awaiter(sources[0]) if sources else None
+
     def _call_others(self, deadline: float) -> None:
         # In line: of a read of thousands of files, two calls each were a tenth.
-        _inside.refresh, _inside.reads = True, self._reads
+        leave = enter_refresh(self._reads)
         try:
             for number, refresher in enumerate(self._others):
                 if not (number + 1) % _FEW and time.monotonic() > deadline:
@@ -304,7 +347,8 @@ class Refreshing:
                         late.settle(f"no time left within {DEADLINE:g} s")
                     return
                 try:
-                    refresher.function()
+                    if (result := refresher.function()) is not None:
+                        check_result(result)
                 except foreign() as error:
                     refresher.settle(describe_error(error))
                 else:
@@ -312,15 +356,7 @@ class Refreshing:
                         refresher.settle(None)
                 pause()
         finally:
-            _inside.refresh, _inside.reads = False, None
-
-
-def current_reads() -> frozenset[Read] | None:
-    """Return what is read by those who wait for the refresh that runs in this thread.
-
-    None is everything, as outside a refresh.
-    """
-    return _inside.reads
+            leave()
 
 
 def find_refreshing(sources: "Iterable[Source]", name: str | None = None) -> Refreshing | None:
@@ -332,7 +368,7 @@ def find_refreshing(sources: "Iterable[Source]", name: str | None = None) -> Ref
         sources: what is read.
         name: the one of their names that is read; None for all.
     """
-    if not Refresher.made or _inside.refresh:
+    if not Refresher.made or is_refreshing():
         return None
     found: dict[Refresher, None] = {}
     reads = [(source, name) for source in sources]

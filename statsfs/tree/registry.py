@@ -11,22 +11,32 @@ from typing import Any
 
 from statsfs.exceptions import TreeError, UnknownValueError
 from statsfs.model.foreign import foreign
-from statsfs.tree import placement, references
+from statsfs.tree import arguments, placement, references
 from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, tree_change
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.snapshot import Snapshot, take_snapshot
 from statsfs.tree.source import Source, check_source, directory_of
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "check_registry"]
 
 log = logging.getLogger(__name__)
 
 
 class Registry(Listening):
-    """The top-level sources of a tree; what `mount` shows."""
+    """The top-level sources of a tree; what `mount` shows.
 
-    def __init__(self) -> None:
-        super().__init__()
+    Args:
+        prefix: what the names of all metrics begin with in Prometheus's formats, before the name of
+            the top-level source: with "myapp", `rss` of `host` is `myapp_host_rss`. A top-level
+            source that is called "myapp", or "myapp_…", has it already.
+
+    Raises:
+        InvalidNameError: the prefix is not one of a metric.
+        TypeError: it is not a str.
+    """
+
+    def __init__(self, prefix: str | None = None) -> None:
+        super().__init__(arguments.check_prefix(prefix))
         self._sources: dict[str, Source] = {}
         self._listeners: tuple[Callable[[ChangeNotice], None], ...] = ()
 
@@ -43,8 +53,8 @@ class Registry(Listening):
         """The top-level sources by name; a live view."""
         return MappingProxyType(self._sources)
 
-    def register(self, source: Source) -> None:
-        """Make a source a top-level directory; the registry takes a reference to it.
+    def register(self, source: Source) -> Source:
+        """Make a source a top-level directory, and return it; the registry takes a reference to it.
 
         Raises:
             TreeError: it has a parent, or is registered already.
@@ -54,6 +64,7 @@ class Registry(Listening):
         """
         check_source(source)
         self._register(source)
+        return source
 
     @tree_change
     def _register(self, change: TreeChange, source: Source) -> None:
@@ -91,7 +102,11 @@ class Registry(Listening):
 
         Args:
             path: the names from a top-level source on, joined by "/".
+
+        Raises:
+            TypeError: it is not a str.
         """
+        arguments.check_path(path)
         name, slash, rest = path.partition("/")
         top = self._sources.get(name)
         return top.find(rest) if top is not None and slash else top
@@ -104,14 +119,27 @@ class Registry(Listening):
 
         Raises:
             UnknownValueError: there is no such source, or no such value in it.
+            TypeError: it is not a str.
         """
-        if not isinstance(path, str):
-            raise TypeError(f"a path is a str, not {type(path).__name__}: {path!r}")
-        above, slash, name = path.rpartition("/")
-        source = self.find(above) if slash else None
-        if source is None:
-            raise UnknownValueError(f"no source {above!r}" if slash else f"no value {path!r}", path)
-        return source.get_value(name)
+        arguments.check_path(path)
+        above, _, name = path.rpartition("/")
+        source = self.find(above)
+        try:
+            if source is not None:
+                return source.get_value(name)
+        except UnknownValueError:
+            if self.find(path) is None:
+                raise
+        raise UnknownValueError(self._explain(path), path)
+
+    def _explain(self, path: str) -> str:
+        # Why there is no value.
+        above = path.rpartition("/")[0]
+        if self.find(path) is not None:
+            return f"no value {path!r}: it is a source"
+        if not all(path.split("/")) or not above:
+            return f'no value {path!r}: a path is names joined by "/", "http/requests"'
+        return f"no source {above!r}"
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
@@ -138,3 +166,9 @@ class Registry(Listening):
                 listener(notice)
             except foreign():
                 log.exception("a listener failed")
+
+
+def check_registry(registry: object) -> None:
+    """Raise TypeError if something is not a registry."""
+    if not isinstance(registry, Registry):
+        raise TypeError(f"registry is not a Registry: {registry!r}")

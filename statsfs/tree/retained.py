@@ -60,6 +60,8 @@ def add_kept(array: Array, row: Sequence[Any] | None, kept: RetainedRow) -> tupl
 
 def check_row(array: Array, row: Sequence[Any]) -> RetainedRow:
     """Return what is retained by a row that `fill_row` made, or raise ValueError or TypeError."""
+    if not hasattr(row, "__len__"):
+        raise TypeError(f"row is not a sequence of numbers: {row!r}")
     if len(row) != len(array.values):
         raise ValueError(f"{len(row)} numbers for {len(array.values)} values")
     found: list[Any] = list(array.plan(KeptPlan).nothing)

@@ -101,36 +101,45 @@ class Folding:
         self,
         change: TreeChange,
         lineage: "Sequence[Source]",
-        leaving: Mapping[Array, ArrayIndex],
-        source: "Source",
+        leaving: "Sequence[Source]",
     ) -> "Mapping[Source, Container[Array]] | None":
-        """Keep what a source counted that leaves the first of a lineage.
+        """Keep what some sources counted that leave the first of a lineage.
 
         Return the arrays of which something is retained, by the sources in whose subtree it is; or
         None where a base is unread.
         """
         above = _find_retaining(lineage)
-        kept = {
-            array: index
-            for array, index in leaving.items()
-            if above and array.retained and (index.groups or index.records)
-        }
-        crossing = {record for index in leaving.values() for record in _crossing(index, lineage)}
-        counted = self._add_up(kept, crossing)
-        if counted is None:
+        if not (above and leaving):
+            return {}
+        unread: list[_Unread] = []
+        rows: dict[Array, dict[Source, RetainedRow]] = {}
+        crossing: dict[Source, list[Retained]] = {}
+        for source in leaving:
+            indexes = source._directory.index
+            crossing[source] = [
+                one for index in indexes.values() for one in _crossing(index, lineage)
+            ]
+            kept = {
+                array: index
+                for array, index in indexes.items()
+                if array.retained and (index.groups or index.records)
+            }
+            for array, row in (self._add_up(kept, crossing[source]) or {}).items():
+                rows.setdefault(array, {})[source] = row
+            unread += self.unread
+        self.unread = unread
+        if unread:
             return None
-        for array, row in counted.items():
+        for array, by_source in rows.items():
             record = find_record(change, above[0], array)
-            change.set(record, "row", add_retained(array, [record.row, row]))
-            record.lend(change, source, row)
-            change.set(source._directory, "lent", True)
+            _keep(change, record, by_source)
+            for source in by_source:
+                change.set(source._directory, "lent", True)
             for limit in above[1:]:
-                rows = [one.row for one in crossing if (one.array, one.limit) == (array, limit)]
-                if rows:
-                    share, row = record.share(change, limit), add_retained(array, rows)
-                    change.set(share, "row", add_retained(array, [share.row, row]))
-                    share.lend(change, source, row)
-        return dict.fromkeys(above, counted)
+                shared = _find_shared(array, limit, crossing)
+                if shared:
+                    _keep(change, record.share(change, limit), shared)
+        return dict.fromkeys(above, rows)
 
     def retain_entries(
         self, change: TreeChange, above: "Sequence[Source]", revoked: Mapping[Entry, Entry]
@@ -152,9 +161,7 @@ class Folding:
             return False
         for array, by_entry in rows.items():
             record = find_record(change, above[0], array)
-            change.set(record, "row", add_retained(array, [record.row, *by_entry.values()]))
-            for entry, row in by_entry.items():
-                record.lend(change, revoked[entry], row)
+            _keep(change, record, {revoked[entry]: row for entry, row in by_entry.items()})
         return True
 
     def take_back(self, change: TreeChange, lineage: "Sequence[Source]", source: "Source") -> bool:
@@ -211,8 +218,7 @@ class Folding:
                 back = record.take_back(change, lender, row)
                 if common is not record.source:
                     share = find_record(change, record.source, record.array).share(change, common)
-                    change.set(share, "row", add_retained(record.array, [share.row, back]))
-                    share.lend(change, lender, back)
+                    _keep(change, share, {lender: back})
         return True
 
     def _add_up(
@@ -245,6 +251,29 @@ class Folding:
                 unread.append((reader, entry, base))
             else:
                 yield row
+
+
+def _keep(
+    change: TreeChange,
+    record: Retained,
+    rows: Mapping[Any, RetainedRow],
+) -> None:
+    # Adds rows to a record, and notes whose they are.
+    change.set(record, "row", add_retained(record.array, [record.row, *rows.values()]))
+    for lender, row in rows.items():
+        record.lend(change, lender, row)
+
+
+def _find_shared(
+    array: Array, limit: "Source", crossing: "Mapping[Source, Sequence[Retained]]"
+) -> "Mapping[Source, RetainedRow]":
+    # What sources bring that is not counted from a limit on.
+    shared = {}
+    for source, records in crossing.items():
+        rows = [one.row for one in records if (one.array, one.limit) == (array, limit)]
+        if rows:
+            shared[source] = add_retained(array, rows)
+    return shared
 
 
 def _sample(array: Array, reader: Reader, bases: list[Any]) -> RetainedRow | None:

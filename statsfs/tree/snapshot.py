@@ -181,6 +181,7 @@ class Snapshot:
         tops: the top-level sources, or the root, and the arrays that are in the subtree of each.
         declared: the entries that had no base.
         retained: what sources retained, and how much that was.
+        prefix: that of the registry, or None.
     """
 
     moment: int
@@ -193,6 +194,7 @@ class Snapshot:
     tops: "dict[Source, list[Array]]"
     declared: list[Entry]
     retained: list[tuple[Retained, RetainedRow]]
+    prefix: str | None
 
     def find_silent(self) -> "set[Source | Registry]":
         """Return all sources that have no numbers: a refresh of them, or above them, failed."""
@@ -258,11 +260,13 @@ def take_snapshot(root: "Source | Registry") -> Snapshot:
 def _pass(root: "Source | Registry", broken: _Broken) -> tuple[Snapshot, list[_Group]]:
     # Returns a snapshot without numbers, and those of plain bases; other bases are not read yet.
     lineage: tuple[Source, ...] = ()
+    registry: Registry | Source | None
     if isinstance(root, Listening):
-        tops = root.sources
+        registry, tops = root, root.sources
     else:
         check(root)
         lineage, tops = tuple(reversed(find_lineage(root))), (root,)
+        registry = lineage[0].parent
     subordinates, states = _walk(tops)
     if not lineage:
         subordinates.insert(0, (root, list(tops)))
@@ -292,6 +296,7 @@ def _pass(root: "Source | Registry", broken: _Broken) -> tuple[Snapshot, list[_G
         {top: list(top._directory.index) for top in tops},
         declared,
         retained,
+        registry.prefix if isinstance(registry, Listening) else None,
     )
     return snapshot, plain + dynamic
 

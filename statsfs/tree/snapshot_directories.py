@@ -98,7 +98,7 @@ class SnapshotDirectory:
 
     def add(self, entry: Entry, row: Row) -> None:
         """Add what was sampled of one base of the source."""
-        if not entry.hidden:
+        if not (entry.hidden or entry.silent):
             self.own[entry.array] = row
         addends = self._addends[entry.array]
         addends.rows.append(row)

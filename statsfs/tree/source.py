@@ -7,25 +7,20 @@ takes no lock, unless a total counts what left; a snapshot takes it for its pass
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from statsfs.exceptions import (
-    BaseMismatchError,
-    DuplicateNameError,
-    ReadOnlyValueError,
-    UnknownValueError,
-)
+from statsfs.exceptions import UnknownValueError
 from statsfs.model.arrays import Array, File, intern_array
 from statsfs.model.stats import Stats
-from statsfs.model.values import Value, check_name
-from statsfs.tree import placement, references
+from statsfs.model.values import Value
+from statsfs.tree import arguments, entries, placement, references, syncing
 from statsfs.tree.access import check_owner
-from statsfs.tree.arguments import check_age, check_functions, check_info, format_name, show_label
+from statsfs.tree.asking import ask_names, find_source, make_refresher
+from statsfs.tree.clearing import check_writable
 from statsfs.tree.directory import Directory
 from statsfs.tree.index import ClearRecorder, Entry
 from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, lock_tree, tree_change
-from statsfs.tree.refresh import Refresher, refresh_all
+from statsfs.tree.refresh import refresh_all
 from statsfs.tree.retained import check_row, read_retained, restore_row
-from statsfs.tree.retention import Folding, folding_change
 from statsfs.tree.rows import RetainedRow
 from statsfs.tree.snapshot import Snapshot, take_snapshot
 
@@ -46,7 +41,9 @@ class Source:
 
     A new source has one reference, its creator's. The tree takes its own when the source is added
     to it. The source is released when the last reference is put. As a context manager it puts the
-    creator's reference at the end.
+    creator's reference at the end: for a source that only the tree keeps from then on. It is
+    released at the end if it is not in the tree, else when it is removed. A program that never puts
+    can use its sources as long as it likes, and garbage collection does the rest.
 
     Args:
         name: the directory's name; `name % args` if there are arguments.
@@ -54,16 +51,19 @@ class Source:
         label: the Prometheus label whose value is this source's name; None for none.
         label_value: that label's value, if another than the name: any text.
         info: more about the source, by name: extended attributes of its directory, as
-            `user.statsfs.<name>`. A program may set it anew.
+            `user.statsfs.<name>`, and in `.schema.json`. A program may set it anew.
         hidden: no directory, for it and its subtree; but its values count above.
         retain: keep what subordinates have counted when they leave, so that totals never go back.
         collapse: in Prometheus's formats, be one series, the total, and nothing in the subtree has
             one; by default a source that retains does. Else each source in the subtree is a series
             as long as it lives, and what is retained is not exported.
-        refresh: called before anything in the source's subtree is read or cleared: it brings the
-            numbers of the bases up to date. Files of a source whose refresh fails return ENODATA.
+        refresh: called before anything in the source's subtree is read, cleared or listed: it
+            brings bases and subordinates up to date. Files of a source whose refresh fails return
+            ENODATA. An `async def` is awaited by trio, for a mount, or a trio.to_thread thread.
         blocking: whether `refresh` may take long; it is then called in a thread of its own.
         max_age: seconds for which what `refresh` brought is new enough, from its call on.
+        baseline: whether a clear of a cumulative value in the subtree subtracts what it is from
+            then on. Without, all values are read-only there: `refresh` would overwrite a 0.
         recorder: called in place of a clear of this source's values, or of its retained numbers,
             with the parts to clear and the function that clears them. It calls the function, or
             raises, and nothing is cleared. One clear calls each recorder once.
@@ -111,16 +111,19 @@ class Source:
         refresh: Callable[[], object] | None = None,
         blocking: bool = True,
         max_age: float = 0,
+        baseline: bool = False,
         recorder: ClearRecorder | None = None,
         cleared: Callable[[], object] | None = None,
         rmdir: "Callable[[Source], bool] | None" = None,
         owner: tuple[int, int] | None = None,
     ) -> None:
-        self.name: Final = format_name(name, args)
-        self.label: Final = None if label is None else check_name(label, "a source's label")
-        self.label_value: Final = self.name if label_value is None else show_label(label_value)
-        self.info: Mapping[str, str] = check_info(info)
-        check_functions(refresh=refresh, recorder=recorder, cleared=cleared, rmdir=rmdir)
+        self.name: Final = arguments.format_name(name, args)
+        self.label: Final = arguments.check_source_label(label)
+        self.label_value: Final = (
+            self.name if label_value is None else arguments.show_label(label_value)
+        )
+        self.info: Mapping[str, str] = arguments.check_info(info)
+        arguments.check_functions(refresh=refresh, recorder=recorder, cleared=cleared, rmdir=rmdir)
         self.hidden: Final = hidden
         self.retain: Final = retain
         self.collapse: Final = retain if collapse is None else collapse
@@ -131,10 +134,7 @@ class Source:
         self._taken, self._holds, self._released = 1, 0, False
         owner = check_owner(owner, f"the owner of {self.name!r}")
         self._directory: Final = Directory(self.name, owner)
-        if refresh is not None:
-            refresher = Refresher(self, refresh, blocking, check_age(max_age))
-            self._directory.refresher = refresher
-            self._directory.refreshers = {refresher: None}
+        make_refresher(self, refresh, blocking, max_age, baseline)
 
     def __repr__(self) -> str:
         state = " released" if self._released else f" references={self.refcount}"
@@ -175,13 +175,15 @@ class Source:
     def find(self, path: str) -> "Source | None":
         """Return a source in this one's subtree, hidden or not, or None.
 
+        Refreshes of those above a name that is missing run, and may make it.
+
         Args:
             path: the names from a subordinate on, joined by "/".
+
+        Raises:
+            UnavailableError: one of them is async, and nothing awaits it here.
         """
-        found: Source | None = self
-        for name in path.split("/"):
-            found = None if found is None else found._directory.subordinates.get(name)
-        return found
+        return find_source(self, path)
 
     @property
     def refcount(self) -> int:
@@ -233,6 +235,36 @@ class Source:
         check_source(source)
         placement.remove(self, source)
 
+    def sync(
+        self,
+        subordinates: Mapping[str, Mapping[str, int | Sequence[int]]],
+        values: type[Stats] | Sequence[Value],
+        *,
+        label: str | None = None,
+    ) -> None:
+        """Make, update and remove subordinates in one change, so that they are those of a mapping.
+
+        A reader sees all of it or nothing. Subordinates that were added otherwise are left alone.
+        What one that is removed has counted is retained as by `remove_subordinate`. A cumulative
+        number that falls is of another one with the name, so call it in one thread at a time.
+
+        Args:
+            subordinates: the numbers of each subordinate, by the names of values. Its name may be
+                any text: the directory's is what `safe_name` makes of it.
+            values: an array, as for `add_values`. A value that a subordinate never had has no file
+                there; one that it had, and lacks now, is unavailable, and totals have the last one.
+            label: the Prometheus label whose value is the subordinate's name; None for none.
+
+        Raises:
+            UnknownValueError: a mapping has a name that is not a value's.
+            BaseMismatchError: a mapping has no integer for a value.
+            ValueError: a number does not fit into its value's type.
+            DuplicateNameError: a source that `sync` did not make has the name.
+            ReleasedError: the source was released.
+            TypeError: `values` is not an array, or something else not a mapping by text.
+        """
+        syncing.sync(self, subordinates, values, label, Source)
+
     # Values
 
     def add_values(
@@ -254,24 +286,7 @@ class Source:
             ReleasedError: the source was released.
             TypeError, ValueError: `values` is not an array.
         """
-        references.check(self)
-        try:
-            array = intern_array(values)
-            reader, bound = (None, None) if base is None else array.binder.bind(base)
-        except (BaseMismatchError, DuplicateNameError) as error:
-            raise type(error)(f"{self.path}: {error}", error.offender) from error.__cause__
-        self._add_entry(Entry(self, array, reader, bound, base, hidden))
-
-    @folding_change
-    def _add_entry(self, change: TreeChange, folding: Folding, entry: Entry) -> None:
-        references.check(self)
-        self._directory.check_entry(entry)
-        lineage = find_lineage(self)
-        revoked = self._directory.find_revoked(entry)
-        if not folding.take_back_entry(change, lineage, entry, revoked):
-            return
-        stale = self._directory.add_entry(change, entry, revoked)
-        note_files(change, lineage, stale)
+        entries.add_values(self, values, base, hidden)
 
     def remove_values(self, values: type[Stats] | Sequence[Value]) -> None:
         """Take an array away: this source shows its values no longer.
@@ -283,7 +298,7 @@ class Source:
             ReleasedError: the source was released.
             TypeError, ValueError: `values` is not an array.
         """
-        self._revoke(intern_array(values))
+        entries.revoke(self, intern_array(values))
 
     def revoke(self) -> None:
         """Drop the bases of this source alone, as when their memory goes away.
@@ -294,22 +309,7 @@ class Source:
         Raises:
             ReleasedError: it was released.
         """
-        self._revoke()
-
-    @folding_change
-    def _revoke(self, change: TreeChange, folding: Folding, array: Array | None = None) -> None:
-        # Of one array, or of all: then their names stay.
-        references.check(self)
-        revoked = {
-            entry: entry.revoke(hidden=array is not None)
-            for entry in self._directory.entries.values()
-            if not entry.declared and array in (None, entry.array)
-        }
-        lineage = find_lineage(self)
-        # The source does not retain what it drops itself: the sources above do.
-        if revoked and folding.retain_entries(change, lineage[1:], revoked):
-            self._directory.revoke_entries(change, revoked)
-            note_files(change, lineage, [self._directory])
+        entries.revoke(self)
 
     # Files
 
@@ -322,12 +322,14 @@ class Source:
         references.check(self)
         return list(self._directory.layout.files)
 
-    def _find_file(self, name: str) -> tuple[File, Entry | None]:
+    def _find_file(self, name: str, ask: bool = True) -> tuple[File, Entry | None]:
         references.check(self)
         file = self._directory.layout.files.get(name)
         if file is not None:
             return file, self._directory.entry_of(file)
         hidden = self._directory.find_hidden(name)
+        if hidden is None and ask and ask_names(self._directory):
+            return self._find_file(name, ask=False)
         if hidden is None:
             raise UnknownValueError(f"{self.path}: no value {name!r}", name)
         return hidden
@@ -361,14 +363,13 @@ class Source:
         Raises:
             UnknownValueError: there is no such value.
             UnavailableError: a refresh failed, or took more than a second.
-            ReadOnlyValueError: its mode has no write bit, or its base refuses. An aggregate skips
-                bases that refuse, and logs them.
+            ReadOnlyValueError: its mode has no write bit, a refresh without `baseline` brings it,
+                or its base refuses. An aggregate skips bases that refuse, and logs them.
             SegmentError: a collector cannot record the clear; then nothing is cleared.
             ReleasedError: the source was released.
         """
         file, entry = self._find_file(name)
-        if not file.value.writable:
-            raise ReadOnlyValueError(f"{self.path}: {name!r} cannot be cleared", name)
+        check_writable(self._directory, file)
         refresh_all([self], name)
         self._directory.clear(file, entry)
 
@@ -446,4 +447,4 @@ def is_told_of_clears(source: Source) -> bool:
 def check_source(source: object) -> None:
     """Raise TypeError if something is not a source."""
     if not isinstance(source, Source):
-        raise TypeError(f"not a Source: {source!r}")
+        raise TypeError(f"source is not a Source: {source!r}")

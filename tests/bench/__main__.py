@@ -20,10 +20,12 @@ from tests.bench import (
     growing,
     kvm,
     memory,
+    migrating,
     results,
     sampling,
     segmenting,
     serving,
+    syncing,
     viewing,
 )
 
@@ -34,6 +36,7 @@ TOPICS = {
     "sampling": sampling.main,
     "memory": memory.main,
     "changing": changing.main,
+    "syncing": syncing.main,
     "segmenting": segmenting.main,
     "collecting": collecting.main,
     "asking": asking.main,
@@ -43,6 +46,7 @@ TOPICS = {
     "embedding": embedding.main,
     "growing": growing.main,
     "viewing": viewing.main,
+    "migrating": migrating.main,
 }
 
 

@@ -118,6 +118,8 @@ def test_segments_that_are_refused(tmp_path: Path) -> None:
     open_to_all.chmod(0o777)
     mountpoint = tmp_path / "other"
     assert "chmod go-w" in refused(mountpoint, "--create", "--segments", open_to_all)
+    said = refused(mountpoint, "--create", "--segments", tmp_path / "typo" / "segments")
+    assert f"{tmp_path}/typo/segments: No such file or directory; make {tmp_path}/typo\n" in said
     segments = tmp_path / "segments"
     with daemon(tmp_path / "stats", "--segments", segments) as process:
         said = refused(mountpoint, "--create", "--segments", segments)

@@ -60,7 +60,7 @@ def test_mount_and_umount(machine: Machine) -> None:
     assert ends == ["/dev/null", "/run/log", "/run/log"]
     assert machine.run("umount", "/run/stats") == ""
     machine.wait_until_quiet()
-    assert (machine.root / "run/log").read_text() == "statsfs: unmounted /run/stats\n"
+    assert (machine.root / "run/log").read_text().endswith(": unmounted /run/stats\n")
 
 
 @pytest.mark.parametrize("command", [("fusermount3", "-u"), (STATSFS, "umount")], ids=["u", "s"])

@@ -8,6 +8,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,8 +60,22 @@ def test_what_is_published_is_shown(directory: Path) -> None:
 
 def test_a_registry_is_needed(directory: Path) -> None:
     """Anything else is refused at once."""
-    with pytest.raises(TypeError, match="not a Registry: 'x'"):
+    with pytest.raises(TypeError, match="registry is not a Registry: 'x'"):
         Collector("x", directory)  # type: ignore[arg-type]  # that is the question
+
+
+@pytest.mark.parametrize("wrong", [5, True, "", b"", "a\0b", b"a\0b", ["a"]])
+def test_a_directory_is_a_path(registry: Registry, wrong: Any) -> None:
+    """One line names the argument: "" was the current directory."""
+    with pytest.raises(TypeError, match="directory must be a path, not ") as raised:
+        Collector(registry, wrong)
+    assert raised.value.__context__ is None
+
+
+def test_a_directory_in_bytes(registry: Registry, directory: Path) -> None:
+    """As for `publish`."""
+    with Collector(registry, os.fsencode(directory)) as collector:
+        assert collector.directory == directory
 
 
 def test_a_path_is_no_format(directory: Path) -> None:
@@ -251,7 +266,7 @@ def test_a_cleared_segment_that_counts_anew(directory: Path) -> None:
     segment = HandMade.of(directory / "x.stats", "app/w1", [9])
     with collecting(directory) as registry:
         wait_for(registry, "app/w1").clear_value("a")
-        offset = file_format.decode(segment.file.read_bytes()).data_offset  # type: ignore[union-attr]  # it is one
+        offset = file_format.decode(segment.file.read_bytes()).data_offset
         os.pwrite(segment.fd, (4).to_bytes(8, sys.byteorder), offset)
         assert total(registry, "a") == 4
         segment.die()
@@ -279,7 +294,9 @@ def test_a_taken_path_is_waited_for(
         wait_until(lambda: total(registry, path=second) == 10, "the second")
         two.close()
         wait_until(lambda: files_in(directory) == [])
-        assert len([line for line in caplog.messages if "waiting for it" in line]) == 1
+        (line,) = [line for line in caplog.messages if "waiting for it" in line]
+        assert " is not shown yet: " in line
+        assert "refused" not in line
 
 
 def test_one_who_waited_and_gave_up(directory: Path) -> None:

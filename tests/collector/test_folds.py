@@ -674,7 +674,7 @@ def test_a_full_disk(
         fill(ballast)
         segment.close()
         wait_until(lambda: len(tries) > 3)
-        assert "No space left on device; trying again" in caplog.text
+        assert f"{tiny}/.retained: No space left on device; trying again" in caplog.text
         registry.by_name["app"].clear_value("peak")
         assert sums(registry) == sums(registry, "app/w1") == (5, 0)
         assert len(files_in(tiny)) == 1

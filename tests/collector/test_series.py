@@ -6,12 +6,15 @@ import pytest
 
 from statsfs.collector import Collector
 from statsfs.formats import prometheus
+from statsfs.model.values import Aggregate, Value
 from statsfs.monitoring.exposition import serve_metrics
 from statsfs.segments import publish
 from statsfs.tree.registry import Registry
-from tests.support.collecting import WorkerStats, collecting, files_in, wait_for
+from tests.support.collecting import HandMade, WorkerStats, collecting, files_in, wait_for
 from tests.support.deadlines import wait_until
 from tests.support.prometheus_server import Job, scraping
+
+REQUESTS = Value("requests", aggregate=Aggregate.SUM)
 
 
 def series(registry: Registry) -> list[str]:
@@ -95,3 +98,14 @@ def test_rolling_restarts_as_prometheus_sees_them(directory: Path, tmp_path: Pat
                     live(300 * life + 100 * worker)
         assert server.query("sum(resets(app_requests_total[1h]))") == {(): 0}
         assert server.query("count(count_over_time(app_requests_total[1h]))") == {(): 1}
+
+
+def test_labels_that_prometheus_would_rewrite(directory: Path) -> None:
+    """A program in another language may write any: it is shown as Prometheus has it."""
+    labels = [None, "my-x", "__y", "le"]
+    one = HandMade.of(directory / "a.stats", "app/x/y/w", [3], [REQUESTS], labels=labels)
+    with collecting(directory) as registry:
+        wait_for(registry, "app/x/y/w")
+        assert registry.find("app/x").label == "my_x"  # type: ignore[union-attr]  # it is there
+        assert series(registry) == ['app_requests_total{_y="y",exported_le="w",my_x="x"} 3']
+    one.die()

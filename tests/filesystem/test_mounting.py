@@ -239,7 +239,7 @@ def test_bad_mount_points(later: Server, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert (
         refused(later, tmp_path / "no")
-        == "no such directory; make it (mkdir), or mount with create"
+        == "no such directory; make it (mkdir), or mount with create=True (--create)"
     )
     assert refused(later, tmp_path / "file") == "not a directory"
     assert refused(later, tmp_path) == "the directory is not empty; choose another"
@@ -387,7 +387,7 @@ def test_a_device_that_cannot_be_read(later: Server) -> None:
 
 def test_mounting_what_is_no_registry(later: Server) -> None:
     """It is a mistake of the program, and nothing is mounted."""
-    with pytest.raises(RemoteError, match="TypeError: not a Registry: 'registry'"):
+    with pytest.raises(RemoteError, match="TypeError: registry is not a Registry: 'registry'"):
         later.call(calls.mount_no_registry, later.mountpoint)
     assert not is_mounted(later.mountpoint)
 

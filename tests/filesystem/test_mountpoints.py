@@ -156,7 +156,11 @@ def test_bad_directories(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     for name, code, words in [
-        ("nothing", errno.ENOENT, "no such directory; make it (mkdir), or mount with create"),
+        (
+            "nothing",
+            errno.ENOENT,
+            "no such directory; make it (mkdir), or mount with create=True (--create)",
+        ),
         ("file", errno.ENOTDIR, "not a directory"),
         ("", errno.ENOTEMPTY, "the directory is not empty; choose another"),
         ("file/below", errno.ENOTDIR, "Not a directory"),

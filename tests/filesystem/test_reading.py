@@ -201,7 +201,7 @@ def test_clears_of_what_is_retained(kernel: Kernel, registry: Registry) -> None:
 
 def test_refreshes_come_first(kernel: Kernel, registry: Registry) -> None:
     """Of reads and of clears."""
-    source = Source("app", refresh=lambda: None, blocking=False)
+    source = Source("app", refresh=lambda: None, blocking=False, baseline=True)
     source.add_values([HISTOGRAM], {"h": [1] * BUCKETS})
     registry.register(source)
     handle = kernel.open(kernel.find("app/h"), 2)

@@ -348,7 +348,7 @@ def test_a_root_that_changes_in_the_middle_of_the_lookup(
 ) -> None:
     """What is missing in the one says nothing of the other: nothing is to be cached."""
     note = vfs._inodes.note_absent
-    changes: list[Callable[[Source], None]] = [registry.unregister, registry.register]
+    changes: list[Callable[[Source], object]] = [registry.unregister, registry.register]
 
     def note_first(*args: object) -> bool:
         noted = note(*args)  # type: ignore[arg-type]  # whatever it is called with

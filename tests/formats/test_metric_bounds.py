@@ -138,7 +138,7 @@ def test_nothing_is_larger_than_it_counts(registry: Registry) -> None:
         ((bare,), [1, 2, 3]),
     ]
     for index in range(3):
-        made = Source("s%d", index, label="ü" * 9)
+        made = Source("s%d", index, label="u" * 9)
         for values, number in few:
             base = dict.fromkeys((value.name for value in values), largest)
             made.add_values(values, {**base, values[0].name: number})

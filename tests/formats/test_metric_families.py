@@ -169,9 +169,6 @@ def test_labels(registry: Registry) -> None:
     vcpu = source(vm, "vcpu0", (value, 2), label="vcpu")
     plain = source(vcpu, "x", (value, 3))
     source(source(plain, "y", label="vm"), "z", (value, 4))
-    source(top, "le", (value, 5), label="le")
-    source(top, "reserved", (value, 6), label="__name__")
-    source(top, "digit", (value, 7), label="9-é")
     source(top, 'q"\\%d', (value, 8), label="vm")
     assert lines(registry) == [
         "top_n 0",
@@ -179,9 +176,6 @@ def test_labels(registry: Registry) -> None:
         'top_n{vcpu="vcpu0",vm="12-3"} 2',
         'top_n{source="x",vcpu="vcpu0",vm="12-3"} 3',
         'top_n{source="x/z",vcpu="vcpu0",vm="12-3/y"} 4',
-        'top_n{exported_le="le"} 5',
-        'top_n{_name__="reserved"} 6',
-        'top_n{_9__="digit"} 7',
         'top_n{vm="q\\"\\\\%d"} 8',
     ]
 

@@ -213,3 +213,27 @@ def test_views_have_no_attributes(kernel: Kernel, registry: Registry) -> None:
     """They are files like others, but nobody's value."""
     registry.register(Source("s"))
     assert kernel.vfs.extended_attributes(kernel.find("s/.schema.json")) == {}
+
+
+def test_info(registry: Registry) -> None:
+    """What is known of a source beside numbers, as its attributes have it; no key where nothing."""
+    info = {"version": '1.2 "é" %d\n', "build-id": "x" * 300, "le": "", "a.b": "c"}
+    top = Source("top", info=info)
+    below = Source("below", label="unit", info={"model": "m"})
+    registry.register(top)
+    top.add_subordinate(below)
+    below.add_subordinate(Source("plain"))
+    below.add_subordinate(Source("ghost", hidden=True, info={"never": "shown"}))
+    shown = {**info, "version": '1.2 "é" %d\\n'}
+    whole = load(registry)
+    assert list(whole) == ["labels", "values", "subordinates"]
+    assert whole["subordinates"]["top"]["info"] == load(top)["info"] == shown
+    assert list(load(top)) == ["labels", "info", "values", "subordinates"]
+    inner = load(top)["subordinates"]["below"]
+    assert inner["info"] == load(below)["info"] == {"model": "m"}
+    assert list(inner["subordinates"]) == ["plain"]
+    assert "info" not in inner["subordinates"]["plain"]
+    top.info = {"version": "1.3"}
+    assert load(top)["info"] == {"version": "1.3"}
+    top.info = {}
+    assert "info" not in load(top)

@@ -15,7 +15,7 @@ import pytest
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.exceptions import KvmError
 from statsfs.kvm import bpf
-from statsfs.kvm.bpf import BpfIterator, BpfRow
+from statsfs.kvm.bpf import BpfIterator, BpfPass, BpfRow
 from statsfs.kvm.bpf_program import MARK, NO_VCPU, ROW
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
@@ -35,9 +35,11 @@ def iterator() -> Iterator[BpfIterator]:
         yield iterator
 
 
-def own_rows(iterator: BpfIterator) -> list[BpfRow]:
-    """What it finds in this process."""
-    return [row for row in iterator.read() if row.process == os.getpid()]
+def own_rows(iterator: BpfIterator) -> list[tuple[BpfRow, bytes]]:
+    """What it finds in this process, each with its block."""
+    found = iterator.read()
+    pairs = zip(found.rows, found.blocks, strict=True)
+    return [(row, block) for row, block in pairs if row.process == os.getpid()]
 
 
 def test_the_bytes_are_those_of_the_descriptors(iterator: BpfIterator, registry: Registry) -> None:
@@ -47,14 +49,14 @@ def test_the_bytes_are_those_of_the_descriptors(iterator: BpfIterator, registry:
         for exits, vcpu in zip((100, 33), vm.vcpus, strict=True):
             vcpu.make_exits(exits)
         rows = own_rows(iterator)
-        assert {row.vcpu for row in rows} == {None, 0, 1}
-        assert len({row.kvm for row in rows}) == 1
-        for row in rows:
+        assert {row.vcpu for row, _ in rows} == {None, 0, 1}
+        assert len({row.kvm for row, _ in rows}) == 1
+        for row, block in rows:
             stats = vm.stats if row.vcpu is None else vm.vcpu_stats[row.vcpu]
             stats.refresh()
             start = 0 if row.vcpu is None else SCHEDULE_SIZE
             assert row.id.rstrip(b"\0").decode() == stats.id
-            assert stats._layout.numbers(row.block[start:]) == tuple(stats.numbers.values())
+            assert stats._layout.numbers(block[start:]) == tuple(stats.numbers.values())
     assert own_rows(iterator) == []
 
 
@@ -62,9 +64,8 @@ def test_the_thread_of_a_vcpu(iterator: BpfIterator, registry: Registry) -> None
     """The scheduler's numbers are those of schedstat; a thread that ended is none."""
     with RealKvm(registry, rate=0) as kvm:
         vm = kvm.create_vm(1)
-        assert {(row.thread, row.block[:SCHEDULE_SIZE]) for row in own_rows(iterator)[1:]} == {
-            (0, bytes(SCHEDULE_SIZE))
-        }
+        found = {(row.thread, block[:SCHEDULE_SIZE]) for row, block in own_rows(iterator)[1:]}
+        assert found == {(0, bytes(SCHEDULE_SIZE))}
         threads: list[int] = []
         told: list[tuple[int, ...]] = []
 
@@ -73,8 +74,8 @@ def test_the_thread_of_a_vcpu(iterator: BpfIterator, registry: Registry) -> None
             for _ in range(100):  # until something was counted, and nothing runs between the two
                 vm.vcpus[0].make_exits(10)
                 schedstat = Path(f"/proc/self/task/{threads[0]}/schedstat").read_text()
-                row = own_rows(iterator)[-1]
-                told.append(struct.unpack_from("=3Q", row.block))
+                row, block = own_rows(iterator)[-1]
+                told.append(struct.unpack_from("=3Q", block))
                 assert row.thread == threads[0]
                 if told[-1][0] and told[-1][1:] == tuple(map(int, schedstat.split()))[1:]:
                     return
@@ -86,7 +87,7 @@ def test_the_thread_of_a_vcpu(iterator: BpfIterator, registry: Registry) -> None
         thread.join()
         assert not failed
         # It is gone for Python a moment before it is for the kernel.
-        wait_until(lambda: own_rows(iterator)[-1].thread == 0, "the end of the thread")
+        wait_until(lambda: own_rows(iterator)[-1][0].thread == 0, "the end of the thread")
 
 
 def _call(function: Any, failed: list[BaseException]) -> None:
@@ -103,9 +104,9 @@ def test_more_vms_than_the_kernels_buffer_holds(iterator: BpfIterator, registry:
             kvm.create_vm(3)
         rows = own_rows(iterator)
         # The memory that a vCPU shares is one more descriptor.
-        assert len({row.kvm for row in rows}) == 20
-        assert len({(row.kvm, row.vcpu) for row in rows}) == 80
-        assert {len(row.block) for row in rows if row.vcpu is None} == {iterator._sizes[True]}
+        assert len({row.kvm for row, _ in rows}) == 20
+        assert len({(row.kvm, row.vcpu) for row, _ in rows}) == 80
+        assert {len(one) for row, one in rows if row.vcpu is None} == {iterator._sizes[True]}
 
 
 def test_it_tells_whether_it_finds_a_vm(iterator: BpfIterator) -> None:
@@ -147,7 +148,62 @@ def test_a_vcpu_that_is_just_being_made(
     nameless = ROW.pack(MARK, *HEAD[:4], b"", *HEAD[5:]) + bytes(size)
     whole = ROW.pack(MARK, *HEAD) + bytes(size)
     monkeypatch.setattr(iterator._link, "read", lambda: none + nameless + whole)
-    assert [row.id.rstrip(b"\0") for row in iterator.read()] == [b"kvm-1"]
+    assert [row.id.rstrip(b"\0") for row in iterator.read().rows] == [b"kvm-1"]
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"block": b"\1"}, True),
+        ({"thread": 8}, False),
+        ({"vcpu": 1}, False),
+        ({"id": b"kvm-2/vcpu-0"}, False),
+        ({"kvm": 2}, False),
+        ({"more": 1}, False),
+    ],
+)
+def test_the_pass_before(
+    iterator: BpfIterator, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], same: bool
+) -> None:
+    """Its rows are returned again where only the numbers are others: all is as decoded anew."""
+    vm = ROW.pack(MARK, *HEAD) + bytes(iterator._sizes[True])
+
+    def make(
+        kvm: int = 1,
+        vcpu: int = 0,
+        id: bytes = b"kvm-1/vcpu-0",
+        thread: int = 7,
+        block: bytes = b"\0",
+        more: int = 0,
+    ) -> bytes:
+        head = ROW.pack(MARK, 5, 6, kvm, vcpu, id, thread, thread, 0, 0, 0)[:-SCHEDULE_SIZE]
+        return vm + head + block * (iterator._sizes[False] + SCHEDULE_SIZE) + vm * more
+
+    data = [make()]
+    monkeypatch.setattr(iterator._link, "read", lambda: data[-1])
+    before = iterator.read()
+    data.append(make(**change))
+    again = iterator.read(before)
+    assert (again.rows is before.rows) == same
+    assert again == iterator.read()
+    assert (again.rows, again.blocks) != (before.rows, before.blocks)
+
+
+def test_a_vcpu_that_was_just_being_made(
+    iterator: BpfIterator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found by the next pass, which is as long as the one before."""
+    size = iterator._sizes[True]
+    whole = ROW.pack(MARK, *HEAD) + bytes(size)
+    for none in (
+        ROW.pack(MARK, *HEAD[:2], 0, *HEAD[3:]),
+        ROW.pack(MARK, *HEAD[:4], b"", *HEAD[5:]),
+    ):
+        data = [whole + none + bytes(size)]
+        monkeypatch.setattr(iterator._link, "read", lambda: data[-1])  # noqa: B023
+        before = iterator.read()
+        data.append(whole + whole)
+        assert (len(before.rows), len(iterator.read(before).rows)) == (1, 2)
 
 
 LOAD = """
@@ -156,7 +212,7 @@ from statsfs.kvm.own_vm import OwnVm
 from statsfs.exceptions import KvmError
 try:
     with OwnVm() as own, BpfIterator(own) as iterator:
-        print(len(iterator.read()) >= 2)
+        print(len(iterator.read().rows) >= 2)
 except KvmError as error:
     print(error)
 """
@@ -251,7 +307,7 @@ def test_a_finder_that_finds_nothing(monkeypatch: pytest.MonkeyPatch, output: by
 
 def test_a_copier_that_finds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Then all VMs would be gone, in silence."""
-    monkeypatch.setattr(BpfIterator, "read", lambda _: [])
+    monkeypatch.setattr(BpfIterator, "read", lambda _: BpfPass([], [], [], ([], []), 0))
     with pytest.raises(KvmError, match="does not find a VM of our own"):
         make()
 

@@ -1,56 +1,70 @@
 """Which rows of a pass are one VM's, how it is called, and how often a pass is made."""
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from statsfs.exceptions import KvmError
-from statsfs.kvm.bpf import BpfRow
+from statsfs.kvm.bpf import BpfPass, BpfRow
 from statsfs.kvm.bpf_vms import BpfVms
+from statsfs.kvm.vm_sources import SCHEDULE_SIZE
+from statsfs.model.packed import PackedNumbers
 
 PID = os.getpid()
+Found = tuple[BpfRow, bytes]
+SCHEDULE = b"s" * SCHEDULE_SIZE
 
 
 class Rows:
-    """An iterator that returns the rows it was given."""
+    """An iterator that returns the rows it was given, and the same ones again."""
 
-    def __init__(self, *rows: BpfRow) -> None:
+    def __init__(self, *rows: Found) -> None:
         self.rows = list(rows)
         self.passes = 0
         self.closed = False
 
-    def read(self) -> list[BpfRow]:
+    def read(self, before: BpfPass | None = None) -> BpfPass:
         self.passes += 1
-        return self.rows
+        rows: Sequence[BpfRow] = [row for row, _ in self.rows]
+        if before is not None and rows == before.rows:
+            rows = before.rows
+        return BpfPass(rows, [block for _, block in self.rows], [], ([], []), 0)
 
     def close(self) -> None:
         self.closed = True
 
 
 class Taken:
-    """Sources that note what they take."""
+    """Sources of a VM with these vCPUs, whose blocks have these bytes."""
 
-    def __init__(self) -> None:
-        self.taken: list[tuple[int | None, bytes, bool]] = []
+    def __init__(self, *vcpus: int) -> None:
+        self.numbers: dict[int | None, PackedNumbers] = {None: PackedNumbers({}, 2)}
+        self.numbers |= {number: PackedNumbers({}, SCHEDULE_SIZE + 5) for number in vcpus}
 
-    def take(self, vcpu: int | None, block: bytes, *, scheduled: bool = True) -> None:
-        self.taken.append((vcpu, block, scheduled))
+    def find(self, vcpu: int | None) -> PackedNumbers | None:
+        return self.numbers.get(vcpu)
+
+    @property
+    def raw(self) -> dict[int | None, bytes]:
+        return {number: one.raw for number, one in self.numbers.items()}
 
 
-def row(**changes: Any) -> BpfRow:
-    """A VM of this process's main thread, or one of its vCPUs."""
+def row(block: bytes = b"vm", **changes: Any) -> Found:
+    """A VM of this process's main thread."""
     id = f"kvm-{PID}".encode().ljust(48, b"\0")
-    return BpfRow(PID, 8, 0xFFFF, None, id, 7, b"vm")._replace(**changes)
+    return BpfRow(PID, 8, 0xFFFF, None, id, 7)._replace(**changes), block
 
 
-def vcpu(number: int, **changes: Any) -> BpfRow:
+def vcpu(number: int, schedule: bytes = b"s", **changes: Any) -> Found:
     """One of its vCPUs, whose id has another thread."""
     id = f"kvm-1/vcpu-{number}".encode()
-    return row(vcpu=number, fd=20 + number, id=id, block=b"vcpu%d" % number, **changes)
+    block = schedule * SCHEDULE_SIZE + b"vcpu%d" % number
+    return row(block, vcpu=number, fd=20 + number, id=id, **changes)
 
 
-def make(*rows: BpfRow) -> tuple[BpfVms, Rows, list[int]]:
+def make(*rows: Found) -> tuple[BpfVms, Rows, list[int]]:
     """What finds VMs in these rows, and notes how often others are there."""
     iterator, changed = Rows(*rows), list[int]()
     found: Any = iterator
@@ -67,7 +81,7 @@ def test_one_vm() -> None:
     vms, _, _ = make(vcpu(1), row(), vcpu(0), row(kvm=1, id=b"kvm-12\0", process=12))
     first, second = vms.look(())
     assert (first.name, first.pid) == (f"{PID}-8", PID)
-    assert first.numbers == (b"vm", {0: b"vcpu0", 1: b"vcpu1"})
+    assert first.numbers == (b"vm", {0: SCHEDULE + b"vcpu0", 1: SCHEDULE + b"vcpu1"})
     assert (second.name, second.pid, second.numbers) == ("12-8", 12, (b"vm", {}))
 
 
@@ -84,7 +98,7 @@ def test_a_vm_that_is_open_in_several_places() -> None:
     assert names(make(*rows)[0]) == {f"{PID}-8": PID}
     assert names(make(*rows)[0], {f"{PID}-9", f"{PID}-3"}) == {f"{PID}-9": PID}
     # Nobody knows who made it.
-    elsewhere = [one._replace(process=2) for one in rows[1:]]
+    elsewhere = [(one._replace(process=2), block) for one, block in rows[1:]]
     assert names(make(rows[0], *elsewhere)[0]) == {f"{PID}-3": 1}
 
 
@@ -110,24 +124,53 @@ def test_a_reader_gets_numbers_of_20_ms_before(monkeypatch: pytest.MonkeyPatch) 
     now = 100.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     vms, iterator, changed = make(row(), vcpu(0))
-    sources: Any = Taken()
+    sources: Any = Taken(0)
     (found,) = vms.look(())
     vms.bind(found.key, sources)
     vms.refresh()
-    assert (iterator.passes, sources.taken) == (1, [])
+    assert (iterator.passes, sources.raw[None]) == (1, bytes(2))
     now += 0.021
     assert vms.read(found.name) == (None, {})
-    assert sources.taken == [(None, b"vm", True), (0, b"vcpu0", True)]
+    assert sources.raw == {None: b"vm", 0: SCHEDULE + b"vcpu0"}
     vms.refresh()
     assert (iterator.passes, changed) == (2, [])
     now += 0.021
-    iterator.rows.append(vcpu(1, thread=0))
+    iterator.rows.append(vcpu(1))
     vms.refresh()
     assert changed == [1]
-    assert sources.taken[-1] == (1, b"vcpu1", False)
+
+
+def test_what_a_pass_brings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block goes to the vCPU that it is of, whatever comes, goes and changes places."""
+    monkeypatch.setattr("statsfs.kvm.bpf_vms._FRESH", 0.0)
+    vms, iterator, _ = make(row(), vcpu(0))
+    sources: Any = Taken(0)
+    (found,) = vms.look(())
+    vms.bind(found.key, sources)
+    for number in b"123":
+        iterator.rows = [row(b"v%c" % number), vcpu(0, b"%c" % number)]
+        vms.refresh()
+        block = b"%c" % number * SCHEDULE_SIZE + b"vcpu0"
+        assert sources.raw == {None: b"v%c" % number, 0: block}
+    # A vCPU that is plugged in, before and after it is arranged for.
+    iterator.rows = [vcpu(1), row(b"v4"), vcpu(0)]
+    vms.refresh()
+    assert sources.raw == {None: b"v4", 0: SCHEDULE + b"vcpu0"}
+    sources.numbers |= Taken(1).numbers
+    vms.bind(found.key, sources)
+    vms.refresh()
+    expected = {None: b"v4", 0: SCHEDULE + b"vcpu0", 1: SCHEDULE + b"vcpu1"}
+    assert sources.raw == expected
+    # The thread of one has ended: what the scheduler counted stays as it was.
+    iterator.rows = [row(b"v5"), (vcpu(1, b"\0", thread=0)[0], bytes(SCHEDULE_SIZE) + b"VCPU1")]
+    vms.refresh()
+    expected |= {None: b"v5", 1: SCHEDULE + b"VCPU1"}
+    assert sources.raw == expected
     vms.unbind(sources)
+    iterator.rows = [row(b"v6"), vcpu(0, b"x"), vcpu(1, b"x")]
+    vms.refresh()
     vms.look(())
-    assert len(sources.taken) == 5
+    assert sources.raw == expected
 
 
 def test_another_vm_at_the_same_address() -> None:
@@ -136,9 +179,10 @@ def test_another_vm_at_the_same_address() -> None:
     sources: Any = Taken()
     (found,) = vms.look(())
     vms.bind(found.key, sources)
-    iterator.rows = [row(id=b"kvm-77".ljust(48, b"\0"))]
+    iterator.rows = [row(b"ab", id=b"kvm-77".ljust(48, b"\0"))]
     (other,) = vms.look(())
-    assert (sources.taken, other.key == found.key) == ([], False)
+    vms.look(())
+    assert (sources.raw[None], other.key == found.key) == (bytes(2), False)
 
 
 def test_closing() -> None:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,12 @@ from statsfs.exceptions import KvmError
 from statsfs.kvm import checking
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.checking import CheckedVm, check_ways
+from statsfs.kvm.debugfs_vms import DebugfsVms
+from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import scan
+from statsfs.kvm.vm_sources import read_sections
 from tests.support.deadlines import wait_until
+from tests.support.debugfs import Debugfs
 from tests.support.kvm_mounts import STATSFS
 from tests.support.kvm_ways import OtherWay
 from tests.support.mounts import ROOT, run
@@ -69,6 +74,40 @@ def test_without_bpf(qemus: tuple[Qemu, Qemu], monkeypatch: pytest.MonkeyPatch) 
     assert check_ways([]).ways == {"bpf": "BPF needs CAP_BPF", "descriptors": ""}
 
 
+def test_what_debugfs_has(
+    qemus: tuple[Qemu, Qemu], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A VM that only debugfs has is read by it; where it does not work it says so once."""
+
+    def refuse(*_: object) -> None:
+        raise KvmError("BPF needs CAP_BPF")
+
+    monkeypatch.setattr(checking, "BpfIterator", refuse)
+    with OwnVm() as own:
+        debugfs = Debugfs(tmp_path / "kvm", *read_sections(own))
+    make = partial(DebugfsVms, directory=debugfs.path)
+    debugfs.write(qemus[0].name, {"exits": 7})
+    checked = check_ways([make])
+    assert checked.ways["debugfs"] == ""
+    found = {vm.name: vm for vm in checked.vms}
+    assert found[qemus[0].name].way == "debugfs"
+    assert found[qemus[1].name].ways["debugfs"] == "no directory of it can be read"
+    debugfs.remove("")
+    checked = check_ways([make])
+    assert checked.ways["debugfs"] == f"{debugfs.path}: No such file or directory"
+    found = {vm.name: vm for vm in checked.vms}
+    assert found[qemus[0].name].ways["debugfs"] == checked.ways["debugfs"]
+
+
+def test_debugfs_under_lockdown() -> None:
+    """The kernel's own debugfs: it works, or one line says why it does not."""
+    script = 'mount -t debugfs debugfs /sys/kernel/debug && exec "$@"'
+    done = run("unshare", "--mount", "sh", "-c", script, "sh", *STATSFS, "kvm-check", cwd=ROOT)
+    (line,) = [one for one in done.stdout.splitlines() if one.startswith("debugfs ")]
+    locked = "debugfs      the kernel is locked down: it refuses /sys/kernel/debug/kvm"
+    assert line in (locked, "debugfs      works")
+
+
 def test_bpf_that_fails_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """That is said, too."""
 
@@ -102,6 +141,7 @@ def test_the_command(qemus: tuple[Qemu, Qemu]) -> None:
     lines = done.stdout.splitlines()
     assert lines[:2] == ["bpf          works", "descriptors  works"]
     assert lines[2].startswith("libvirt      ")
+    assert lines[3].startswith("debugfs      ")
     first = lines.index(f"{qemus[0].name} qemu old: read by bpf")
     assert lines[first + 1 : first + 3] == ["  bpf          works", f"  descriptors  {KEEPS_NONE}"]
     first = lines.index(f"{qemus[1].name} qemu new: read by bpf")
@@ -118,7 +158,8 @@ def test_the_command_where_something_is_missing(qemus: tuple[Qemu, Qemu]) -> Non
         "bpf          BPF needs CAP_BPF and CAP_PERFMON",
         "descriptors  needs CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH",
     ]
-    assert lines[3:] == ["", "no VMs"]
+    assert lines[3].startswith("debugfs      ")
+    assert lines[4:] == ["", "no VMs"]
     assert done.stderr == "statsfs: error: no way to read VMs works here\n"
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_BPF, "kvm-check"], capture_output=True, text=True, cwd=ROOT

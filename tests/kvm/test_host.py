@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +13,7 @@ from statsfs.demo.real_kvm import RealKvm, RealVm
 from statsfs.exceptions import KvmError, UnavailableError
 from statsfs.kvm import host as host_module
 from statsfs.kvm import scanning
-from statsfs.kvm.bpf import BpfIterator, BpfRow
+from statsfs.kvm.bpf import BpfIterator, BpfPass, BpfRow
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.identity import Identity
 from statsfs.kvm.ways import Numbers, Way
@@ -29,8 +29,14 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No VMs of other processes: a total is what a test makes."""
     read, scan = BpfIterator.read, scanning.scan
 
-    def read_own(self: BpfIterator) -> list[BpfRow]:
-        return [row for row in read(self) if row.process == os.getpid()]
+    def read_own(self: BpfIterator, before: BpfPass | None = None) -> BpfPass:
+        found = read(self)
+        pairs = zip(found.rows, found.blocks, strict=True)
+        own = [(row, block) for row, block in pairs if row.process == os.getpid()]
+        rows: Sequence[BpfRow] = [row for row, _ in own]
+        if before is not None and rows == before.rows:
+            rows = before.rows
+        return found._replace(rows=rows, blocks=[block for _, block in own])
 
     monkeypatch.setattr(BpfIterator, "read", read_own)
     own = os.getpid()
@@ -310,7 +316,7 @@ def test_kvm_is_unloaded_and_loaded_again(
     with KvmHost() as host:
         bpf = host._bpf
         assert bpf is not None
-        monkeypatch.setattr(bpf._iterator, "read", list)
+        monkeypatch.setattr(bpf._iterator, "read", lambda *_: BpfPass([], [], [], ([], []), 0))
         vm = guests.create_vm(1)
         wait_for(host, vm)
         assert host._bpf is not bpf

@@ -179,7 +179,9 @@ def refuse_bpf(*_: object) -> None:
     raise KvmError("BPF needs CAP_BPF")
 
 
-def test_a_real_domain_without_bpf(libvirtd: Libvirtd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_real_domain_without_bpf(
+    libvirtd: Libvirtd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """QEMU 7.2 keeps no descriptors: libvirt has it, without histograms; restarted, too."""
     monkeypatch.setattr("statsfs.kvm.host.BpfIterator", refuse_bpf)
     monkeypatch.setattr(libvirt_vms, "_RETRY", 0.0)
@@ -204,6 +206,11 @@ def test_a_real_domain_without_bpf(libvirtd: Libvirtd, monkeypatch: pytest.Monke
         libvirtd.virsh("suspend", "web")
         before = vcpu.get_value("exits")
         libvirtd.kill()
+        for _ in range(3):
+            assert not is_read(vcpu, 0)
+        unavailable = [one for one in caplog.messages if "unavailable" in one]
+        assert len(unavailable) == 1
+        assert f"{source.name}: unavailable: the refresh failed: libvirt: " in unavailable[0]
         libvirtd.start()
         wait_until(lambda: is_read(vcpu, before), "the same numbers")
         os.kill(pid, 9)

@@ -4,13 +4,19 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from statsfs.cli import daemon
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.kvm import KvmStats
+from statsfs.kvm.debugfs_vms import DebugfsVms
+from statsfs.kvm.host import KvmHost
+from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.tree.registry import Registry
 from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import STATSFS, mounted, number, shown, wait_for
@@ -151,6 +157,24 @@ def test_with_qmp_too_no_vm_is_there_twice(mountpoint: Path, tmp_path: Path) -> 
         wait_until(lambda: may_connect(path), "the socket's turn")
         assert attribute(directory, "kvm.source") == "bpf"
         assert [one.name for one in directory.parent.glob(f"{vm.pid}-*")] == [vm.name]
+
+
+@pytest.mark.parametrize(("sockets", "last"), [([], DebugfsVms), (["/x.qmp"], LibvirtVms)])
+def test_a_named_socket_comes_before_debugfs(
+    sockets: list[str], last: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would have its VM first, so that nobody connects to the socket."""
+
+    class Made(Exception):
+        pass
+
+    def make(ways: Sequence[object] = signature(KvmHost).parameters["ways"].default) -> None:
+        raise Made(ways[-1])
+
+    monkeypatch.setattr(daemon, "KvmHost", make)
+    with pytest.raises(Made) as made, daemon._filling(Registry(), True, sockets, []):
+        pass
+    assert made.value.args == (last,)
 
 
 def may_connect(path: Path) -> bool:

@@ -282,7 +282,9 @@ def end_while_one_hangs(kvm: Path, a: Qemu, daemon: subprocess.Popen[str]) -> No
     assert daemon.stderr is not None
     said = daemon.stderr.read().splitlines()
     assert all(
-        re.match(rf"kvm/{a.name}: unavailable: the refresh failed: no answer", line)
+        re.match(
+            rf"kvm/{a.name}: (unavailable: the refresh failed: no answer|available again)", line
+        )
         for line in said
     ), said
     a.send_signal(signal.SIGCONT)

@@ -9,7 +9,15 @@ import pytest
 
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.kvm.own_vm import OwnVm
-from statsfs.kvm.scanning import KvmFiles, find_files, find_process, find_user, scan
+from statsfs.kvm.qmp_sockets import find_vm
+from statsfs.kvm.scanning import (
+    KvmFiles,
+    find_files,
+    find_process,
+    find_user,
+    parse_link,
+    scan,
+)
 from statsfs.tree.registry import Registry
 
 
@@ -36,6 +44,43 @@ def test_statistics_descriptors_that_are_kept_open(registry: Registry) -> None:
         files = find_files(os.getpid())
         assert files is not None
         assert files.vcpus.keys() == files.stats.keys() == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("link", "kind"),
+    [
+        ("anon_inode:kvm-vm", ("vm", 0)),
+        ("anon_inode:[kvm-vm]", ("vm", 0)),
+        ("anon_inode:kvm-vcpu:12", ("vcpu", 12)),
+        ("anon_inode:[kvm-vcpu:12]", ("vcpu", 12)),
+        ("anon_inode:kvm-vcpu-stats:3", ("vcpu-stats", 3)),
+        ("anon_inode:[kvm-vcpu-stats:3]", ("vcpu-stats", 3)),
+        ("anon_inode:[kvm-vm", None),
+        ("anon_inode:kvm-vm]", None),
+        ("anon_inode:kvm-vm-stats", None),
+        ("anon_inode:kvm-vcpu", None),
+        ("anon_inode:[eventfd]", None),
+        ("/tmp/anon_inode:kvm-vm", None),
+        ("anon_inode:kvm-vm (deleted)", None),
+    ],
+)
+def test_links_of_older_and_newer_kernels(link: str, kind: tuple[str, int] | None) -> None:
+    """Newer ones put the name in brackets."""
+    assert parse_link(link) == kind
+
+
+@pytest.mark.parametrize("link", ["anon_inode:kvm-vm", "anon_inode:[kvm-vm]"])
+def test_a_vm_is_found_by_either_link(link: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over QMP too: both know the same names."""
+    fd = os.eventfd(0)
+    own, read = f"/proc/{os.getpid()}/fd/{fd}", os.readlink
+    monkeypatch.setattr(os, "readlink", lambda path: link if path == own else read(path))
+    try:
+        files = find_files(os.getpid())
+        assert files is not None
+        assert files.vms == (find_vm(os.getpid()),) == (fd,)
+    finally:
+        os.close(fd)
 
 
 def test_a_process_that_is_gone() -> None:

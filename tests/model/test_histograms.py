@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from statsfs.exceptions import BaseMismatchError
-from statsfs.model.fields import s8, u64
+from statsfs.model.fields import hist, linear_hist, log_hist, s8, u64
 from statsfs.model.histograms import (
     Histogram,
     LinearHistogram,
@@ -23,7 +23,7 @@ from statsfs.model.histograms import (
     make_histogram,
 )
 from statsfs.model.stats import Stats, values_of
-from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.tree.source import Source, directory_of
 from tests.support.bare import bare_linear_hist, bare_log_hist
 from tests.support.model import convert
@@ -49,6 +49,48 @@ def log_value(size: int, type: Type = Type.U64) -> Value:
 def bucket_of(value: Value, observed: int) -> int:
     """Where an observation belongs, by the starts that the value tells."""
     return max(number for number, start in enumerate(value.starts) if start <= observed)
+
+
+class Waits(Stats):
+    """Times in several units, and what is no time."""
+
+    nanoseconds = log_hist(65, unit=Unit.SECONDS, exponent=-9)
+    picoseconds = linear_hist(3, 10**9, unit=Unit.SECONDS, exponent=-12)
+    milliseconds = hist([1, 10, 100], unit=Unit.SECONDS, exponent=-3)
+    binary = log_hist(65, unit=Unit.SECONDS, base=2, exponent=-10)
+    sizes = log_hist(4, unit=Unit.BYTES)
+    odd = log_hist(4, unit=Unit.SECONDS, exponent=-300)
+
+
+def make_waits() -> list[Waits]:
+    size = 8 * sum(value.size for value in values_of(Waits))
+    return [Waits(), copy.copy(Waits()), Waits.from_buffer(bytearray(size))]
+
+
+@pytest.mark.parametrize("waits", make_waits())
+def test_how_long_a_block_takes(waits: Waits, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is observed in the unit of the histogram, and also if the block raises."""
+    clock = iter([5, 5 + 2_500_000] * 5)
+    monkeypatch.setattr("statsfs.model.histograms.perf_counter_ns", lambda: next(clock))
+    for histogram in (waits.nanoseconds, waits.picoseconds, waits.milliseconds, waits.binary):
+        with histogram.time():
+            assert sum(histogram) == 0
+        assert sum(histogram) == 1
+    sums = [waits.nanoseconds.sum, waits.picoseconds.sum, waits.milliseconds.sum, waits.binary.sum]
+    assert sums == [2_500_000, 2_500_000_000, 2, 2]  # 2 of 1/1024 s, as of 1/1000 s
+    assert list(waits.picoseconds) == [0, 0, 1]
+    with pytest.raises(ZeroDivisionError), waits.nanoseconds.time():
+        raise ZeroDivisionError
+    assert waits.nanoseconds.sum == 2 * 2_500_000
+    assert next(clock, None) is None
+
+
+@pytest.mark.parametrize("waits", make_waits())
+def test_only_times_are_timed(waits: Waits) -> None:
+    """Bytes are not, nor is a unit that no clock has."""
+    for histogram in (waits.sizes, waits.odd):
+        with pytest.raises(TypeError, match=r"time\(\) needs a histogram with unit=Unit.SECONDS"):
+            histogram.time()
 
 
 @given(st.integers(1, 65), st.integers(0, 1 << 80))

@@ -1,13 +1,17 @@
 """Numbers as blocks of bytes: taken whole, read where they are, and cleared by a baseline."""
 
 import struct
+import threading
 
 import pytest
 
 from statsfs.exceptions import BaseMismatchError, ReadOnlyValueError
 from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Aggregate, Kind, Type, Value
+from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source
+from tests.support.deadlines import wait_until
+from tests.support.forking import run_forking
 
 EXITS = Value("exits", aggregate=Aggregate.SUM)
 RUNNING = Value("running", Type.BOOL, Aggregate.SUM, kind=Kind.INSTANT)
@@ -111,3 +115,98 @@ def test_what_is_not_cumulative_is_not_cleared() -> None:
     source, _ = make_source(NUMBERS)
     with pytest.raises(ReadOnlyValueError):
         source.clear_value("running")
+
+
+def test_numbers_that_are_taken_in_a_change() -> None:
+    """Its steps do what `take` does, when the change is made; baselines stay."""
+    source, numbers = make_source(NUMBERS)
+    numbers.take(block(5))
+    numbers.clear_value("exits")
+    assert numbers.cleared == ("exits",)
+    steps = numbers.steps(block(8, 1))
+    assert read(source) == {"deepest": 0, "exits": 0, "running": 0}
+
+    def make(change: TreeChange) -> None:
+        for step in steps:
+            change.do(*step)
+
+    apply_change(make)
+    assert read(source) == {"deepest": 0, "exits": 3, "running": 1}
+    assert numbers.raw == block(8, 1)
+
+
+def test_many_are_taken_at_once() -> None:
+    """Each its block; of some the beginning stays, and some blocks are of nothing."""
+    (first, one), (second, two) = make_source(NUMBERS), make_source(NUMBERS)
+    two.take(block(7, 1, 9))
+    second.clear_value("exits")
+    blocks = [block(1, 1, 1), block(2, 0, 2), block(10, 0, 9)]
+    PackedNumbers.take_all([(one, 0), None, (two, 16)], blocks)
+    assert read(first) == {"deepest": 1, "exits": 1, "running": 1}
+    assert read(second) == {"deepest": 9, "exits": 3, "running": 1}
+    with pytest.raises(ValueError, match="3 bytes, not 64"):
+        PackedNumbers.take_all([(one, 0)], [b"abc"])
+    with pytest.raises(ValueError, match="shorter"):
+        PackedNumbers.take_all([(one, 0)], [])
+
+
+def test_what_is_kept_stays() -> None:
+    """Whatever is taken, and so does its baseline; the next that is taken goes on from it."""
+    source, numbers = make_source(NUMBERS, (WAITS,))
+    numbers.take(block(5, 1, 9, (1, 2, 3)))
+    source.clear_value("waits")
+    numbers.keep(["waits", "deepest"])
+    numbers.take(block(8))
+    PackedNumbers.take_all([(numbers, 16)], [block(9)])
+    assert read(source) == {"deepest": 9, "exits": 9, "running": 0, "waits": [0, 0, 0]}
+    numbers.keep([])
+    numbers.take(block(8, 0, 10, (1, 2, 4)))
+    assert read(source) == {"deepest": 10, "exits": 8, "running": 0, "waits": [0, 0, 1]}
+
+
+def test_a_clear_while_many_are_taken() -> None:
+    """A cleared number never shows what it was before, and none falls but by a clear."""
+    sources, numbers = zip(*(make_source(NUMBERS) for _ in range(20)), strict=True)
+    targets = [(one, 0) for one in numbers]
+    ended = threading.Event()
+
+    def take() -> None:
+        exits = 10**9
+        while not ended.is_set():
+            exits += 1
+            PackedNumbers.take_all(targets, [block(exits)] * len(targets))
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    try:
+        wait_until(lambda: sources[-1].get_value("exits") > 10**9, "the first numbers")
+        for _ in range(100):
+            for source in sources:
+                source.clear_value("exits")
+                first = source.get_value("exits")
+                assert first <= source.get_value("exits") < 10**9
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_a_child_that_was_forked_while_a_block_was_taken_can_take_some() -> None:
+    """The lock of another thread, which the child does not have, is not waited for."""
+    program = """
+import os, signal, sys, threading
+from statsfs.model.packed import PackedNumbers
+held = threading.Event()
+def hold():
+    with PackedNumbers._lock:
+        held.set()
+        signal.pause()
+threading.Thread(target=hold, daemon=True).start()
+held.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    PackedNumbers({}, 2).take(b"ab")
+    sys.exit(0)
+assert os.waitpid(child, 0)[1] == 0, "the child hangs"
+"""
+    assert run_forking(program, measured=True) == (0, "")

@@ -314,6 +314,51 @@ def test_equal_are_equal_numbers_of_equal_values() -> None:
             hash(one)
 
 
+@pytest.mark.parametrize("make", [lambda cls: cls(), over_a_buffer])
+def test_additions_for_a_block(make: Callable[[type[Everything]], Everything]) -> None:
+    """Gauges come back, counters go on, also if the block raises; several blocks may overlap."""
+    stats = make(Everything)
+    stats.busy = 5
+    with stats.adding(busy=1, jobs=2), stats.adding(busy=True):
+        assert (stats.busy, stats.jobs) == (7, 0)
+        stats.busy += 10
+        stats.jobs += 1
+    assert (stats.busy, stats.jobs, type(stats.busy)) == (15, 3, int)
+    with pytest.raises(ZeroDivisionError), stats.adding(busy=1, jobs=2):
+        raise ZeroDivisionError
+    assert (stats.busy, stats.jobs) == (15, 5)
+    first, second = stats.adding(busy=1), stats.adding(busy=1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert stats.busy == 16
+    second.__exit__(None, None, None)
+    assert stats.busy == 15
+
+
+@pytest.mark.parametrize("make", [lambda cls: cls(), over_a_buffer])
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ({"jbs": 1}, r"adding\(jbs=…\): no counter or gauge has that name"),
+        ({"deepest": 1}, "no counter or gauge"),
+        ({"waits": 1}, "no counter or gauge"),
+        ({"waits.sum": 1}, "no counter or gauge"),
+        ({"jobs": 1, "busy": "5"}, r"adding\(busy='5'\): .*integer"),
+        ({"jobs": 0.5}, "integer"),
+    ],
+)
+def test_additions_that_are_refused(
+    make: Callable[[type[Everything]], Everything], numbers: dict[str, Any], words: str
+) -> None:
+    """In one line, before the block, with nothing of the error within; nothing is counted."""
+    stats = make(Everything)
+    with pytest.raises(TypeError, match=words) as raised:
+        stats.adding(**numbers)
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
+    assert stats == Everything()
+
+
 def test_numbers_by_name() -> None:
     """In any order; buckets as any sequence of as many integers."""
     waits: Any = (1, 2, 3, 4)
@@ -532,7 +577,8 @@ def test_a_name_that_no_structure_has_is_refused_over_a_buffer_only() -> None:
 
 def test_a_value_takes_a_methods_place_over_a_buffer() -> None:
     """Values without a class may be called `reset`, as TCP's resets are."""
-    made = make_buffer_class([Value("reset"), Value("asdict")]).from_buffer(bytearray(16))
+    values = [Value("reset"), Value("asdict"), Value("adding")]
+    made = make_buffer_class(values).from_buffer(bytearray(24))
     made.reset += 1  # type: ignore[assignment, operator]  # it is an integer here
     assert made.reset == 1  # type: ignore[comparison-overlap]
 

@@ -349,3 +349,40 @@ def test_a_prometheus_client_that_is_broken(
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ModuleNotFoundError, match="'nothing_of_that_name'"):
         RegistryCollector(registry)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((9464,), "host is not a str: 9464; the port is the next argument"),
+        ((None, 9464), "host is not a str: None"),
+        ((b"127.0.0.1", 9464), "host is not a str: b'127.0.0.1'"),
+        (("127.0.0.1", "9464"), "port is not an int: '9464'"),
+        (("127.0.0.1", 1.5), "port is not an int: 1.5"),
+        (("127.0.0.1", True), "port is not an int: True"),
+        (("127.0.0.1", None), "port is not an int: None"),
+    ],
+)
+def test_arguments_of_another_sort(registry: Registry, arguments: Any, words: str) -> None:
+    """One line names the argument; it was the error of a comparison somewhere inside."""
+    with pytest.raises(TypeError, match=words) as raised:
+        serve_metrics(registry, *arguments)
+    assert raised.value.__context__ is None
+
+
+@pytest.mark.parametrize("make", [serve_metrics, RegistryCollector])
+def test_a_source_is_not_a_registry(make: Any) -> None:
+    """It was taken, and each scrape failed."""
+    for wrong in (Source("app"), None, Registry, "app"):
+        with pytest.raises(TypeError, match="registry is not a Registry: ") as raised:
+            make(wrong)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("host", ["", "a" * 300, "no.such.host.invalid", "a\0b", "x\ny"])
+def test_addresses_that_there_are_not(registry: Registry, host: str) -> None:
+    """One line, and no error of the resolver or of a codec behind it."""
+    with pytest.raises(OSError, match="cannot listen on ") as raised:
+        serve_metrics(registry, host, 0)
+    assert len(str(raised.value).splitlines()) == 1
+    assert raised.value.__suppress_context__

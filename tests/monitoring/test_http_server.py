@@ -268,6 +268,22 @@ def test_a_scrape_asks(registry: Registry, server: MetricsServer) -> None:
     assert [sample.value for sample in family.samples] == [3]
 
 
+def test_a_scrape_awaits(registry: Registry, server: MetricsServer) -> None:
+    """An async refresh runs in the server's loop; a cleared counter is one that began anew."""
+    numbers = {"asked": 4}
+
+    async def ask_it() -> None:
+        await trio.sleep(0)
+        numbers["asked"] += 1
+
+    source = Source("asking", refresh=ask_it, baseline=True)
+    source.add_values([Value("asked")], numbers)
+    registry.register(source)
+    assert b"\nasking_asked_total 5\n" in ask(server)[1]
+    trio.run(trio.to_thread.run_sync, source.clear_value, "asked")
+    assert b"\nasking_asked_total 1\n" in ask(server)[1]
+
+
 # The server
 
 

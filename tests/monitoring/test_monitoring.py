@@ -64,7 +64,7 @@ def make_odd(registry: Registry) -> None:
         Value("slow", kind=Kind.LOG_HIST, size=65, unit=Unit.SECONDS, exponent=-9),
     )
     top = Source("9 lives")
-    for name, label in (('a\\b"c', "le"), ("{é} \u2028%d", None), ("x", "__name__")):
+    for name, label in (('a\\b"c', "quantile"), ("{é} \u2028%d", None), ("x", "_9")):
         child = Source("%s", name, label=label)
         child.add_values(values, {"1 + é:%d": 1, "vast": 2, "tiny": [3] * 3, "slow": [4] * 65})
         top.add_subordinate(child)
@@ -284,14 +284,14 @@ def test_a_prometheus_server_reads_whatever_there_is(server: PrometheusServer) -
     """In OpenMetrics, too, what is odd arrives as it was."""
     found = server.api("query", query="_9_lives_1______d_total")["result"]
     labels = [{name: text for name, text in one["metric"].items() if name in ODD} for one in found]
-    expected = [{"exported_le": 'a\\b"c'}, {"source": "{é} \u2028%d"}, {"_name__": "x"}]
+    expected = [{"quantile": 'a\\b"c'}, {"source": "{é} \u2028%d"}, {"_9": "x"}]
     assert sorted(map(str, labels)) == sorted(map(str, expected))
     assert set(server.query('{__name__=~"_9_lives_vast"}').values()) == {float("inf")}
     help = server.api("metadata", metric="_9_lives_1______d")["_9_lives_1______d"][0]["help"]
     assert help == '\\ "quoted" \n%s\t{a="b"} \u2028\x85 # EOF'
 
 
-ODD = ("exported_le", "source", "_name__")
+ODD = ("quantile", "source", "_9")
 
 
 def read_textfiles(directory: Path) -> dict[str, Exported]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from statsfs.exceptions import FormatError, InvalidNameError
 from statsfs.formats import binary
+from statsfs.formats.metric_names import make_label
 from statsfs.model.histograms import find_sums
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 from statsfs.segments import file_format
@@ -192,7 +193,8 @@ def test_whatever_is_encoded_is_decoded(recipe: Any, components: list[str], data
     )
     encoded = encode("/".join(components), tuple(values), labels, numbers=numbers)
     head = decoded(encoded)
-    assert (head.components, list(head.labels)) == (tuple(components), labels)
+    shown = [label if label is None else make_label(label) for label in labels]
+    assert (head.components, list(head.labels)) == (tuple(components), shown)
     assert head.values == tuple(values)
     assert head.layout.numbers(encoded[head.data_offset :]) == numbers
 
@@ -239,15 +241,30 @@ def test_no_aggregate_at_all_can_be_said() -> None:
 
 
 @pytest.mark.parametrize(
-    "encoded",
-    [b"", b"short", DUMP, bytes(64), b"\xff" * 4096, encode("x", VALUES)[:100],
-     encode("x", VALUES)[: 24 + 48 + 4 * 64 + 12],
-     encode("x", VALUES).replace(MAGIC, b"statsfs\2")],
-    ids=["empty", "short", "a kernel's", "zeros", "ones", "truncated", "in the block", "version 2"],
+    ("encoded", "words"),
+    [
+        (b"", "^0 bytes, fewer than the 24 of the header$"),
+        (b"short", "^5 bytes, fewer than the 24 of the header$"),
+        (DUMP, "^not a segment: no magic at "),
+        (bytes(64), "^not a segment: no magic at 0$"),
+        (b"\xff" * 4096, "^truncated: 4294967295 descriptors end at .*, the file at 4096$"),
+        (encode("x", VALUES)[:100], "^truncated: 4 descriptors end at 328, the file at 100$"),
+        (encode("x", VALUES)[: 24 + 48 + 4 * 64 + 7], "^truncated: .* the file at 335$"),
+        (encode("x", VALUES)[: 24 + 48 + 4 * 64 + 12], "^truncated: .* the file at 340$"),
+        (encode("x", VALUES).replace(MAGIC, b"statsfs\2"), "^version 2, not 1$"),
+        (encode("x", VALUES).replace(MAGIC, b"statsfs\0"), "^version 0, not 1$"),
+        (encode("x", VALUES).replace(MAGIC, b"\0" + MAGIC), "^the magic is at 329, .* at 328$"),
+        (MAGIC + encode("x", VALUES)[8:], "^the magic is at 0, but "),
+        (b"a text that is longer than the header", "^truncated: "),
+    ],
+    ids=["empty", "short", "a kernel's", "zeros", "ones", "truncated", "in the magic",
+         "in the block", "version 2", "version 0", "a byte too far", "in front", "a text"],
 )  # fmt: skip
-def test_what_has_no_block_of_ours_is_no_segment(encoded: bytes) -> None:
-    """Such a file is ignored, and not refused."""
-    assert decode(encoded) is None
+def test_what_has_no_block_of_ours_says_why(encoded: bytes, words: str) -> None:
+    """It was ignored in silence; a producer in another language had nothing to go by."""
+    with pytest.raises(FormatError, match=words) as raised:
+        decode(encoded)
+    assert "\n" not in str(raised.value)
 
 
 # What is refused
@@ -390,9 +407,8 @@ def test_damaged_files_are_refused_or_decoded(damage: list[tuple[int, int]], end
             head = decode(file)
         except FormatError:
             continue
-        if head is not None:
-            assert head.layout.numbers(file[head.data_offset :])
-            assert 1 <= len(head.components) == len(head.labels) <= COMPONENTS_MAX
+        assert head.layout.numbers(file[head.data_offset :])
+        assert 1 <= len(head.components) == len(head.labels) <= COMPONENTS_MAX
 
 
 def test_every_byte_of_the_header_may_be_wrong() -> None:
@@ -404,7 +420,7 @@ def test_every_byte_of_the_header_may_be_wrong() -> None:
             head = decode(bytes(encoded))
         except FormatError:
             continue
-        assert head is None or head == decode(SOUND)
+        assert head == decode(SOUND)
 
 
 def test_the_documented_limits_are_those_of_the_module() -> None:

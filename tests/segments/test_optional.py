@@ -180,13 +180,15 @@ def test_after_close(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_use_after_close_may_be_any(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A store, a read, or an observation."""
+    """A store, a read, an observation, or a method."""
     values = (Value("n", aggregate=Aggregate.SUM), Value("h", kind=Kind.LOG_HIST, size=3))
     uses: list[Any] = [
         lambda stats: setattr(stats, "n", 7),
         lambda stats: stats.n,
         lambda stats: stats.h.observe(1),
         lambda stats: stats.h,
+        lambda stats: stats.asdict() == {"n": 0, "h": [0, 0, 0]} or pytest.fail("it has values"),
+        lambda stats: stats.adding(n=1).__exit__(None, None, None),
     ]
     for use in uses:
         segment = publish("app", values=values, directory=directory, optional=True)

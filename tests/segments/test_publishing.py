@@ -235,6 +235,8 @@ def test_what_no_collector_would_take_is_refused(
         ("a/b", {"labels": {"a": "b", "c": "d"}}, TypeError, "labels must be a list"),
         ("a/b", {"labels": 5}, TypeError, "labels must be a list .* not 5"),
         ("a/b", {"labels": ("a", 5)}, SegmentError, "a label must be a str, not int"),
+        ("a/b", {"labels": ("a", "my-x")}, SegmentError, "label 'my-x': Prometheus takes letters"),
+        ("a/b", {"labels": ("le", None)}, SegmentError, "label 'le': Prometheus takes letters"),
         ("a/b", {"mode": "0644"}, TypeError, "mode must be an int, as 0o644, not '0644'"),
         ("a/b", {"mode": None}, TypeError, "mode must be an int"),
         ("a/b", {"values": WorkerStats()}, TypeError, "values must be a Stats class .*, not Work"),
@@ -245,6 +247,7 @@ def test_what_no_collector_would_take_is_refused(
         ("a/b", {"values": "requests"}, TypeError, "values must be .* not 'requests'"),
         ("a/b", {"values": [Value("a"), "b"]}, TypeError, "values must be"),
         ("a/b", {"directory": 5}, TypeError, "'a/b': directory must be a path, not 5"),
+        ("a/b", {"directory": ""}, TypeError, "'a/b': directory must be a path, not ''"),
         ("a/b", {"directory": "a\0b"}, SegmentError, "'a/b': directory .*null"),
     ],
     ids=str,
@@ -425,6 +428,8 @@ def test_closing_ends_it(segment: Segment[WorkerStats], directory: Path) -> None
         lambda: setattr(stats, "requests", 1),
         lambda: segment.stats.latency,
         lambda: stats.unknown,
+        lambda: stats.asdict(),
+        lambda: stats.adding(requests=1).__exit__(None, None, None),
     ):
         with pytest.raises(SegmentError, match="'app/worker-7' was closed: no '"):
             touch()

@@ -59,8 +59,6 @@ def look_at(encoded: bytes) -> bool:
         if not message.isprintable() or len(message) > 400:
             raise AssertionError(f"no line for a log: {message!r}") from error
         return False
-    if head is None:
-        return False
     assert len(encoded) >= head.size
     assert len(head.layout.numbers(encoded[head.data_offset :])) == len(head.values)
     assert 1 <= len(head.components) == len(head.labels) <= file_format.COMPONENTS_MAX

@@ -64,7 +64,7 @@ class Node:
 
 TOPS = ("kvm", "9-a:b", "é")
 NAMES = ("a", "b", 'q"\\', "100%d", "é {1},", "le")
-LABELS = (None, None, "vm", "vcpu", "le", "__x", "source", "é-1", "9")
+LABELS = (None, None, "vm", "vcpu", "Vm_9", "_x", "source", "quantile")
 VALUES = (
     "n", "n_total", "n.count", "n_bucket", "n_sum", "n_ns", "n_seconds", "n_kb", "n:x", "n_created",
 )  # fmt: skip
@@ -262,7 +262,7 @@ def _visit(
     for below in node.below:
         if seen and not below.hidden:
             more = dict(labels)
-            label = _clean_label(below.label)
+            label = below.label or "source"
             more[label] = f"{more[label]}/{below.name}" if label in more else below.name
             _visit(below, below, True, more, top, points)
         else:
@@ -272,13 +272,6 @@ def _visit(
 def _clean(text: str) -> str:
     name = "".join(c if c.isascii() and (c.isalnum() or c == "_") else "_" for c in text)
     return "_" + name if name[0].isdigit() else name
-
-
-def _clean_label(label: str | None) -> str:
-    if label is None:
-        return "source"
-    name = re.sub("^__+", "_", _clean(label))
-    return "exported_le" if name == "le" else name
 
 
 def _name_family(top: str, value: Value) -> tuple[str, str]:

@@ -129,13 +129,12 @@ class Neighbours:
             "echo": (),
         }
         with contextlib.ExitStack() as stack:
-            processes = [
-                stack.enter_context(_running("-m", service.__name__, role, *paths))
-                for role, paths in roles.items()
-            ]
-            for process in processes:
+            processes = []
+            for role, paths in roles.items():  # the first publishes what the others look for
+                process = stack.enter_context(_running("-m", service.__name__, role, *paths))
                 assert process.stdout is not None
                 assert process.stdout.readline() == "begun\n"
+                processes.append(process)
             # The peak is counted anew from here.
             Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
             yield measured

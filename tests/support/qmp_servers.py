@@ -29,7 +29,8 @@ _TYPES = {Kind.LINEAR_HIST: "linear-histogram", Kind.LOG_HIST: "log2-histogram"}
 @contextlib.contextmanager
 def pretend_a_vm(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Let this process have what looks like a VM; return the name that a directory then has."""
-    monkeypatch.setattr(qmp_sockets, "_KVM_VM", "anon_inode:[eventfd]")
+    links = {"anon_inode:[eventfd]": ("vm", 0)}
+    monkeypatch.setattr(qmp_sockets, "parse_link", links.get)
     fd = os.eventfd(0)
     try:
         yield f"{os.getpid()}-{qmp_sockets.find_vm(os.getpid())}"
@@ -39,7 +40,7 @@ def pretend_a_vm(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def no_vm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process have nothing that looks like a VM."""
-    monkeypatch.setattr(qmp_sockets, "_KVM_VM", "nothing")
+    monkeypatch.setattr(qmp_sockets, "parse_link", lambda _: None)
 
 
 def describe(one: Descriptor) -> dict[str, Any]:

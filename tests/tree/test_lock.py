@@ -268,7 +268,7 @@ def test_a_signal_handler_may_change_the_tree_at_any_moment(registry: Registry, 
         top.add_subordinate(vm)
         vm.revoke()
         vm.add_values(N, {"n": 2000})
-    assert {"add", "remove", "revoke_entries", "join", "part", "settle", "leave"} <= set(where)
+    assert {"add", "remove", "revoke_entries", "exchange", "settle", "leave"} <= set(where)
     changed, rest = made[len(extra) :], made[: len(extra)]
     assert len(changed) == count > 50
     below = set(top.subordinates)
@@ -311,7 +311,7 @@ def test_a_signal_handler_may_read_at_any_moment(registry: Registry) -> None:
         vm.add_values(N, {"n": 2000})
         top.remove_subordinate(vm)
         vm.put()
-    assert {"add", "remove", "drop", "join", "part", "settle", "leave"} <= set(where)
+    assert {"add", "remove", "exchange", "drop", "settle", "leave"} <= set(where)
     assert len(seen) > 50
     for names, number, found in seen:
         assert names == ["n"]

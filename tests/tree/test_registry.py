@@ -18,7 +18,7 @@ N = [Value("n", aggregate=Aggregate.SUM, description="test_registry")]
 def test_registered_sources_are_top_level(registry: Registry) -> None:
     """They are there in order, hidden ones too, and have a reference more."""
     kvm, hidden = Source("kvm"), Source("hidden", hidden=True)
-    registry.register(kvm)
+    assert registry.register(kvm) is kvm
     registry.register(hidden)
     assert registry.sources == (kvm, hidden)
     assert dict(registry.by_name) == {"kvm": kvm, "hidden": hidden}

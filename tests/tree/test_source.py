@@ -1,6 +1,9 @@
 """Sources: names, values, parents, and every refusal with what it says."""
 
+import gc
+import mmap
 import time
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +22,7 @@ from statsfs.exceptions import (
 from statsfs.model.fields import boolean, u64
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
+from statsfs.tree.families import Family
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
@@ -139,6 +143,20 @@ def test_labels_that_are_refused() -> None:
             Source("s", label=label)  # type: ignore[arg-type]  # that is the question
 
 
+@pytest.mark.parametrize(
+    "label", ["my-x", "é", "9p", "le", "__name__", 'a "b"', "a.b", "a:b", "n\n"]
+)
+def test_labels_that_prometheus_would_rewrite(label: str) -> None:
+    """A query asks for the label that the program has: it is refused wherever it is given."""
+    words = "a source's label .*" if "\n" in label else f"label {label!r}: Prometheus takes letters"
+    top = Source("top")
+    for give in (lambda: Source("s", label=label), lambda: Family(top, VmStats, "ok", label)):
+        with pytest.raises(InvalidNameError, match=words) as caught:
+            give()
+        assert len(str(caught.value).splitlines()) == 1
+    assert Source("s", label="_My_9").label == "_My_9"
+
+
 def test_repr_has_path_and_references(registry: Registry) -> None:
     """For debuggers: where it is, and who keeps it."""
     top, vm = Source("top"), Source("vm")
@@ -165,6 +183,63 @@ def test_a_source_as_a_context_manager() -> None:
     with Source("kept") as kept:
         top.add_subordinate(kept)
     assert top.subordinates == (kept,)
+
+
+@pytest.mark.parametrize("how", ["with", "put"])
+def test_what_the_tree_alone_kept_is_released_at_once(how: str) -> None:
+    """The memory of its numbers can be closed when the source was removed.
+
+    That is without garbage collection. A source that lives as long as somebody has the object
+    would keep its bases, in cycles, until the collector runs.
+    """
+    top, memory = Source("top"), mmap.mmap(-1, 4096)
+    source = Source("worker")
+    source.add_values([Value("n", aggregate=Aggregate.SUM, offset=0)], memory)
+    top.add_subordinate(source)
+    if how == "with":
+        with source:
+            pass
+    else:
+        source.put()
+    assert (source.refcount, top.get_value("n")) == (1, 0)
+    with pytest.raises(BufferError):
+        memory.close()
+    gc.disable()
+    try:
+        top.remove_subordinate(source)
+        memory.close()
+    finally:
+        gc.enable()
+
+
+def test_without_a_put_garbage_collection_does_it() -> None:
+    """A source that was removed can be used and added again; then nothing is left of it."""
+    top, counted = Source("top"), VmStats()
+    source = Source("worker")
+    source.add_values(VmStats, counted)
+    for _ in range(2):
+        top.add_subordinate(source)
+        top.remove_subordinate(source)
+    assert source.names() == list(VmStats.__slots__)
+    seen = weakref.ref(source)
+    del source
+    gc.collect()
+    assert seen() is None
+
+
+def test_the_error_of_a_released_source_says_what_to_do() -> None:
+    """In one line, whatever is asked of it: people met it after a `with`."""
+    with Source("worker") as source:
+        pass
+    wanted = (
+        "source 'worker' was released: put(), or the end of `with`, gave back the last reference; "
+        "get() one before, to go on using it"
+    )
+    for use in (source.names, source.get, source.snapshot, lambda: Registry().register(source)):
+        with pytest.raises(ReleasedError) as caught:
+            use()
+        assert str(caught.value) == wanted
+        assert caught.value.offender is source
 
 
 # The tree

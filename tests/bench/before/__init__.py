@@ -1,0 +1,1 @@
+"""The examples as programs of prometheus_client: what a move to statsfs begins with."""
