@@ -185,9 +185,7 @@ def mount_command(
             logs.set_up(log_format, prioritized=logs.is_journal())
         directories = segments or ([] if load or kvm or qmp else [None])
         with (
-            _showing_vms(registry, kvm, qmp),
-            inherited.held(),
-            _collecting(registry, directories, inherited) as handover.collectors,
+            _filling(registry, kvm, qmp, directories, inherited) as handover.collectors,
             serving.listening(registry, listen, inherited.take_listener(listen)) as server,
             _mounting(registry, mountpoint, options, handover, inherited) as serve,
         ):
@@ -241,7 +239,15 @@ def _start(
 
 
 @contextlib.contextmanager
-def _showing_vms(registry: Registry, kvm: bool, sockets: Sequence[str]) -> Iterator[None]:
+def _filling(
+    registry: Registry,
+    kvm: bool,
+    sockets: Sequence[str],
+    directories: Sequence[str | None],
+    inherited: Inheritance | None = None,
+) -> Iterator[list[Collector]]:
+    # Shows VMs in `kvm`, and returns collectors of segments, to be started; the directory None is
+    # the host's or the user's.
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
             if kvm:
@@ -253,7 +259,17 @@ def _showing_vms(registry: Registry, kvm: bool, sockets: Sequence[str]) -> Itera
             registry.register(source)
             stack.callback(registry.unregister, source)
             _show_sockets(stack, source, sockets)
-        yield
+        if directories:
+            serving.raise_descriptor_limit()  # a segment is a descriptor
+        if inherited is not None:
+            inherited.begin()
+        collectors = [Collector(registry, directory) for directory in directories]
+        for collector in collectors:
+            stack.push(collector)
+            if inherited is None or not inherited.has(collector):
+                _wait_for_the_last(collector.directory / COLLECTOR)
+                collector.prepare()
+        yield collectors
 
 
 @contextlib.contextmanager
@@ -272,23 +288,6 @@ def _mounting(
     else:
         predecessor = inherited.predecessor
         yield partial(mount_with, registry, mountpoint, options, handover, predecessor)
-
-
-@contextlib.contextmanager
-def _collecting(
-    registry: Registry, directories: Sequence[str | None], inherited: Inheritance
-) -> Iterator[list[Collector]]:
-    # Collectors, to be started; the directory None is the host's or the user's.
-    with contextlib.ExitStack() as stack:
-        if directories:
-            serving.raise_descriptor_limit()  # a segment is a descriptor
-        collectors = [Collector(registry, directory) for directory in directories]
-        for collector in collectors:
-            stack.push(collector)
-            if not inherited.has(collector):
-                _wait_for_the_last(collector.directory / COLLECTOR)
-                collector.prepare()
-        yield collectors
 
 
 def _show_sockets(stack: contextlib.ExitStack, kvm: Source, sockets: Sequence[str]) -> None:

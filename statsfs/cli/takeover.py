@@ -12,7 +12,7 @@ Threading: `DaemonHandover` is called in the thread of the offer, all else is fo
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.cli.systemd import notify
@@ -134,9 +134,8 @@ class Inheritance:
             os.close(descriptor)
         self._locks, self._listener = {}, None
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Have the predecessor hold still; if the block fails, it goes on."""
+    def begin(self) -> None:
+        """Have the predecessor hold still."""
         if self.predecessor is not None:
             described, descriptors = self.predecessor.begin()
             self._locks = dict(zip(described["directories"], descriptors, strict=False))
@@ -145,7 +144,6 @@ class Inheritance:
             os.environ.update(described["service"])
             if "WATCHDOG_USEC" in described["service"]:
                 os.environ["WATCHDOG_PID"] = str(os.getpid())
-        yield
 
     def has(self, collector: Collector) -> bool:
         """Tell whether a collector is of a directory of the predecessor's."""
