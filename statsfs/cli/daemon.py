@@ -19,11 +19,12 @@ import click
 
 from statsfs.cli import ids, loading, logs, serving
 from statsfs.cli.background import detach
-from statsfs.cli.signals import Stop
+from statsfs.cli.signals import Stop, Stopped
 from statsfs.cli.systemd import is_service, notify, watchdog_interval
+from statsfs.cli.takeover import DaemonHandover, Inheritance
 from statsfs.collector.collector import Collector
 from statsfs.filesystem import mountpoints
-from statsfs.filesystem.mounting import Mount, MountOptions, mount_with
+from statsfs.filesystem.mounting import Mount, MountOptions, mount_with, mounting
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.qemu import QemuMonitor
@@ -106,6 +107,12 @@ _SWITCH_INTERVAL: Final = 0.0005  # seconds
     help="Make the filesystem read-only, so that nobody clears anything.",
 )
 @click.option(
+    "--replace",
+    is_flag=True,
+    help="Take over from the `statsfs mount` that serves MOUNTPOINT, with no moment between; needs "
+    "Linux 6.5 and the right to mount.",
+)
+@click.option(
     "-b",
     "--background",
     is_flag=True,
@@ -137,6 +144,7 @@ def mount_command(
     switch_interval: float,
     root: str | None,
     read_only: bool,
+    replace: bool,
     background: bool,
     log: str | None,
     log_format: logs.Format,
@@ -156,6 +164,8 @@ def mount_command(
       statsfs mount /run/stats --create --load app:setup
     Example, with every virtual machine of this host:
       statsfs mount /run/stats --create --kvm
+    Example, as an upgrade of the daemon of the first example, with the same options:
+      statsfs mount /run/stats --create --replace
     Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
       statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
@@ -163,33 +173,54 @@ def mount_command(
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
     # A log of JSON has nothing else; from the background there is nobody to talk to.
     tell = logger.info if background or log_format == "json" else serving.say
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
-    ready = _start(mountpoint, background, log, log_format)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
+    ready = _start(mountpoint, replace, background, log, log_format)
     stop = Stop()
     registry = Registry()
-    with stop.interrupting():
-        loading.load(registry, load)
-    if ready is None:
-        # Not before: a program may set up logging itself.
-        logs.set_up(log_format)
-    with (
-        _filling(registry, kvm, qmp, segments or ([] if load or kvm or qmp else [None])),
-        serving.listening(registry, listen) as server,
-        mount_with(registry, mountpoint, options) as mounted,
-    ):
-        serving.announce(mounted, server, serving.say if background else tell)
+    handover = DaemonHandover(listen)
+    with Inheritance(mountpoint if replace else None) as inherited:
+        with stop.interrupting():
+            loading.load(registry, load)
         if ready is None:
-            notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
-        else:
-            ready()
-        serving.stop_when_unmounted(stop, mounted)
-        _wait(stop, mounted, watchdog_interval() if ready is None else math.inf)
-        if ready is None:
-            if mounted.closed and is_service():
-                # A failure of the service: it was not systemd that had it stop.
-                raise click.ClickException(f"{mounted.mountpoint}: unmounted by somebody else")
-            notify("STOPPING=1")
-    tell(f"unmounted {mounted.mountpoint}")
+            # Not before: a program may set up logging itself.
+            logs.set_up(log_format)
+        directories = segments or ([] if load or kvm or qmp else [None])
+        with (
+            _filling(registry, kvm, qmp, directories, inherited) as handover.collectors,
+            serving.listening(registry, listen, inherited.take_listener(listen)) as server,
+            _mounting(registry, mountpoint, options, handover, inherited) as serve,
+        ):
+            for collector in handover.collectors:
+                if not inherited.collects(collector):
+                    collector.start()
+            inherited.make_ready()
+            if replace and stop.wait(0):
+                raise Stopped  # while the old one can go on
+            if server is not None:
+                server.resume()
+            with serve() as mounted:
+                handover.server = server
+                inherited.finish()
+                handover.open()
+                serving.announce(mounted, server, serving.say if background else tell)
+                # A successor is the main process of the service from now on.
+                is_told = ready is None or replace
+                if is_told:
+                    notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
+                if ready is not None:
+                    # Without the caller an upgrade goes on: the old server is gone.
+                    with contextlib.suppress(*[BrokenPipeError] * replace):
+                        ready()
+                serving.stop_when_unmounted(stop, mounted)
+                _wait(stop, mounted, watchdog_interval() if is_told else math.inf)
+                if is_told and not mounted.replaced:
+                    if mounted.closed and is_service():
+                        # A failure of the service: it was not systemd that had it stop.
+                        text = f"{mounted.mountpoint}: unmounted by somebody else"
+                        raise click.ClickException(text)
+                    notify("STOPPING=1")
+    what = "was replaced at" if mounted.replaced else "unmounted"
+    tell(f"{what} {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]
     if left:
         tell(f"waiting for non-daemon threads: {', '.join(left)}")
@@ -197,11 +228,11 @@ def mount_command(
 
 
 def _start(
-    mountpoint: str, background: bool, log: str | None, form: logs.Format
+    mountpoint: str, replace: bool, background: bool, log: str | None, form: logs.Format
 ) -> Callable[[], None] | None:
     # Goes to the background, if that is wanted, before any thread is started; see `detach`.
     path = mountpoints.resolve_mountpoint(mountpoint)
-    if mountpoints.find_mount(path) is not None:
+    if not replace and mountpoints.find_mount(path) is not None:
         # Before a directory of segments is refused: its collector may be the server of this mount.
         with mountpoints.lock_mountpoint(path):
             mountpoints.prepare_mountpoint(path, allow_other=False)
@@ -214,9 +245,14 @@ def _start(
 
 @contextlib.contextmanager
 def _filling(
-    registry: Registry, kvm: bool, sockets: Sequence[str], directories: Sequence[str | None]
-) -> Iterator[None]:
-    # Shows VMs in `kvm`, and segments; the directory None is the host's or the user's.
+    registry: Registry,
+    kvm: bool,
+    sockets: Sequence[str],
+    directories: Sequence[str | None],
+    inherited: Inheritance | None = None,
+) -> Iterator[list[Collector]]:
+    # Shows VMs in `kvm`, and returns collectors of segments, to be started; the directory None is
+    # the host's or the user's.
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
             if kvm:
@@ -230,11 +266,33 @@ def _filling(
             _show_sockets(stack, source, sockets)
         if directories:
             serving.raise_descriptor_limit()  # a segment is a descriptor
-        for directory in directories:
-            collector = Collector(registry, directory)
-            _wait_for_the_last(collector.directory / COLLECTOR)
-            stack.enter_context(collector)
-        yield
+        if inherited is not None:
+            inherited.begin()
+        collectors = [Collector(registry, directory) for directory in directories]
+        for collector in collectors:
+            stack.push(collector)
+            if inherited is None or not inherited.has(collector):
+                _wait_for_the_last(collector.directory / COLLECTOR)
+                collector.prepare()
+        yield collectors
+
+
+@contextlib.contextmanager
+def _mounting(
+    registry: Registry,
+    mountpoint: str,
+    options: MountOptions,
+    handover: DaemonHandover,
+    inherited: Inheritance,
+) -> Iterator[Callable[[], Mount]]:
+    # Mounts before the segments are looked at, so that clients wait for that and do not find an
+    # empty directory; but not where another mount is there, or a segment's source is the root.
+    if inherited.predecessor is None and options.root is None:
+        with mounting(registry, mountpoint, options, handover) as serve:
+            yield serve
+    else:
+        predecessor = inherited.predecessor
+        yield partial(mount_with, registry, mountpoint, options, handover, predecessor)
 
 
 def _wait(stop: Stop, mounted: Mount, interval: float) -> None:

@@ -17,7 +17,7 @@ import click
 
 from statsfs.cli.signals import Stop
 from statsfs.filesystem.mounting import Mount
-from statsfs.monitoring.exposition import serve_metrics
+from statsfs.monitoring.exposition import serve_paused
 from statsfs.tree.registry import Registry
 
 if TYPE_CHECKING:
@@ -83,14 +83,18 @@ root_option: Final = click.option(
 
 
 def listening(
-    registry: Registry, address: tuple[str, int] | None
+    registry: Registry, address: tuple[str, int] | None, listener: int | None = None
 ) -> "contextlib.AbstractContextManager[MetricsServer | None]":
-    """Answer scrapes at an address, within the context; at None, do not."""
+    """Take an address for scrapes, within the context; at None, do not.
+
+    They are answered after `MetricsServer.resume`. `listener` is the descriptor of a socket that
+    listens there already.
+    """
     if address is None:
         return contextlib.nullcontext()
     raise_descriptor_limit()  # a client is a descriptor
     try:
-        return serve_metrics(registry, *address)
+        return serve_paused(registry, *address, listener)
     except (OSError, ImportError) as error:
         raise click.ClickException(f"--listen: {error}") from error
 
@@ -98,10 +102,11 @@ def listening(
 def announce(
     mounted: Mount, server: "MetricsServer | None", tell: Callable[[str], object] | None = None
 ) -> None:
-    """Say where the tree and the metrics are; by `say`, or another function."""
+    """Say where the tree and the metrics are, and answer scrapes; by `say`, or another function."""
     tell = say if tell is None else tell
     tell(f"mounted at {mounted.mountpoint}")
     if server is not None:
+        server.resume()
         tell(f"metrics at {server.url}")
 
 

@@ -237,6 +237,8 @@ class Admission:
         # It came back, or it is a copy.
         if is_alive(fd):
             raise SegmentError("it is counted already, as another file with its id", location.name)
+        if self._journal.held or self._journal.failed:
+            return  # until a record has its id
         if location.remove():
             raise SegmentError("it is counted already, and cannot be removed", location.name)
         if not os.fstat(fd).st_nlink:

@@ -12,10 +12,12 @@ change may wait for a reader. The order of locks is: journal, tree, numbers.
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -34,6 +36,7 @@ from statsfs.collector.trusted_directory import Location
 from statsfs.collector.turns import Turns
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
+from statsfs.model.locking import Flag
 from statsfs.segments.places import COLLECTOR
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.lock import ChangeNotice
@@ -80,6 +83,8 @@ class Collector:
         self._registry = registry
         self._budget = registry.log_budget
         self._thread: threading.Thread | None = None
+        self._asked: Flag | None = None  # by `settle`
+        self._resumed = False  # whether `go_on` was called, and nothing done about it yet
         self._directories: Directories | None = None
         self._last_error = ""
 
@@ -104,29 +109,117 @@ class Collector:
             SegmentError: the directory is refused, it has another collector, or there is no
                 inotify; the message is one line that says what to do.
         """
-        if self._thread is not None:
-            return
-        self._stopping = False
+        if self._thread is None:
+            self._start(None)
+
+    def start_held(self, lock: int) -> None:
+        """Start as the successor of a collector in another process, which holds still.
+
+        All files were looked at when this returns, however long that takes. It is held, as by
+        `hold`, until `go_on`.
+
+        Args:
+            lock: a copy of the other one's, see `hold`.
+
+        Raises:
+            SegmentError: as for `start`.
+        """
+        self._start(lock)
+
+    def prepare(self) -> None:
+        """Make the directory this collector's, and read the records; the rest is up to `start`.
+
+        Raises:
+            SegmentError: as for `start`.
+        """
+        self._prepare(None)
+
+    def _prepare(self, lock: int | None) -> None:
         self._watch = Watch()
         self._compose()
+        with self._ending_if_refused():
+            if lock is not None:
+                self._journal.hold()
+            self._open(make=lock is None, lock=lock)
+
+    @contextlib.contextmanager
+    def _ending_if_refused(self) -> Iterator[None]:
         try:
-            self._open(make=True)
-            self._work(_START)
-            self._journal.tidy()
+            yield
         except BaseException as error:
             self._end()
             if isinstance(error, OSError) and not isinstance(error, SegmentError):
                 why = f"{self._path}: {error.strerror}"
                 raise SegmentError(why, self._path, error.errno) from None
             raise
+
+    def _start(self, lock: int | None) -> None:
+        if self._directories is None:
+            self._prepare(lock)
+        with self._ending_if_refused():
+            self._work(_START if lock is None else math.inf)
+            self._journal.tidy()
         self._say_what_is_left()
         self._registry.add_listener(self._hear)
         self._timers.add(_RESCAN, self._rescan_again)
-        self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
         _live.add(self)
         # Readers need the interpreter from now on.
         self._turns.yielding = True
+        self._begin()
+
+    def _begin(self) -> None:
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="statsfs-collector", daemon=True)
         self._thread.start()
+
+    # Takeovers
+
+    def hold(self) -> int:
+        """Hold still for a successor; return the descriptor of the lock, of which it gets a copy.
+
+        Segments come into the tree as before, and are folded in it. No file is removed and nothing
+        is recorded, and clears wait, until `go_on` or `follow`.
+
+        Raises:
+            SegmentError: the records cannot be written, or the directory is gone.
+        """
+        if self._directories is None:
+            raise SegmentError(f"{self._path} is gone", self._path)
+        self._journal.hold()
+        return self._directories.lock
+
+    def halt(self) -> None:
+        """Leave the tree as it is, until `go_on` or `follow`."""
+        self._stopping = True
+        self._watch.wake()
+        if self._thread is not None:
+            self._thread.join()
+
+    def settle(self, seconds: float) -> None:
+        """Return when all was looked at that has happened by now, or so many seconds are over."""
+        self._asked = asked = Flag()
+        self._watch.wake()
+        asked.wait(seconds)
+
+    def go_on(self) -> None:
+        """Remove files and record: nobody else does from now on."""
+        if self._directories is not None:
+            self._directories.sign()
+        self._journal.let_go()
+        self._resumed = True
+        if self._stopping:
+            self._begin()
+        self._watch.wake()
+
+    def follow(self) -> None:
+        """Never remove a file or record again, and give the lock up: a successor has it.
+
+        What is open shows on what producers count until this is closed.
+        """
+        if self._directories is not None:
+            self._directories.drop_lock()
+        self._journal.give_up()
+        self._begin()
 
     def _compose(self) -> None:
         budget, known_values = self._budget, KnownValues()
@@ -144,10 +237,10 @@ class Collector:
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
         if self._thread is None:
+            if self._directories is not None:
+                self._end()  # it was prepared
             return
-        self._stopping = True
-        self._watch.wake()
-        self._thread.join()
+        self.halt()
         self._thread = None
         _live.discard(self)
         self._registry.remove_listener(self._hear)
@@ -169,8 +262,8 @@ class Collector:
         if self._directories is not None:
             self._directories.drop_lock()
 
-    def _open(self, make: bool) -> None:
-        directories = Directories(self._path, self._watch, self._budget, make)
+    def _open(self, make: bool, lock: int | None = None) -> None:
+        directories = Directories(self._path, self._watch, self._budget, make, lock)
         self._directories = directories
         try:
             # First, so that all is withheld that is restored.
@@ -212,7 +305,7 @@ class Collector:
         if self._directories is not None:
             return
         try:
-            if not os.path.isdir(self._path):
+            if self._journal.held or not os.path.isdir(self._path):
                 raise FileNotFoundError
             self._open(make=False)  # it may have been removed since
             self._work(_START)
@@ -248,14 +341,22 @@ class Collector:
                 self._timers.add(0, self._reopen if self._directories is None else self._rescan)
 
     def _step(self) -> None:
-        left = 0.0 if self._turns else self._timers.seconds_left
+        asked = self._asked
+        waited_for = asked is not None and not asked.is_set()
+        left = 0.0 if self._turns or waited_for else self._timers.seconds_left
         left = min(left, self._budget.report() or left)
-        self._handle(self._watch.wait(min(left, _PAUSE) if self._journal.failed else left))
+        again = self._journal.failed and not self._journal.held
+        self._handle(self._watch.wait(min(left, _PAUSE) if again else left))
         self._timers.run()
         self._work(_TURNS)
         self._journal.tidy()
         if self._journal.failed:
             self._journal.write_all()
+        if self._resumed and not self._journal.failed:
+            self._resumed = False
+            self._rescan()  # removes the files of what was folded meanwhile
+        if asked is not None and not self._turns:
+            asked.set()
 
     def _work(self, seconds: float) -> None:
         # Lets all that is to be done take turns.

@@ -7,14 +7,16 @@ Threading: no lock; the caller has that of `journal`.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
+from statsfs.collector.directories import Directories
 from statsfs.collector.file_ids import outlives_file
-from statsfs.collector.journal_file import Baselines, count_integers
+from statsfs.collector.journal_file import Baselines, JournalRecord, count_integers
+from statsfs.segments.places import SUFFIX
 
-__all__ = ["BASELINES_MAX", "FOLDED_MAX", "REMOVED_MAX", "CountedFiles"]
+__all__ = ["BASELINES_MAX", "FOLDED_MAX", "REMOVED_MAX", "CountedFiles", "find_ids"]
 
 FOLDED_MAX: Final = 10_000  # of a top-level name; as many segments as one user may have
 REMOVED_MAX: Final = 1000  # of which only copies may come back
@@ -66,3 +68,16 @@ class CountedFiles:
 def _forget_oldest(known: dict[str, Any], most: int) -> None:
     for id in list(islice(known, max(0, len(known) - most))):
         del known[id]
+
+
+def find_ids(record: JournalRecord, directories: Directories) -> JournalRecord:
+    """Return a record of any version with the ids of files; an older one has their keys."""
+    keys = [key for key in (*record.folded, *record.baselines) if key.endswith(SUFFIX)]
+    if not keys:
+        return record
+    found = {key: location.look() for key in keys if (location := directories.locate(key))}
+    seen = {key: one for key, one in found.items() if one is not None}
+    # A living segment has the name of what was folded.
+    folded = [seen[key].id for key in record.folded if key in seen and not seen[key].alive]
+    baselines = {seen[key].id: one for key, one in record.baselines.items() if key in seen}
+    return replace(record, folded=folded, baselines=baselines)

@@ -45,13 +45,26 @@ class Directories:
 
     If that one is refused, or has another collector, it is a SegmentError, else an OSError.
 
+    Args:
+        path: of the first.
+        watch, budget: the collector's.
+        make: whether to make it.
+        lock: the descriptor of the lock, of which another process has a copy; or None.
+
     Attributes:
         by_prefix: those that are read.
         came, left: those that are read since they were looked at, and no longer, until somebody
             takes note of them.
     """
 
-    def __init__(self, path: str, watch: Watch, budget: LogBudget, make: bool = True) -> None:
+    def __init__(
+        self,
+        path: str,
+        watch: Watch,
+        budget: LogBudget,
+        make: bool = True,
+        lock: int | None = None,
+    ) -> None:
         self.path: Final = path
         self.came: Final[list[TrustedDirectory]] = []
         self.left: Final[list[TrustedDirectory]] = []
@@ -65,7 +78,8 @@ class Directories:
         self.by_prefix: Final = {"": self.top}
         self._lock = -1
         try:
-            self._lock = _lock(self.top)
+            self._lock = _lock(self.top) if lock is None else lock
+            self._lock_identity = identify(os.fstat(self._lock))
             watch.add("", self.top.fd)
         except BaseException:
             self.close()
@@ -83,13 +97,22 @@ class Directories:
         if fd >= 0:
             os.close(fd)
 
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock."""
+        return self._lock
+
+    def sign(self) -> None:
+        """Note in the file of the lock which process has it."""
+        _sign(self._lock)
+
     def is_there(self) -> bool:
         """Tell whether the directory is where it was, with the collector's own lock in it."""
         try:
             here, lock = os.stat(self.path), os.stat(COLLECTOR, dir_fd=self.top.fd)
         except OSError:
             return False
-        ours = identify(lock) == identify(os.fstat(self._lock))
+        ours = identify(lock) == self._lock_identity
         return ours and identify(here) == self.top.identity
 
     def find_owner(self, name: str) -> tuple[int, int]:
@@ -198,9 +221,13 @@ def _lock(directory: TrustedDirectory) -> int:
             who = f"process {pid}" if pid.isdecimal() else "another process"
             raise SegmentError(f"{directory.path} has a collector already: {who}", directory.path)
         os.fchmod(fd, 0o600)
-        os.truncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        _sign(fd)
     except BaseException:
         os.close(fd)
         raise
     return fd
+
+
+def _sign(lock: int) -> None:
+    os.truncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)

@@ -59,14 +59,15 @@ class SegmentFolding:
             if not segment.numbers.finish():
                 text = "%s: its last numbers cannot be read; those before count"
                 self.budget.log(segment.owner[0], log, text, segment.metadata.path)
-        if not self.journal.begin_fold(name, segments):
+        recorded = self.journal.begin_fold(name, segments)
+        if recorded is False:
             self.timers.add(_PAUSE, lambda: [*map(self.liveness.note_dead, segments)])
             return
         for segment in segments:
             # A file that is somewhere else, or has other names, may come back.
             if segment.refused:
                 continue
-            if not segment.removed and self.liveness.is_in_place(segment):
+            if recorded and not segment.removed and self.liveness.is_in_place(segment):
                 self._remove(segment)
             if not segment.numbers.status.st_nlink:
                 self.journal.note_removed(name, segment.id)

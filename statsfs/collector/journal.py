@@ -11,6 +11,10 @@ it comes from: it is removed.
 A clear, and an rmdir, are recorded before they are made: where the record cannot be written they
 are refused. After a kill they are what the record says, made or not begun.
 
+While another process takes over, the journal is *held*: nothing is written or removed, and clears
+wait until it is known which of the two writes from then on. Segments are folded in the tree alone:
+their files stay, and are removed when a record has their ids.
+
 Threading: `clear` and `record` come from any thread, all else from the collector's. The lock of the
 journal guards the state here, and is held while a record is made and written, so that the last one
 written is that of the last moment; and while what was recorded is cleared. The tree's lock is taken
@@ -21,39 +25,38 @@ what is retained, of which listeners are not told.
 import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
 from statsfs.collector import counted_files
-from statsfs.collector.counted_files import CountedFiles
+from statsfs.collector.counted_files import CountedFiles, find_ids
 from statsfs.collector.directories import Directories
 from statsfs.collector.journal_file import (
     Baselines,
     JournalFiles,
     JournalRecord,
-    RetainedRows,
     RetainedSource,
     ValueTable,
 )
 from statsfs.collector.known_values import KnownValues
 from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.path_sources import PathSources
+from statsfs.collector.record_rows import add_rows, clear_rows
 from statsfs.exceptions import SegmentError
-from statsfs.formats.binary import Number
 from statsfs.model.arrays import Array
 from statsfs.model.locking import call_locked, locked
-from statsfs.model.values import Kind, Value
-from statsfs.segments.places import SUFFIX
+from statsfs.model.values import Value
 from statsfs.tree.index import Part
 from statsfs.tree.lock import lock_tree
 from statsfs.tree.registry import Registry
-from statsfs.tree.rows import add_numbers
 from statsfs.tree.source import Source
 
 __all__ = ["Journal"]
 
 log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 30.0  # seconds that a clear waits for the end of a takeover
 
 
 @dataclass(slots=True)
@@ -79,6 +82,7 @@ class Journal:
 
     Attributes:
         failed: whether a record could not be written, or is to be written again.
+        held: whether nothing is to be written, as another process does so, or may.
     """
 
     def __init__(
@@ -86,6 +90,9 @@ class Journal:
     ) -> None:
         self.path_sources: Final = PathSources(registry, self.clear, self.record)
         self.failed = False
+        self.held = False
+        self._decided: Final = threading.Event()  # unset while it is open who writes
+        self._decided.set()
         self._known_values = known_values
         self._wake = wake
         # Reentrant: a signal handler may clear in the middle of a clear.
@@ -102,6 +109,29 @@ class Journal:
         self._missing = ""  # why there is no directory for records
         self._logged: Final[set[str]] = set()
 
+    @locked
+    def hold(self) -> None:
+        """Write nothing until `let_go`; raise SegmentError if something cannot be written before.
+
+        One that was not loaded yet has nothing to write.
+        """
+        self.write_all()
+        if self.failed:
+            self._wake()
+            raise SegmentError("the records cannot be written; see the log")
+        self.held = True
+        self._decided.clear()
+
+    @locked
+    def let_go(self) -> None:
+        """Write again, and first all that came meanwhile."""
+        self.held, self.failed = False, True
+        self._decided.set()
+
+    def give_up(self) -> None:
+        """Never write again: another process does."""
+        self._decided.set()
+
     def load(self, directories: Directories) -> None:
         """Take over the records of earlier collectors, but of names that are in the tree."""
         self.path_sources.find_owner = directories.find_owner
@@ -117,7 +147,7 @@ class Journal:
     @locked
     def _take_over(self, name: str, record: JournalRecord, directories: Directories) -> None:
         self._written[name] = record
-        self._remember(name, _find_ids(record, directories))
+        self._remember(name, find_ids(record, directories))
         if record.sources:
             self._unrestored[name] = record
 
@@ -185,6 +215,8 @@ class Journal:
     @locked
     def write(self, name: str) -> bool:
         """Bring a record up to date; return whether it is; log an error, once until it is."""
+        if self.held:
+            return False
         return self._files is None or (self._check_files() and self._write(name))
 
     def _check_files(self) -> bool:
@@ -235,6 +267,9 @@ class Journal:
     @locked
     def record(self, name: str) -> None:
         """Record what is about to be done, or raise SegmentError; in any thread."""
+        if self.held:
+            text = f"{name}: nothing was changed, as another process takes over, or has taken over"
+            raise SegmentError(text, name)
         if self._files is None:
             return
         why = self._try(name) if self._check_files() else self._missing
@@ -245,9 +280,14 @@ class Journal:
             self._log(name, "%s", text)
             raise SegmentError(text, name)
 
-    @locked
     def clear(self, parts: Sequence[Part], clear: Callable[[], object]) -> None:
         """Record a clear and make it, or raise SegmentError; called in the thread that clears."""
+        if not self._decided.is_set():
+            self._decided.wait(_PATIENCE)
+        self._clear(parts, clear)
+
+    @locked
+    def _clear(self, parts: Sequence[Part], clear: Callable[[], object]) -> None:
         clearing = self._find_cleared(parts)
         for segment, names in clearing.values.items():
             segment.numbers.begin_clear(names)
@@ -292,6 +332,8 @@ class Journal:
     @locked
     def write_all(self) -> None:
         """Bring all records up to date."""
+        if self.held:
+            return
         self.failed = False
         if self._files is None or not self._check_files():
             return
@@ -308,7 +350,7 @@ class Journal:
     @locked
     def look_at_files(self) -> None:
         """Have `write_all` write again what somebody removed."""
-        if self._files is not None and self._check_files():
+        if self._files is not None and not self.held and self._check_files():
             for name in self._files.find_missing(self._written):
                 del self._written[name]
                 self.failed = True
@@ -323,7 +365,7 @@ class Journal:
             above = segment.metadata.components[:-1]
             folding = segment in self._folding
             if folding and above in by_path:
-                by_path[above] = _add_rows(by_path[above], segment.numbers.retained_rows())
+                by_path[above] = add_rows(by_path[above], segment.numbers.retained_rows())
             baselines.pop(segment.id, None)
             if folding and segment.refused:
                 baselines[segment.id] = segment.numbers.find_baselines()
@@ -348,29 +390,34 @@ class Journal:
         rows = {} if self._clearing is None else self._clearing.rows
         cleared = {tuple(source.path.split("/")): places for source, places in rows.items()}
         for path in cleared.keys() & by_path.keys():
-            by_path[path] = _clear_rows(by_path[path], cleared[path])
+            by_path[path] = clear_rows(by_path[path], cleared[path])
         leaving = self.path_sources.leaving
         left = None if leaving is None else by_path.pop(tuple(leaving.path.split("/")), None)
         if left is not None and left.path[:-1] in by_path:
-            by_path[left.path[:-1]] = _add_rows(by_path[left.path[:-1]], left.rows)
+            by_path[left.path[:-1]] = add_rows(by_path[left.path[:-1]], left.rows)
 
     @locked
-    def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool:
-        """Write what dead segments counted, step 3; return whether their files may be removed."""
+    def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool | None:
+        """Write what dead segments counted, step 3; return whether that was done.
+
+        Their files may be removed if so; at None they are folded, but are to stay.
+        """
         self._folding.update(segments)
         for segment in segments:
             self._note(segment)
+        held = self.held
         # What a segment at the top counted goes with it.
-        if name not in self._written and any(one.metadata.path == name for one in segments):
+        top = name not in self._written and any(one.metadata.path == name for one in segments)
+        if top and not held:
             return True
-        if not self.write(name):
+        if not held and not self.write(name):
             self._folding.difference_update(segments)
             return False
         counted = self._counted.setdefault(name, CountedFiles())
         counted.add(segment.id for segment in segments if not segment.refused)
         refused = (segment for segment in segments if segment.refused)
         counted.add_baselines({one.id: one.numbers.find_baselines() for one in refused})
-        return True
+        return None if held else True
 
     @locked
     def note_removed(self, name: str, id: str) -> None:
@@ -400,41 +447,3 @@ class Journal:
         """Have path sources work off what happened, and write what follows from it."""
         self.path_sources.tidy()
         self._write_changed()
-
-
-def _find_ids(record: JournalRecord, directories: Directories) -> JournalRecord:
-    # A record of an older version has the keys of files, in place of their ids.
-    keys = [key for key in (*record.folded, *record.baselines) if key.endswith(SUFFIX)]
-    if not keys:
-        return record
-    found = {key: location.look() for key in keys if (location := directories.locate(key))}
-    seen = {key: one for key, one in found.items() if one is not None}
-    # A living segment has the name of what was folded.
-    folded = [seen[key].id for key in record.folded if key in seen and not seen[key].alive]
-    baselines = {seen[key].id: one for key, one in record.baselines.items() if key in seen}
-    return replace(record, folded=folded, baselines=baselines)
-
-
-def _add_rows(kept: RetainedSource, rows: RetainedRows) -> RetainedSource:
-    added = kept.rows.copy()
-    for array, row in rows.items():
-        before = added.get(array, (None,) * len(array))
-        added[array] = tuple(map(_add_number, array, before, row))
-    return kept.copy(added)
-
-
-def _clear_rows(kept: RetainedSource, places: dict[tuple[Value, ...], set[int]]) -> RetainedSource:
-    cleared = kept.rows.copy()
-    for array in places.keys() & cleared.keys():
-        row = enumerate(zip(array, cleared[array], strict=True))
-        zeroed = (value.zero if at in places[array] else one for at, (value, one) in row)
-        cleared[array] = tuple(zeroed)
-    return kept.copy(cleared)
-
-
-def _add_number(value: Value, before: Number | None, number: Number) -> Number:
-    # A peak of 0 may stand for none, and another one may be negative.
-    if before is None or (value.kind is Kind.PEAK and not before):
-        return number
-    added: Number = add_numbers(value, [before, number])
-    return added

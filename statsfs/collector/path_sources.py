@@ -316,9 +316,8 @@ class PathSources:
         weight = self._shares.weigh_user(user)
         surplus = weight + more - shares.NUMBERS_MAX
         empty = [one for one in list(self._empty) if user_of(one) == user and one not in lineage]
-        if surplus > sum(
-            self._shares.weigh(one) for one in empty if isinstance(one.parent, Source)
-        ):
+        below = [one for one in empty if isinstance(one.parent, Source)]
+        if surplus > sum(map(self._shares.weigh, below)):
             raise SegmentError(
                 f"the directories of user {user} have {weight} numbers, and it needs {more} more; "
                 f"no more than {shares.NUMBERS_MAX}: {_ADVICE}",

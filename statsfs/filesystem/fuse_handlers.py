@@ -41,6 +41,7 @@ from statsfs.exceptions import (
 from statsfs.filesystem.inodes import ABSENT_TIMEOUT
 from statsfs.filesystem.known import ABSENT, Attributes, NoSuchFileError
 from statsfs.filesystem.limiters import FairLimiter
+from statsfs.filesystem.passing_on import OtherFileError, pass_on
 from statsfs.filesystem.reading import UnrecordedError
 from statsfs.filesystem.request_loop import WAITING_MAX, run_in_thread, wait
 from statsfs.filesystem.shares import Shares, ShareUsedUpError, TooMuchOpenError
@@ -72,6 +73,7 @@ ERRNOS: Final[dict[type[BaseException], int]] = {
     FixedDirectoryError: errno.EPERM,
     BusyDirectoryError: errno.EBUSY,
     UnrecordedError: errno.EIO,
+    OtherFileError: errno.ESTALE,
     BrokenValueError: errno.EIO,
     ShareUsedUpError: errno.EMFILE,
     TooMuchOpenError: errno.ENFILE,
@@ -120,15 +122,25 @@ def _refuse(code: int) -> Callable[..., Coroutine[object, None, NoReturn]]:
     return refuse
 
 
+def _find_none() -> None:
+    return None
+
+
 class Handlers(pyfuse3.Operations):
-    """What pyfuse3 calls."""
+    """What pyfuse3 calls.
+
+    Args:
+        vfs: what is served.
+        find_successor: returns where the mount is that took the place of this one, if one did.
+    """
 
     supports_dot_lookup = False
     enable_writeback_cache = False
 
-    def __init__(self, vfs: Vfs) -> None:
+    def __init__(self, vfs: Vfs, find_successor: Callable[[], str | None] = _find_none) -> None:
         super().__init__()
         self._vfs = vfs
+        self._find_successor = find_successor
         self._waiting = Shares("requests that wait", WAITING_MAX)
         self._working = FairLimiter(*_WORKS)
         self._large = FairLimiter(*_LARGE_WORKS)
@@ -142,6 +154,7 @@ class Handlers(pyfuse3.Operations):
     def detach(self) -> None:
         """Let go of the filesystem: pyfuse3 keeps these handlers until the next mount."""
         self._vfs = Vfs(Registry())
+        self._find_successor = _find_none
 
     def errno_of(self, error: BaseException, where: str) -> int:
         """Return the errno for an error; one that is not in the table is logged once, and EIO."""
@@ -388,7 +401,16 @@ class Handlers(pyfuse3.Operations):
         if off > _OFFSET_MAX:
             raise FUSEError(errno.EFBIG)
         try:
-            await self._prepare(self._vfs.prepare_write(fh, buf), self._vfs.user_of(fh))
+            try:
+                await self._prepare(self._vfs.prepare_write(fh, buf), self._vfs.user_of(fh))
+            except UnrecordedError:
+                successor = self._find_successor()
+                if successor is None:
+                    raise
+                # Who opened it here may do the same there.
+                path, expected = self._vfs.locate(fh)
+                passing = partial(pass_on, f"{successor}/{path}", expected, buf)
+                await self._run(passing, self._asking, self._vfs.user_of(fh))
             return len(buf)
         except BaseException as error:
             raise self._refusal(error, "write") from None

@@ -28,6 +28,7 @@ class MountOptions:
     switch_interval: float | None = None
     root: str | None = None
     read_only: bool = False
+    replace: bool = False
 
     def check(self, mountpoint: str) -> None:
         """Raise MountError, which names the mount point, if an option is invalid."""

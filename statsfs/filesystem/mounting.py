@@ -17,8 +17,9 @@ from statsfs.tree.registry import Registry
 
 if TYPE_CHECKING:
     from statsfs.filesystem.session import Session
+    from statsfs.filesystem.takeover import Handover, Predecessor
 
-__all__ = ["Mount", "MountOptions", "mount", "mount_with", "mounted"]
+__all__ = ["Mount", "MountOptions", "mount", "mount_with", "mounted", "mounting"]
 
 _INSTALL: Final = (
     "mounting needs pyfuse3: apt install fuse3 libfuse3-dev pkg-config gcc python3-dev, "
@@ -47,6 +48,11 @@ class Mount:
 
     def __repr__(self) -> str:
         return f"<Mount {self.mountpoint!r}{' closed' if self.closed else ''}>"
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another mount took its place; it is closed when its last file is."""
+        return self._session.replaced
 
     @property
     def closed(self) -> bool:
@@ -104,6 +110,7 @@ def mount(
     switch_interval: float | None = None,
     root: str | None = None,
     read_only: bool = False,
+    replace: bool = False,
 ) -> Mount:
     """Mount a registry, and serve it from a background thread.
 
@@ -127,23 +134,63 @@ def mount(
             one integer, and that a name is not there may be kept by the kernel for a second.
         read_only: let nobody clear anything in it, through a bind mount or a copy in a container
             neither: EROFS, for root too.
+        replace: take over from the program whose mount is there, with no moment between. It needs
+            Linux 6.5 and the right to mount, and both programs run as the same user. The numbers
+            are this registry's from then on: nothing of the other one's is handed over. The other
+            program goes on; its files that are open stay so until they are closed, for a minute at
+            most, and then its `Mount` is closed.
 
     Raises:
         MountError: it is refused; the message is one line that says what to do.
     """
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
     return mount_with(registry, mountpoint, options)
 
 
 def mount_with(
-    registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
+    registry: Registry,
+    mountpoint: str | os.PathLike[str],
+    options: MountOptions,
+    handover: "Handover | None" = None,
+    predecessor: "Predecessor | None" = None,
 ) -> Mount:
-    """Mount as `mount` does, with its options in one object."""
+    """Mount as `mount` does, with its options in one object.
+
+    Args:
+        handover: what a successor gets besides the mount.
+        predecessor: whom to take over, which was asked already.
+    """
     with _needing_fuse(mountpoint):
         from statsfs.filesystem.session import Session
-    session = Session(registry, mountpoint, options)
+    session = Session(registry, mountpoint, options, handover, predecessor)
     session.start()
     return Mount(session)
+
+
+@contextlib.contextmanager
+def mounting(
+    registry: Registry,
+    mountpoint: str | os.PathLike[str],
+    options: MountOptions,
+    handover: "Handover",
+) -> Iterator[Callable[[], Mount]]:
+    """Mount at once, for a server that takes a while to begin.
+
+    What the context gives serves the mount, and returns it; until then clients wait. If it is not
+    called it is unmounted at the end.
+    """
+    with _needing_fuse(mountpoint):
+        from statsfs.filesystem.session import Session
+    session = Session(registry, mountpoint, options, handover)
+
+    def serve() -> Mount:
+        session.start()
+        return Mount(session)
+
+    try:
+        yield serve
+    finally:
+        session.call_off()
 
 
 @contextlib.asynccontextmanager
@@ -158,6 +205,7 @@ async def mounted(
     switch_interval: float | None = None,
     root: str | None = None,
     read_only: bool = False,
+    replace: bool = False,
 ) -> AsyncIterator[Mount]:
     """Mount a registry, and serve it from the trio program that calls.
 
@@ -169,7 +217,7 @@ async def mounted(
     The arguments and errors are those of `mount`. The program must not read its own mount from the
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
     """
-    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only)
+    options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
     with _needing_fuse(mountpoint):
         from statsfs.filesystem.session import serve_in_trio
     async with serve_in_trio(registry, mountpoint, options) as session:

@@ -25,6 +25,8 @@ __all__ = [
     "find_device",
     "find_mount",
     "find_options",
+    "find_user",
+    "is_dead",
     "lock_mountpoint",
     "make_mountpoint",
     "prepare_mountpoint",
@@ -42,10 +44,11 @@ _HOST_PIDS: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO: the kernel's first namespac
 
 
 class _Mounted(NamedTuple):
+    id: bytes
+    parent: bytes
     point: bytes
     type: str
     device: str
-    id: bytes
     root: bytes  # of the filesystem: the directory that is seen there
     options: bytes
     groups: dict[bytes, bytes]  # of peers, by what the mount is to them: shared, master
@@ -61,16 +64,17 @@ def _read_mounts(process: str = "self") -> Iterator[_Mounted]:
         reason = "is not there; mount proc first: mount -t proc proc /proc"
         raise _refusal(table, reason, error.errno) from None
     for line in lines:
-        # proc(5): (1) id … (3) device (4) root (5) mount point (6) options (7) groups … "-"
-        # (9) type … options; blanks in paths are octal.
+        # proc(5): (1) id (2) parent's id (3) device (4) root (5) mount point (6) options (7) groups
+        # … "-" (9) type … options of the filesystem; blanks in paths are octal.
         fields = line.rstrip(b"\n").split(b" ")
         end = fields.index(b"-")
         pairs = [group.partition(b":") for group in fields[6:end]]
         yield _Mounted(
+            fields[0],
+            fields[1],
             re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4]),
             fields[end + 1].decode(),
             fields[2].decode(),
-            fields[0],
             fields[3],
             fields[5] + b"," + fields[-1],
             {name: number for name, _, number in pairs},
@@ -78,9 +82,11 @@ def _read_mounts(process: str = "self") -> Iterator[_Mounted]:
 
 
 def _find_mounted(path: str) -> _Mounted | None:
-    # The mount on top, which is the last.
+    # The mount on top: nothing is mounted on it. One that was put beneath it may come later.
     point = os.fsencode(path)
-    return next((one for one in reversed([*_read_mounts()]) if one.point == point), None)
+    found = [one for one in _read_mounts() if one.point == point]
+    covered = {one.parent for one in found}
+    return next((one for one in reversed(found) if one.id not in covered), None)
 
 
 def find_mount(path: str) -> str | None:
@@ -102,6 +108,13 @@ def find_options(path: str) -> list[str]:
     """Return the options of what is mounted on a path, as mount(8) lists them."""
     found = _find_mounted(path)
     return [] if found is None else os.fsdecode(found.options).split(",")
+
+
+def find_user(path: str) -> int | None:
+    """Return the user who mounted the FUSE filesystem that is on an absolute path, or None."""
+    found = _find_mounted(path)
+    user = None if found is None else re.search(rb"\buser_id=(\d+)", found.options)
+    return None if user is None else int(user[1])
 
 
 def _is_debugfs(path: str) -> bool:
@@ -153,7 +166,7 @@ def lock_mountpoint(path: str) -> Iterator[None]:
 def make_mountpoint(path: str) -> list[str]:
     """Make a directory and its parents; return those that were not there, the innermost first."""
     missing = []
-    while not os.path.lexists(path) and not _is_dead(path):
+    while not os.path.lexists(path) and not is_dead(path):
         missing.append(path)
         path = os.path.dirname(path)
     made: list[str] = []
@@ -195,7 +208,7 @@ def unmount(path: str, *, lazy: bool = False) -> None:
 def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     """Check that an absolute path can be mounted on; clear the mount of a dead server of ours."""
     _check_system(path, allow_other)
-    while _is_dead(path):
+    while is_dead(path):
         kind = find_mount(path)
         if kind != "fuse.statsfs":
             raise _refusal(
@@ -208,7 +221,8 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     _check_directory(path)
 
 
-def _is_dead(path: str) -> bool:
+def is_dead(path: str) -> bool:
+    """Tell whether the server of what is mounted on a path has ended; it is asked."""
     if _is_autofs(path):
         return False
     try:

@@ -284,6 +284,16 @@ _poll: Final[Callable[..., int]] = ctypes.PyDLL(None).poll
 _yield_cpu: Final = ctypes.PyDLL(None).sched_yield
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    # A detached mount ends with its last file, while that one's release is answered: nobody waits
+    # for the answer, and the kernel has no such request any more.
+    late = str(record.msg).startswith(("fuse_release()", "fuse_releasedir()"))
+    return not (late and record.args == (os.strerror(errno.ENOENT),))
+
+
+logging.getLogger("pyfuse3").addFilter(_is_news)
+
+
 def find_descriptors() -> set[int]:
     """Return the descriptors of this process that are open on /dev/fuse."""
     found = set()

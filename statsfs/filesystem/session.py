@@ -21,6 +21,7 @@ import pyfuse3
 import trio
 
 from statsfs.exceptions import MountError
+from statsfs.filesystem.beneath import DetachedMount, detach, find_obstacle
 from statsfs.filesystem.fuse_handlers import Handlers
 from statsfs.filesystem.invalidator import Invalidator
 from statsfs.filesystem.mount_options import MountOptions
@@ -33,6 +34,7 @@ from statsfs.filesystem.mountpoints import (
     resolve_mountpoint,
 )
 from statsfs.filesystem.request_loop import find_descriptors, make_loop
+from statsfs.filesystem.takeover import LINGER, Handover, Offer, Predecessor
 from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.watcher import Watcher
 from statsfs.model.locking import Flag
@@ -50,12 +52,24 @@ _sessions: Final[dict[None, "Session"]] = {}
 class Session:
     """A mount, and what serves it; mounted when this returns, and not served yet.
 
+    One that takes over another's is mounted when it is served, see `take_place`.
+
+    Args:
+        registry, mountpoint, options: those of `mount`.
+        handover: what a successor gets besides the mount.
+        predecessor: whom to take over; by default, with `replace`, the program that is there.
+
     Raises:
         MountError: it is refused; nothing is mounted, and nothing is left.
     """
 
     def __init__(
-        self, registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
+        self,
+        registry: Registry,
+        mountpoint: str | os.PathLike[str],
+        options: MountOptions,
+        handover: Handover | None = None,
+        predecessor: Predecessor | None = None,
     ) -> None:
         check_registry(registry)
         self.mountpoint: Final = resolve_mountpoint(mountpoint)
@@ -77,6 +91,10 @@ class Session:
         self._open = False
         self._mounted = False
         self._device: str | None = None
+        self._handover = handover or Handover()
+        self._offer: Offer | None = None
+        self._predecessor = predecessor
+        self._detached: DetachedMount | None = None
         self._undo = contextlib.ExitStack()
         self._undo_in_child = contextlib.ExitStack()
         other = _sessions.setdefault(None, self)
@@ -108,16 +126,23 @@ class Session:
 
     def _mount(self, undo: contextlib.ExitStack, options: MountOptions) -> None:
         undo.callback(_sessions.clear)
-        created = make_mountpoint(self.mountpoint) if options.create else []
-        undo.callback(remove_mountpoint, created)
+        if options.replace and self._predecessor is None:
+            self._predecessor = Predecessor(self.mountpoint)
+            undo.callback(self._predecessor.close)
+        if self._predecessor is not None:
+            self._created = self._predecessor.created
+        else:
+            self._created = make_mountpoint(self.mountpoint) if options.create else []
+        undo.callback(remove_mountpoint, self._created)  # not while a successor's mount is there
         undo.callback(self._undo_in_child.close)
         self._undo_in_child.enter_context(switch_interval(options.switch_interval))
         # A watcher that is just clearing a dead mount here must not clear ours.
         with lock_mountpoint(self.mountpoint):
-            prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
+            if self._predecessor is None:
+                prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
             self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
             self._vfs.forget_root()
-            handlers = Handlers(self._vfs)
+            handlers = Handlers(self._vfs, lambda: self.mountpoint if self.replaced else None)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
             self.invalidator = Invalidator(self._vfs)
@@ -138,10 +163,14 @@ class Session:
             # Of the filesystem, and so of each mount of it: bind mounts, copies in containers.
             options.add("ro")
         self._before = find_descriptors()
+        target = self.mountpoint
+        if self._predecessor is not None:
+            # libfuse takes a descriptor as well, of a filesystem that somebody else mounts.
+            target = f"/dev/fd/{os.open('/dev/fuse', os.O_RDWR | os.O_CLOEXEC)}"
         # Before, not after: Ctrl-C may strike as soon as it is mounted.
         self._mounted = True
         try:
-            pyfuse3.init(handlers, self.mountpoint, options)
+            pyfuse3.init(handlers, target, options)
         except RuntimeError as error:
             self._mounted = False
             pyfuse3.close(unmount=False)
@@ -151,9 +180,56 @@ class Session:
             ) from error
         self._descriptor = (find_descriptors() - self._before).pop()
         self._loop = make_loop(self._descriptor)
-        self._device = find_device(self.mountpoint)
+        if self._predecessor is not None:
+            # From now on a look at each open file would be one at this mount, which is not served.
+            self._detached = DetachedMount(self._descriptor, options)
+        else:
+            self._device = find_device(self.mountpoint)
         self._open = True
         self.invalidator.start()
+        self._make_offer()
+
+    def take_place(self) -> None:
+        """Swap the mount for the predecessor's, if there is one; once this one is served.
+
+        MountError: that failed; the predecessor goes on.
+        """
+        predecessor, detached = self._predecessor, self._detached
+        if predecessor is None or detached is None:
+            return
+        try:
+            self._device = predecessor.replace_by(detached)
+        finally:
+            detached.close()
+            predecessor.close()
+        self._make_offer()
+
+    def _make_offer(self) -> None:
+        # Where no successor could mount either, there is no thread for it.
+        if self._device is None or find_obstacle() is not None:
+            return
+        try:
+            self._offer = Offer(
+                self.mountpoint, self._device, self._handover, self._created, self._linger
+            )
+        except (OSError, RuntimeError) as error:
+            log.info("%s: no successor can take over: %s", self.mountpoint, error)
+
+    def _linger(self) -> None:
+        # Serves what is open of a mount that was replaced; the kernel ends it when all is closed.
+        if not self.done.wait(LINGER):
+            log.warning("%s: ending, though files of the old mount are open", self.mountpoint)
+            if self._token is not None:
+                with contextlib.suppress(trio.RunFinishedError):
+                    self._token.run_sync_soon(self.terminate)
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a successor took over."""
+        return self._offer is not None and self._offer.replaced
+
+    def _find_successor(self) -> str | None:
+        return self.mountpoint if self.replaced else None
 
     # Serving
 
@@ -176,6 +252,11 @@ class Session:
             raise
         if self._failure is not None:
             raise self._error(f"cannot serve: {self._failure}") from self._failure
+        try:
+            self.take_place()
+        except BaseException:
+            self.close()
+            raise
 
     def _run(self) -> None:
         if not self._begun.acquire(blocking=False):
@@ -252,6 +333,8 @@ class Session:
         if not self._open:
             return
         try:
+            if self._offer is not None:
+                self._offer.close()
             # An invalidation that is being sent ends by itself: a mount that has ended answers
             # none, and before a mount that we end all were sent.
             self.invalidator.stop()
@@ -263,7 +346,14 @@ class Session:
     def _unmount(self) -> None:
         if self._mounted:
             self._mounted = self._open = False
-            pyfuse3.close(unmount=self._is_ours())
+            ours = self._is_ours()
+            if self._predecessor is not None and ours and self._device is not None:
+                # libfuse did not mount it. Where the rights are gone by now, the watcher does it.
+                with contextlib.suppress(OSError):
+                    detach(self.mountpoint)
+            if self._detached is not None:
+                self._detached.close()
+            pyfuse3.close(unmount=ours and self._predecessor is None)
 
     def _is_ours(self) -> bool:
         # libfuse would unmount whatever is there by now.
@@ -277,6 +367,9 @@ class Session:
         if self._before is None:
             return
         self._open = False
+        for one in (self._offer, self._detached, self._predecessor):
+            if one is not None:
+                one.disown()
         for descriptor in find_descriptors() - self._before:
             os.close(descriptor)
         self._watcher.disown()
@@ -332,6 +425,7 @@ async def serve_in_trio(
         session.finish()
         raise
     try:
+        await trio.to_thread.run_sync(session.take_place)
         yield session
     finally:
         with trio.CancelScope(shield=True):

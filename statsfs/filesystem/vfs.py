@@ -388,6 +388,15 @@ class Vfs:
         """Return who opened a file."""
         return self._files[handle].user
 
+    def locate(self, handle: int) -> tuple[str, Attributes]:
+        """Return the path of an open file, below the root, and its attributes."""
+        opened = self._files[handle]
+        names, known = [opened.file.name], opened.known
+        while known.parent is not None:
+            names.append(known.name)
+            known = known.parent
+        return "/".join(reversed(names)), self._file_attributes(opened.known, opened.file, None)
+
     def prepare_read(self, handle: int, offset: int | None) -> Iterator[Refreshing | Work[Any]]:
         """Yield what must run before an open file is read, as `Reading.prepare` does."""
         return self._reading.prepare(handle, offset)

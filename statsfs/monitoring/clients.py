@@ -25,6 +25,10 @@ _RESPITE: Final = 0.1  # seconds that each has to get on
 class Client(Protocol):
     """A client that has a place."""
 
+    @property
+    def resting(self) -> bool:
+        """Whether it has had an answer and asks nothing now."""
+
     def cut(self) -> None:
         """End its connection at once."""
 
@@ -39,7 +43,7 @@ class Clients(Generic[_C]):
         most: how many there may be.
 
     Attributes:
-        closing: whether the server is ending.
+        closing: whether each answer is the last of its connection.
     """
 
     def __init__(self, most: int) -> None:
@@ -118,6 +122,13 @@ class Clients(Generic[_C]):
     def _cut(self, client: _C) -> None:
         self.leave(client)
         client.cut()
+
+    def drain(self) -> None:
+        """Cut off all that rest; the others are cut off after their next answer."""
+        self.closing = True
+        for client in self._all - self._busy:
+            if client.resting:
+                self._cut(client)
 
     def close(self) -> None:
         """Cut off all that have not asked."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from statsfs.monitoring.http_server import MetricsServer
 
-__all__ = ["RegistryCollector", "serve_metrics"]
+__all__ = ["RegistryCollector", "serve_metrics", "serve_paused"]
 
 
 class RegistryCollector:
@@ -120,6 +120,18 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
         raise TypeError(f"host is not a str: {host!r}; the port is the next argument")
     if isinstance(port, bool) or not isinstance(port, int):
         raise TypeError(f"port is not an int: {port!r}")
+    server = serve_paused(registry, host, port)
+    server.resume()
+    return server
+
+
+def serve_paused(
+    registry: Registry, host: str, port: int, listener: int | None = None
+) -> "MetricsServer":
+    """Serve as `serve_metrics` does, but let clients wait until `MetricsServer.resume`.
+
+    `listener` is the descriptor of a socket that listens at the address already.
+    """
     if not is_gil_on():
         raise OSError(f"cannot serve metrics: {GIL_OFF}")
     try:
@@ -129,4 +141,4 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
             raise
         text = "serve_metrics needs h11 and trio: pip install 'statsfs[http]'"
         raise ImportError(text, name=error.name) from None
-    return MetricsServer(registry, host, port)
+    return MetricsServer(registry, host, port, listener, paused=True)

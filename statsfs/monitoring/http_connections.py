@@ -64,6 +64,16 @@ class Connection:
         self._handle = handle
         self._scope = trio.CancelScope()
         self._received = bytearray()
+        self._answered = False
+
+    @property
+    def resting(self) -> bool:
+        """Whether the client has had an answer and asks nothing now: it expects to be cut off."""
+        if not self._answered or self._received:
+            return False
+        with suppress(BlockingIOError):
+            return not self._socket.recv(1, socket.MSG_PEEK)
+        return True
 
     def cut(self) -> None:
         """End the connection at once."""
@@ -104,6 +114,7 @@ class Connection:
         self._clients.take(self, answer.text)
         await self._send(exchange.write(answer, last=last or self._clients.closing))
         self._clients.end(self)
+        self._answered = True
         return exchange.goes_on
 
     async def _read_head(self, patience: float) -> bytes:

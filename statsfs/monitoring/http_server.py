@@ -26,7 +26,7 @@ from statsfs.formats.views import VIEWS
 from statsfs.model.locking import Flag
 from statsfs.model.names import show_text
 from statsfs.monitoring.http_messages import Answer, Request, make_error
-from statsfs.monitoring.http_sockets import RETRY_LATER, Listening, close, listen
+from statsfs.monitoring.http_sockets import RETRY_LATER, Listening, adopt, close, listen
 from statsfs.monitoring.negotiation import accepts_gzip, choose_content_type
 from statsfs.monitoring.shared_renderings import RenderingError, SharedRenderings, compress
 from statsfs.tree.registry import Registry
@@ -99,16 +99,24 @@ class _Answers:
 class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Answers `/metrics` with a registry's values until it is closed; made by `serve_metrics`.
 
-    `url` is that of the metrics; `host` and `port` are the address, as numbers.
+    `url` is that of the metrics; `host` and `port` are the address, as numbers. `listener` is the
+    descriptor of a socket that listens there already, in another process. With `paused`, clients
+    wait until `resume`.
     """
 
-    def __init__(self, registry: Registry, host: str, port: int) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        host: str,
+        port: int,
+        listener: int | None = None,
+        paused: bool = False,
+    ) -> None:
         where = f"{_bracket(show_text(host[:80]))}:{port}"
         if not 0 <= port <= 65535:
             raise OSError(f"cannot listen on {where}: invalid port")
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-            self._listener = listen(found[0][0], found[0][4])
+            self._listener = _listen(host, port) if listener is None else adopt(listener)
         except (OSError, UnicodeError) as error:
             reason = getattr(error, "strerror", None) or error
             raise OSError(f"cannot listen on {where}: {reason}") from None
@@ -117,6 +125,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
         self._registry = registry
+        self._paused = paused
         self._pid = os.getpid()
         self._ended = False
         self._failure: BaseException | None = None
@@ -168,11 +177,30 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self._token = trio.lowlevel.current_trio_token()
         renderings = SharedRenderings(self._registry)
         self._listening = Listening(self._listener, _Answers(renderings).answer)
+        if self._paused:
+            self._listening.pause()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(renderings.run)
             self._serving.set()
             await self._listening.run()
             nursery.cancel_scope.cancel()
+
+    @property
+    def listener(self) -> int:
+        """The descriptor of the socket that listens."""
+        return self._listener.fileno()
+
+    def pause(self) -> None:
+        """Leave new clients to another process; return when none comes in here any more."""
+        trio.from_thread.run_sync(self._listening.pause, trio_token=self._token)
+
+    def resume(self) -> None:
+        """Let clients in again."""
+        trio.from_thread.run_sync(self._listening.resume, trio_token=self._token)
+
+    def leave(self) -> None:
+        """Give the socket up; clients that are there are answered, until this is closed."""
+        close(self._listener)
 
     def close(self) -> None:
         """Stop listening; scrapes under way are answered within seconds, or never.
@@ -188,6 +216,11 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
             self._token.run_sync_soon(self._listening.stop)
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return listen(found[0][0], found[0][4])
 
 
 def _bracket(host: str) -> str:

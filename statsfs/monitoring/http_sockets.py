@@ -24,7 +24,7 @@ from statsfs.monitoring.clients import Clients
 from statsfs.monitoring.http_connections import SLICE, Connection, Handle
 from statsfs.monitoring.http_messages import HEAD_MAX, Exchange, make_error
 
-__all__ = ["RETRY_LATER", "Listening", "close", "listen"]
+__all__ = ["RETRY_LATER", "Listening", "adopt", "close", "listen"]
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +71,13 @@ def listen(family: int, address: Any) -> socket.socket:
     return listener
 
 
+def adopt(descriptor: int) -> socket.socket:
+    """Return the socket of a descriptor that listens already, in another process too."""
+    listener = _keep(lambda: socket.socket(fileno=descriptor))
+    listener.setblocking(False)
+    return listener
+
+
 def _accept(listener: socket.socket) -> socket.socket:
     client = _keep(lambda: listener.accept()[0])
     client.setblocking(False)
@@ -112,6 +119,9 @@ class Listening:
         self._handle = handle
         self._clients: Clients[Connection] = Clients(_count_places())
         self._scope = trio.CancelScope()
+        self._waiting = trio.CancelScope()  # for a client
+        self._open = trio.Event()  # unless clients are to wait
+        self._open.set()
 
     async def run(self) -> None:
         """Answer clients until `stop`; then answer those that have asked, and return."""
@@ -120,16 +130,32 @@ class Listening:
                 with self._scope:
                     await self._accept_all(clients)
                 close(self._listener)
-                self._clients.close()
+                if self._open.is_set():  # else those that are left have just come
+                    self._clients.close()
                 grace.deadline = trio.current_time() + _GRACE
 
     def stop(self) -> None:
         """Listen no more."""
         self._scope.cancel()
 
+    def pause(self) -> None:
+        """Leave new clients to others who have the socket too; answer those that are there."""
+        self._open = trio.Event()
+        self._waiting.cancel()
+        self._clients.drain()
+
+    def resume(self) -> None:
+        """Let clients in again."""
+        self._clients.closing = False
+        self._open.set()
+
     async def _accept_all(self, clients: trio.Nursery) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self._listener)
+            await self._open.wait()
+            with trio.CancelScope() as self._waiting:
+                await trio.lowlevel.wait_readable(self._listener)
+            if not self._open.is_set():
+                continue
             try:
                 client = _accept(self._listener)
             except (BlockingIOError, ConnectionError):

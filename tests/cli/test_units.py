@@ -56,6 +56,26 @@ def test_what_the_unit_runs() -> None:
     assert Path(command).name == "statsfs"
     assert arguments == ["mount", "--create", "/run/stats"]
     assert read_settings(UNIT)["Type"] == "notify"
+    reload = read_settings(UNIT)["ExecReload"].split()
+    assert reload == [command, *arguments, "--replace", "--background"]
+
+
+@pytest.mark.mount
+@pytest.mark.root
+@pytest.mark.tools
+def test_a_reload_under_the_unit(tmp_path: Path) -> None:
+    """What the unit permits is enough to take over."""
+    mountpoint = tmp_path / "stats"
+    options: tuple[str | Path, ...] = ("--create", "--segments", tmp_path / "segments")
+    with mounted_under(UNIT, mountpoint, *options) as old:
+        device = os.stat(mountpoint).st_dev
+        start = (*confined(UNIT), sys.executable, "-m", "statsfs", "mount", str(mountpoint))
+        log: tuple[str | Path, ...] = ("--replace", "-b", "--log", tmp_path / "log")
+        subprocess.run([*start, *options, *log], check=True, timeout=DEADLINE)
+        assert os.stat(mountpoint).st_dev != device
+        assert old.wait(DEADLINE) == 0
+        subprocess.run([sys.executable, "-m", "statsfs", "umount", mountpoint], check=True)
+        wait_until(lambda: not mountpoint.exists(), "the end")
 
 
 @pytest.mark.mount

@@ -661,7 +661,7 @@ def test_a_full_disk(
     monkeypatch.setattr("statsfs.collector.collector._PAUSE", 0.02)
     tries, begin = [], Journal.begin_fold
 
-    def count(self: Journal, name: str, segments: Any) -> bool:
+    def count(self: Journal, name: str, segments: Any) -> bool | None:
         tries.append(name)
         return begin(self, name, segments)
 

@@ -177,8 +177,9 @@ def test_a_killed_server_whose_mount_is_busy(doomed: Server, tmp_path: Path) -> 
 
 
 def test_what_a_child_has_of_the_mount(serving_kvm: Server) -> None:
-    """No device, no pipe to the watcher; and its copy of the mount says that it is closed."""
-    assert serving_kvm.call(forks.what_a_child_has) == (0, ["/dev/fuse", "pipe"], True, True)
+    """No device, no pipe to the watcher, no socket for a successor; and its copy is closed."""
+    lost = ["/dev/fuse", "pipe", "socket"]
+    assert serving_kvm.call(forks.what_a_child_has) == (0, lost, True, True)
 
 
 def test_a_child_changes_its_copy(serving_kvm: Server) -> None:

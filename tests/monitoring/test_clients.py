@@ -9,8 +9,9 @@ from statsfs.monitoring.clients import Clients
 class Member:
     """A client that is cut off, or not."""
 
-    def __init__(self) -> None:
+    def __init__(self, resting: bool = False) -> None:
         self.is_cut = False
+        self.resting = resting
 
     def cut(self) -> None:
         """Be cut off."""
@@ -110,3 +111,15 @@ def test_who_got_on_just_now_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     many: Clients[Member] = Clients(2)
     enter(many, 2)
     assert not many.enter(Member())
+
+
+def test_draining() -> None:
+    """Whoever rests is cut off; who asks, or has just come, gets an answer, which is the last."""
+    clients: Clients[Member] = Clients(3)
+    asking, coming = enter(clients, 2)
+    resting = Member(resting=True)
+    assert clients.enter(resting)
+    clients.ask(asking)
+    clients.drain()
+    assert find_cut([asking, coming, resting]) == [2]
+    assert clients.closing

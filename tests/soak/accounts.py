@@ -127,9 +127,11 @@ class Account:
         names = (*VALUES, "sizes")
         return _SEEN + READERS * ((group + 1) * len(names) + names.index(value))
 
-    def seen(self, value: str, group: int) -> int:
-        """The most that any reader has seen of a total."""
+    def seen(self, value: str, group: int, reader: int | None = None) -> int:
+        """The most that any reader has seen of a total, or that this one has."""
         at = self._seen(value, group)
+        if reader is not None:
+            return self._words[at + reader]
         return max(self._words[at : at + READERS])
 
     def note_seen(self, reader: int, value: str, group: int, number: int) -> None:

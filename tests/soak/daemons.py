@@ -26,7 +26,7 @@ _CODE = "import sys; from tests.soak.daemons import fork_daemons as f; f(*sys.ar
 
 
 def fork_daemons(mountpoint: str, directory: str) -> None:
-    """Fork a daemon for each line `start`; for one with a pid, say how that one ended.
+    """Fork a daemon for each line `start` with options; for one with a pid, say how it ended.
 
     Args:
         mountpoint: where they mount.
@@ -39,7 +39,8 @@ def fork_daemons(mountpoint: str, directory: str) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(_SUBREAPER, 1)
     for line in sys.stdin:
-        if line == "start\n":
+        word, *options = line.split()
+        if word == "start":
             pid = os.fork()
             if not pid:
                 libc.prctl(_PDEATHSIG, signal.SIGKILL)
@@ -47,7 +48,7 @@ def fork_daemons(mountpoint: str, directory: str) -> None:
                 os.dup2(0, 1)
                 status = 1
                 try:
-                    status = run(["mount", mountpoint, "--segments", directory])
+                    status = run(["mount", mountpoint, "--segments", directory, *options])
                 finally:
                     sys.stderr.flush()
                     os._exit(status)
@@ -82,9 +83,15 @@ class Daemons:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
-    def start(self) -> None:
-        """Start one; it is not mounted yet."""
-        self.pid = self._ask("start")
+    def start(self, *options: str) -> None:
+        """Start one with more options; it is not mounted yet."""
+        self.pid = self._ask(" ".join(("start", *options)))
+
+    def replace(self, *options: str) -> None:
+        """Have another one take over; return when the old one has ended, and that ended well."""
+        old = self.pid
+        self.start("--replace", *options)
+        self._expect(0, old)
 
     def kill(self) -> None:
         """Kill it, whatever it is about; it must not have ended by itself."""
@@ -104,9 +111,10 @@ class Daemons:
         self._expect(0)
         assert not is_mounted(self.mountpoint)
 
-    def _expect(self, status: int) -> None:
-        ended = self._ask(str(self.pid))
-        self.pid = 0
+    def _expect(self, status: int, pid: int = 0) -> None:
+        ended = self._ask(str(pid or self.pid))
+        if not pid:
+            self.pid = 0
         assert ended == status, f"a daemon ended with {ended}, not {status}"
 
     def wait_for(self, path: str) -> None:

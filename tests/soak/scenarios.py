@@ -13,7 +13,7 @@ from tests.soak.holding import held_files, listings, stopped_clients
 from tests.soak.hostile_qmp import hostile_qmp
 from tests.soak.load import load
 from tests.soak.producers import blocking_producers, broken_producers
-from tests.soak.segments import cleared_segments, segments
+from tests.soak.segments import cleared_segments, segments, takeovers
 
 __all__ = ["SCENARIOS"]
 
@@ -33,6 +33,7 @@ SCENARIOS: Final[dict[str, Callable[[float], str]]] = {
         decoding,
         segments,
         cleared_segments,
+        takeovers,
         forks_while_rendering,
         remounting,
         renamed_files,

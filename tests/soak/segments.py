@@ -21,11 +21,13 @@ from tests.soak.accounts import GROUPS, PER_GROUP, VALUES, Account
 from tests.soak.clients import client, collect
 from tests.soak.daemons import Daemons, daemons
 from tests.soak.nursery import raise_producers
+from tests.soak.scrapers import scraping
 from tests.soak.segment_readers import Away, read_totals, reading, sum_buckets
 from tests.support.deadlines import DEADLINE, until, wait_until
 from tests.support.mounts import directory_for_a_mount
+from tests.support.prometheus_server import free_port
 
-__all__ = ["cleared_segments", "segments"]
+__all__ = ["cleared_segments", "segments", "takeovers"]
 
 READERS: Final = 8
 LONG: Final = 10.0  # seconds; shorter runs have fewer producers, which live shorter
@@ -72,7 +74,7 @@ class Scene:
 
 
 @contextlib.contextmanager
-def _scene(seconds: float) -> Iterator[Scene]:
+def _scene(seconds: float, *options: str) -> Iterator[Scene]:
     long = seconds >= LONG
     with (
         directory_for_a_mount() as mountpoint,
@@ -84,7 +86,7 @@ def _scene(seconds: float) -> Iterator[Scene]:
         stack = contextlib.ExitStack()
         stack.push(partial(_tell, errors))
         with stack, daemons(mountpoint, directory, errors) as running:
-            running.start()
+            running.start(*options)
             running.wait_for(".stats.json")
             producers, pace = (200, 1.0) if long else (40, 0.15)
             with client(raise_producers, page, directory, producers, pace, "1") as nursery:
@@ -107,7 +109,9 @@ def _tell(errors: IO[str], kind: type[BaseException] | None, *_: object) -> None
 
 
 @contextlib.contextmanager
-def _readers(scene: Scene, clearing: bool, done: Counter[str]) -> Iterator[None]:
+def _readers(
+    scene: Scene, clearing: bool, done: Counter[str], alone: bool = False
+) -> Iterator[None]:
     # Beyond the end of the block, if that is early; for as long as the account is not stopped.
     end = time.monotonic() + scene.seconds + DEADLINE
     with contextlib.ExitStack() as stack:
@@ -115,7 +119,7 @@ def _readers(scene: Scene, clearing: bool, done: Counter[str]) -> Iterator[None]
             stack.enter_context(
                 client(
                     read_totals, scene.mountpoint, scene.directory.parent / "account",
-                    number, end, int(clearing),
+                    number, end, int(clearing), int(alone),
                 )
             )
             for number in range(READERS)
@@ -215,6 +219,34 @@ def cleared_segments(seconds: float) -> str:
     return (
         f"{end}; cleared {times} times; {scene.daemons.kills} daemons killed; {READERS} readers "
         f"read {done.total()} times, and found no daemon {away} times"
+    )
+
+
+def takeovers(seconds: float, most: int = 0) -> str:
+    """Have daemon after daemon take over, while producers live and die, and others look.
+
+    Readers find a server each time, and scrapes an answer. No total falls for anybody, or exceeds
+    what was counted; at the end each is right.
+    """
+    done: Counter[str] = Counter()
+    port = free_port()
+    options = ("--listen", str(port))
+    times = 0
+    with _scene(seconds, *options) as scene:
+        with (
+            _readers(scene, False, done, alone=True),
+            scraping(port) as scraped,
+        ):
+            for _ in until(seconds, most or (20 if seconds >= LONG else 5)):
+                scene.daemons.replace(*options)
+                times += 1
+                time.sleep(scene.random.uniform(0, 0.2))
+        end = _expect_the_end(scene, (0, 0))
+    assert not done["away"], done
+    return (
+        f"{end}; {times} takeovers; {READERS} readers read {done.total()} times, "
+        f"{done['look_at_json'] + done['look_at_metrics']} of them views; {scraped['scrapes']} "
+        f"scrapes"
     )
 
 

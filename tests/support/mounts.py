@@ -230,6 +230,13 @@ class Server:
         self._connection.send(None)
         self.expect_end()
 
+    def end_replaced(self, words: str = "") -> None:
+        """Tell one to end whose mount is another's by now; see that it said no more than that."""
+        self.ended = True
+        self._connection.send(None)
+        assert self.process.wait(DEADLINE) == 0
+        assert [line for line in self.stderr.splitlines() if not words or words not in line] == []
+
     def expect_end(self, status: int = 0) -> None:
         """Wait for its end; see that it ended well and left nothing behind."""
         self.ended = True
