@@ -25,7 +25,7 @@ from statsfs.tree.snapshot import Snapshot
 from statsfs.tree.snapshot_directories import SnapshotDirectory, make_directories
 from statsfs.tree.source import Source
 
-__all__ = ["nest", "quote", "render"]
+__all__ = ["choose_files", "nest", "quote", "render"]
 
 _S64_MAX: Final = Type.S64.maximum  # sums from 0 to here need no wrapping, whatever their type
 _CHUNK: Final = 16  # directories between two pauses
@@ -106,36 +106,55 @@ def _format(files: Sequence[File]) -> str:
     return f'{{"values": {{{", ".join(items)}}}, "subordinates": {{'
 
 
-def _make_fill(mask: int) -> Callable[[SnapshotDirectory], str]:
+def _make_fill(mask: int, names: frozenset[str] | None) -> Callable[[SnapshotDirectory], str]:
     @cache
     def find_template(layout: Layout) -> _Template:
-        shown = [file for file in layout.files.values() if file.value.mode & mask]
-        return _Template(shown, layout)
+        return _Template(choose_files(layout, mask, names), layout)
 
     return lambda directory: find_template(directory.layout).fill(directory)
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
+def choose_files(layout: Layout, mask: int | None, names: frozenset[str] | None) -> list[File]:
+    """Return the files of a directory that have one of the bits, and one of the names, if given."""
+    files = layout.files.values()
+    shown = [file for file in files if mask is None or file.value.mode & mask]
+    return shown if names is None else [file for file in shown if file.name in names]
+
+
+def render(
+    snapshot: Snapshot,
+    *,
+    mask: Mask = 0o444,
+    depth: int | None = None,
+    names: frozenset[str] | None = None,
+) -> bytes:
     """Return a snapshot as JSON: `{"values": {name: int}, "subordinates": {name: {…the same…}}}`.
 
     A histogram is a list of its buckets' counts.
+
+    Args:
+        snapshot: of a source or of a registry.
+        mask: only values whose mode has one of these bits; or for which reader.
+        depth: as for `nest`.
+        names: only values of these names; None for all.
     """
     root = make_directories(snapshot)
     masks = find_masks(mask, snapshot)
-    fills = {bits: _make_fill(bits) for bits in (masks.common, *masks.others.values())}
+    fills = {bits: _make_fill(bits, names) for bits in (masks.common, *masks.others.values())}
     if not masks.others:
-        return nest(root, fills[masks.common], snapshot.lineage)
+        return nest(root, fills[masks.common], snapshot.lineage, depth)
 
     def fill(directory: SnapshotDirectory) -> str:
         return fills[masks.of(directory.source)](directory)
 
-    return nest(root, fill, snapshot.lineage)
+    return nest(root, fill, snapshot.lineage, depth)
 
 
 def nest(
     root: SnapshotDirectory,
     head: Callable[[SnapshotDirectory], str],
     lineage: Sequence[Source] = (),
+    depth: int | None = None,
 ) -> bytes:
     """Return objects in objects, as the directories are.
 
@@ -146,9 +165,13 @@ def nest(
         root: the outermost directory.
         head: returns, from the top down, the text of each up to where its subordinates begin.
         lineage: the sources from the top-level one to the root; none for a registry.
+        depth: how many levels below the root are shown, None for all. Of a directory on the last
+            one, `subordinates` is how many it has, unless it has none.
     """
     # It grows in place: joining megabytes at the end would hold up other threads.
     text = io.BytesIO()
+    if depth == 0 and root.subordinates:
+        return f"{_cut(head(root), root)}\n".encode()
     pieces = [head(root)]
     user = find_bounded_user(lineage[0]) if lineage else None
     sizes, left_out = Counter[int](), Counter[int]()
@@ -168,12 +191,14 @@ def nest(
             left_out[user] += 1
             continue
         piece = f"{separator}{quote(child.source.name)}: {head(child)}"
-        if child.subordinates:
+        separator = ", "
+        if not child.subordinates:
+            piece += "}}"
+        elif len(ways) == depth:
+            piece = _cut(piece, child)
+        else:
             ways.append(iter(child.subordinates))
             separator = ""
-        else:
-            piece += "}}"
-            separator = ", "
         pieces.append(piece)
         if user is not None:
             sizes[user] += len(piece)  # all of ASCII
@@ -187,3 +212,8 @@ def nest(
     pieces.append("}\n")
     text.write("".join(pieces).encode())
     return text.getvalue()
+
+
+def _cut(head: str, directory: SnapshotDirectory) -> str:
+    # The text of a directory, of whose subordinates there is nothing but their number.
+    return f"{head.removesuffix('{')}{len(directory.subordinates)}}}"

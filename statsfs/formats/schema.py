@@ -7,7 +7,7 @@ import json
 from functools import cache
 from typing import Any
 
-from statsfs.formats.json import nest, quote
+from statsfs.formats.json import choose_files, nest, quote
 from statsfs.formats.metric_samples import Home
 from statsfs.model.arrays import File
 from statsfs.model.layout import Layout
@@ -45,14 +45,28 @@ def describe_value(value: Value) -> dict[str, Any]:
     return described
 
 
-def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
+def render(
+    snapshot: Snapshot,
+    *,
+    mask: Mask = 0o444,
+    readable: int | None = None,
+    depth: int | None = None,
+    names: frozenset[str] | None = None,
+) -> bytes:
     """Return the schema of a snapshot as JSON.
 
     It is `{"labels": {label: name}, "values": [{…}], "subordinates": {name: {…the same…}}}`. The
     labels are those that the samples of a directory have in the Prometheus views; an aggregate is
     described as its value, under the name of its file. A source with info has `"info": {name:
-    text}` as well. `mask` has no effect: the names of values that a reader may not read are not
-    secret either.
+    text}` as well.
+
+    Args:
+        snapshot: of a source or of a registry.
+        mask: has no effect. In a mount the names of values that a reader may not read are not
+            secret either.
+        readable: only values whose mode has one of these bits; None for all.
+        depth: as for `nest`.
+        names: only values of these names; None for all.
     """
     root = make_directories(snapshot)
     homes: dict[Any, Home | None] = {root.source: None}
@@ -66,11 +80,11 @@ def render(snapshot: Snapshot, *, mask: Mask = 0o444) -> bytes:
             homes[child.source] = _go_down(home, child.source)
         labels = {} if home is None else home.labels
         pairs = ", ".join([f"{quote(label)}: {quote(name)}" for label, name in labels.items()])
-        files = describe(directory.layout, _find_read_only(directory))
+        files = describe(directory.layout, _find_read_only(directory), readable, names)
         known = "" if home is None or not home.source.info else _describe_info(home.source)
         return f'{{"labels": {{{pairs}}}, {known}{files}, "subordinates": {{'
 
-    return nest(root, head, snapshot.lineage)
+    return nest(root, head, snapshot.lineage, depth)
 
 
 def _go_down(home: Home | None, source: Any) -> Home:
@@ -88,13 +102,15 @@ def _find_read_only(directory: SnapshotDirectory) -> frozenset[File]:
     return list_read_only(directory_of(source), directory.layout.files.values())
 
 
-def _describe_files(layout: Layout, read_only: frozenset[File]) -> str:
+def _describe_files(
+    layout: Layout, read_only: frozenset[File], readable: int | None, names: frozenset[str] | None
+) -> str:
     values = [
         {
             "name": file.name,
             **describe_value(file.value),
             "mode": file.value.mode & (0o444 if file in read_only else 0o777),
         }
-        for file in layout.files.values()
+        for file in choose_files(layout, readable, names)
     ]
     return f'"values": {json.dumps(values)}'

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from statsfs.formats import json as json_view
 from statsfs.formats import schema
@@ -341,3 +342,35 @@ def test_a_user_has_so_much_room(
     assert "left_out" not in json.loads(view(registry.by_name["mine"].snapshot()))
     assert own["left_out"]["1001"] >= 5 - found["web"]
     assert len(view(registry.by_name["web"].snapshot())) < 3_000 * 3
+
+
+def cut(shown: dict[str, Any], depth: int) -> dict[str, Any]:
+    """What is left of a text's object down to a depth."""
+    below = shown["subordinates"]
+    if not depth and below:
+        return {**shown, "subordinates": len(below)}
+    return {**shown, "subordinates": {name: cut(one, depth - 1) for name, one in below.items()}}
+
+
+@pytest.mark.parametrize("view", [render, schema.render])
+@given(pairs=trees(), depth=st.integers(0, 4))
+def test_no_deeper(view: Callable[..., bytes], pairs: list[Pair], depth: int) -> None:
+    """Of directories at a depth there is how many subordinates they have."""
+    for source, _ in pairs:
+        snapshot = source.snapshot()
+        whole = json.loads(view(snapshot))
+        assert json.loads(view(snapshot, depth=depth)) == cut(whole, depth)
+
+
+@given(trees())
+def test_some_names(pairs: list[Pair]) -> None:
+    """Only values of these names are shown, in each directory."""
+    for source, _ in pairs:
+        snapshot = source.snapshot()
+        whole = json.loads(render(snapshot, depth=0))["values"]
+        names = frozenset({*list(whole)[::2], "nothing"})
+        some = json.loads(render(snapshot, depth=0, names=names))["values"]
+        assert some == {name: number for name, number in whole.items() if name in names}
+        described = json.loads(schema.render(snapshot, depth=0, names=names))["values"]
+        assert {value["name"] for value in described} >= some.keys()
+        assert {value["name"] for value in described} <= names

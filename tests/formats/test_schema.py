@@ -155,6 +155,9 @@ def test_what_a_reader_may_not_read_is_described(registry: Registry) -> None:
     for mask in (0o444, 0o004):
         (value,) = load(source, mask=mask)["values"]
         assert (value["name"], value["mode"]) == ("secret", 0o600)
+    # Over the network nobody has a listing.
+    assert load(source, readable=0o004)["values"] == []
+    assert len(load(source, readable=0o400)["values"]) == 1
 
 
 def test_a_broken_base_is_described(registry: Registry) -> None:
