@@ -74,8 +74,8 @@ listen_option: Final = click.option(
     "--listen",
     metavar="[HOST:]PORT",
     callback=_parse_address,
-    help="Answer scrapes of /metrics there, for Prometheus. The default host is the loopback "
-    "address; port 0 is a free one.",
+    help="Answer scrapes of /metrics there, for Prometheus; / is a page for browsers. The default "
+    "host is the loopback address; port 0 is a free one.",
 )
 root_option: Final = click.option(
     "--root", metavar="SOURCE", help="Mount this one top-level source as the root, not all of them."

@@ -100,9 +100,10 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
     """Serve a registry's `/metrics` over HTTP from background threads.
 
     The text format of Prometheus or OpenMetrics, compressed or not, as the client accepts; with
-    `?name[]=` only the metrics that have one of the names. There is no password and no encryption:
-    on an address that is not a loopback one, anybody who reaches it can read every value that has
-    mode bit 0004.
+    `?name[]=` only the metrics that have one of the names. `/` is a page for browsers, which asks
+    `/api/stats` and `/api/schema`, the JSON views of the root or of a path. There is no password
+    and no encryption: on an address that is not a loopback one, anybody who reaches it can read
+    every value that has mode bit 0004.
 
     Args:
         registry: the values.

@@ -149,14 +149,15 @@ class Exchange:
         """
         pieces = [*answer.body]
         if not self._old:
+            status, length = answer.status, str(sum(map(len, pieces)))
             headers = [
                 ("Server", "statsfs"),
                 ("Date", formatdate(usegmt=True)),
                 *answer.headers,
-                ("Content-Length", str(sum(map(len, pieces)))),
+                # That of what the client has already is not told.
+                *([] if status == HTTPStatus.NOT_MODIFIED else [("Content-Length", length)]),
                 *([("Connection", "close")] if last else []),
             ]
-            status = answer.status
             head = h11.Response(status_code=status, reason=status.phrase, headers=headers)
             written = [self._http.send(head) or b""]
             for piece in [] if self._asks_for_head else pieces:

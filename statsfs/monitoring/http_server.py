@@ -1,8 +1,9 @@
-"""The HTTP server that answers scrapes of `/metrics`.
+"""The HTTP server that answers scrapes of `/metrics`, and shows a page that people look at.
 
-Owns what a client may ask for, and the life of a server. There is one path, for GET and HEAD: all
-metrics, or those that `name[]` names, in a format and an encoding that the client accepts. Anybody
-may ask, so only values that everybody may read are exported.
+Owns what a client may ask for, and the life of a server. There are three things, for GET and HEAD:
+`/metrics`, all metrics, or those that `name[]` names, in a format that the client accepts; `/`, a
+page for browsers; and what the page asks for, the views below `/api` (`wishes`). Anybody may ask,
+so there are only values that everybody may read.
 
 Threading: any thread. A daemon thread with a trio loop of its own serves all clients, and
 renderings are made in a worker thread: slow and silent clients delay no others.
@@ -21,14 +22,20 @@ from urllib.parse import parse_qs
 
 import trio
 
-from statsfs.formats import openmetrics, prometheus
-from statsfs.formats.views import VIEWS
 from statsfs.model.locking import Flag
 from statsfs.model.names import show_text
 from statsfs.monitoring.http_messages import Answer, Request, make_error
 from statsfs.monitoring.http_sockets import RETRY_LATER, Listening, adopt, close, listen
-from statsfs.monitoring.negotiation import accepts_gzip, choose_content_type
-from statsfs.monitoring.shared_renderings import RenderingError, SharedRenderings, compress
+from statsfs.monitoring.negotiation import accepts, accepts_gzip, choose_content_type, has_tag
+from statsfs.monitoring.page import CONTENT_TYPE, load_page
+from statsfs.monitoring.shared_renderings import (
+    BusyError,
+    RenderingError,
+    SharedRenderings,
+    UnknownPathError,
+    compress,
+)
+from statsfs.monitoring.wishes import METRICS, Wish, parse_wish
 from statsfs.tree.registry import Registry
 
 __all__ = ["MetricsServer"]
@@ -39,10 +46,10 @@ _PATIENCE: Final = 60.0  # seconds that a client waits for a rendering
 _SMALL: Final = 256 << 10  # bytes of some metrics that are compressed, 2 ms for each client
 
 _ORIGIN: Final = re.compile(r"(?i:https?://[^/?#]*)")  # proxies get whole URLs
-_VIEWS: Final = {
-    prometheus.CONTENT_TYPE: VIEWS[".stats.prom"],
-    openmetrics.CONTENT_TYPE: VIEWS[".stats.openmetrics"],
-}
+_JSON: Final = "application/json"
+_VARY: Final = ("Vary", "Accept, Accept-Encoding")
+_PACKED: Final = ("Content-Encoding", "gzip")
+_NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
 
 
 class _Answers:
@@ -56,7 +63,11 @@ class _Answers:
         target = request.target
         origin = _ORIGIN.match(target)
         path, _, query = target[origin.end() if origin else 0 :].partition("#")[0].partition("?")
-        if path != "/metrics":
+        try:
+            wish = parse_wish(path, query)
+        except ValueError:
+            return make_error(HTTPStatus.BAD_REQUEST)
+        if wish is None and path not in ("/", "/metrics"):
             return make_error(HTTPStatus.NOT_FOUND)
         if request.method not in ("GET", "HEAD"):
             return make_error(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow", "GET, HEAD"))
@@ -64,10 +75,16 @@ class _Answers:
             return make_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
         try:
             with trio.fail_after(_PATIENCE):
-                return await self._answer_metrics(request, query, is_wanted)
+                if path == "/metrics":
+                    return await self._answer_metrics(request, query, is_wanted)
+                if wish is None:
+                    return _answer_page(request)
+                return await self._answer_wish(request, wish, is_wanted)
+        except UnknownPathError:
+            return make_error(HTTPStatus.NOT_FOUND)
         except RenderingError:
             return make_error(HTTPStatus.INTERNAL_SERVER_ERROR)
-        except (trio.TooSlowError, RuntimeError):  # or no thread can be started
+        except (trio.TooSlowError, BusyError, RuntimeError):  # or no thread can be started
             return make_error(HTTPStatus.SERVICE_UNAVAILABLE, RETRY_LATER)
 
     async def _answer_metrics(
@@ -78,7 +95,7 @@ class _Answers:
         # As in prometheus_client: without a name all metrics; other parameters are ignored.
         names = parse_qs(query).get("name[]")
         whole = packed and names is None
-        text = await self._renderings.render(_VIEWS[content_type], whole, is_wanted)
+        text = await self._renderings.render(METRICS[content_type], whole, is_wanted)
         kept = text.packed if whole else text.plain
         body: list[bytes | memoryview] = [kept]
         if names is not None:
@@ -90,14 +107,50 @@ class _Answers:
                 if packed:
                     kept = await trio.to_thread.run_sync(compress, kept, limiter=self._packing)
                 body = [kept]
-        headers = [("Content-Type", content_type), ("Vary", "Accept, Accept-Encoding")]
+        headers = [("Content-Type", content_type), _VARY]
         if packed:
-            headers.append(("Content-Encoding", "gzip"))
+            headers.append(_PACKED)
         return Answer(HTTPStatus.OK, headers, body, kept)
+
+    async def _answer_wish(
+        self, request: Request, wish: Wish, is_wanted: Callable[[], bool]
+    ) -> Answer:
+        if not accepts(request.headers.get("accept", ""), _JSON):
+            return make_error(HTTPStatus.NOT_ACCEPTABLE)
+        packed = accepts_gzip(request.headers.get("accept-encoding", ""))
+        text = await self._renderings.render(wish, packed, is_wanted)
+        headers = [("Content-Type", _JSON), ("Statsfs-Moment", str(text.moment))]
+        return _answer(request, headers, text.digest, text.plain, text.packed if packed else None)
+
+
+def _answer_page(request: Request) -> Answer:
+    if not accepts(request.headers.get("accept", ""), CONTENT_TYPE.partition(";")[0]):
+        return make_error(HTTPStatus.NOT_ACCEPTABLE)
+    found = load_page()
+    packed = accepts_gzip(request.headers.get("accept-encoding", ""))
+    headers = [("Content-Type", CONTENT_TYPE), *found.headers]
+    return _answer(request, headers, found.digest, found.text, found.packed if packed else None)
+
+
+def _answer(
+    request: Request,
+    headers: list[tuple[str, str]],
+    digest: str,
+    plain: bytes,
+    packed: bytes | None,
+) -> Answer:
+    # Of what a client may have already. Each encoding has an entity tag of its own.
+    tag = f'"{digest}"' if packed is None else f'"{digest}-gzip"'
+    headers += [_VARY, ("ETag", tag), ("Cache-Control", "no-cache"), _NO_SNIFFING]
+    if has_tag(request.headers.get("if-none-match", ""), tag):
+        return Answer(HTTPStatus.NOT_MODIFIED, headers, [])
+    if packed is None:
+        return Answer(HTTPStatus.OK, headers, [plain], plain)
+    return Answer(HTTPStatus.OK, [*headers, _PACKED], [packed], packed)
 
 
 class MetricsServer(AbstractContextManager["MetricsServer"]):
-    """Answers `/metrics` with a registry's values until it is closed; made by `serve_metrics`.
+    """Answers with a registry's values until it is closed; made by `serve_metrics`.
 
     `url` is that of the metrics; `host` and `port` are the address, as numbers. `listener` is the
     descriptor of a socket that listens there already, in another process. With `paused`, clients

@@ -1,4 +1,4 @@
-"""Which format and which encoding a client of `/metrics` gets, by what it accepts.
+"""Which format and which encoding a client gets, by what it accepts and what it has.
 
 Threading: pure.
 """
@@ -9,7 +9,7 @@ from typing import Final
 
 from statsfs.formats import openmetrics, prometheus
 
-__all__ = ["accepts_gzip", "choose_content_type"]
+__all__ = ["accepts", "accepts_gzip", "choose_content_type", "has_tag"]
 
 _ITEMS: Final = 64  # of a header, and parameters of an item; what comes after them has no effect
 
@@ -50,3 +50,14 @@ def choose_content_type(accept: str) -> str:
 def accepts_gzip(header: str) -> bool:
     """Tell whether an `Accept-Encoding` header lets the answer be compressed."""
     return any(name in ("gzip", "x-gzip") and quality > 0 for name, _, quality in _parse(header))
+
+
+def accepts(header: str, content_type: str) -> bool:
+    """Tell whether an `Accept` header lets the answer be of this type; without one anything is."""
+    return not header.strip() or _rate(header, content_type)[0] > 0
+
+
+def has_tag(header: str, tag: str) -> bool:
+    """Tell whether an `If-None-Match` header names this entity tag, or any."""
+    tags = [item.strip().removeprefix("W/") for item in header.split(",", _ITEMS)]
+    return tag in tags or tags == ["*"]

@@ -1,9 +1,13 @@
 """Renderings that scrapes share: however many ask, one text is made at a time.
 
 Owns which rendering answers a scrape, and when it is made. A scrape joins the rendering of its
-format that has not begun yet: so its numbers are never older than itself, and all that come while
+wish that has not begun yet: so its numbers are never older than itself, and all that come while
 another rendering is made share the next one. Some metrics alone have no rendering of their own:
 they are cut out of the text of all, so a client that names others each time gets no more turns.
+
+Of `/api` each directory has renderings of its own, as most are small. So many different ones may be
+wanted that others must not wait for all: a scrape of metrics waits for one of them at most, and
+there is a bound to how many wait.
 
 A text is compressed once, if a client wants that. A rendering is not made if all its clients have
 hung up.
@@ -17,25 +21,49 @@ import zlib
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import blake2b
 from stat import S_IROTH
 from typing import Final
 
 import trio
 
+from statsfs.exceptions import ReleasedError
 from statsfs.formats.prometheus import Where
-from statsfs.formats.views import Rendering, View
+from statsfs.formats.views import Rendering
+from statsfs.monitoring.wishes import Wish
+from statsfs.tree.lineage import find_lineage
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.registry import Registry
+from statsfs.tree.source import Source
 
-__all__ = ["RenderingError", "SharedRenderings", "Text", "compress"]
+__all__ = [
+    "WAITING_MAX",
+    "BusyError",
+    "RenderingError",
+    "SharedRenderings",
+    "Text",
+    "UnknownPathError",
+    "compress",
+]
 
 log = logging.getLogger(__name__)
+
+WAITING_MAX: Final = 64
+"""Renderings of `/api` that wait to be made; requests for others are refused."""
 
 _PIECE: Final = 1 << 20  # bytes that are compressed in one call, without the interpreter
 
 
 class RenderingError(Exception):
     """A rendering failed, and the log says why."""
+
+
+class UnknownPathError(Exception):
+    """There is no such directory."""
+
+
+class BusyError(Exception):
+    """Too many renderings wait to be made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,10 +80,14 @@ class Text:
     Attributes:
         plain: the text.
         packed: the text, compressed.
+        moment: when it was so, in nanoseconds since the epoch.
+        digest: of the text; of metrics there is none.
     """
 
     plain: bytes
     packed: bytes
+    moment: int
+    digest: str
     _where: Where
     _end: int  # of the families
 
@@ -68,10 +100,10 @@ class Text:
 
 
 class _SharedRendering:
-    __slots__ = ("done", "error", "scrapes", "text", "view")
+    __slots__ = ("done", "error", "scrapes", "text", "wish")
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, wish: Wish) -> None:
+        self.wish = wish
         self.scrapes: set[_Scrape] = set()
         self.done = trio.Event()
         self.text: Text | None = None
@@ -87,24 +119,31 @@ class SharedRenderings:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._next: dict[str, _SharedRendering] = {}  # that have not begun, by the view's name
+        self._next: dict[Wish, _SharedRendering] = {}  # that have not begun
+        self._scraped = False  # whether the last one was of metrics
         self._failing: set[str] = set()  # the names of views whose failure was logged
         self._thread = trio.CapacityLimiter(1)
         self._wanted = trio.Event()
 
-    async def render(self, view: View, packed: bool, is_wanted: Callable[[], bool]) -> Text:
+    async def render(self, wish: Wish, packed: bool, is_wanted: Callable[[], bool]) -> Text:
         """Return what a view shows, no earlier than now.
 
         Args:
-            view: of the registry.
+            wish: which view, and of what.
             packed: whether to have the whole text compressed, or else as it is.
             is_wanted: asked just before it is made.
 
         Raises:
             RenderingError: it failed.
+            UnknownPathError: there is no such directory.
+            BusyError: too many others wait.
             ConnectionAbortedError: all clients had hung up before it began.
         """
-        rendering = self._next.setdefault(view.name, _SharedRendering(view))
+        rendering = self._next.get(wish)
+        if rendering is None:
+            if not wish.scrape and len(self._next) >= WAITING_MAX:
+                raise BusyError
+            rendering = self._next[wish] = _SharedRendering(wish)
         scrape = _Scrape(packed, is_wanted)
         rendering.scrapes.add(scrape)
         self._wanted.set()
@@ -122,8 +161,15 @@ class SharedRenderings:
             await self._wanted.wait()
             self._wanted = trio.Event()
             while self._next:
-                # The oldest first, so the formats take turns. None is kept until the next comes.
-                await self._finish(self._next.pop(next(iter(self._next))))
+                # None is kept until the next comes.
+                await self._finish(self._next.pop(self._choose()))
+
+    def _choose(self) -> Wish:
+        # The oldest, so the formats take turns; but metrics and the rest take turns as well.
+        others = (wish for wish in self._next if wish.scrape != self._scraped)
+        wish = next(others, None) or next(iter(self._next))
+        self._scraped = wish.scrape
+        return wish
 
     async def _finish(self, rendering: _SharedRendering) -> None:
         if any(scrape.is_wanted() for scrape in rendering.scrapes):
@@ -131,12 +177,12 @@ class SharedRenderings:
         rendering.done.set()
 
     async def _make(self, rendering: _SharedRendering) -> None:
-        name = rendering.view.name
+        name = rendering.wish.view.name
         packed = {scrape.packed for scrape in rendering.scrapes}
         made: Text | BaseException
         try:
             made = await trio.to_thread.run_sync(
-                partial(_render, self._registry, rendering.view, packed),
+                partial(_render, self._registry, rendering.wish, packed),
                 abandon_on_cancel=True,
                 limiter=self._thread,
             )
@@ -146,28 +192,48 @@ class SharedRenderings:
             rendering.text = made
             self._failing.discard(name)
             return
+        if isinstance(made, UnknownPathError):
+            rendering.error = UnknownPathError
+            return
         rendering.error = RenderingError
         if name not in self._failing:
             self._failing.add(name)
             log.error("scrapes fail: %s", name, exc_info=made)
 
 
-def _render(registry: Registry, view: View, packed: Set[bool]) -> Text | BaseException:
+def _render(registry: Registry, wish: Wish, packed: Set[bool]) -> Text | BaseException:
     # Whatever code of users raises, such as SystemExit, fails this rendering and nothing else.
     try:
-        refresh_all(registry.sources)
+        top = registry if wish.path is None else _find(registry, wish.path)
+        refresh_all(top.sources if isinstance(top, Registry) else (top,))
         where: Where = {}
-        if False in packed:
-            view = replace(view, render=partial(view.render, where=where))
-        rendering = Rendering(view, registry, S_IROTH)
+        arguments = wish.arguments
+        if wish.scrape and False in packed:
+            arguments["where"] = where
+        view = replace(wish.view, render=partial(wish.view.render, **arguments))
+        rendering = Rendering(view, top, S_IROTH)
         rendering.run()
         text = rendering.text
-        end = max((end for _, end in where.values()), default=0)
         return Text(
-            text if False in packed else b"", compress(text) if True in packed else b"", where, end
+            text if False in packed else b"",
+            compress(text) if True in packed else b"",
+            rendering.moment,
+            "" if wish.scrape else blake2b(text, digest_size=16).hexdigest(),
+            where,
+            max((end for _, end in where.values()), default=0),
         )
+    except ReleasedError:
+        return UnknownPathError()
     except BaseException as error:
         return error
+
+
+def _find(registry: Registry, path: str) -> Source:
+    # What is hidden, or below what is hidden, has no directory.
+    source = registry.find(path)
+    if source is None or any(one.hidden for one in find_lineage(source)):
+        raise UnknownPathError
+    return source
 
 
 def compress(text: bytes) -> bytes:

@@ -109,9 +109,9 @@ def test_head(server: MetricsServer) -> None:
     assert int(response.headers["Content-Length"]) == len(body)
 
 
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/metricsx", "/favicon.ico", "*"])
+@pytest.mark.parametrize("path", ["//", "/metrics/", "/metricsx", "/favicon.ico", "*"])
 def test_other_paths(server: MetricsServer, path: str) -> None:
-    """There is one thing to be had here."""
+    """Nothing else is to be had here."""
     for method in ("GET", "HEAD", "POST"):
         response, body = ask(server, method, path)
         assert response.status == 404
