@@ -21,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu boot matrix clean
+.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu boot chromium browser matrix clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -34,6 +34,7 @@ demo: setup ## mount the mock KVM at ./stats until Ctrl-C
 	exec "$$@" $(bin)/statsfs demo ./stats $(ARGS)
 
 test: setup qemu ## run the tests, measuring coverage
+	@$(MAKE) --no-print-directory chromium
 	@$(bin)/coverage erase
 	$(bin)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
 	@$(bin)/coverage combine --quiet
@@ -42,7 +43,7 @@ test: setup qemu ## run the tests, measuring coverage
 # Once there is a .venv, nothing of the machine is looked at: a container without FUSE will do.
 quick: $(if $(works),,setup) ## the tests of half a minute: no coverage, no FUSE, KVM, root, tools
 	$(bin)/python -m pytest -n auto --dist loadfile \
-		-m 'not mount and not kvm and not root and not tools and not slow' $(ARGS)
+		-m 'not mount and not kvm and not root and not tools and not browser and not slow' $(ARGS)
 
 check: lint ## all that CI asks for: format, lint, types, tests, full coverage of the core
 	@$(MAKE) --no-print-directory test
@@ -142,6 +143,15 @@ qemu: tools
 
 boot: setup ## systemd boots statsfs in a virtual machine: five minutes, and a download
 	$(bin)/python -m tests.boot $(ARGS)
+
+# A real browser, for the page. It brings some 100 packages, and takes half a minute.
+chromium: setup
+	@missing=; \
+	command -v chromium >/dev/null && command -v chromedriver >/dev/null || missing=" chromium chromium-driver"; \
+	( $(install_missing) ) || echo "there is no chromium: tests of the page are skipped" >&2
+
+browser: chromium ## run the tests of the page in a real browser; pictures are in .cache/page
+	$(bin)/python -m pytest -m browser $(ARGS)
 
 matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour
 	tests/matrix.sh $(ARGS)

@@ -61,6 +61,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs the rights of root")
     config.addinivalue_line("markers", "host: needs the kernel's own numbers of processes")
     config.addinivalue_line("markers", "tools: runs programs of Debian packages: cc, promtool")
+    config.addinivalue_line("markers", "browser: shows the page in chromium; skipped without it")
     config.addinivalue_line("markers", "slow: not among the tests of `make quick`")
 
 
