@@ -31,6 +31,7 @@ ROUNDS = 7
 BOUND = 5
 AT_ONCE = 20  # scrapes
 BOUND_AT_ONCE = 4  # times one scrape
+BOUND_PAGE = 0.75
 
 
 class Collected:
@@ -64,14 +65,20 @@ def make_tree() -> tuple[Registry, CollectorRegistry]:
     return registry, theirs
 
 
-def scrape(server: MetricsServer) -> None:
-    """Ask as Prometheus does."""
+def scrape(server: MetricsServer, path: str = "/metrics") -> None:
+    """Ask as Prometheus does, or as a browser."""
     connection = http.client.HTTPConnection(server.host, server.port)
     with closing(connection):
-        connection.request("GET", "/metrics", headers={"Accept-Encoding": "gzip"})
+        connection.request("GET", path, headers={"Accept-Encoding": "gzip"})
         response = connection.getresponse()
         assert (response.status, response.headers["Content-Encoding"]) == (200, "gzip")
         assert response.read()
+
+
+def ask_for_page(server: MetricsServer) -> None:
+    """What the page asks for in a turn: all sources with one value each, and all of one of them."""
+    scrape(server, f"/api/stats?depth=3&value={values_of(VcpuStats)[0].name}")
+    scrape(server, "/api/stats/kvm/4000-11/vcpu0?depth=0")
 
 
 def measure() -> Iterator[Line]:
@@ -89,7 +96,7 @@ def measure() -> Iterator[Line]:
     ):
         view = Path(mounted.mountpoint) / ".stats.prom"
         assert sorted(read_lines(view.read_bytes())) == sorted(read_lines(generate_latest(theirs)))
-        latest, rendering, *others, scraped, many = take_turns(
+        latest, rendering, *others, scraped, many, page = take_turns(
             [
                 lambda: generate_latest(theirs),
                 lambda: generate_latest(collected),
@@ -99,6 +106,7 @@ def measure() -> Iterator[Line]:
                 lambda: generate_latest(plugged),
                 lambda: scrape(server),
                 lambda: list(pool.map(lambda _: scrape(server), range(AT_ONCE))),
+                lambda: ask_for_page(server),
             ],
             ROUNDS,
         )
@@ -115,6 +123,8 @@ def measure() -> Iterator[Line]:
     yield tell("GET /metrics, compressed", scraped, "ms")
     what = f"{AT_ONCE} of them at once (ratio: to one)"
     yield compare(what, many, scraped, BOUND_AT_ONCE, "ms")
+    what = "a turn of the page with all sources open (ratio: to GET /metrics)"
+    yield compare(what, page, scraped, BOUND_PAGE, "ms")
 
 
 def read_lines(text: bytes) -> Iterator[tuple[bytes, float]]:
