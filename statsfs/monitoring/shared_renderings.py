@@ -222,10 +222,9 @@ def _render(registry: Registry, wish: Wish, packed: Set[bool]) -> Text | BaseExc
             where,
             max((end for _, end in where.values()), default=0),
         )
-    except ReleasedError:
-        return UnknownPathError()
     except BaseException as error:
-        return error
+        left = isinstance(error, ReleasedError) and wish.path is not None
+        return UnknownPathError() if left else error
 
 
 def _find(registry: Registry, path: str) -> Source:
