@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
+from statsfs.filesystem.event_files import OpenEvents
 from statsfs.filesystem.known import Known, Numbered
 from statsfs.filesystem.shares import Shares
 from statsfs.filesystem.texts import Text
@@ -95,7 +96,7 @@ class Handles:
     """
 
     def __init__(self, left_open: "deque[Known] | None" = None) -> None:
-        self.files: dict[int, OpenFile | OpenView] = {}
+        self.files: dict[int, OpenFile | OpenView | OpenEvents] = {}
         self.directories: dict[int, OpenDirectory] = {}
         self._shares = Shares("handles", HANDLES_MAX)
         self._memory = Shares("bytes of texts and names", TEXTS_MAX)
@@ -108,7 +109,7 @@ class Handles:
         # the newest is last.
         self._rendered: dict[tuple[Known, int, int], dict[int, tuple[int, int]]] = {}
 
-    def add(self, opened: OpenFile | OpenView) -> int:
+    def add(self, opened: OpenFile | OpenView | OpenEvents) -> int:
         """Note what was opened; return its handle."""
         if self._left_open:
             self._charge_for_removed()
@@ -127,7 +128,7 @@ class Handles:
         self.directories[handle] = opened
         return handle
 
-    def remove(self, handle: int) -> OpenFile | OpenView:
+    def remove(self, handle: int) -> OpenFile | OpenView | OpenEvents:
         """Forget, and return, a file that was closed."""
         opened = self.files.pop(handle)
         del opened.known.opened[handle]

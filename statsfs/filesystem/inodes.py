@@ -66,9 +66,9 @@ class Inodes:
         # Where not, the kernel keeps no attributes of the root and is told nothing of them: it has
         # no permissions there yet, and an invalidation would discard the answer that brings them.
         self.root_known = True
-        self._bare: Final = Known(None, 0, None, "", owner)
-        self._root = self._bare
-        self._known: dict[int, Known] = {0: self._bare}
+        self.bare: Final = Known(None, 0, None, "", owner)
+        self._root = self.bare
+        self._known: dict[int, Known] = {0: self.bare}
         # Removed directories of which files were open, until somebody takes them from here.
         self.left_open: Final[deque[Known]] = deque()
         # The places of removed directories that the kernel knew, and when it was told last.
@@ -83,14 +83,14 @@ class Inodes:
     def root(self) -> Known:
         """The root as it is now; where it is one source, that has one for each of its stays."""
         if self._top is None:
-            return self._bare
+            return self.bare
         source = self._registry.by_name.get(self._top)
         place = 0 if source is None or source.hidden else directory_of(source).place
         former = self._root
         if former.place != place:
-            self._root = Known(source, place, None, "", self._owner) if place else self._bare
+            self._root = Known(source, place, None, "", self._owner) if place else self.bare
             # To the kernel it is one directory, of which it keeps these.
-            self._root.absent = self._bare.absent
+            self._root.absent = self.bare.absent
             self._known[place] = self._root
             self._prune(former)
         return self._root
@@ -168,7 +168,7 @@ class Inodes:
 
     def _prune(self, known: Known) -> None:
         # A directory goes when the kernel knows neither it nor anything in it; not the root.
-        while not (known.lookups or known.directories or known in (self._root, self._bare)):
+        while not (known.lookups or known.directories or known in (self._root, self.bare)):
             if self._known.get(known.place) is known:
                 del self._known[known.place]
             parent = known.parent
@@ -180,9 +180,9 @@ class Inodes:
 
     def forget_all(self) -> None:
         """Forget everything, as when the mount is gone."""
-        self._root = self._bare
-        self._known = {0: self._bare}
-        self._bare.directories.clear()
+        self._root = self.bare
+        self._known = {0: self.bare}
+        self.bare.directories.clear()
 
     # What the kernel must forget
 
@@ -204,10 +204,10 @@ class Inodes:
                 self._removed.append((time.monotonic(), place))
         for place, touched in change.touched.items():
             known = self._known.get(place)
-            if known is None or (known is self._bare and self._top not in (None, *touched)):
+            if known is None or (known is self.bare and self._top not in (None, *touched)):
                 continue
             names.update(dict.fromkeys(self._changed_names(known, touched)))
-            if known is self._bare:
+            if known is self.bare:
                 self.changed = time.time_ns()
             parent = known.parent
             by_name = None if parent is None else (parent.inode, known.name.encode())

@@ -9,9 +9,10 @@ Threading: changed by the serving thread only; names are read by any.
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from os import O_ACCMODE, O_RDONLY, O_WRONLY
 from typing import Final, NamedTuple, Protocol
 
-from statsfs.exceptions import ExhaustedError, StatsfsError
+from statsfs.exceptions import ExhaustedError, ReadOnlyValueError, StatsfsError
 from statsfs.filesystem.value_files import FILE_SIZE, describe_file, find_size
 from statsfs.model.arrays import FILE_NUMBERS, File
 from statsfs.tree.access import Owner
@@ -28,6 +29,7 @@ __all__ = [
     "Known",
     "NoSuchFileError",
     "Numbered",
+    "check_access",
     "number_inode",
 ]
 
@@ -61,6 +63,15 @@ def number_inode(place: int, number: int = 0) -> int:
     if place >= _PLACES or number >= FILE_NUMBERS:
         raise ExhaustedError(f"no inode number is left for place {place}, file {number}", place)
     return place << FILE_BITS | number
+
+
+def check_access(file: Numbered, mode: int, flags: int) -> None:
+    """Raise ReadOnlyValueError if the flags of an open want what a mode has no bit for."""
+    access = flags & O_ACCMODE
+    if access != O_RDONLY and not mode & 0o222:
+        raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
+    if access != O_WRONLY and not mode & 0o444:
+        raise ReadOnlyValueError(f"{file.name!r} cannot be read", file.name)
 
 
 class Attributes(NamedTuple):

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 from statsfs.exceptions import ReadOnlyValueError, SegmentError, StatsfsError
+from statsfs.filesystem.event_files import OpenEvents
 from statsfs.filesystem.handles import Handles, OpenFile, OpenView
 from statsfs.filesystem.texts import Text, read_text
 from statsfs.filesystem.value_files import check_zero
@@ -61,7 +62,7 @@ class Reading:
                 yield from self._prepare_view(handle, opened)
             else:
                 opened.fresh = opened.fresh and offset != 0
-        elif not offset or opened.text is None:
+        elif isinstance(opened, OpenFile) and (not offset or opened.text is None):
             yield from _refresh(opened)
             weight = _weigh(opened)
             opened.heavy = weight > _QUICK
@@ -101,7 +102,7 @@ class Reading:
     def read_at_once(self, handle: int, offset: int, size: int) -> bytes | None:
         """Read an open file as `read` does; None if `prepare` may have something to do."""
         opened = self._handles.files[handle]
-        if isinstance(opened, OpenView):
+        if not isinstance(opened, OpenFile):
             return None
         if not offset or opened.text is None:
             file = opened.file
@@ -118,6 +119,8 @@ class Reading:
         BrokenValueError.
         """
         opened = self._handles.files[handle]
+        if isinstance(opened, OpenEvents):
+            return opened.read(offset, size)
         if isinstance(opened, OpenFile) and (not (offset or opened.heavy) or opened.text is None):
             self._handles.set_text(opened, opened.render())
         return read_text(opened.text, offset, size)
@@ -129,7 +132,7 @@ class Reading:
         cannot be recorded UnrecordedError.
         """
         opened = self._handles.files[handle]
-        if isinstance(opened, OpenView):
+        if not isinstance(opened, OpenFile):
             raise ReadOnlyValueError(f"{opened.file.name!r} cannot be written", opened.file.name)
         check_zero(opened.file, data)
         yield from _refresh(opened)

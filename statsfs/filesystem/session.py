@@ -148,6 +148,7 @@ class Session:
             self.invalidator = Invalidator(self._vfs)
             self._registry.add_listener(self.invalidator)
             self._undo_in_child.callback(self._registry.remove_listener, self.invalidator)
+            self._undo_in_child.callback(self._vfs.end_events)
             undo.callback(self._vfs.close_all)
             self._watcher = Watcher(self.mountpoint)
             undo.callback(self._watcher.close)

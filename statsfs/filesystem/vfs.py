@@ -10,14 +10,23 @@ that `prepare_rmdir` returns.
 
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from os import O_ACCMODE, O_RDONLY, O_WRONLY
+from os import O_ACCMODE, O_RDONLY
 from threading import get_ident
 from typing import Any, Final
 
 from statsfs.exceptions import ReadOnlyValueError, SegmentError, StatsfsError
+from statsfs.filesystem.event_files import EVENTS, OpenEvents
 from statsfs.filesystem.handles import Handles, OpenDirectory, OpenFile, OpenView
 from statsfs.filesystem.inodes import Inodes, Stale
-from statsfs.filesystem.known import ABSENT, ROOT, Attributes, Known, NoSuchFileError, Numbered
+from statsfs.filesystem.known import (
+    ABSENT,
+    ROOT,
+    Attributes,
+    Known,
+    NoSuchFileError,
+    Numbered,
+    check_access,
+)
 from statsfs.filesystem.reading import Reading, UnrecordedError
 from statsfs.filesystem.value_files import FILE_SIZE, is_integer
 from statsfs.filesystem.works import Work
@@ -26,6 +35,7 @@ from statsfs.model.arrays import File
 from statsfs.tree.access import Access, Owner
 from statsfs.tree.asking import find_asking
 from statsfs.tree.clearing import check_writable
+from statsfs.tree.events import Events
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.references import hold, unhold
 from statsfs.tree.refresh import Refresher, Refreshing
@@ -72,6 +82,7 @@ class Vfs:
         self.asking = 0
         self._registry = registry
         self._top = top
+        self._events = Events(top)
         self._inodes = Inodes(registry, top, owner)
         self._handles = Handles(self._inodes.left_open)
         self._files = self._handles.files
@@ -151,8 +162,11 @@ class Vfs:
         return None
 
     def _lookup_file(self, known: Known, name: str) -> Attributes | None:
-        file: File | View | None = VIEWS.get(name) or known.files_now.get(name)
-        if file is None or not self._lists(known, file):
+        found: File | View | None = VIEWS.get(name) or known.files_now.get(name)
+        file: Numbered = found or EVENTS
+        if name == EVENTS.name and known.parent is None:
+            known = self._inodes.bare  # for the root is another one where another source is it
+        elif found is None or not self._lists(known, found):
             raise NoSuchFileError(f"{known.name}: no {name!r}", name)
         inode = known.note_file(file)
         if self._shows(known, file) and self._subordinate(known, name) is None:
@@ -170,7 +184,8 @@ class Vfs:
 
     @staticmethod
     def _shows(known: Known, file: Numbered) -> bool:
-        return (isinstance(file, View) or known.files_now.get(file.name) is file) and known.alive
+        shown = not isinstance(file, File) or known.files_now.get(file.name) is file
+        return shown and known.alive
 
     def prepare_lookup(self, parent: int) -> Refreshing | None:
         """Return what must run before `lookup` finds a name that a directory lacks, or None."""
@@ -226,6 +241,8 @@ class Vfs:
         since = self._inodes.changed if directory is None else directory.placed
         # Never rendered, it has the size of any file, since some tools never read an empty one.
         size, moment = self._handles.find_rendered(known, file, client) or (FILE_SIZE, since)
+        if file is EVENTS:
+            size, moment = self._events.written or (0, since)
         return known.view_attributes(file, size, moment)
 
     def check_truncate(self, inode: int) -> None:
@@ -354,13 +371,21 @@ class Vfs:
         if (handle := self.open_value(inode, flags, user[0])) is not None:
             return handle
         known, file = self._inodes.find(inode)
+        if file is EVENTS:
+            check_access(EVENTS, 0o444, flags)
+            self._registry.tell(self._events)
+            return self._add(OpenEvents(known, self._events, user[0]))
         if not isinstance(file, View) or not known.alive:
             raise NoSuchFileError(f"inode {inode} is gone", inode)
-        _check_access(file, 0o444, flags)
+        check_access(file, 0o444, flags)
         reader = Access(*user, known.owner)
         return self._add(OpenView(known, known.source, file, reader, client))
 
-    def _add(self, opened: OpenFile | OpenView) -> int:
+    def end_events(self) -> None:
+        """Have changes told no more, which somebody who opened `.events` wanted."""
+        self._registry.tell_no_more(self._events)
+
+    def _add(self, opened: OpenFile | OpenView | OpenEvents) -> int:
         if opened.source is not None:
             hold(opened.source)
         try:
@@ -378,11 +403,16 @@ class Vfs:
             return None
         if directory.files.get(file.name) is not file or not known.alive:
             raise NoSuchFileError(f"inode {inode} is gone", inode)
-        _check_access(file, file.value.mode, flags)
+        check_access(file, file.value.mode, flags)
         if flags & O_ACCMODE != O_RDONLY:
             check_writable(directory, file)
         entry = directory.entry_of(file)
         return self._add(OpenFile(known, source, directory, file, entry, user))
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is open."""
+        return bool(self._files or self._handles.directories)
 
     def user_of(self, handle: int) -> int:
         """Return who opened a file."""
@@ -427,11 +457,3 @@ class Vfs:
 def _find_asking(known: Known) -> Refreshing | None:
     directory = known.directory
     return None if directory is None or not Refresher.made else find_asking(directory)
-
-
-def _check_access(file: Numbered, mode: int, flags: int) -> None:
-    access = flags & O_ACCMODE
-    if access != O_RDONLY and not mode & 0o222:
-        raise ReadOnlyValueError(f"{file.name!r} cannot be written", file.name)
-    if access != O_WRONLY and not mode & 0o444:
-        raise ReadOnlyValueError(f"{file.name!r} cannot be read", file.name)

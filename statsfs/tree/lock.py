@@ -15,8 +15,9 @@ import gc
 import logging
 import os
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from itertools import starmap
@@ -24,6 +25,7 @@ from operator import call
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from statsfs.model.locking import call_locked
+from statsfs.tree.events import Events
 from statsfs.tree.log_budget import LogBudget
 
 __all__ = [
@@ -64,12 +66,23 @@ class Listening:
 
     Attributes:
         log_budget: how many lines users may cause that are about its sources.
+        events: where sources that come and leave are told; none until somebody asked for it.
         prefix: what the names of its metrics begin with, or None.
     """
 
     def __init__(self, prefix: str | None = None) -> None:
         self.log_budget: Final = LogBudget()
+        self.events: tuple[Events, ...] = ()
         self.prefix: Final = prefix
+
+    def tell(self, events: Events) -> None:
+        """Have changes told there from now on; until then they cost nothing."""
+        if events not in self.events:
+            self.events += (events,)
+
+    def tell_no_more(self, events: Events) -> None:
+        """Take back what `tell` did, if it did."""
+        self.events = tuple(one for one in self.events if one is not events)
 
     def notify(self, notice: ChangeNotice) -> None:
         """Call the listeners, in the calling thread and under no lock."""
@@ -83,12 +96,13 @@ class TreeChange:
         garbage: what the change drops, kept until the lock is released: no finalizer runs under it.
     """
 
-    __slots__ = ("_finishing", "_notices", "_steps", "_thread", "garbage")
+    __slots__ = ("_events", "_finishing", "_notices", "_steps", "_thread", "garbage")
 
     def __init__(self) -> None:
         self.garbage: list[object] = []
         self._steps: list[tuple[Any, ...]] = []
         self._notices: dict[Listening, ChangeNotice] = {}
+        self._events: dict[Events, list[tuple[int, bytes]]] = {}
         self._thread = threading.get_ident()
         self._finishing = False
 
@@ -121,8 +135,16 @@ class TreeChange:
         if isinstance(top, Listening):
             self._notices.setdefault(top, ChangeNotice()).left.append(place)
 
+    def tell(self, top: Listening, event: str, paths: Sequence[str]) -> None:
+        """Note that sources with these paths come or leave, for whoever reads events."""
+        moment = time.time_ns()
+        for events in top.events:
+            self._events.setdefault(events, []).extend(events.make(moment, event, paths))
+
     def commit(self) -> None:
         """Make all steps; after that `finish` is due."""
+        for events, made in self._events.items():
+            self._steps += events.steps(made)
         self.do(_untold.__setitem__, self, None)
         deque(starmap(call, self._steps), 0)
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 from statsfs.exceptions import DuplicateNameError, TreeError
 from statsfs.model.arrays import Array
 from statsfs.tree.directory import Directory
+from statsfs.tree.events import ADDED, REMOVED
 from statsfs.tree.index import ArrayIndex, Entry, make_index, merge_indexes
 from statsfs.tree.lineage import find_lineage, note_files
-from statsfs.tree.lock import TreeChange
+from statsfs.tree.lock import Listening, TreeChange
 from statsfs.tree.references import check, drop_hold
 from statsfs.tree.refresh import Refresher
 from statsfs.tree.retention import Folding, folding_change, spread
@@ -28,6 +29,7 @@ __all__ = [
     "check_sibling",
     "exchange",
     "leave",
+    "note_events",
     "remove",
     "renumber",
     "settle",
@@ -96,6 +98,8 @@ def exchange(
         if one._directory.exchange(change, joins, parts, retaining.get(one, ()))
     ]
     here, top = lineage[0]._directory, lineage[-1].parent
+    note_events(change, REMOVED, top, lineage, leaving)
+    note_events(change, ADDED, top, lineage, coming)
     new: dict[Refresher, None] = {}
     gone: list[Refresher] = []
     visible, names = here.visible, set()
@@ -122,6 +126,31 @@ def exchange(
             one._directory.exchange_refreshers(change, new, gone)
     _note(change, lineage, names, stale)
     return True
+
+
+def note_events(
+    change: TreeChange,
+    event: str,
+    top: object,
+    lineage: "Sequence[Source]",
+    sources: "Sequence[Source]",
+) -> None:
+    """Note that sources, and all in them, come or leave: the visible ones, if somebody reads that.
+
+    Those that come are in the order of a walk, those that leave in the order of a removal.
+    """
+    if not (isinstance(top, Listening) and top.events) or any(one.hidden for one in lineage):
+        return
+    above = "".join(f"{one.name}/" for one in reversed(lineage))
+    paths: list[str] = []
+    moving = [(above, source) for source in reversed(sources)]
+    while moving:
+        above, source = moving.pop()
+        if not source.hidden:
+            paths.append(above + source.name)
+            below = reversed(source._directory.subordinates.values())
+            moving += [(f"{above}{source.name}/", one) for one in below]
+    change.tell(top, event, paths[::-1] if event == REMOVED else paths)
 
 
 def _join_indexes(

@@ -12,6 +12,7 @@ from typing import Any
 from statsfs.exceptions import TreeError, UnknownValueError
 from statsfs.model.foreign import foreign
 from statsfs.tree import arguments, placement, references
+from statsfs.tree.events import ADDED, REMOVED
 from statsfs.tree.lock import ChangeNotice, Listening, TreeChange, tree_change
 from statsfs.tree.refresh import refresh_all
 from statsfs.tree.snapshot import Snapshot, take_snapshot
@@ -71,6 +72,7 @@ class Registry(Listening):
         placement.check_orphan(source)
         placement.check_sibling(self._sources, source, "the registry")
         change.do(self._sources.__setitem__, source.name, source)
+        placement.note_events(change, ADDED, self, (), [source])
         placement.settle(source, self, change)
         change.touch(self, 0, None if source.hidden else source.name)
 
@@ -92,6 +94,7 @@ class Registry(Listening):
         references.check(source)
         if source.parent is not self:
             raise TreeError(f"{source.path!r} is not registered here", source)
+        placement.note_events(change, REMOVED, self, (), [source])
         change.do(self._sources.pop, source.name)
         change.leave(self, directory_of(source).place)
         change.touch(self, 0, None if source.hidden else source.name)
