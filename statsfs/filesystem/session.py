@@ -33,6 +33,7 @@ from statsfs.filesystem.mountpoints import (
     remove_mountpoint,
     resolve_mountpoint,
 )
+from statsfs.filesystem.presence import CALM, Presence
 from statsfs.filesystem.request_loop import find_descriptors, make_loop
 from statsfs.filesystem.takeover import LINGER, Handover, Offer, Predecessor
 from statsfs.filesystem.vfs import Vfs
@@ -95,6 +96,7 @@ class Session:
         self._offer: Offer | None = None
         self._predecessor = predecessor
         self._detached: DetachedMount | None = None
+        self._placed = trio.Event()  # set when it is mounted where it is to be
         self._undo = contextlib.ExitStack()
         self._undo_in_child = contextlib.ExitStack()
         other = _sessions.setdefault(None, self)
@@ -181,11 +183,14 @@ class Session:
             ) from error
         self._descriptor = (find_descriptors() - self._before).pop()
         self._loop = make_loop(self._descriptor)
+        self._presence = Presence()
+        self._undo_in_child.callback(self._presence.close)
         if self._predecessor is not None:
             # From now on a look at each open file would be one at this mount, which is not served.
             self._detached = DetachedMount(self._descriptor, options)
         else:
-            self._device = find_device(self.mountpoint)
+            self._device = self._presence.device = find_device(self.mountpoint)
+            self._placed.set()
         self._open = True
         self.invalidator.start()
         self._make_offer()
@@ -199,7 +204,8 @@ class Session:
         if predecessor is None or detached is None:
             return
         try:
-            self._device = predecessor.replace_by(detached)
+            self._device = self._presence.device = predecessor.replace_by(detached)
+            self.run_soon(self._placed.set)
         finally:
             detached.close()
             predecessor.close()
@@ -292,7 +298,10 @@ class Session:
         self.serve_here()
         self._serving.set()
         try:
-            await self._loop.serve()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._end_when_gone)
+                await self._loop.serve()
+                nursery.cancel_scope.cancel()
         except Exception:
             log.exception("%s: serving failed", self.mountpoint)
         finally:
@@ -303,6 +312,21 @@ class Session:
         if self._token is not None:
             with contextlib.suppress(trio.RunFinishedError):
                 self._token.run_sync_soon(function)
+
+    @trio.lowlevel.enable_ki_protection
+    async def _end_when_gone(self) -> None:
+        # A copy of the mount in another namespace would keep it, unseen, and its collector's lock.
+        await self._placed.wait()
+        await self._presence.gone()
+        while self._offer is not None and self._offer.swapping:
+            await trio.sleep(CALM)
+        if self.replaced:
+            return  # it ends when nothing is open any more
+        who = await self._presence.find_keeper(self._vfs)
+        log.warning("%s: unmounted; ending, though it is kept by %s", self.mountpoint, who)
+        # While the loop still answers: an invalidation may wait for an answer.
+        await trio.to_thread.run_sync(self.invalidator.stop)
+        self.terminate()
 
     # The end
 

@@ -117,6 +117,11 @@ class Offer:
             self._listener.close()
             raise
 
+    @property
+    def swapping(self) -> bool:
+        """Whether a successor may be swapping the mounts."""
+        return self._swapping.locked()
+
     def close(self) -> None:
         """Withdraw the offer, and wait for the end of a swap that is under way."""
         self._closed = True

@@ -177,8 +177,9 @@ def test_a_killed_server_whose_mount_is_busy(doomed: Server, tmp_path: Path) -> 
 
 
 def test_what_a_child_has_of_the_mount(serving_kvm: Server) -> None:
-    """No device, no pipe to the watcher, no socket for a successor; and its copy is closed."""
-    lost = ["/dev/fuse", "pipe", "socket"]
+    """No device, pipe to the watcher, socket for a successor, nor table of mounts; it is closed."""
+    table = f"/proc/{serving_kvm.pid}/mountinfo"
+    lost = ["/dev/fuse", table, "anon_inode", "pipe", "socket"]
     assert serving_kvm.call(forks.what_a_child_has) == (0, lost, True, True)
 
 
