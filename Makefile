@@ -21,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu boot chromium browser matrix clean
+.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu boot chromium browser matrix dist deb debtest clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -156,6 +156,24 @@ browser: chromium ## run the tests of the page in a real browser; pictures are i
 
 matrix: ## `make check` on Debian 13 and unstable, with each Python that they have: an hour
 	tests/matrix.sh $(ARGS)
+
+dist: setup ## build a wheel and an sdist in dist/, and install each in a fresh venv
+	@rm -f dist/*.whl dist/*.tar.gz
+	@$(bin)/python -m build --no-isolation --outdir dist >/dev/null
+	@for file in dist/*.whl dist/*.tar.gz; do tests/support/install_dist.sh "$$file" || exit; done
+
+# What Build-Depends says, and build-essential, which it implies.
+deb: ## build a Debian package in dist/, for this release of Debian
+	@missing=; \
+	for package in build-essential debhelper libfuse3-dev pkgconf python3-dev python3-venv; do \
+		[ "$$(dpkg-query -W -f '$${db:Status-Status}' $$package 2>/dev/null)" = installed ] || \
+			missing="$$missing $$package"; \
+	done; \
+	( $(install_missing) ) || exit 1; \
+	packaging/build_deb.sh
+
+debtest: ## `make deb` in a Debian 12 and a 13; each package is installed in a fresh root, tried, and purged
+	tests/deb.sh $(ARGS)
 
 clean: ## remove what make and the tools made
 	rm -rf .venv .cache dist .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

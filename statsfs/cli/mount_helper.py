@@ -19,7 +19,7 @@ from statsfs.cli.remount import find_new_options, remount
 from statsfs.cli.surroundings import open_standard_streams
 from statsfs.exceptions import MountError
 
-__all__ = ["main", "translate"]
+__all__ = ["list_options", "main", "translate"]
 
 _SOURCE: Final = "statsfs"
 _WRONG: Final = 1
@@ -102,6 +102,12 @@ def _make_command(positional: Sequence[str], options: str, *, sloppy: bool) -> l
         hint = "a directory of segments is an option: -o segments=DIR"
         raise _WrongUsage(f"the first field must be {_SOURCE}, not {source}; {hint}")
     return ["mount", "--background", *translate(options, sloppy=sloppy), "--", directory]
+
+
+def list_options() -> dict[str, str]:
+    """Return the options after `-o`, and what each is for `statsfs mount`; for the manual."""
+    valued = {f"{name}=": f"--{name.replace('_', '-')}" for name in _VALUED | _LISTS}
+    return valued | _FLAGS
 
 
 def translate(options: str, *, sloppy: bool = False) -> list[str]:
