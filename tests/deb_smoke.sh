@@ -26,7 +26,7 @@ wait_until() { # COMMAND...: succeeds within 10 s
 }
 
 install() {
-	apt-get -qq -y --no-install-recommends install "$@" >/dev/null
+	apt-get -qq -y --no-install-recommends install "$@" >/tmp/apt 2>&1 || { cat /tmp/apt >&2; fail "to install $*"; }
 }
 
 ended() { # the daemon
@@ -86,10 +86,9 @@ wait $!
 ! /usr/lib/statsfs/bin/python3 -c 'import libvirt' 2>/dev/null || fail "there is a libvirt"
 install python3-libvirt
 /usr/lib/statsfs/bin/python3 -c 'import libvirt'
-says "" statsfs kvm-check >/dev/null || :
 
 # The manual, completions, the unit.
-install man-db bash-completion zsh fish systemd lintian
+install man-db bash-completion zsh fish systemd
 for page in statsfs.1 mount.statsfs.8; do
 	says "/usr/share/man/man${page##*.}/$page.gz" man --where "${page##*.}" "${page%.*}"
 	says "" man --warnings --encoding=UTF-8 --local-file --ditroff "/usr/share/man/man${page##*.}/$page.gz"
@@ -104,4 +103,9 @@ says 'mount ' bash -c '
 says _statsfs zsh -c 'autoload -Uz compinit; compinit -D -u; echo $_comps[statsfs]'
 says 'mount' fish -c 'complete -C "statsfs mo"'
 says "" systemd-analyze verify statsfs.service
-lintian --fail-on error ./statsfs_*.deb
+says disabled sh -c 'systemctl is-enabled statsfs || :'
+
+# Nothing of it stays.
+apt-get -qq -y purge statsfs >/dev/null
+says "" find_left
+echo "$(. /etc/os-release; echo "$PRETTY_NAME"): statsfs $version is installed, works, and is purged"
