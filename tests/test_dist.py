@@ -12,6 +12,8 @@ from statsfs.cli import mount_helper
 from statsfs.cli.commands import cli
 from tests.support.mounts import ROOT
 
+STATSFS = Path(sys.executable).with_name("statsfs")
+
 
 def run(*command: object, **env: str) -> str:
     answer = subprocess.run(
@@ -55,3 +57,11 @@ def test_manual(tmp_path: Path) -> None:
     page = (tmp_path / "mount.statsfs.8").read_text()
     for option in mount_helper.list_options():
         assert f"\n.B {option}" in page
+
+
+def test_completion() -> None:
+    """The shell completes a command, and a mount point as a directory: it completed nothing."""
+    for words, completed in {"mou": "plain,mount", "umount ./s": "dir,./s"}.items():
+        env = {"_STATSFS_COMPLETE": "bash_complete", "COMP_WORDS": f"statsfs {words}"}
+        position = str(len(words.split()))
+        assert run(STATSFS, COMP_CWORD=position, **env) == f"{completed}\n"

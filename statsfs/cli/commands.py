@@ -15,7 +15,7 @@ from statsfs.cli.daemon import mount_command
 from statsfs.cli.demo import demo
 from statsfs.cli.install_mount_helper import install_mount_helper
 from statsfs.cli.kvm_check import kvm_check
-from statsfs.cli.serving import EPILOG, silence
+from statsfs.cli.serving import EPILOG, complete_directory, silence
 from statsfs.cli.signals import Stopped
 from statsfs.cli.systemd import prioritize
 from statsfs.exceptions import MountError, StatsfsError
@@ -40,7 +40,7 @@ def cli() -> None:
 
 
 @cli.command(epilog=EPILOG)
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=complete_directory)
 def umount(mountpoint: str) -> None:
     """Unmount the statsfs at MOUNTPOINT.
 

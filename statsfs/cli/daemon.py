@@ -45,7 +45,7 @@ _SWITCH_INTERVAL: Final = 0.0005  # seconds
 
 
 @click.command("mount", epilog=serving.EPILOG)
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=serving.complete_directory)
 @click.option(
     "--load",
     metavar="MODULE:FUNCTION",

@@ -28,7 +28,7 @@ _REFRESH: Final = 1.0  # seconds
 
 
 @click.command(epilog=serving.EPILOG, context_settings={"show_default": True})
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=serving.complete_directory)
 @click.option("--vms", type=click.IntRange(0), default=4, help="VMs that stay.")
 @click.option("--vcpus", type=click.IntRange(1), default=4, help="vCPUs of each VM.")
 @click.option(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.shell_completion import CompletionItem
 
 from statsfs.cli.signals import Stop
 from statsfs.filesystem.mounting import Mount
@@ -27,6 +28,7 @@ __all__ = [
     "EPILOG",
     "Number",
     "announce",
+    "complete_directory",
     "listen_option",
     "listening",
     "raise_descriptor_limit",
@@ -43,6 +45,13 @@ Exit codes:
      --segments in a directory where others can write, or that has a collector already
   2  wrong usage
 """
+
+
+def complete_directory(
+    ctx: click.Context, param: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Let the shell complete a mount point, as the path of a directory."""
+    return [CompletionItem(incomplete, type="dir")]
 
 
 class Number(click.FloatRange):
