@@ -81,6 +81,8 @@ ERRNOS: Final[dict[type[BaseException], int]] = {
     ExhaustedError: errno.EOVERFLOW,
 }
 
+_USED_UP: Final = (errno.EMFILE, errno.ENFILE)
+
 # Seconds for which the kernel may cache names and attributes. They change only by our
 # invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
@@ -141,6 +143,7 @@ class Handlers(pyfuse3.Operations):
         super().__init__()
         self._vfs = vfs
         self._find_successor = find_successor
+        self._stats = vfs.stats
         self._waiting = Shares("requests that wait", WAITING_MAX)
         self._working = FairLimiter(*_WORKS)
         self._large = FairLimiter(*_LARGE_WORKS)
@@ -178,7 +181,10 @@ class Handlers(pyfuse3.Operations):
             passes = isinstance(error, FUSEError) or is_interrupt(error)
         if passes:
             return error
-        return FUSEError(self.errno_of(error, where))
+        code = self.errno_of(error, where)
+        self._stats.failed_requests += code == errno.EIO
+        self._stats.refused_requests += code in _USED_UP
+        return FUSEError(code)
 
     # Names and attributes
 
@@ -314,6 +320,8 @@ class Handlers(pyfuse3.Operations):
                 handle = await self._open_view(inode, flags, ctx)
         except BaseException as error:
             raise self._refusal(error, "open") from None
+        self._stats.opens += 1
+        self._stats.open_files += 1
         self._opened.fh = FileHandleT(handle)
         return self._opened
 
@@ -387,6 +395,7 @@ class Handlers(pyfuse3.Operations):
             self._waiting.give_back(user)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
+        self._stats.reads += 1
         try:
             text = self._vfs.read_at_once(fh, off, size)
             if text is None:
@@ -411,11 +420,13 @@ class Handlers(pyfuse3.Operations):
                 path, expected = self._vfs.locate(fh)
                 passing = partial(pass_on, f"{successor}/{path}", expected, buf)
                 await self._run(passing, self._asking, self._vfs.user_of(fh))
+            self._stats.clears += 1
             return len(buf)
         except BaseException as error:
             raise self._refusal(error, "write") from None
 
     async def release(self, fh: FileHandleT) -> None:
+        self._stats.open_files -= 1
         try:
             self._vfs.close(fh)
         except BaseException as error:

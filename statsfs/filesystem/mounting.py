@@ -33,12 +33,15 @@ class Mount:
     Attributes:
         mountpoint: where it is, as an absolute path.
         root: the name of the one source that is the root, or None.
+        stats: what is counted of its requests, a `Stats`: `source.add_values(type(stats), stats)`
+            shows it.
     """
 
     def __init__(self, session: "Session") -> None:
         self._session = session
         self.mountpoint: Final = session.mountpoint
         self.root: Final = session.root
+        self.stats: Final = session.stats
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ from typing import Any, Final
 from statsfs.exceptions import ReadOnlyValueError, SegmentError, StatsfsError
 from statsfs.filesystem.event_files import OpenEvents
 from statsfs.filesystem.handles import Handles, OpenFile, OpenView
+from statsfs.filesystem.serving_stats import ServingStats
 from statsfs.filesystem.texts import Text, read_text
 from statsfs.filesystem.value_files import check_zero
 from statsfs.filesystem.works import Work, Works
@@ -40,9 +41,10 @@ class UnrecordedError(StatsfsError, OSError):
 class Reading:
     """How what is open is read and cleared; `registry` is what the root's views show."""
 
-    def __init__(self, handles: Handles, registry: Registry) -> None:
+    def __init__(self, handles: Handles, registry: Registry, stats: ServingStats) -> None:
         self._handles = handles
         self._registry = registry
+        self._stats = stats
         # Other requests of the same user may join these before they begin.
         self._views: Works[tuple[Text, int]] = Works()
         self._texts: Works[Text] = Works()
@@ -59,7 +61,9 @@ class Reading:
         opened = self._handles.files[handle]
         if isinstance(opened, OpenView):
             if offset is None or (offset == 0 and not opened.fresh):
-                yield from self._prepare_view(handle, opened)
+                self._stats.views += 1
+                with self._stats.view_duration_ns.time():
+                    yield from self._prepare_view(handle, opened)
             else:
                 opened.fresh = opened.fresh and offset != 0
         elif isinstance(opened, OpenFile) and (not offset or opened.text is None):

@@ -144,6 +144,7 @@ class Session:
                 prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
             self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
             self._vfs.forget_root()
+            self.stats = self._vfs.stats
             handlers = Handlers(self._vfs, lambda: self.mountpoint if self.replaced else None)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)

@@ -28,6 +28,7 @@ from statsfs.filesystem.known import (
     check_access,
 )
 from statsfs.filesystem.reading import Reading, UnrecordedError
+from statsfs.filesystem.serving_stats import ServingStats
 from statsfs.filesystem.value_files import FILE_SIZE, is_integer
 from statsfs.filesystem.works import Work
 from statsfs.formats.views import BINARY, VIEWS, View
@@ -73,6 +74,7 @@ class Vfs:
         removing: the threads that remove a directory for the kernel, which has locked it, and those
             above it, until it is answered.
         asking: how many requests wait for names, and have the kernel lock their directory.
+        stats: what is counted of the requests.
     """
 
     def __init__(
@@ -80,13 +82,14 @@ class Vfs:
     ) -> None:
         self.removing: Final[set[int]] = set()
         self.asking = 0
+        self.stats: Final = ServingStats()
         self._registry = registry
         self._top = top
         self._events = Events(top)
         self._inodes = Inodes(registry, top, owner)
         self._handles = Handles(self._inodes.left_open)
         self._files = self._handles.files
-        self._reading = Reading(self._handles, registry)
+        self._reading = Reading(self._handles, registry, self.stats)
         # Not a method: each read comes here.
         self.read_at_once: Final = self._reading.read_at_once
         # The subordinates of the root, where that is not a source.
