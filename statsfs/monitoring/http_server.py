@@ -28,6 +28,7 @@ from statsfs.monitoring.http_messages import Answer, Request, make_error
 from statsfs.monitoring.http_sockets import RETRY_LATER, Listening, adopt, close, listen
 from statsfs.monitoring.negotiation import accepts, accepts_gzip, choose_content_type, has_tag
 from statsfs.monitoring.page import CONTENT_TYPE, load_page
+from statsfs.monitoring.scrape_stats import ScrapeStats
 from statsfs.monitoring.shared_renderings import (
     BusyError,
     RenderingError,
@@ -55,8 +56,9 @@ _NO_SNIFFING: Final = ("X-Content-Type-Options", "nosniff")
 class _Answers:
     # The answers to requests.
 
-    def __init__(self, renderings: SharedRenderings) -> None:
+    def __init__(self, renderings: SharedRenderings, stats: ScrapeStats) -> None:
         self._renderings = renderings
+        self._stats = stats
         self._packing = trio.CapacityLimiter(1)
 
     async def answer(self, request: Request, is_wanted: Callable[[], bool]) -> Answer:
@@ -73,18 +75,23 @@ class _Answers:
             return make_error(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow", "GET, HEAD"))
         if request.has_body:
             return make_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        is_scrape = path == "/metrics"
+        self._stats.scrapes += is_scrape
         try:
             with trio.fail_after(_PATIENCE):
-                if path == "/metrics":
-                    return await self._answer_metrics(request, query, is_wanted)
+                if is_scrape:
+                    with self._stats.scrape_duration_ns.time():
+                        return await self._answer_metrics(request, query, is_wanted)
                 if wish is None:
                     return _answer_page(request)
                 return await self._answer_wish(request, wish, is_wanted)
         except UnknownPathError:
             return make_error(HTTPStatus.NOT_FOUND)
         except RenderingError:
+            self._stats.failed_scrapes += is_scrape
             return make_error(HTTPStatus.INTERNAL_SERVER_ERROR)
         except (trio.TooSlowError, BusyError, RuntimeError):  # or no thread can be started
+            self._stats.failed_scrapes += is_scrape
             return make_error(HTTPStatus.SERVICE_UNAVAILABLE, RETRY_LATER)
 
     async def _answer_metrics(
@@ -152,9 +159,10 @@ def _answer(
 class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Answers with a registry's values until it is closed; made by `serve_metrics`.
 
-    `url` is that of the metrics; `host` and `port` are the address, as numbers. `listener` is the
-    descriptor of a socket that listens there already, in another process. With `paused`, clients
-    wait until `resume`.
+    `url` is that of the metrics; `host` and `port` are the address, as numbers. `stats` is what is
+    counted of scrapes, a `Stats`: `source.add_values(type(stats), stats)` shows it. `listener` is
+    the descriptor of a socket that listens there already, in another process. With `paused`,
+    clients wait until `resume`.
     """
 
     def __init__(
@@ -177,6 +185,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         self.host: str = bound[0]
         self.port: int = bound[1]
         self.url = f"http://{_bracket(self.host)}:{self.port}/metrics"
+        self.stats: Final = ScrapeStats()
         self._registry = registry
         self._paused = paused
         self._pid = os.getpid()
@@ -229,7 +238,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         renderings = SharedRenderings(self._registry)
-        self._listening = Listening(self._listener, _Answers(renderings).answer)
+        self._listening = Listening(self._listener, _Answers(renderings, self.stats).answer)
         if self._paused:
             self._listening.pause()
         async with trio.open_nursery() as nursery:
