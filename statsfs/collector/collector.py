@@ -17,12 +17,14 @@ import os
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
+from statsfs.collector import user_stats
 from statsfs.collector.admission import Admission
 from statsfs.collector.directories import Directories, default_directory
 from statsfs.collector.folding import SegmentFolding
@@ -253,6 +255,19 @@ class Collector:
         self._liveness.close()
         self._close_directories()
         self._watch.close()
+
+    def count_users(self) -> dict[int, Counter[str]]:
+        """Return what each user has here, by the names of `UserStats`; in any thread."""
+        if self._thread is None:
+            return {}
+        paths = self._journal.path_sources
+        return user_stats.count_users(self._liveness, paths, self._admission, self._directories)
+
+    def find_reasons(self, user: int, most: int) -> list[str]:
+        """Return lines that say what is refused of a user, `most` at most; in any thread."""
+        if self._thread is None:
+            return []
+        return user_stats.find_reasons(self._admission, self._directories, user, most)
 
     def _disown(self) -> None:
         # In a forked child: the lock, the watches and the records are the parent's.

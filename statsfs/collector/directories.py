@@ -3,7 +3,7 @@
 Owns which directories are open: the collector's, and one level of directories in it, each of which
 is left to its owner.
 
-Threading: for the collector's thread alone.
+Threading: for the collector's thread alone, but for `refused`, which any may read.
 """
 
 import contextlib
@@ -53,6 +53,7 @@ class Directories:
 
     Attributes:
         by_prefix: those that are read.
+        refused: by the names of those that are not read, whose they are and why, which was logged.
         came, left: those that are read since they were looked at, and no longer, until somebody
             takes note of them.
     """
@@ -70,7 +71,7 @@ class Directories:
         self.left: Final[list[TrustedDirectory]] = []
         self._watch = watch
         self._budget = budget
-        self._logged: Final[set[str]] = set()
+        self.refused: Final[dict[str, tuple[int, str]]] = {}
         if make:
             with contextlib.suppress(FileExistsError):
                 _make(path)
@@ -131,7 +132,7 @@ class Directories:
         known = self.by_prefix.get(prefix)
         status = Location(self.top, name).find()
         if status is None or not may_be_directory(name, status):
-            self._logged.discard(name)
+            self.refused.pop(name, None)
             self._leave(prefix)
             return None
         try:
@@ -155,7 +156,7 @@ class Directories:
             found.close()
             self.log_error(name, error, found.owner[0])
             return None
-        self._logged.discard(name)
+        self.refused.pop(name, None)
         self.by_prefix[prefix] = found
         return self._note(found)
 
@@ -165,11 +166,11 @@ class Directories:
 
     def log_error(self, name: str, error: Exception, user: int) -> None:
         """Log why a directory is not read, once until it is."""
-        if name not in self._logged:
-            self._logged.add(name)
+        if name not in self.refused:
             why = error.strerror if isinstance(error, OSError) and error.errno else error
-            shown = ascii(name)[1:-1]
-            self._budget.log(user, log, "%s/%s is not read: %s", self.path, shown, why)
+            reason = f"{self.path}/{ascii(name)[1:-1]} is not read: {why}"
+            self.refused[name] = (user, reason)
+            self._budget.log(user, log, "%s", reason)
 
     def _leave(self, prefix: str) -> None:
         directory = self.by_prefix.pop(prefix, None)
@@ -189,7 +190,8 @@ class Directories:
             return
         names |= {name for name in links if not name.endswith(SUFFIX)}
         names = {name for name in names if not name.startswith(".")}
-        self._logged.intersection_update({*names, "."})
+        for name in self.refused.keys() - names - {"."}:
+            del self.refused[name]
         known = {prefix[:-1] for prefix in self.by_prefix if prefix}
         for name in names | known:
             self.look(name)

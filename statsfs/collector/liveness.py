@@ -2,7 +2,7 @@
 
 Owns which segments there are, what each user has of them, and when one is dead: its lock is free.
 
-Threading: for the collector's thread alone.
+Threading: for the collector's thread alone, but for `counts` and `weights`, which any may read.
 """
 
 import os

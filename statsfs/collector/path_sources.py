@@ -9,8 +9,7 @@ them, or needs room; its parent then retains what it had. `shares` says what the
 Threading: the tree says where each source is. It is changed by the collector's thread, under the
 tree's own lock and no other, as the listeners of a change may wait for a reader; and by any thread
 in `remove_directory`, whose lock keeps the two apart. Any thread may `find_top`, or `look` under
-the tree's lock: a source is noted here before it is in the tree, and forgotten after it left, so
-that one is never missed.
+the tree's lock: a source is noted here before it is in the tree, and forgotten after it left.
 """
 
 import contextlib
@@ -421,6 +420,10 @@ class PathSources:
             for source in list(self._empty):
                 self._settle(source)
         self.fold_surplus()
+
+    def count_users(self) -> tuple[dict[int, int], Counter[int]]:
+        """Return by user what the path sources weigh, and how many are empty; in any thread."""
+        return self._shares.weigh_users(), Counter(map(user_of, list(self._empty)))
 
     def take_changed(self) -> list[str]:
         """Return the top-level names of which the path sources changed since the last time."""

@@ -4,13 +4,15 @@ Owns that each is logged once, and once more when it changes. It is then looked 
 more often than once a second: anybody may change a file all the time. Why a file is refused is
 decided elsewhere.
 
-Threading: for the collector's thread alone.
+Threading: for the collector's thread alone, but for `counts`, `total` and `find_reasons`.
 """
 
 import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from typing import Final, NamedTuple
 
 from statsfs.collector.timers import Timers
@@ -24,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE: Final = 1.0  # seconds
 _KNOWN_MAX: Final = 10_000  # of one directory
+_REASON_MAX: Final = 300  # characters that are kept of each
 
 
 class _Refusal(NamedTuple):
@@ -31,12 +34,20 @@ class _Refusal(NamedTuple):
     signature: tuple[int, ...] | None  # None: it may be admitted another time as it is
     moment: float
     logged: tuple[int, ...]  # what the file was when it was logged, or nothing
+    reason: str  # "" if there is nothing to say
 
 
 class Refusals:
-    """The files that were refused, the last 10,000 of each directory."""
+    """The files that were refused, the last 10,000 of each directory.
+
+    Attributes:
+        counts: by the owner of the directory, how many are refused for a reason now.
+        total: the same, how often one was.
+    """
 
     def __init__(self, timers: Timers, budget: LogBudget) -> None:
+        self.counts: Final[Counter[int]] = Counter()
+        self.total: Final[Counter[int]] = Counter()
         self._timers = timers
         self._budget = budget
         # By the prefixes of directories, and by the names in them.
@@ -53,12 +64,32 @@ class Refusals:
 
     def leave(self, prefix: str) -> None:
         """Forget the files in a directory that is read no longer."""
-        self._known.pop(prefix, None)
+        for known in self._known.pop(prefix, {}).values():
+            self._count(known, -1)
+
+    def _count(self, known: _Refusal | None, number: int) -> None:
+        if known is not None and known.reason:
+            self.counts[known.location.directory.owner[0]] += number
+
+    def find_reasons(self, user: int, most: int) -> list[str]:
+        """Return the newest lines that say what is refused in a user's directories, in any thread.
+
+        Args:
+            user: by number.
+            most: how many.
+        """
+        found: list[_Refusal] = []
+        for here in list(self._known.values()):
+            newest = reversed(list(here.values()))
+            mine = (one for one in newest if one.location.directory.owner[0] == user)
+            found += islice((one for one in mine if one.reason), most)
+        found.sort(key=lambda one: one.moment, reverse=True)
+        return [one.reason for one in found[:most]]
 
     def forget(self, location: Location) -> None:
         """Forget a file: it is admitted, or gone."""
         known = self._known.get(location.directory.prefix, {})
-        known.pop(location.name, None)
+        self._count(known.pop(location.name, None), -1)
         if not known:
             self._known.pop(location.directory.prefix, None)
 
@@ -91,9 +122,10 @@ class Refusals:
         """Note that a file is refused; an error is logged, once for each file and its contents."""
         here = self._known.setdefault(location.directory.prefix, {})
         before = here.pop(location.name, None)
+        self._count(before, -1)
         logged = before.logged if before is not None else ()
         if len(here) >= _KNOWN_MAX:
-            del here[next(iter(here))]
+            self._count(here.pop(next(iter(here))), -1)
         expected = isinstance(error, StatsfsError | OSError)
         # Only contents stay as bad as they are.
         final = isinstance(error, FormatError) or (error is not None and not expected)
@@ -101,13 +133,20 @@ class Refusals:
         # What else is refused may be counting: then it changes all the time.
         seen = _sign(status)[: 3 if final else 1]
         logs = error is not None and logged != seen
-        here[location.name] = _Refusal(
-            location, signature, time.monotonic(), seen if logs else logged
+        why = error.strerror if isinstance(error, OSError) and error.errno else error
+        reason = "" if error is None else f"{location} {verb}: {why}"
+        known = here[location.name] = _Refusal(
+            location,
+            signature,
+            time.monotonic(),
+            seen if logs else logged,
+            reason[:_REASON_MAX],
         )
+        self._count(known, 1)
         if logs:
-            why = error.strerror if isinstance(error, OSError) and error.errno else error
             user, cause = location.directory.owner[0], None if expected else error
-            self._budget.log(user, log, "%s %s: %s", location, verb, why, exc_info=cause)
+            self.total[user] += 1
+            self._budget.log(user, log, "%s", reason, exc_info=cause)
 
 
 def _sign(status: os.stat_result) -> tuple[int, ...]:

@@ -76,10 +76,14 @@ class Shares:
         return self._by_user[user]
 
     @locked
+    def weigh_users(self) -> dict[int, int]:
+        """Return what all path sources of each user weigh together."""
+        self._weigh_stale()
+        return dict(self._by_user)
+
     def find_heavy(self) -> dict[int, int]:
         """Return the users whose path sources weigh too much, and what they weigh."""
-        self._weigh_stale()
-        return {user: weight for user, weight in self._by_user.items() if weight > NUMBERS_MAX}
+        return {user: all for user, all in self.weigh_users().items() if all > NUMBERS_MAX}
 
     def _weigh_stale(self) -> None:
         for source in self._stale:
