@@ -4,14 +4,15 @@ The name of a metric begins with that of its top-level source, in which other ch
 So `web` may have a value `api_requests` and `web_api` a value `requests`. The top-level source with
 the longer name has the metric; of equally long ones the one whose name has only allowed characters,
 else the one whose name is sorted last. An administrator gives top-level names. So no user takes
-another user's metric with a value's name, or by publishing first. A value counts whether or not it
-has numbers at this moment: else metrics of the other source would come and go.
+another user's metric with a value's name, or by publishing first. A source `statsfs`, which is the
+daemon's own, comes before all others. A value counts whether or not it has numbers at this moment:
+else metrics of the other source would come and go.
 
 Threading: pure, but for pauses.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from statsfs.formats.metric_names import make_metric, make_name
 from statsfs.formats.metric_samples import find_exported
@@ -21,7 +22,10 @@ from statsfs.tree.pauses import pause
 if TYPE_CHECKING:
     from statsfs.tree.source import Source
 
-__all__ = ["assign_names"]
+__all__ = ["OWN", "assign_names"]
+
+OWN: Final = "statsfs"
+"""The name of the source that shows the daemon's own numbers."""
 
 
 def assign_names(
@@ -34,9 +38,9 @@ def assign_names(
         arrays: the arrays in the subtree of each.
     """
 
-    def rank(top: "Source") -> tuple[int, bool, str]:
+    def rank(top: "Source") -> tuple[bool, int, bool, str]:
         prefix = prefixes[top]
-        return len(prefix), make_name(top.name) == top.name, top.name
+        return top.name == OWN, len(prefix), make_name(top.name) == top.name, top.name
 
     assigned: dict[str, Source] = {}
     for top in sorted(_find_rivals(prefixes), key=rank, reverse=True):

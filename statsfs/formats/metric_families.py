@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from itertools import compress
 from typing import TYPE_CHECKING, Any, Final
 
-from statsfs.formats.metric_conflicts import assign_names
+from statsfs.formats.metric_conflicts import OWN, assign_names
 from statsfs.formats.metric_names import (
     EDGES_MAX,
     Edges,
@@ -55,7 +55,7 @@ _LEFT_OUT: Final = Value(
     kind=Kind.INSTANT,
     description="Metrics of a source that are missing here, and for which reason",
 )
-_OURS: Final = make_metric("statsfs", _LEFT_OUT)[0]
+_OURS: Final = make_metric(OWN, _LEFT_OUT)[0]
 
 _complaints: Final[dict[int | None, set[tuple[str, str]]]] = {}  # by user
 

@@ -229,3 +229,14 @@ def test_a_collector_names_what_it_collects(registry: Registry) -> None:
     assert sorted(collected) == ["statsfs_left_out_metrics", "web_api_n", "web_own"]
     described = [one.name for one in collector.describe()]
     assert sorted(described) == sorted([*collected, "web_api_m", "web_later"])
+
+
+@pytest.mark.parametrize("order", list(permutations(range(2))))
+def test_the_daemons_own_come_first(order: tuple[int, ...]) -> None:
+    """Also where another top-level source has the longer name."""
+    value = Value("scrape_failures")
+    tops = [top("statsfs", None, (value, 1)), top("statsfs_scrape", WEB, (Value("failures"), 2))]
+    registry = Registry()
+    for index in order:
+        registry.register(tops[index])
+    assert lines(registry) == [left_out("statsfs_scrape", WEB), "statsfs_scrape_failures_total 1"]
