@@ -19,10 +19,12 @@ import click
 
 from statsfs.cli import ids, loading, logs, serving
 from statsfs.cli.background import detach
+from statsfs.cli.own_source import OwnSource
 from statsfs.cli.signals import Stop, Stopped
 from statsfs.cli.systemd import is_service, notify, watchdog_interval
 from statsfs.cli.takeover import DaemonHandover, Inheritance
 from statsfs.collector.collector import Collector
+from statsfs.exceptions import DuplicateNameError
 from statsfs.filesystem import mountpoints
 from statsfs.filesystem.mounting import Mount, MountOptions, mount_with, mounting
 from statsfs.kvm.host import KvmHost
@@ -181,16 +183,22 @@ def mount_command(
     with Inheritance(mountpoint if replace else None) as inherited:
         with stop.interrupting():
             loading.load(registry, load)
+        directories = segments or ([] if load or kvm or qmp else [None])
+        try:
+            own = OwnSource(registry, collects=bool(directories))
+        except DuplicateNameError as error:
+            text = "--load: the source 'statsfs' is the daemon's own"
+            raise click.ClickException(text) from error
         if ready is None:
             # Not before: a program may set up logging itself.
             logs.set_up(log_format)
-        directories = segments or ([] if load or kvm or qmp else [None])
         with (
             _filling(registry, kvm, qmp, directories, inherited) as handover.collectors,
             serving.listening(registry, listen, inherited.take_listener(listen)) as server,
             _mounting(registry, mountpoint, options, handover, inherited) as serve,
         ):
             for collector in handover.collectors:
+                own.add_collector(collector)
                 if not inherited.collects(collector):
                     collector.start()
             inherited.make_ready()
@@ -202,6 +210,7 @@ def mount_command(
                 handover.server = server
                 inherited.finish()
                 handover.open()
+                own.show(mounted, server)
                 serving.announce(mounted, server, serving.say if background else tell)
                 # A successor is the main process of the service from now on.
                 is_told = ready is None or replace

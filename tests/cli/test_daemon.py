@@ -103,12 +103,13 @@ def test_segments_beside_other_sources(tmp_path: Path) -> None:
     load = ("--load", "program:setup")
     runtime = {"PYTHONPATH": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     with daemon(mountpoint, *load, **runtime):
-        assert os.listdir(mountpoint) == ["mine"]
+        assert sorted(os.listdir(mountpoint)) == ["mine", "statsfs"]
     with (
         daemon(mountpoint, *load, "--segments", segments, **runtime),
         publish("app", values=AppStats, directory=segments),
     ):
-        wait_until(lambda: sorted(os.listdir(mountpoint)) == ["app", "mine"], "the segment")
+        wait_until((mountpoint / "app").is_dir, "the segment")
+        assert sorted(os.listdir(mountpoint)) == ["app", "mine", "statsfs"]
 
 
 def test_segments_that_are_refused(tmp_path: Path) -> None:
@@ -155,7 +156,7 @@ def test_systemd_is_told(tmp_path: Path) -> None:
         mountpoint = tmp_path / "stats"
         with daemon(mountpoint, "--segments", tmp_path / "a", NOTIFY_SOCKET=str(path)) as process:
             assert manager.recv(1000) == f"READY=1\nSTATUS=mounted at {mountpoint}".encode()
-            assert os.listdir(mountpoint) == []
+            assert os.listdir(mountpoint) == ["statsfs"]
             process.terminate()
             assert manager.recv(1000) == b"STOPPING=1"
 

@@ -52,7 +52,7 @@ def test_mount_and_umount(machine: Machine) -> None:
     assert machine.run(*MOUNT, LOG) == ""
     assert found(machine).startswith("statsfs fuse.statsfs rw,nosuid,nodev,noexec,")
     assert "allow_other" in found(machine)
-    assert os.listdir(machine.root / "run" / "stats") == []
+    assert os.listdir(machine.root / "run" / "stats") == ["statsfs"]
     (daemon,) = machine.processes("mount.statsfs")
     # It keeps nothing of its caller: no terminal, no group of processes, no directory, no pipe.
     assert os.getsid(daemon) == os.getpgid(daemon) == daemon
