@@ -17,6 +17,7 @@ from statsfs.cli.install_mount_helper import install_mount_helper
 from statsfs.cli.kvm_check import kvm_check
 from statsfs.cli.serving import EPILOG, complete_directory, silence
 from statsfs.cli.signals import Stopped
+from statsfs.cli.status import status
 from statsfs.cli.systemd import prioritize
 from statsfs.exceptions import MountError, StatsfsError
 from statsfs.filesystem.mountpoints import find_mount, unmount
@@ -25,7 +26,7 @@ __all__ = ["cli", "run"]
 
 
 @click.group(
-    commands=[demo, install_mount_helper, kvm_check, mount_command],
+    commands=[demo, install_mount_helper, kvm_check, mount_command, status],
     epilog=EPILOG,
     context_settings={"max_content_width": 100},
 )

@@ -24,6 +24,7 @@ from statsfs.exceptions import MountError
 __all__ = [
     "find_device",
     "find_mount",
+    "find_mounts",
     "find_options",
     "find_user",
     "is_dead",
@@ -93,6 +94,13 @@ def find_mount(path: str) -> str | None:
     """Return the type of the filesystem that is mounted on an absolute path, or None."""
     found = _find_mounted(path)
     return None if found is None else found.type
+
+
+def find_mounts(kind: str) -> list[str]:
+    """Return where filesystems of a type are mounted: each once, where it was mounted first."""
+    tops = {mounted.point: mounted for mounted in _read_mounts()}  # the last is on top
+    found = {one.device: one.point for one in reversed(tops.values()) if one.type == kind}
+    return sorted(map(os.fsdecode, found.values()))
 
 
 def find_device(path: str) -> str | None:
