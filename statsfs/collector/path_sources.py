@@ -26,7 +26,7 @@ from statsfs.collector.live_segment import LiveSegment
 from statsfs.collector.replaced_values import forget_replaced
 from statsfs.collector.retained_sources import RetainedSources, forget_zeros, retains
 from statsfs.collector.shares import Shares, user_of, weigh_addition
-from statsfs.collector.top_sources import TopSources
+from statsfs.collector.top_sources import TopSources, top_of
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
 from statsfs.tree.index import ClearRecorder
@@ -238,7 +238,7 @@ class PathSources:
     def _take_out(self, source: Source) -> None:
         leaving, parent = [source], source.parent
         if self._is_path_source(source) or not isinstance(parent, Source):
-            self._changed[_top_of(source)] = None
+            self._changed[top_of(source)] = None
         for one in leaving:
             leaving += filter(self._is_path_source, _below(one))
         try:
@@ -292,7 +292,7 @@ class PathSources:
             if source in self._known:
                 self.leaving = source
                 try:
-                    self._record(_top_of(source))
+                    self._record(top_of(source))
                     self._take_out(source)
                 finally:
                     self.leaving = None
@@ -385,7 +385,7 @@ class PathSources:
         found = self._list(top for top in self.tops if user_of(top) == user)
         for source in found:
             if forget_zeros(source):
-                self._changed[_top_of(source)] = None
+                self._changed[top_of(source)] = None
         self._shares.touch(found)
         for source in list(self._empty):
             self._settle(source)
@@ -414,7 +414,7 @@ class PathSources:
             if self._is_path_source(source) and forget_replaced(source, self._budget)
         ]
         for source in changed:
-            self._changed[_top_of(source)] = None
+            self._changed[top_of(source)] = None
             self._shares.touch(find_lineage(source))
         if changed:
             for source in list(self._empty):
@@ -447,7 +447,3 @@ class PathSources:
 def _below(source: Source) -> list[Source]:
     # Also of one that was released by now.
     return list(directory_of(source).subordinates.values())
-
-
-def _top_of(source: Source) -> str:
-    return source.path.partition("/")[0]

@@ -15,7 +15,7 @@ from statsfs.exceptions import DuplicateNameError
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 
-__all__ = ["TopSources"]
+__all__ = ["TopSources", "top_of"]
 
 log = logging.getLogger(__name__)
 
@@ -77,3 +77,8 @@ class TopSources:
             self._logged.discard(name)
             del self._withheld[name]
             source.put()
+
+
+def top_of(source: Source) -> str:
+    """Return the top-level name of a source's path."""
+    return source.path.partition("/")[0]
