@@ -198,10 +198,11 @@ def mount_command(
             _mounting(registry, mountpoint, options, handover, inherited) as serve,
         ):
             for collector in handover.collectors:
-                own.add_collector(collector)
                 if not inherited.collects(collector):
                     collector.start()
             inherited.make_ready()
+            for collector in handover.collectors:
+                own.add_collector(collector)
             if replace and stop.wait(0):
                 raise Stopped  # while the old one can go on
             if server is not None:

@@ -92,7 +92,7 @@ class _User:
         lines = [
             line
             for collector in self._collectors
-            for line in collector.find_reasons(self._user, _REASONS_MAX)
+            for line in collector.users.find_reasons(self._user, _REASONS_MAX)
         ]
         return "\n".join(lines[:_REASONS_MAX])
 
@@ -134,7 +134,7 @@ class OwnSource:
     def _refresh(self) -> None:
         found: dict[int, Counter[str]] = {}
         for collector in self._collectors:
-            for user, numbers in collector.count_users().items():
+            for user, numbers in collector.users.count().items():
                 found.setdefault(user, Counter()).update(numbers)
         for user in found.keys() - self._users.keys():
             made = self._users[user] = _User(user, self._collectors)

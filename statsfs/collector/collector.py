@@ -17,14 +17,12 @@ import os
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final, Self
 
-from statsfs.collector import user_stats
 from statsfs.collector.admission import Admission
 from statsfs.collector.directories import Directories, default_directory
 from statsfs.collector.folding import SegmentFolding
@@ -36,6 +34,7 @@ from statsfs.collector.scanning import Scanning
 from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location
 from statsfs.collector.turns import Turns
+from statsfs.collector.user_stats import Users
 from statsfs.collector.watching import Events, Watch
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.locking import Flag
@@ -235,6 +234,7 @@ class Collector:
         paths = journal.path_sources
         self._scanning = Scanning(admission, liveness, self._folding, paths, timers, turns)
         paths.top_sources.is_pending = self._scanning.is_pending
+        self.users = Users(liveness, paths, admission, lambda: self._directories)
 
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
@@ -255,19 +255,6 @@ class Collector:
         self._liveness.close()
         self._close_directories()
         self._watch.close()
-
-    def count_users(self) -> dict[int, Counter[str]]:
-        """Return what each user has here, by the names of `UserStats`; in any thread."""
-        if self._thread is None:
-            return {}
-        paths = self._journal.path_sources
-        return user_stats.count_users(self._liveness, paths, self._admission, self._directories)
-
-    def find_reasons(self, user: int, most: int) -> list[str]:
-        """Return lines that say what is refused of a user, `most` at most; in any thread."""
-        if self._thread is None:
-            return []
-        return user_stats.find_reasons(self._admission, self._directories, user, most)
 
     def _disown(self) -> None:
         # In a forked child: the lock, the watches and the records are the parent's.

@@ -4,6 +4,7 @@ Threading: any thread.
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 from statsfs.collector.admission import Admission
 from statsfs.collector.directories import Directories
@@ -12,7 +13,7 @@ from statsfs.collector.path_sources import PathSources
 from statsfs.model.fields import counter, gauge
 from statsfs.model.stats import Stats
 
-__all__ = ["UserStats", "count_users", "find_reasons"]
+__all__ = ["UserStats", "Users"]
 
 
 class UserStats(Stats):
@@ -26,39 +27,52 @@ class UserStats(Stats):
     refusals = counter("How often a file was not shown", mode=0o444)
 
 
-def count_users(
-    liveness: Liveness,
-    paths: PathSources,
-    admission: Admission,
-    directories: Directories | None,
-) -> dict[int, Counter[str]]:
-    """Return the numbers of each user, by the names of `UserStats`."""
-    weights, empty = paths.count_users()
-    refusals = admission.refusals
-    refused = Counter(user for user, _ in _list_refused(directories))
-    found: dict[int, Counter[str]] = {}
-    for name, numbers in (
-        ("segments", liveness.counts),
-        ("segment_integers", liveness.weights),
-        ("directory_numbers", weights),
-        ("empty_directories", empty),
-        ("refused_files", refusals.counts),
-        ("refused_files", refused),
-        ("refusals", refusals.total),
-    ):
-        for user, number in list(numbers.items()):
-            if number:
-                found.setdefault(user, Counter())[name] += number
-    return found
+class Users:
+    """The users who have something in a collector.
 
+    Args:
+        liveness, paths, admission: the collector's.
+        find_directories: returns those that it reads, if any.
+    """
 
-def find_reasons(
-    admission: Admission, directories: Directories | None, user: int, most: int
-) -> list[str]:
-    """Return lines that say what is refused of a user, the newest files last, `most` at most."""
-    lines = [reason for one, reason in _list_refused(directories) if one == user]
-    return [*lines, *admission.refusals.find_reasons(user, most)][:most]
+    def __init__(
+        self,
+        liveness: Liveness,
+        paths: PathSources,
+        admission: Admission,
+        find_directories: Callable[[], Directories | None],
+    ) -> None:
+        self._liveness = liveness
+        self._paths = paths
+        self._refusals = admission.refusals
+        self._find_directories = find_directories
 
+    def count(self) -> dict[int, Counter[str]]:
+        """Return the numbers of each user, by the names of `UserStats`."""
+        weights, empty = self._paths.count_users()
+        found: dict[int, Counter[str]] = {}
+        for name, numbers in (
+            ("segments", self._liveness.counts),
+            ("segment_integers", self._liveness.weights),
+            ("directory_numbers", weights),
+            ("empty_directories", empty),
+            ("refused_files", self._refusals.counts),
+            ("refused_files", Counter(user for user, _ in self._list_refused())),
+            ("refusals", self._refusals.total),
+        ):
+            for user, number in list(numbers.items()):
+                if number:
+                    found.setdefault(user, Counter())[name] += number
+        return found
 
-def _list_refused(directories: Directories | None) -> list[tuple[int, str]]:
-    return [] if directories is None else list(directories.refused.values())
+    def find_reasons(self, user: int, most: int) -> list[str]:
+        """Return lines that say what is refused of a user, `most` at most.
+
+        Directories come first, then the newest files.
+        """
+        lines = [reason for one, reason in self._list_refused() if one == user]
+        return [*lines, *self._refusals.find_reasons(user, most)][:most]
+
+    def _list_refused(self) -> list[tuple[int, str]]:
+        directories = self._find_directories()
+        return [] if directories is None else list(directories.refused.values())

@@ -41,7 +41,7 @@ class Mount:
         self._session = session
         self.mountpoint: Final = session.mountpoint
         self.root: Final = session.root
-        self.stats: Final = session.stats
+        self.stats: Final = session.vfs.stats
 
     def __enter__(self) -> Self:
         return self

@@ -142,17 +142,16 @@ class Session:
         with lock_mountpoint(self.mountpoint):
             if self._predecessor is None:
                 prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
-            self._vfs = Vfs(self._registry, top=self.root, owner=options.owner)
-            self._vfs.forget_root()
-            self.stats = self._vfs.stats
-            handlers = Handlers(self._vfs, lambda: self.mountpoint if self.replaced else None)
+            self.vfs = Vfs(self._registry, top=self.root, owner=options.owner)
+            self.vfs.forget_root()
+            handlers = Handlers(self.vfs, lambda: self.mountpoint if self.replaced else None)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
-            self.invalidator = Invalidator(self._vfs)
+            self.invalidator = Invalidator(self.vfs)
             self._registry.add_listener(self.invalidator)
             self._undo_in_child.callback(self._registry.remove_listener, self.invalidator)
-            self._undo_in_child.callback(self._vfs.end_events)
-            undo.callback(self._vfs.close_all)
+            self._undo_in_child.callback(self.vfs.end_events)
+            undo.callback(self.vfs.close_all)
             self._watcher = Watcher(self.mountpoint)
             undo.callback(self._watcher.close)
             # Before the watcher ends: it would wait for a mount that is not served any more.

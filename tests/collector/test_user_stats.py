@@ -20,28 +20,26 @@ ME = os.geteuid()
 def test_what_a_user_has(directory: Path) -> None:
     """Segments, what they weigh, and directories that nobody counts in any more."""
     with Collector(Registry(), directory) as collector:
-        assert collector.count_users() == {}
+        assert collector.users.count() == {}
         with publish("app/a/one", values=WorkerStats, directory=directory) as segment:
             segment.stats.requests += 1
 
             def segments() -> int:
-                return collector.count_users().get(ME, Counter[str]())["segments"]
+                return collector.users.count().get(ME, Counter[str]())["segments"]
 
             wait_until(lambda: segments() == 1, "the segment")
             (file,) = segments_in(directory)
             metadata = file_format.decode(file.read_bytes())
             assert metadata is not None
-            counted = collector.count_users()[ME]
+            counted = collector.users.count()[ME]
             assert (counted["segments"], counted["segment_integers"]) == (1, weigh(metadata))
             assert counted["empty_directories"] == 0
             numbers = counted["directory_numbers"]
             assert numbers > 2 * len(metadata.values)
         wait_until(lambda: segments() == 0, "its end")
-        left = collector.count_users()[ME]
+        left = collector.users.count()[ME]
         assert left["empty_directories"] == 2
         assert 0 < left["directory_numbers"] <= numbers
-    assert collector.count_users() == {}
-    assert collector.find_reasons(ME, 9) == []
 
 
 def test_refused_files(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,13 +48,13 @@ def test_refused_files(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with Collector(Registry(), directory) as collector:
 
         def refused() -> int:
-            return collector.count_users().get(ME, Counter[str]())["refused_files"]
+            return collector.users.count().get(ME, Counter[str]())["refused_files"]
 
         for number in range(3):
             (directory / ".made").write_bytes(b"x")
             (directory / ".made").rename(directory / f"{number}.stats")
             wait_until(lambda: refused() == number + 1, "the refusal")  # noqa: B023  # at once
-        lines = collector.find_reasons(ME, 2)
+        lines = collector.users.find_reasons(ME, 2)
         assert [line.split()[0] for line in lines] == [f"{directory}/{n}.stats" for n in (2, 1)]
         (directory / "1.stats").unlink()
         wait_until(lambda: refused() == 2, "the removal")
@@ -64,10 +62,10 @@ def test_refused_files(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None
             (file,) = (one for one in segments_in(directory) if one.stem not in "0123")
             os.rename(file, directory / "2.stats")
             wait_until(lambda: refused() == 1, "the segment in its place")
-            assert [line.split()[0] for line in collector.find_reasons(ME, 9)] == [
+            assert [line.split()[0] for line in collector.users.find_reasons(ME, 9)] == [
                 f"{directory}/0.stats"
             ]
-        assert collector.count_users()[ME]["refusals"] == 3
+        assert collector.users.count()[ME]["refusals"] == 3
 
 
 def test_refused_directories(directory: Path) -> None:
@@ -76,19 +74,19 @@ def test_refused_directories(directory: Path) -> None:
     (directory / "open").chmod(0o777)
     (directory / "broken.stats").write_bytes(b"x")
     with Collector(Registry(), directory) as collector:
-        wait_until(lambda: collector.count_users()[ME]["refused_files"] == 2, "the refusals")
-        first, second = collector.find_reasons(ME, 9)
+        wait_until(lambda: collector.users.count()[ME]["refused_files"] == 2, "the refusals")
+        first, second = collector.users.find_reasons(ME, 9)
         assert first.startswith(f"{directory}/open is not read: ")
         assert second.startswith(f"{directory}/broken.stats is refused: ")
-        assert collector.find_reasons(ME, 1) == [first]
-        assert collector.find_reasons(ME + 1, 9) == []
+        assert collector.users.find_reasons(ME, 1) == [first]
+        assert collector.users.find_reasons(ME + 1, 9) == []
         (directory / "open").chmod(0o755)
-        wait_until(lambda: collector.count_users()[ME]["refused_files"] == 1, "the chmod")
+        wait_until(lambda: collector.users.count()[ME]["refused_files"] == 1, "the chmod")
         (directory / "open" / "x.stats").write_bytes(b"x")
-        wait_until(lambda: collector.count_users()[ME]["refused_files"] == 2, "the file")
+        wait_until(lambda: collector.users.count()[ME]["refused_files"] == 2, "the file")
         (directory / "open" / "x.stats").unlink()
         (directory / "open").rmdir()
-        wait_until(lambda: collector.count_users()[ME]["refused_files"] == 1, "the removal")
+        wait_until(lambda: collector.users.count()[ME]["refused_files"] == 1, "the removal")
 
 
 def test_more_refusals_than_are_remembered(
@@ -100,18 +98,18 @@ def test_more_refusals_than_are_remembered(
     for number in range(5):
         (directory / f"{number}.stats").write_bytes(b"x")
     with Collector(Registry(), directory) as collector:
-        wait_until(lambda: collector.count_users()[ME]["refusals"] == 5, "the refusals")
-        assert collector.count_users()[ME]["refused_files"] == 3
-        assert {len(line) for line in collector.find_reasons(ME, 9)} == {30}
+        wait_until(lambda: collector.users.count()[ME]["refusals"] == 5, "the refusals")
+        assert collector.users.count()[ME]["refused_files"] == 3
+        assert {len(line) for line in collector.users.find_reasons(ME, 9)} == {30}
 
 
 def test_a_directory_that_is_gone(directory: Path) -> None:
     """What is refused goes with it."""
     (directory / "broken.stats").write_bytes(b"x")
     with Collector(Registry(), directory) as collector:
-        wait_until(lambda: ME in collector.count_users(), "the refusal")
+        wait_until(lambda: ME in collector.users.count(), "the refusal")
         directory.rename(directory.with_name("away"))
-        wait_until(lambda: collector.count_users()[ME]["refused_files"] == 0, "the end")
-        assert collector.find_reasons(ME, 9) == []
+        wait_until(lambda: collector.users.count()[ME]["refused_files"] == 0, "the end")
+        assert collector.users.find_reasons(ME, 9) == []
         directory.with_name("away").rename(directory)
-        wait_until(lambda: collector.count_users()[ME]["refused_files"] == 1, "the return")
+        wait_until(lambda: collector.users.count()[ME]["refused_files"] == 1, "the return")

@@ -74,7 +74,7 @@ def expect_counting(server: Server) -> None:
 
 
 def _open_handles(world: World) -> tuple[int, int]:
-    handles = world.mount._session._vfs._handles
+    handles = world.mount._session.vfs._handles
     return len(handles.files), len(handles.directories)
 
 

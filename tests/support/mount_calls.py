@@ -342,7 +342,7 @@ def memory(world: World) -> int:
 
 def known_inodes(world: World) -> int:
     """Return how many inodes the filesystem believes that the kernel knows."""
-    return len(world.mount._session._vfs._inodes)
+    return len(world.mount._session.vfs._inodes)
 
 
 def refcount(world: World) -> int:

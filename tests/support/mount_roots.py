@@ -51,7 +51,7 @@ def keep_missing_names(world: World, seconds: float) -> float:
 
 def count_lookups(world: World) -> None:
     """Count what the kernel looks for in vain from now on."""
-    vfs: Any = world.mount._session._vfs
+    vfs: Any = world.mount._session.vfs
     lookup = vfs.lookup
     world.kept["missed"] = missed = []
 

@@ -165,7 +165,7 @@ def add_failing(world: World) -> None:
 
 def open_files(world: World) -> int:
     """Return how many files are open."""
-    return len(world.mount._session._vfs._handles.files)
+    return len(world.mount._session.vfs._handles.files)
 
 
 def references(world: World, name: str) -> int:
