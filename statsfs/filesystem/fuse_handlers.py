@@ -39,20 +39,21 @@ from statsfs.exceptions import (
     UnknownValueError,
 )
 from statsfs.filesystem.inodes import ABSENT_TIMEOUT
-from statsfs.filesystem.known import ABSENT, Attributes, NoSuchFileError
+from statsfs.filesystem.known import (
+    ABSENT,
+    Attributes,
+    BusyDirectoryError,
+    FixedDirectoryError,
+    NoSuchAttributeError,
+    NoSuchFileError,
+)
 from statsfs.filesystem.limiters import FairLimiter
 from statsfs.filesystem.passing_on import OtherFileError, pass_on
 from statsfs.filesystem.reading import UnrecordedError
 from statsfs.filesystem.request_loop import WAITING_MAX, run_in_thread, wait
 from statsfs.filesystem.shares import Shares, ShareUsedUpError, TooMuchOpenError
 from statsfs.filesystem.value_files import FILE_SIZE, BrokenValueError, NotZeroError
-from statsfs.filesystem.vfs import (
-    NAME_MAX,
-    BusyDirectoryError,
-    FixedDirectoryError,
-    NoSuchAttributeError,
-    Vfs,
-)
+from statsfs.filesystem.vfs import Vfs
 from statsfs.filesystem.works import Work
 from statsfs.model.foreign import describe_error, foreign, is_interrupt
 from statsfs.tree import refresh
@@ -83,6 +84,7 @@ ERRNOS: Final[dict[type[BaseException], int]] = {
 
 _USED_UP: Final = (errno.EMFILE, errno.ENFILE)
 
+_NAME_MAX: Final = 255  # bytes
 # Seconds for which the kernel may cache names and attributes. They change only by our
 # invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
@@ -212,7 +214,7 @@ class Handlers(pyfuse3.Operations):
             raise self._refusal(error, "lookup") from None
 
     async def _lookup(self, parent: int, name: bytes, user: int) -> EntryAttributes:
-        if len(name) > NAME_MAX:
+        if len(name) > _NAME_MAX:
             raise FUSEError(errno.ENAMETOOLONG)
         try:
             attributes = self._vfs.lookup(parent, name)
@@ -273,7 +275,7 @@ class Handlers(pyfuse3.Operations):
         # Nothing is stored here, as in sysfs.
         data = StatvfsData()
         data.f_bsize = data.f_frsize = FILE_SIZE
-        data.f_namemax = NAME_MAX
+        data.f_namemax = _NAME_MAX
         return data
 
     # Directories

@@ -26,7 +26,10 @@ __all__ = [
     "FILE_MASK",
     "ROOT",
     "Attributes",
+    "BusyDirectoryError",
+    "FixedDirectoryError",
     "Known",
+    "NoSuchAttributeError",
     "NoSuchFileError",
     "Numbered",
     "check_access",
@@ -43,6 +46,18 @@ _PLACES: Final = 1 << (64 - FILE_BITS)
 
 class NoSuchFileError(StatsfsError, FileNotFoundError):
     """There is no such name, or it is gone."""
+
+
+class NoSuchAttributeError(StatsfsError, KeyError):
+    """A file has no such extended attribute."""
+
+
+class FixedDirectoryError(StatsfsError, PermissionError):
+    """A directory cannot be removed, at least not by this user."""
+
+
+class BusyDirectoryError(StatsfsError, OSError):
+    """A directory is in use: something is in it, or comes to it."""
 
 
 class Numbered(Protocol):

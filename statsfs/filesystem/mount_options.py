@@ -2,17 +2,20 @@
 
 Owns the arguments that `mount` and `mounted` share, and the defaults that depend on the process.
 
-Threading: everything here is immutable.
+Threading: options are immutable; the interval is that of all threads.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from statsfs.exceptions import MountError
 from statsfs.tree.access import Owner
 
-__all__ = ["MountOptions"]
+__all__ = ["MountOptions", "switch_interval"]
 
 _LONGEST: Final = 100.0  # seconds of a switch interval; Python takes up to 4295
 
@@ -63,3 +66,18 @@ class MountOptions:
 def _is_id(number: object) -> bool:
     # The kernel uses the highest number for "none".
     return isinstance(number, int) and 0 <= number < 0xFFFFFFFF
+
+
+@contextlib.contextmanager
+def switch_interval(seconds: float | None) -> Iterator[None]:
+    """Have another switch interval of the interpreter for a while; None leaves it as it is."""
+    before = sys.getswitchinterval()
+    if seconds is not None:
+        sys.setswitchinterval(seconds)
+    ours = sys.getswitchinterval()  # rounded
+    try:
+        yield
+    finally:
+        # The program may have set another meanwhile.
+        if seconds is not None and sys.getswitchinterval() == ours:
+            sys.setswitchinterval(before)

@@ -222,6 +222,6 @@ async def mounted(
     """
     options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
     with _needing_fuse(mountpoint):
-        from statsfs.filesystem.session import serve_in_trio
+        from statsfs.filesystem.trio_session import serve_in_trio
     async with serve_in_trio(registry, mountpoint, options) as session:
         yield Mount(session)

@@ -12,9 +12,8 @@ import atexit
 import contextlib
 import logging
 import os
-import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import pyfuse3
@@ -24,7 +23,7 @@ from statsfs.exceptions import MountError
 from statsfs.filesystem.beneath import DetachedMount, detach, find_obstacle
 from statsfs.filesystem.fuse_handlers import Handlers
 from statsfs.filesystem.invalidator import Invalidator
-from statsfs.filesystem.mount_options import MountOptions
+from statsfs.filesystem.mount_options import MountOptions, switch_interval
 from statsfs.filesystem.mountpoints import (
     find_device,
     lock_mountpoint,
@@ -42,7 +41,7 @@ from statsfs.model.locking import Flag
 from statsfs.tree.gil import GIL_OFF, is_gil_on
 from statsfs.tree.registry import Registry, check_registry
 
-__all__ = ["Session", "serve_in_trio", "switch_interval"]
+__all__ = ["Session"]
 
 log = logging.getLogger(__name__)
 
@@ -322,7 +321,7 @@ class Session:
             await trio.sleep(CALM)
         if self.replaced:
             return  # it ends when nothing is open any more
-        who = await self._presence.find_keeper(self._vfs)
+        who = await self._presence.find_keeper(self.vfs)
         log.warning("%s: unmounted; ending, though it is kept by %s", self.mountpoint, who)
         # While the loop still answers: an invalidation may wait for an answer.
         await trio.to_thread.run_sync(self.invalidator.stop)
@@ -400,64 +399,6 @@ class Session:
         self._watcher.disown()
         self._undo_in_child.close()
         self.done.set()
-
-
-@contextlib.contextmanager
-def switch_interval(seconds: float | None) -> Iterator[None]:
-    """Have another switch interval of the interpreter for a while; None leaves it as it is."""
-    before = sys.getswitchinterval()
-    if seconds is not None:
-        sys.setswitchinterval(seconds)
-    ours = sys.getswitchinterval()  # rounded
-    try:
-        yield
-    finally:
-        # The program may have set another meanwhile.
-        if seconds is not None and sys.getswitchinterval() == ours:
-            sys.setswitchinterval(before)
-
-
-@contextlib.asynccontextmanager
-async def serve_in_trio(
-    registry: Registry, mountpoint: str | os.PathLike[str], options: MountOptions
-) -> AsyncIterator[Session]:
-    """Mount, and serve from the trio program that calls until the block ends.
-
-    Raises:
-        MountError: it is refused, or this is not a trio program.
-    """
-    try:
-        trio.lowlevel.current_trio_token()
-    except RuntimeError as error:
-        raise MountError(
-            f"{mountpoint}: mounted() is for trio programs; use mount() in this one", mountpoint
-        ) from error
-    session = Session(registry, mountpoint, options)
-    session.serve_here()
-    served = trio.Event()
-
-    async def serve() -> None:
-        try:
-            await session.serve()
-        finally:
-            served.set()
-
-    try:
-        # A system task: what the body raises is not wrapped in an exception group, and Ctrl-C does
-        # not strike in the middle of a handler.
-        trio.lowlevel.spawn_system_task(serve, name="statsfs")
-    except BaseException:
-        session.finish()
-        raise
-    try:
-        await trio.to_thread.run_sync(session.take_place)
-        yield session
-    finally:
-        with trio.CancelScope(shield=True):
-            # An invalidation may wait for an answer, which only this thread can give.
-            await trio.to_thread.run_sync(session.invalidator.stop)
-            session.terminate()
-            await served.wait()
 
 
 def _disown_in_child() -> None:

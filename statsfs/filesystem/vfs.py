@@ -22,7 +22,10 @@ from statsfs.filesystem.known import (
     ABSENT,
     ROOT,
     Attributes,
+    BusyDirectoryError,
+    FixedDirectoryError,
     Known,
+    NoSuchAttributeError,
     NoSuchFileError,
     Numbered,
     check_access,
@@ -43,21 +46,7 @@ from statsfs.tree.refresh import Refresher, Refreshing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, rmdir_of
 
-__all__ = ["NAME_MAX", "BusyDirectoryError", "FixedDirectoryError", "NoSuchAttributeError", "Vfs"]
-
-NAME_MAX: Final = 255
-
-
-class NoSuchAttributeError(StatsfsError, KeyError):
-    """A file has no such extended attribute."""
-
-
-class FixedDirectoryError(StatsfsError, PermissionError):
-    """A directory cannot be removed, at least not by this user."""
-
-
-class BusyDirectoryError(StatsfsError, OSError):
-    """A directory is in use: something is in it, or comes to it."""
+__all__ = ["Vfs"]
 
 
 class Vfs:
@@ -426,8 +415,7 @@ class Vfs:
         opened = self._files[handle]
         names, known = [opened.file.name], opened.known
         while known.parent is not None:
-            names.append(known.name)
-            known = known.parent
+            names, known = [*names, known.name], known.parent
         return "/".join(reversed(names)), self._file_attributes(opened.known, opened.file, None)
 
     def prepare_read(self, handle: int, offset: int | None) -> Iterator[Refreshing | Work[Any]]:
@@ -458,5 +446,5 @@ class Vfs:
 
 
 def _find_asking(known: Known) -> Refreshing | None:
-    directory = known.directory
-    return None if directory is None or not Refresher.made else find_asking(directory)
+    home = known.directory
+    return find_asking(home) if Refresher.made and home is not None else None

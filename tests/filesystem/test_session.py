@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from statsfs.filesystem.session import switch_interval
+from statsfs.filesystem.mount_options import switch_interval
 
 
 @pytest.fixture(autouse=True)

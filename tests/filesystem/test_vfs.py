@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from statsfs.filesystem.known import ROOT, Attributes, NoSuchFileError
-from statsfs.filesystem.vfs import (
+from statsfs.filesystem.known import (
+    ROOT,
+    Attributes,
     BusyDirectoryError,
     FixedDirectoryError,
     NoSuchAttributeError,
-    Vfs,
+    NoSuchFileError,
 )
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.values import Kind, Type, Unit, Value
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source

@@ -8,9 +8,9 @@ import time
 import pytest
 
 from statsfs.exceptions import ReadOnlyValueError
-from statsfs.filesystem.known import ROOT, Known, NoSuchFileError, Numbered
+from statsfs.filesystem.known import ROOT, Known, NoSuchAttributeError, NoSuchFileError, Numbered
 from statsfs.filesystem.value_files import FILE_SIZE
-from statsfs.filesystem.vfs import NoSuchAttributeError, Vfs
+from statsfs.filesystem.vfs import Vfs
 from statsfs.model.values import Value
 from statsfs.tree.access import Owner
 from statsfs.tree.registry import Registry
