@@ -28,6 +28,7 @@ __all__ = [
     "answers",
     "fetch",
     "free_port",
+    "observing",
     "running",
     "scraping",
     "tool",
@@ -138,11 +139,24 @@ def scraping(directory: Path, jobs: Mapping[str, Job]) -> Iterator[PrometheusSer
         for name, job in jobs.items()
     ]
     configuration.write_text(json.dumps({"scrape_configs": found}))  # which is YAML, too
+    with observing(configuration, directory / "data", len(jobs)) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def observing(configuration: Path, data: Path, targets: int) -> Iterator[PrometheusServer]:
+    """Run a Prometheus server with a configuration; it has scraped each target once.
+
+    Args:
+        configuration: its file.
+        data: where it keeps what it has.
+        targets: how many the configuration has.
+    """
     port = free_port()
     with running(
         tool("prometheus"),
         f"--config.file={configuration}",
-        f"--storage.tsdb.path={directory / 'data'}",
+        f"--storage.tsdb.path={data}",
         f"--web.listen-address=127.0.0.1:{port}",
         "--log.level=error",
     ) as process:
@@ -151,7 +165,7 @@ def scraping(directory: Path, jobs: Mapping[str, Job]) -> Iterator[PrometheusSer
         def scraped() -> bool:
             assert process.poll() is None
             with contextlib.suppress(OSError):
-                return len(server.query("up")) == len(jobs)
+                return len(server.query("up")) == targets
             return False
 
         wait_until(scraped, "a scrape")
