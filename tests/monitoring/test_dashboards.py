@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from statsfs.demo.real_kvm import RealKvm
+from statsfs.kvm.host import KvmHost
 from statsfs.model.values import Aggregate, Kind, Unit, Value
 from statsfs.monitoring.exposition import serve_metrics
 from statsfs.tree.registry import Registry
@@ -197,6 +199,24 @@ def test_kvm_panels_whose_values_are_missing_are_left_out(script: Any) -> None:
     assert titles == ["VMs", "Exits per second", "exits per second"]
     for title, query in find_expressions(dashboard):
         assert find_unknown(substitute(query), list_labels(registry)) == set(), title
+
+
+@pytest.mark.kvm
+@pytest.mark.root
+@pytest.mark.host
+def test_the_dashboard_of_a_real_host(script: Any) -> None:
+    """Real guests, read as by `--kvm`: steal and what is known of VMs have panels too."""
+    registry = Registry()
+    with RealKvm(Registry(), rate=0) as guests, KvmHost() as host:
+        registry.register(host.source)
+        vm = guests.create_vm(1)
+        wait_until(lambda: registry.find(f"kvm/{vm.name}/vcpu0"), "the VM")
+        names = list_labels(registry)
+        dashboard = json.loads(script.make_dashboard(describe(registry), "kvm"))
+    for title, query in find_expressions(dashboard):
+        assert find_unknown(substitute(query), names) == set(), title
+    titles = {panel["title"] for panel in dashboard["panels"]}
+    assert titles >= {"vCPUs", "exits per second", "steal", "What is known of each VM"}
 
 
 def test_the_script_reads_a_schema(script: Any, tmp_path: Path) -> None:
