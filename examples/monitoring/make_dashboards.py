@@ -55,6 +55,8 @@ OPERATORS: Final = {
     Aggregate.MIN: "min",
     Aggregate.AVG: "avg",
 }
+# What Prometheus makes of labels whose names it has for targets.
+EXPORTED: Final = {"job": "exported_job", "instance": "exported_instance"}
 # What Grafana calls our units, and what the rate of a counter in them is.
 LEVELS: Final = {Unit.SECONDS: "s", Unit.BYTES: "bytes"}
 RATES: Final = {Unit.SECONDS: "percentunit", Unit.BYTES: "binBps", Unit.CYCLES: "hertz"}
@@ -100,23 +102,24 @@ class Subject:
 
     def __init__(self, schema: dict[str, Any], name: str, prefix: str | None = None) -> None:
         self.name = name
+        self.top = make_prefix(prefix, name)
         self.labels: dict[str, None] = {}
         self.informed: set[str] = set()  # the labels whose sources have info
-        self.top = make_prefix(prefix, name)
         self._found: dict[str, Shown] = {}
         directories = list(_walk(schema["subordinates"][name]))
         names = {entry["name"]: entry for one in directories for entry in one["values"]}
         for directory in directories:
-            self.labels |= dict.fromkeys(directory["labels"])
-            if directory["labels"] and any("." not in key for key in directory.get("info", ())):
-                self.informed.add([*directory["labels"]][-1])
+            labels = [EXPORTED.get(label, label) for label in directory["labels"]]
+            self.labels |= dict.fromkeys(labels)
+            if labels and any("." not in key for key in directory.get("info", ())):
+                self.informed.add(labels[-1])
             for entry in directory["values"]:
-                self._add(entry, names, directory["labels"])
+                self._add(entry, names, labels)
 
     def _add(self, entry: dict[str, Any], names: dict[str, Any], labels: Iterable[str]) -> None:
         stem, _, end = entry["name"].rpartition(".")
-        if stem in names and end in entry["aggregate"] and "hist" not in names[stem]["kind"]:
-            return  # one more total of a value, for which there is no metric
+        if end in entry["aggregate"] and len(entry["aggregate"]) > 1:
+            entry = {**entry, "name": stem}  # one of the totals of a value, which is one metric
         if end == "sum" and stem in names and "hist" in names[stem]["kind"]:
             self._find(names[stem]).summed = True
             return
@@ -240,7 +243,7 @@ def begin(subject: Subject, title: str) -> Dashboard:
     """Return a dashboard without panels: with a variable for each label."""
     dashboard = (
         Dashboard(title)
-        .uid(f"statsfs-{subject.name}"[:40])
+        .uid(f"statsfs-{subject.top}"[:40])
         .tags(["statsfs"])
         .refresh("30s")
         .time("now-1h", "now")
@@ -405,11 +408,18 @@ def make_dashboard(schema: dict[str, Any], source: str, prefix: str | None = Non
     """Return a dashboard as JSON.
 
     Args:
-        schema: of a mount's root, or of the directory above the source.
+        schema: that of a mount's root.
         source: the top-level source.
         prefix: that of its registry.
+
+    Raises:
+        ValueError: there is nothing to show.
     """
+    if source not in schema["subordinates"]:
+        raise ValueError(f"there is no source {source}")
     subject = Subject(schema, source, prefix)
+    if not [*subject]:
+        raise ValueError(f"{source} has no values")
     if source == "kvm":
         dashboard = KvmPanels(subject).make(begin(subject, "statsfs: virtual machines"))
     else:
@@ -440,10 +450,12 @@ def main() -> None:
     parser.add_argument("source", help="the name of a directory there")
     parser.add_argument("--prefix", help="the one of the program's registry")
     args = parser.parse_args()
-    schema = json.loads(args.schema.read_text())
-    if args.source not in schema["subordinates"]:
-        parser.error(f"{args.schema} has no source {args.source}")
-    print(make_dashboard(schema, args.source, args.prefix), end="")
+    try:
+        schema = json.loads(args.schema.read_text())
+        text = make_dashboard(schema, args.source, args.prefix)
+    except (OSError, ValueError) as error:
+        parser.error(f"{args.schema}: {error}")
+    print(text, end="")
 
 
 if __name__ == "__main__":

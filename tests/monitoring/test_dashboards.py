@@ -219,21 +219,63 @@ def test_the_dashboard_of_a_real_host(script: Any) -> None:
     assert titles >= {"vCPUs", "exits per second", "steal", "What is known of each VM"}
 
 
+def test_each_total_is_of_one_metric(script: Any) -> None:
+    """`size.min` and `size.max` above are of `size`, also while nobody has one."""
+    registry = Registry()
+    app = registry.register(Source("app"))
+    both = Value("size", kind=Kind.INSTANT, aggregate=Aggregate.MIN | Aggregate.MAX)
+    app.add_values([both], None)
+    app.add_values([Value("last.max", kind=Kind.PEAK, aggregate=Aggregate.MAX)], {"last.max": 1})
+    dashboard = json.loads(script.make_dashboard(describe(registry), "app"))
+    assert sorted(app.names()) == ["last.max", "size.max", "size.min"]
+    queries = [query for _, query in find_expressions(dashboard)]
+    assert sorted(query.partition("{")[0] for query in queries) == [
+        "max by ($by) (app_last_max",
+        "max by ($by) (app_size",
+    ]
+
+
+def test_labels_that_prometheus_renames(script: Any) -> None:
+    """`job` and `instance` are the target's; what a source calls so is `exported_job`."""
+    registry = Registry()
+    batch = registry.register(Source("batch"))
+    with Source("nightly", label="job") as job:
+        job.add_values([Value("done", aggregate=Aggregate.SUM)], {"done": 1})
+        batch.add_subordinate(job)
+    dashboard = json.loads(script.make_dashboard(describe(registry), "batch"))
+    variables = {one["name"]: one["query"] for one in dashboard["templating"]["list"]}
+    assert [*variables] == ["datasource", "job", "instance", "exported_job", "by"]
+    assert variables["exported_job"].endswith(", exported_job)")
+    [(_, query)] = find_expressions(dashboard)
+    assert 'exported_job=~"$exported_job"' in query
+
+
 def test_the_script_reads_a_schema(script: Any, tmp_path: Path) -> None:
-    """As README runs it; what is not there is one line, and status 2."""
-    schema = tmp_path / ".schema.json"
+    """As README runs it; what is wrong is one line, and status 2."""
+    schema, empty = tmp_path / ".schema.json", tmp_path / "empty"
     with watched() as (_, program, _):
+        program.register(Source("nothing"))
         schema.write_text(json.dumps(describe(program)))
-    run = [sys.executable, str(SCRIPT), str(schema)]
-    done = subprocess.run(
-        [*run, "http"], capture_output=True, timeout=DEADLINE, text=True, check=True
-    )
+    empty.write_text("")
+
+    def run(path: Path, source: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPT), str(path), source]
+        return subprocess.run(
+            command, capture_output=True, timeout=DEADLINE, text=True, check=False
+        )
+
+    done = run(schema, "http")
+    assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == (MONITORING / "application.json").read_text()
-    failed = subprocess.run(
-        [*run, "htp"], capture_output=True, timeout=DEADLINE, text=True, check=False
-    )
-    assert failed.returncode == 2
-    assert failed.stderr.endswith(f"error: {schema} has no source htp\n")
+    for path, source, reason in (
+        (schema, "htp", "there is no source htp"),
+        (schema, "nothing", "nothing has no values"),
+        (empty, "http", "Expecting value: line 1 column 1 (char 0)"),
+        (tmp_path / "none", "http", "[Errno 2] No such file or directory"),
+    ):
+        failed = run(path, source)
+        assert (failed.returncode, failed.stdout) == (2, "")
+        assert f"error: {path}: {reason}" in failed.stderr.splitlines()[-1]
 
 
 # Rules
