@@ -21,7 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Final
 
-from grafana_foundation_sdk.builders import common as common_builders
+from grafana_foundation_sdk.builders import common
 from grafana_foundation_sdk.builders.dashboard import (
     CustomVariable,
     Dashboard,
@@ -174,10 +174,8 @@ def query(text: str, legend: str = "__auto") -> Dataquery:
 
 def chart(title: str, about: str, unit: str, queries: Sequence[Dataquery]) -> Timeseries:
     """Return a panel of lines."""
-    legend = (
-        common_builders.VizLegendOptions().display_mode(LegendDisplayMode.LIST).show_legend(True)
-    )
-    tooltip = common_builders.VizTooltipOptions().mode(TooltipDisplayMode.MULTI)
+    legend = common.VizLegendOptions().display_mode(LegendDisplayMode.LIST).show_legend(True)
+    tooltip = common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI)
     panel = Timeseries().title(title).description(about).unit(unit).datasource(SOURCE)
     panel = panel.legend(legend).tooltip(tooltip).fill_opacity(10).height(8).span(12)
     for number, one in enumerate(queries):
@@ -188,7 +186,7 @@ def chart(title: str, about: str, unit: str, queries: Sequence[Dataquery]) -> Ti
 def show_number(title: str, about: str, unit: str, text: str) -> Stat:
     """Return a panel of one number."""
     panel = Stat().title(title).description(about).unit(unit).datasource(SOURCE)
-    newest = common_builders.ReduceDataOptions().calcs(["lastNotNull"])
+    newest = common.ReduceDataOptions().calcs(["lastNotNull"])
     panel = panel.reduce_options(newest).height(4).span(6)
     return panel.with_target(query(text).ref_id("A"))
 
@@ -296,17 +294,7 @@ def make_application(subject: Subject) -> Dashboard:
 
 VM: Final = "instance, vm"
 VM_LEGEND: Final = "{{vm}} {{instance}}"
-REASONS: Final = (
-    "io_exits",
-    "mmio_exits",
-    "halt_exits",
-    "irq_exits",
-    "irq_window_exits",
-    "nmi_window_exits",
-    "request_irq_exits",
-    "signal_exits",
-    "notify_window_exits",
-)
+REASONS: Final = "io mmio halt irq irq_window nmi_window request_irq signal notify_window"
 
 
 class KvmPanels:
@@ -379,7 +367,7 @@ class KvmPanels:
 
     def _show_exits(self) -> Iterator[Any]:
         yield from self._show_each("exits")
-        reasons = [shown for name in REASONS for shown in self._take(name)]
+        reasons = [shown for name in REASONS.split() for shown in self._take(f"{name}_exits")]
         if reasons:
             queries = [
                 query(f"sum(rate({shown.select()}[{WINDOW}]))", shown.value.name)
