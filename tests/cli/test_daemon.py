@@ -46,9 +46,11 @@ def daemon(
             wait_until(lambda: process.poll() is not None or is_mounted(mountpoint), "the mount")
             yield process
             process.terminate()
-            done = process.communicate(timeout=DEADLINE)
+            said, logged = process.communicate(timeout=DEADLINE)
             words = f"statsfs: mounted at {mountpoint}\nstatsfs: unmounted {mountpoint}\n"
-            assert (process.returncode, *done) == (0, words, "")
+            assert (process.returncode, said) == (0, words)
+            # Which directories it made for segments.
+            assert all(line.startswith("made ") for line in logged.splitlines()), logged
         finally:
             process.kill()
             if is_mounted(mountpoint):
