@@ -138,6 +138,7 @@ class Collector:
     def _prepare(self, lock: int | None) -> None:
         self._watch = Watch()
         self._compose()
+        _live.add(self)
         with self._ending_if_refused():
             if lock is not None:
                 self._journal.hold()
@@ -163,7 +164,6 @@ class Collector:
         self._say_what_is_left()
         self._registry.add_listener(self._hear)
         self._timers.add(_RESCAN, self._rescan_again)
-        _live.add(self)
         # Readers need the interpreter from now on.
         self._turns.yielding = True
         self._begin()
@@ -238,17 +238,16 @@ class Collector:
 
     def close(self) -> None:
         """Take everything out of the registry, and leave the segments to the next collector."""
-        if self._thread is None:
-            if self._directories is not None:
-                self._end()  # it was prepared
+        if self not in _live:
             return
-        self.halt()
-        self._thread = None
-        _live.discard(self)
-        self._registry.remove_listener(self._hear)
+        if self._thread is not None:
+            self.halt()
+            self._thread = None
+            self._registry.remove_listener(self._hear)
         self._end()
 
     def _end(self) -> None:
+        _live.discard(self)
         # First the records: a clear through an open file must not write that nothing is left.
         self._journal.close_files()
         self._journal.path_sources.clear()
@@ -428,7 +427,7 @@ class Collector:
             self._scanning.scan(prefix[:-1])
 
 
-# Those that were started.
+# Those that were prepared, and have not ended.
 _live: Final[weakref.WeakSet[Collector]] = weakref.WeakSet()
 
 

@@ -107,7 +107,7 @@ def test_a_directory_that_was_removed_does_not_come_back(directory: Path, tmp_pa
             running.start()
             running.wait_for("app/b/requests")
             assert not (shown / directories[-1]).exists()
-        assert [path.name for path in shown.iterdir()] == ["app"]
+        assert [path.name for path in shown.iterdir()] == ["statsfs", "app"]
         assert int((shown / "app/requests").read_text()) == 10
         assert int((shown / "app/b/requests").read_text()) == 5
 

@@ -79,7 +79,8 @@ def mount_in(path: Path, *unshare: str) -> "subprocess.CompletedProcess[str]":
         done
         kill $pid 2>/dev/null; wait $pid
     """
-    shared = f"mount -t tmpfs t {path.parent}; mount --make-shared {path.parent}; mkdir {path}"
+    home = path.parent
+    shared = f"mount -t tmpfs t {home}; mount --make-shared {home}; mkdir {path} {home}/a"
     inner = ["sh", "-c", serve, "sh", *STATSFS, "mount", str(path)]
     outer = ["unshare", "--mount", "--propagation", "private"]
     outer += ["sh", "-euc", f'{shared}\n"$@"', "sh"]

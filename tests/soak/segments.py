@@ -34,7 +34,9 @@ LONG: Final = 10.0  # seconds; shorter runs have fewer producers, which live sho
 # Segments belong in memory, as in /run.
 MEMORY: Final = "/dev/shm" if os.path.isdir("/dev/shm") else None
 # What daemons may say: who comes to a path before the dead there is seen to be dead has to wait.
-SAID: Final = re.compile(r".* is refused: .* is there already; waiting for it")
+SAID: Final = re.compile(
+    r".* is not shown yet: .* is there already; waiting for it|.*: process \d+ took over"
+)
 
 
 @dataclass
