@@ -31,7 +31,7 @@ class ProcessStats(Stats):
 
 def poll() -> None:
     """Make the directories those of the processes that there are."""
-    found = {}
+    found: dict[str, dict[str, int]] = {}
     for process in psutil.process_iter(["cpu_times", "memory_info", "num_threads", "io_counters"]):
         info = process.info
         cpu, io = info["cpu_times"], info["io_counters"]

@@ -109,7 +109,7 @@ class Subject:
         directories = list(_walk(schema["subordinates"][name]))
         names = {entry["name"]: entry for one in directories for entry in one["values"]}
         for directory in directories:
-            labels = [EXPORTED.get(label, label) for label in directory["labels"]]
+            labels = [EXPORTED.get(label, label) for label in map(str, directory["labels"])]
             self.labels |= dict.fromkeys(labels)
             if labels and any("." not in key for key in directory.get("info", ())):
                 self.informed.add(labels[-1])
