@@ -85,6 +85,7 @@ def test_what_mypy_refuses(tmp_path: Path) -> None:
 PLUMBING = {
     *("Registry.add_listener", "Registry.notify", "Registry.remove_listener", "Snapshot.decoded"),
     *("Source.__init__(recorder)", "Snapshot.declared", "Snapshot.retained", "Snapshot.tops"),
+    *("Registry.tell", "Registry.tell_no_more"),
     *("Snapshot.states", "Samples.array", "Samples.decode", "Samples.entries"),
 }
 # The package makes them.

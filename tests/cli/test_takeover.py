@@ -379,7 +379,7 @@ def test_two_successors(host: Host) -> None:
     host.daemons += both
 
     def are_decided() -> bool:
-        assert os.listdir(host.stats) == []
+        assert os.listdir(host.stats) == ["statsfs"]
         return all(log.read_text() for log in logs)
 
     wait_until(are_decided, "both")

@@ -19,6 +19,7 @@ from statsfs.exceptions import StatsfsError
 from statsfs.filesystem import handles, known, vfs
 from statsfs.filesystem.fuse_handlers import ERRNOS, Handlers
 from statsfs.filesystem.known import ROOT
+from statsfs.filesystem.serving_stats import ServingStats
 from statsfs.filesystem.vfs import Vfs
 from statsfs.formats.views import VIEWS, Rendering
 from statsfs.model.values import Value
@@ -272,6 +273,8 @@ def raising(error: Exception) -> Any:
     """Make a `Vfs` of which everything raises."""
 
     class Broken:
+        stats = ServingStats()
+
         def __getattr__(self, name: str) -> Any:
             raise error
 

@@ -236,5 +236,5 @@ def test_the_command_line(mountpoint: Path, tmp_path: Path) -> None:
                status=1, cwd=tmp_path)  # fmt: skip
     assert done.stderr == (
         f"statsfs: error: {mountpoint}: no source 'kvm' is registered that could be the root; "
-        "there is none\n"
+        "there is 'statsfs'\n"
     )
