@@ -222,6 +222,7 @@ def test_what_the_dead_of_one_user_weigh(server: Server, directory: Path) -> Non
     wait_until(lambda: exists(server / "app/sum"))
     wait_until(lambda: len(files_in(users)) == 5, "all but 15 to be refused")
     assert resident(server.process.pid) < before + 200
+    wait_until(lambda: exists(server / "www"))
     assert len((server / "www/.stats.json").read_bytes()) > 15 * 65_535 * 19
     # Theirs are the directories, and so is the room in them.
     for number in range(3):

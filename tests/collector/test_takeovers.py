@@ -183,6 +183,35 @@ def test_removals_are_refused(tmp_path: Path) -> None:
         assert read(registry) == 5
 
 
+def test_what_is_asked_of_others_than_running_collectors(tmp_path: Path) -> None:
+    """One that was only prepared has no thread to halt; one without a directory goes on as such."""
+    prepared = Collector(Registry(), tmp_path / "prepared")
+    prepared.prepare()
+    prepared.halt()
+    prepared.close()
+    with running(tmp_path / "segments") as (registry, old):
+        old.hold()
+        old.halt()
+        old._close_directories()
+        old.follow()
+        assert registry.sources == ()
+
+
+def test_a_directory_that_was_refused_and_is_gone(tmp_path: Path) -> None:
+    """It is not remembered."""
+    (tmp_path / "segments").mkdir(0o755)
+    (tmp_path / "segments/www").mkdir()
+    (tmp_path / "segments/www").chmod(0o777)
+    with running(tmp_path / "segments") as (_, collector):
+        directories = collector._directories
+        assert directories is not None
+        wait_until(lambda: "www" in directories.refused, "the refusal")
+        (tmp_path / "segments/www").rmdir()
+        collector._watch.wake()
+        directories.look_around()
+        assert "www" not in directories.refused
+
+
 def test_a_collector_that_cannot_be_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -190,7 +219,7 @@ def test_a_collector_that_cannot_be_taken_over(
     directory = tmp_path / "segments"
     with running(directory) as (registry, old):
         put(directory, "app/dead", alive=False)
-        wait_until(lambda: read(registry) == 5, "the fold")
+        wait_until(lambda: read(registry) == 5 and record(directory) != b"", "the fold")
         with monkeypatch.context() as broken:
             broken.setattr(JournalFiles, "write", _refuse)
             (directory / ".retained/app").unlink()

@@ -27,6 +27,13 @@ def test_invalid_switch_intervals(seconds: float) -> None:
         MountOptions(switch_interval=seconds).check("/mnt")
 
 
+def test_what_is_no_switch_interval() -> None:
+    """It is named."""
+    options = MountOptions(switch_interval="5")  # type: ignore[arg-type]  # that is what is tested
+    with pytest.raises(MountError, match=r"^/mnt: invalid switch_interval '5'$"):
+        options.check("/mnt")
+
+
 @pytest.mark.parametrize("number", [-1, 0xFFFFFFFF, "root", 1.0])
 def test_invalid_owners(number: object) -> None:
     """The kernel uses the highest number for "none"."""

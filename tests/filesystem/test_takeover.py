@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from statsfs.exceptions import MountError
-from statsfs.filesystem import beneath, session
+from statsfs.filesystem import beneath, session, takeover
 from statsfs.filesystem.known import Attributes
+from statsfs.filesystem.mountpoints import find_device
 from statsfs.filesystem.passing_on import OtherFileError, pass_on
 from statsfs.filesystem.takeover import Predecessor
 from statsfs.tree.source import Source
@@ -132,6 +133,9 @@ def test_a_program_that_fails_to_take_over() -> None:
 def test_another_mount_on_top() -> None:
     """What somebody mounts there meanwhile is not detached."""
     with serving() as old:
+        device = find_device(str(old.mountpoint))
+        assert device is not None
+        wait_until(lambda: any(takeover._find_names(device)), "its socket")
         predecessor = Predecessor(str(old.mountpoint))
         subprocess.run(["mount", "-t", "tmpfs", "none", old.mountpoint], check=True)
         try:
