@@ -41,9 +41,14 @@ def setup(registry):
 
 
 AS = """
-import sys
+import io, sys
+from rich.console import Console
+from rich.table import Table
 from statsfs.cli.commands import run
 from tests.support.collecting import become
+table = Table("imports", "what rich imports late")
+table.add_row("a", "b")
+Console(file=io.StringIO()).print(table)
 become(int(sys.argv[1]))
 sys.exit(run(sys.argv[2:]))
 """
