@@ -9,6 +9,7 @@ import contextlib
 import os
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from itertools import chain
 from typing import Final
 
 from statsfs.collector.file_ids import find_id
@@ -192,6 +193,8 @@ class Admission:
             alive = numbers.probe()
             self._journal.expect(segment)
             undo.callback(self._journal.forget, segment)
+            if self._journal.path_sources.find_top(name) is None and self._is_awaited(name):
+                self.vacant.add(name)
             self._journal.path_sources.add(segment)
             undo.pop_all()
         self._journal.forget_baselines(name, id)
@@ -266,6 +269,11 @@ class Admission:
         here = self.waiting.setdefault(location.directory.prefix, {})
         if len(here) < _WAITING_MAX:
             here[location.key] = (location, components)
+
+    def _is_awaited(self, name: str) -> bool:
+        # Whether files wait for a path of a top-level name.
+        found = (self.waiting.get(prefix, {}).values() for prefix in ("", f"{name}/"))
+        return any(components[0] == name for _, components in chain.from_iterable(found))
 
     def admit_waiting(self, name: str) -> Iterator[None]:
         """Admit the segments that waited for a path of a top-level name, if it is free."""

@@ -373,8 +373,7 @@ class Collector:
             self._turns.run(min(_TURNS, seconds))
 
     def _fill_vacant(self) -> None:
-        if self._admission.vacant:
-            self._journal.path_sources.show()
+        self._journal.path_sources.show()
         while self._admission.vacant:
             name = self._admission.vacant.pop()
             self._turns.add(("wait", name), partial(self._admission.admit_waiting, name))

@@ -99,8 +99,13 @@ class Scanning:
         self._admission.living.clear()
 
     def is_pending(self, name: str) -> bool:
-        """Tell whether the first scan of a top-level name is not over."""
-        return self._pending is None or name in self._pending
+        """Tell whether the first scan of a top-level name is not over, or files wait for the name.
+
+        These are admitted one after the other, once it is free.
+        """
+        if self._pending is None or name in self._pending:
+            return True
+        return name in self._admission.vacant or ("wait", name) in self._turns
 
     @property
     def pending(self) -> list[TrustedDirectory]:

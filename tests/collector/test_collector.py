@@ -367,6 +367,23 @@ def test_a_name_that_the_program_has(directory: Path, caplog: pytest.LogCaptureF
         wait_for(registry, "app/w1")
 
 
+def test_a_name_that_becomes_free(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """All that waited for it is shown at once: no total is that of some alone."""
+    registry, own = Registry(), Source("app")
+    registry.register(own)
+    values = [Value("sum", aggregate=Aggregate.SUM)]
+    for number in range(5):
+        file = directory / f"w{number}.stats"
+        HandMade.of(file, f"app/w{number}", [5], values, alive=False)
+    totals: list[object] = []
+    with Collector(registry, directory):
+        wait_until(lambda: caplog.text.count("waiting for it") == 5)
+        registry.add_listener(lambda _: totals.append(total(registry, "sum")))
+        registry.unregister(own)
+        wait_until(lambda: total(registry, "sum") == 25)
+    assert {*totals} <= {None, 25}
+
+
 def test_two_directories_in_one_registry(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each top-level name comes from one of them; the other waits, with what it retains."""
     registry = Registry()
