@@ -14,9 +14,11 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import statsfs
 from statsfs.exceptions import StatsfsError
 from statsfs.model.fields import log_hist, u64
 from statsfs.model.stats import Stats
@@ -24,6 +26,8 @@ from statsfs.model.values import Aggregate, Kind
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
 
+# A checkout may be called statsfs as well, and has this program.
+PACKAGE = f"{Path(statsfs.__file__).parent}/"
 INTERVAL = 30e-6  # seconds
 ROUND = 0.02  # seconds
 
@@ -48,7 +52,7 @@ class Storm:
         signal.signal(signal.SIGALRM, self._raise)
 
     def _raise(self, number: int, frame: FrameType | None) -> None:
-        if frame is not None and "/statsfs/" in frame.f_code.co_filename:
+        if frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
             self.raised += 1
             raise Raised
 
