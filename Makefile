@@ -33,10 +33,14 @@ demo: setup ## mount the mock KVM at ./stats until Ctrl-C
 	if [ "$$5" = "$$8" ]; then set -- bash -mc 'setpriv --pdeathsig TERM "$$@"; exit' bash; else set --; fi; \
 	exec "$$@" $(bin)/statsfs demo ./stats $(ARGS)
 
+# Tests that measure how long a service waits come last, when no others take the processors. If ARGS leaves no
+# test of one kind, pytest says 5.
 test: setup qemu ## run the tests, measuring coverage
 	@$(MAKE) --no-print-directory chromium
 	@$(bin)/coverage erase
-	$(bin)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
+	$(bin)/coverage run -m pytest --alone=not -n auto --dist loadfile $(ARGS); status=$$?; \
+	[ $$status = 0 ] || [ $$status = 5 ] || exit $$status; \
+	$(bin)/coverage run -m pytest --alone=only $(ARGS) || { alone=$$?; [ $$alone = 5 ] && exit $$status; exit $$alone; }
 	@$(bin)/coverage combine --quiet
 	@$(bin)/coverage report
 

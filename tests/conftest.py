@@ -54,6 +54,11 @@ def may_use(device: str) -> bool:
     return os.access(device, os.R_OK | os.W_OK)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Declare the choice of tests that other tests would disturb."""
+    parser.addoption("--alone", choices=("only", "not"), help="only, or not, the tests marked so")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marks of tests that need something of the machine, or much time."""
     config.addinivalue_line("markers", "mount: mounts a filesystem; where that can be, it must be")
@@ -62,6 +67,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "host: needs the kernel's own numbers of processes")
     config.addinivalue_line("markers", "tools: runs programs of Debian packages: cc, promtool")
     config.addinivalue_line("markers", "browser: shows the page in chromium; skipped without it")
+    config.addinivalue_line("markers", "alone: measures how long things take; see --alone")
     config.addinivalue_line("markers", "slow: not among the tests of `make quick`")
 
 
@@ -70,8 +76,14 @@ def pytest_sessionstart() -> None:
     sweep_dead_mounts()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this machine cannot do."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot do, and leave out what `--alone` does."""
+    if choice := config.getoption("--alone"):
+        sorted_out: dict[bool, list[pytest.Item]] = {True: [], False: []}
+        for item in items:
+            sorted_out[item.get_closest_marker("alone") is not None].append(item)
+        items[:] = sorted_out[choice == "only"]
+        config.hook.pytest_deselected(items=sorted_out[choice != "only"])
     for item in items:
         for device in devices_of(item):
             if not may_use(device):

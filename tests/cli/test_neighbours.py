@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.neighbours import Measured, Neighbours, at, neighbours
 
-pytestmark = [pytest.mark.mount, pytest.mark.root]
+pytestmark = [pytest.mark.mount, pytest.mark.root, pytest.mark.alone]
 
 MEMORY = 300 << 20  # bytes, besides what living segments weigh
 BUCKETS = 65_535
