@@ -7,7 +7,8 @@ then a clear subtracts. Bases that keep baselines of their own, as `Numbers`, ar
 Threading: any thread. Bases and functions of sources are called without the tree's lock.
 """
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -23,14 +24,9 @@ from statsfs.tree.refresh import Refresher
 if TYPE_CHECKING:
     from statsfs.tree.directory import Directory
 
-__all__ = [
-    "AskedError",
-    "check_asked",
-    "check_writable",
-    "clear_file",
-    "find_mode",
-    "list_read_only",
-]
+__all__ = ["check_writable", "clear_file", "find_mode", "list_read_only"]
+
+log = logging.getLogger(__name__)
 
 
 def _refuse(directory: "Directory", name: str, why: str = "") -> NoReturn:
@@ -45,17 +41,17 @@ def _is_kept(refresher: Refresher | None, value: Value) -> bool:
     return refresher is not None and not (refresher.baseline and value.cumulative)
 
 
-class AskedError(ReadOnlyValueError):
-    """A refresh would bring a value back; it is raised as a plain ReadOnlyValueError."""
+class _AskedError(ReadOnlyValueError):
+    """A refresh would bring the value back; it is raised as a plain ReadOnlyValueError."""
 
 
-def check_asked(value: Value, entry: Entry) -> None:
-    """Raise AskedError if a value of an entry must not be cleared, as a refresh brings it."""
+def _check_asked(value: Value, entry: Entry) -> None:
+    # Raises if a value of an entry must not be cleared, as a refresh brings it.
     if Refresher.made and entry.reader is not None and not entry.reader.subtracts:
         directory = entry.source._directory
         if _is_kept(directory.find_refresher(), value):
             text = f"{directory.path}: {value.name!r} is brought by a refresh"
-            raise AskedError(text, value.name)
+            raise _AskedError(text, value.name)
 
 
 def _is_writable(directory: "Directory", file: File) -> bool:
@@ -112,12 +108,9 @@ def clear_file(directory: "Directory", file: File, entry: Entry | None) -> None:
         directory.check_refreshed()
     if file.kind is not None:
         parts = directory.parts(file)
-        refused: list[ReadOnlyValueError] = []
         if Refresher.made:
             _keep_baselines(parts, file.value)
-        record_clear(parts, partial(directory._clear_parts, file, parts, refused))
-        if refused:
-            _refuse(directory, file.name, f": {refused[0]}")
+        record_clear(parts, partial(_clear_parts, directory, file, parts))
         return
     # Another entry may be in its place since the file was opened.
     if entry is not None and entry.base is None:
@@ -126,13 +119,30 @@ def clear_file(directory: "Directory", file: File, entry: Entry | None) -> None:
         return
     entry.check_known(file)
     try:
-        check_asked(file.value, entry)
-    except AskedError as error:
+        _check_asked(file.value, entry)
+    except _AskedError as error:
         _refuse(directory, file.name, f": {error}")
     if Refresher.made:
         _keep_baselines([(make_index(entry), file.index)], file.value)
         entry = directory.entries.get(entry.key, entry)
     record_clear([(make_index(entry), file.index)], partial(_clear_own, directory, entry, file))
+
+
+def _clear_parts(directory: "Directory", file: File, parts: Sequence[Part]) -> None:
+    refused: list[tuple[Entry, ReadOnlyValueError]] = []
+    told: dict[Callable[[], object] | None, None] = {}
+    for index, place in parts:
+        refused += index.clear(place, told, partial(_check_asked, file.value))
+    for cleared in told:
+        if cleared is not None:
+            cleared()
+    asked = [error for _, error in refused if isinstance(error, _AskedError)]
+    if asked and not told:  # nothing was cleared
+        _refuse(directory, file.name, f": {asked[0]}")
+    if refused:
+        text = "clearing %r: %d bases refused, first that of %s: %s"
+        entry, error = refused[0]
+        directory.warn(log, text, file.name, len(refused), entry.source.path, error)
 
 
 def _clear_own(directory: "Directory", entry: Entry, file: File) -> None:

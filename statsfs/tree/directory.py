@@ -7,18 +7,17 @@ import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from statsfs.exceptions import BaseMismatchError, DuplicateNameError, ReadOnlyValueError
+from statsfs.exceptions import BaseMismatchError, DuplicateNameError
 from statsfs.model.arrays import Array, File
 from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.layout import Layout, make_layout
 from statsfs.model.readers import convert_number, describe_number
 from statsfs.tree.access import Owner
-from statsfs.tree.clearing import AskedError, check_asked, clear_file
+from statsfs.tree.clearing import clear_file
 from statsfs.tree.index import ArrayIndex, Entry, Key, Part, make_index, reduce_parts
 from statsfs.tree.lock import Listening, TreeChange, lock_tree
 from statsfs.tree.log_budget import LogBudget
@@ -233,24 +232,6 @@ class Directory:
     def clear(self, file: File, entry: Entry | None) -> None:
         """Write 0 into a file, as `clear_file` does; the arguments as for `read`."""
         clear_file(self, file, entry)
-
-    def _clear_parts(
-        self, file: File, parts: Sequence[Part], all_asked: list[ReadOnlyValueError]
-    ) -> None:
-        # `all_asked` gets an error if nothing was cleared, as refreshes bring it.
-        refused = []
-        told: dict[Callable[[], object] | None, None] = {}
-        for index, place in parts:
-            refused += index.clear(place, told, partial(check_asked, file.value))
-        for cleared in told:
-            if cleared is not None:
-                cleared()
-        asked = [error for _, error in refused if isinstance(error, AskedError)]
-        if asked and not told:
-            all_asked += asked
-        elif refused:
-            text = "clearing %r: %d bases refused, first that of %s: %s"
-            self.warn(log, text, file.name, len(refused), refused[0][0].source.path, refused[0][1])
 
     def parts(self, file: File) -> Sequence[Part]:
         """Return what an aggregate covers: one array, or all in which values belong together."""

@@ -16,7 +16,7 @@ from statsfs.collector.path_sources import PathSources
 from statsfs.exceptions import DuplicateNameError, SegmentError
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.segments import publish
-from statsfs.tree.directory import Directory
+from statsfs.tree import clearing
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.collecting import (
@@ -75,7 +75,7 @@ STEPS: dict[str, tuple[Any, str, Callable[..., None], bool]] = {
     "nothing is written": (JournalFiles, "write", crash, False),
     "the record is to be renamed": (os, "replace", crash, False),
     "the record is renamed": (os, "replace", crash_after(os.replace), True),
-    "all is to be cleared": (Directory, "_clear_parts", crash, True),
+    "all is to be cleared": (clearing, "_clear_parts", crash, True),
     "all is cleared": (SegmentNumbers, "end_clear", crash, True),
 }
 
