@@ -248,13 +248,7 @@ class Directory:
 
     def find_refresher(self) -> Refresher | None:
         """Return the refresher of this source, or else of the nearest one above, or None."""
-        directory = self
-        while directory.refresher is None:
-            parent = directory.parent
-            if parent is None or isinstance(parent, Listening):
-                return None
-            directory = parent._directory
-        return directory.refresher
+        return next((one.refresher for one in self.lineage() if one.refresher is not None), None)
 
     def find_refreshers(self) -> list[Refresher]:
         """Return the refreshers of this source, its descendants and its ancestors."""
