@@ -40,10 +40,9 @@ class Source:
     """A directory of statistics: arrays of values over their bases, and subordinate sources.
 
     A new source has one reference, its creator's. The tree takes its own when the source is added
-    to it. The source is released when the last reference is put. As a context manager it puts the
-    creator's reference at the end: for a source that only the tree keeps from then on. It is
-    released at the end if it is not in the tree, else when it is removed. A program that never puts
-    can use its sources as long as it likes, and garbage collection does the rest.
+    to it. The source is released when the last reference is put. The end of `with` puts the
+    creator's reference: then only the tree keeps the source, and one in no tree is released. A
+    program that never puts may use its sources for ever, and leave them to garbage collection.
 
     Args:
         name: the directory's name; `name % args` if there are arguments.
@@ -242,11 +241,11 @@ class Source:
         *,
         label: str | None = None,
     ) -> None:
-        """Make, update and remove subordinates in one change, so that they are those of a mapping.
+        """Make, update and remove subordinates in one change, so that they match a mapping.
 
         A reader sees all of it or nothing. Subordinates that were added otherwise are left alone.
-        What one that is removed has counted is retained as by `remove_subordinate`. A cumulative
-        number that falls is of another one with the name, so call it in one thread at a time.
+        What removed ones have counted is retained, as by `remove_subordinate`. If a cumulative
+        number falls, something else has the name now. So call this in one thread at a time.
 
         Args:
             subordinates: the numbers of each subordinate, by the names of values. Its name may be
@@ -260,6 +259,7 @@ class Source:
             BaseMismatchError: a mapping has no integer for a value.
             ValueError: a number does not fit into its value's type.
             DuplicateNameError: a source that `sync` did not make has the name.
+            InvalidNameError: the label is not one of Prometheus's.
             ReleasedError: the source was released.
             TypeError: `values` is not an array, or something else not a mapping by text.
         """

@@ -24,7 +24,8 @@ from statsfs.model.histograms import convert_counts
 from statsfs.model.names import safe_name
 from statsfs.model.readers import Reader, describe_number
 from statsfs.model.stats import Stats
-from statsfs.model.values import Value, check_name
+from statsfs.model.values import Value
+from statsfs.tree.arguments import check_source_label
 from statsfs.tree.index import Entry, make_index
 from statsfs.tree.lineage import find_lineage, note_files
 from statsfs.tree.lock import TreeChange, apply_change
@@ -187,8 +188,7 @@ def sync(
         raise type(error)(f"{source.path}: {error}", error.offender) from None
     if array.binder.has_offsets:
         raise BaseMismatchError(f"{source.path}: values of mappings have no offsets", values)
-    if label is not None:
-        check_name(label, "a source's label")
+    check_source_label(label)
     rows = _read_rows(source.path, subordinates, array.plan(_Parts))
     _sync(source, array, label, rows, make)
 

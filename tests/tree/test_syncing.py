@@ -303,10 +303,11 @@ def test_what_is_refused_changes_nothing(
     assert (shown(procs), len(notices)) == (before, told)
 
 
-def test_a_label_that_is_no_name(procs: Source) -> None:
+@pytest.mark.parametrize("label", ["a/b", "my-pid", "le"])
+def test_a_label_that_is_no_name(procs: Source, label: str) -> None:
     """It is refused before anything is made, whatever is in the mapping."""
     with pytest.raises(InvalidNameError, match="a source's label"):
-        procs.sync({}, ProcStats, label="a/b")
+        procs.sync({}, ProcStats, label=label)
 
 
 def test_a_released_source(procs: Source) -> None:
