@@ -127,22 +127,22 @@ class Registry(Listening):
         arguments.check_path(path)
         above, _, name = path.rpartition("/")
         source = self.find(above)
-        try:
-            if source is not None:
+        if source is not None:
+            try:
                 return source.get_value(name)
-        except UnknownValueError:
-            if self.find(path) is None:
-                raise
-        raise UnknownValueError(self._explain(path), path)
+            except UnknownValueError:
+                # That has asked for the name.
+                if name not in directory_of(source).subordinates:
+                    raise
+        raise UnknownValueError(self._explain(path, source), path)
 
-    def _explain(self, path: str) -> str:
+    def _explain(self, path: str, above: Source | None) -> str:
         # Why there is no value.
-        above = path.rpartition("/")[0]
-        if self.find(path) is not None:
+        if above is not None or path in self._sources:
             return f"no value {path!r}: it is a source"
-        if not all(path.split("/")) or not above:
+        if "/" not in path or not all(path.split("/")):
             return f'no value {path!r}: a path is names joined by "/", "http/requests"'
-        return f"no source {above!r}"
+        return f"no source {path.rpartition('/')[0]!r}"
 
     def snapshot(self) -> Snapshot:
         """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""

@@ -53,6 +53,16 @@ def test_a_name_that_is_missing_is_asked_for(registry: Registry, poller: Poller)
         registry["nobody/n"]
 
 
+@pytest.mark.parametrize("path", ["procs/nothing", "procs/nobody/n"])
+def test_a_path_of_no_value_is_asked_for_once(
+    registry: Registry, poller: Poller, path: str
+) -> None:
+    """To say what is wrong with it takes no refresh."""
+    with pytest.raises(UnknownValueError):
+        registry[path]
+    assert poller.asked == 1
+
+
 def test_a_value_that_is_missing_is_asked_for(poller: Poller) -> None:
     """A total appears with the first subordinate."""
     assert poller.source.get_value("n") == 3  # asked for the name, then for the numbers
