@@ -3,7 +3,7 @@
 Threading: any thread, without the tree's lock.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from statsfs.tree.arguments import check_age, check_path
@@ -42,8 +42,8 @@ def make_refresher(
 def find_asking(directory: "Directory") -> Refreshing | None:
     """Return what to run before a directory is listed, or a name that it lacks is looked up.
 
-    These are the refreshes of the source and of those above it, which may make subordinates of it.
-    None is nothing, as inside a refresh.
+    These are the refreshes of the source and of those above it, which may make its subordinates.
+    None if there is nothing to run, as inside a refresh.
     """
     if not Refresher.made or is_refreshing():
         return None
@@ -56,13 +56,13 @@ def find_asking(directory: "Directory") -> Refreshing | None:
 
 
 def _makes_sources(source: "Source") -> bool:
-    # Whether its refresh probably does. A source with values and without subordinates is as most
-    # are that do not, and whose directory can be listed before they answer.
+    # A guess at whether its refresh does. Where a source has values and no subordinates, most
+    # refreshes do not, and its directory can be listed before they answer.
     return bool(source._directory.subordinates) or not source._directory.entries
 
 
 def ask_names(directory: "Directory") -> bool:
-    """Have the names of a directory brought up to date; return whether anything was asked."""
+    """Bring the names of a directory up to date; return whether a refresh was asked."""
     asking = find_asking(directory)
     if asking is not None:
         asking.run()
@@ -70,19 +70,18 @@ def ask_names(directory: "Directory") -> bool:
 
 
 def find_source(source: "Source", path: str) -> "Source | None":
-    """Return a source in another one's subtree by its path; ask if there is none."""
+    """Return a source in another one's subtree by its path; ask for names that are missing."""
     check_path(path)
-    found: Source | None = source
     for name in path.split("/"):
+        found = _find_subordinate(source._directory, name)
         if found is None:
-            break
-        found = _find_subordinate(found._directory, name)
-    return found
+            return None
+        source = found
+    return source
 
 
 def _find_subordinate(directory: "Directory", name: str) -> "Source | None":
-    subordinates: Mapping[str, Source] = directory.subordinates
-    found = subordinates.get(name)
-    if found is None and Refresher.made and ask_names(directory):
+    found = directory.subordinates.get(name)
+    if found is None and ask_names(directory):
         found = directory.subordinates.get(name)
     return found
