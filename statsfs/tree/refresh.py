@@ -112,7 +112,7 @@ class Refresher:
         baseline: whether a clear of what it brings subtracts.
 
     Attributes:
-        awaited: the function, if it is async.
+        asynchronous: whether the function is async.
         names: whether it may make sources, and so runs before directories are listed.
         idle: whether it is not to be called, as the source above brings the numbers up to date.
         failure: why the numbers are unavailable, or None.
@@ -122,7 +122,7 @@ class Refresher:
     __slots__ = (
         "_next",
         "_running",
-        "awaited",
+        "asynchronous",
         "baseline",
         "blocking",
         "failure",
@@ -146,10 +146,11 @@ class Refresher:
     ) -> None:
         Refresher.made += 1
         self.source = source
-        self.awaited = wrap_async(function)
-        function = self.awaited or function
+        awaited = wrap_async(function)
+        self.asynchronous = awaited is not None
+        function = awaited or function
         self.function = _Aged(function, max_age) if max_age else function
-        self.blocking = blocking or self.awaited is not None
+        self.blocking = blocking or self.asynchronous
         self.baseline = baseline
         self.names = True
         self.failure: str | None = None
@@ -206,10 +207,9 @@ class Refresher:
 
     def _call(self) -> str | None:
         running = self._running
-        leave = enter_refresh(None if running is None else running.reads)
+        assert running is not None
+        leave = enter_refresh(running.reads, running.awaiter)
         try:
-            if self.awaited is not None and running is not None:
-                self.awaited.awaiter = running.awaiter
             check_result(self.function())
         except foreign() as error:
             return describe_error(error)
@@ -334,7 +334,7 @@ class Refreshing:
         self.ended = True
 
     def _find_awaiter(self) -> Awaiter | None:
-        sources = [one.source for one in self._blocking if one.awaited is not None]
+        sources = [one.source for one in self._blocking if one.asynchronous]
         return find_awaiter(sources[0]) if sources else None
 
     def _call_others(self, deadline: float) -> None:

@@ -1,10 +1,10 @@
 """Calls of refresh functions: plain ones, and async ones, which trio awaits.
 
 An async function is called in a thread, as any other that may take long, and that thread waits for
-the loop of the trio program that reads. The loop is known to a reader in a thread of
-`trio.to_thread`, as are all that may take long in a mount, or in a server of metrics.
+the loop of the trio program that reads. A thread of `trio.to_thread` knows its loop; the reads of
+mounts and of metrics servers that may take long run in such threads.
 
-Threading: any thread; an `Awaited` is called by one at a time.
+Threading: any thread.
 """
 
 import inspect
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from statsfs.tree.source import Source
 
 __all__ = [
-    "Awaited",
     "Awaiter",
     "Read",
     "check_result",
@@ -42,12 +41,19 @@ Awaiter = Callable[[Callable[[], Awaitable[object]]], object]
 _Reads = frozenset[Read] | None
 
 # Of the refresh that runs, in a thread or in the coroutine of an async one.
-_inside: Final[ContextVar[tuple[_Reads] | None]] = ContextVar("statsfs_refresh", default=None)
+_inside: Final[ContextVar[tuple[_Reads, Awaiter | None] | None]] = ContextVar(
+    "statsfs_refresh", default=None
+)
 
 
-def enter_refresh(reads: _Reads) -> Callable[[], None]:
-    """Note that a refresh runs in this thread, for some reads; return what ends that."""
-    return partial(_inside.reset, _inside.set((reads,)))
+def enter_refresh(reads: _Reads, awaiter: Awaiter | None = None) -> Callable[[], None]:
+    """Note that a refresh runs in this thread; return a function that ends that.
+
+    Args:
+        reads: what it is for.
+        awaiter: for an async function.
+    """
+    return partial(_inside.reset, _inside.set((reads, awaiter)))
 
 
 def is_refreshing() -> bool:
@@ -64,37 +70,30 @@ def current_reads() -> frozenset[Read] | None:
     return None if inside is None else inside[0]
 
 
-class Awaited:
-    """An async function as a plain one; `awaiter` is set before each call."""
-
-    __slots__ = ("_function", "awaiter")
-
-    def __init__(self, function: Callable[[], Awaitable[object]]) -> None:
-        self._function = function
-        self.awaiter: Awaiter | None = None
-
-    def __call__(self) -> None:
-        awaiter, self.awaiter = self.awaiter, None
-        assert awaiter is not None
-        awaiter(self._function)
-
-
-def wrap_async(function: Callable[[], Any]) -> Awaited | None:
-    """Return what awaits an async function, or None for a plain one."""
+def wrap_async(function: Callable[[], Any]) -> Callable[[], object] | None:
+    """Return a plain function that has an async one awaited; None for a plain one."""
     call = getattr(type(function), "__call__", None)  # noqa: B004  # the method, if it is one
     asynchronous = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
-    return Awaited(function) if asynchronous else None
+    return partial(_await, function) if asynchronous else None
+
+
+def _await(function: Callable[[], Awaitable[object]]) -> object:
+    inside = _inside.get()
+    assert inside is not None
+    _, awaiter = inside
+    assert awaiter is not None
+    return awaiter(function)
 
 
 def check_result(result: object) -> None:
-    """Raise TypeError if a plain function returned what it should have been awaited for."""
+    """Raise TypeError if a plain function returned a coroutine, which nothing awaits."""
     if inspect.iscoroutine(result):
         result.close()
         raise TypeError(f"refresh returned a coroutine, {result.__qualname__}: pass an async def")
 
 
 def find_awaiter(source: "Source") -> Awaiter:
-    """Return what awaits in the loop for which this thread works.
+    """Return the awaiter of the trio loop that this thread works for.
 
     Args:
         source: one with an async refresh.
