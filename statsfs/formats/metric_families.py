@@ -223,7 +223,7 @@ class _Families:
         self.declared: list[Metric] = []
         shown = [top for top in snapshot.lineage[:1] or snapshot.tops if not top.hidden]
         self.prefixes = {top: make_prefix(snapshot.prefix, top.name) for top in shown}
-        # Whose names are; None for ours.
+        # The top-level source that has each name; None for a name of our own.
         self._assigned: dict[str, Source | None] = {}
         if not snapshot.lineage:
             self._assigned |= assign_names(self.prefixes, snapshot.tops)

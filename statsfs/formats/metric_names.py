@@ -72,7 +72,7 @@ def make_name(text: str) -> str:
 
 
 def make_prefix(prefix: str | None, top: str) -> str:
-    """Return what the metrics below a top-level source begin with, in a registry with a prefix.
+    """Return the start of the names of all metrics below a top-level source.
 
     Args:
         prefix: the registry's, or None.

@@ -28,9 +28,9 @@ class Addition(AbstractContextManager[None]):
     """Adds to gauges for as long as its block runs, and to counters when it ends.
 
     Args:
-        stats: what is counted in, with an attribute for each value.
-        gauges: what `find_addable` returns for its values.
-        numbers: what is added, by the names of values.
+        stats: the numbers, with an attribute for each value.
+        gauges: what `find_addable` returns for the values.
+        numbers: how much to add, by the names of values.
 
     Raises:
         TypeError: no such value, a peak, a histogram, or not an integer.

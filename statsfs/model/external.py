@@ -76,7 +76,7 @@ class Numbers(dict[str, Any]):
 
 
 def subtract_baseline(value: Value, raw: Any, baseline: Any) -> Any:
-    """Return a number less its baseline; None where it is below that, and so began anew."""
+    """Return a number less its baseline; None if it is below the baseline, as it began anew."""
     if not value.histogram:
         left = raw - baseline
         return left if left >= 0 or value.type.signed else None

@@ -249,7 +249,7 @@ def make_histogram(value: Value) -> Histogram:
 
 
 def find_time_scale(value: Value) -> tuple[int, int] | None:
-    """Return how many of a value's units a nanosecond is, as a fraction; None if it is no time."""
+    """Return how many of a value's units a nanosecond is, as a fraction; None if not a time."""
     if value.unit is not Unit.SECONDS or abs(value.exponent) > _EXPONENTS:
         return None
     return _divide_nanosecond(value.base, value.exponent)

@@ -50,7 +50,7 @@ def show_text(text: str) -> str:
 def check_label(label: str, what: str) -> str:
     """Return a label that Prometheus takes as it is, or raise InvalidNameError."""
     if not _LABEL.fullmatch(label):
-        # Changed in silence, it would be another than a query asks for.
+        # If it were rewritten silently, queries for it would find nothing.
         rule = 'letters, digits and "_" of ASCII, no digit in front, and not "le" or "__…"'
         raise InvalidNameError(f"{what} {label[:40]!r}: Prometheus takes {rule}", label)
     return label

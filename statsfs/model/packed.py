@@ -68,7 +68,7 @@ class PackedNumbers:
 
     @locked
     def keep(self, names: Iterable[str]) -> None:
-        """Have just these values stay as they are, and so their baselines, whatever is taken."""
+        """Keep just these values, and their baselines, as they are, whatever is taken."""
         places = map(self._places.__getitem__, names)
         self._kept = tuple(slice(at, at + _SLOT * value.size) for value, at in places)
 
@@ -92,7 +92,7 @@ class PackedNumbers:
         self.block = self._subtract(block) if self._baselines else block
 
     def _fit(self, block: bytes, start: int) -> bytes:
-        # The block with what stays as it is.
+        # Returns the block with the old bytes of what stays as it is.
         old = self.raw
         if len(block) != len(old):
             raise ValueError(f"{len(block)} bytes, not {len(old)}")
@@ -104,13 +104,13 @@ class PackedNumbers:
 
     @locked
     def steps(self, block: bytes) -> list[tuple[Any, ...]]:
-        """Return steps that replace all numbers as a part of a change of the tree; as `take`."""
+        """Return steps with which a change of the tree replaces all numbers, as `take` does."""
         block = self._fit(block, 0)
         return [(setattr, self, "raw", block), (setattr, self, "block", self._subtract(block))]
 
     @property
     def cleared(self) -> tuple[str, ...]:
-        """The names of values that were cleared, and did not begin anew since."""
+        """The names of values that were cleared, and have not begun anew since."""
         return tuple(self._baselines)
 
     def _subtract(self, block: bytes) -> bytes:

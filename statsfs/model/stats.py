@@ -73,7 +73,7 @@ class _StatsMeta(type):
 
 
 def _check_attribute(name: str, key: str, item: object) -> None:
-    # A number, or what stands for one, is meant as a value; other attributes may be beside them.
+    # A number, a type or a field is meant as a value. Other attributes are allowed.
     inside = [item]
     if isinstance(item, list | tuple | set | frozenset | dict):
         inside = list(item.values() if isinstance(item, dict) else item)
@@ -188,7 +188,7 @@ class Stats(metaclass=_StatsMeta):
         Gauges come back, and counters count, also if the block raises.
 
         Args:
-            numbers: what is added, by the names of values.
+            numbers: how much to add, by the names of values.
 
         Raises:
             TypeError: no such value, a peak, a histogram, or not an integer.

@@ -23,7 +23,7 @@ __all__ = [
     "show_label",
 ]
 
-# As printf's, but for what `safe_name` quotes: that has two digits or capitals.
+# As printf's, but not what `safe_name` makes of a character: "%" and two hexadecimal digits.
 _FORMAT: Final = re.compile(
     r"%(?![0-9A-F]{2})[0-9]*(\.[0-9]+)?(hh?|ll?|[jtz])?[diouxefgcrsa](?![0-9A-Za-z])"
     r"|%\([^)]*\)[a-zA-Z]"
@@ -92,7 +92,7 @@ def check_prefix(prefix: object) -> str | None:
     if not isinstance(prefix, str):
         raise TypeError(f"prefix is not a str: {prefix!r}")
     if not _PREFIX.fullmatch(prefix):
-        # Changed in silence, it would be another than the program's dashboards ask for.
+        # If it were rewritten silently, the program's dashboards would find nothing.
         rule = 'is not letters, digits and "_" of ASCII, from a letter to a letter or digit'
         raise InvalidNameError(f"prefix {rule}: {prefix!r}", prefix)
     return prefix

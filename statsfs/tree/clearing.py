@@ -1,8 +1,8 @@
 """Clearing: which files may be cleared, and how.
 
-A value is *asked* if its source or one above it has a refresh: what is written into its base is
-overwritten by the next one. Such values are read-only, unless the refresh is made with `baseline`:
-then a clear subtracts. Bases that keep baselines of their own, as `Numbers`, are cleared as ever.
+A value is *asked* if its source or one above it has a refresh: the next refresh would overwrite a
+0 in its base. Such values are read-only, unless the source of the refresh has `baseline`: then a
+clear subtracts. Bases that keep baselines of their own, as `Numbers`, are cleared as ever.
 
 Threading: any thread. Bases and functions of sources are called without the tree's lock.
 """
@@ -55,8 +55,8 @@ def _check_asked(value: Value, entry: Entry) -> None:
 
 
 def _is_writable(directory: "Directory", file: File) -> bool:
-    # Of a file with a write bit. A total above those that are asked may cover others as well: a
-    # clear of it tells.
+    # Whether a file with a write bit can be cleared. A total may cover values that are not asked,
+    # too: only the clear finds out whether it covers one.
     refresher = directory.find_refresher()
     if not _is_kept(refresher, file.value):
         return True
@@ -156,7 +156,7 @@ def _clear_own(directory: "Directory", entry: Entry, file: File) -> None:
 
 
 def _keep_baselines(parts: Sequence[Part], value: Value) -> None:
-    # Has the bases of asked values read less their baselines, from now on.
+    # From now on the bases of asked values are read less their baselines.
     found = [
         entry
         for reader, entry, _, _ in list_entries(parts)

@@ -41,16 +41,16 @@ class EventLine(NamedTuple):
 
     @property
     def end(self) -> int:
-        """How many bytes were written with it."""
+        """How many bytes were written before it and with it."""
         return self.start + len(self.text)
 
 
 class Events:
-    """The comings and goings below a registry, since it tells them here.
+    """The lines about the sources below a registry, from `Listening.tell` on.
 
     Args:
-        top: the name of the one top-level source that is the root of the mount; then only what is
-            in it is told, by its path from there.
+        top: the name of the one top-level source that is the root of the mount: then only sources
+            in it have lines, with their paths from there.
     """
 
     def __init__(self, top: str | None = None) -> None:
@@ -87,7 +87,7 @@ class Events:
             return None
 
     def make(self, moment: int, event: str, paths: Iterable[str]) -> Iterator[tuple[int, bytes]]:
-        """Yield what is to be added for an event of sources, each with its moment."""
+        """Yield a line for each source of an event, with the moment."""
         seconds, rest = divmod(moment // 1000, 1_000_000)
         for path in paths:
             if path.startswith(self._above):

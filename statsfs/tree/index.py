@@ -251,7 +251,7 @@ def make_index(entry: Entry) -> ArrayIndex:
 def merge_indexes(
     indexes: Sequence[Mapping[Array, ArrayIndex]],
 ) -> Mapping[Array, ArrayIndex]:
-    """Return what the indexes of several sources have together; of one they are the same."""
+    """Return one index for each array of several sources; those of one source are not copied."""
     if len(indexes) == 1:
         return indexes[0]
     merged: dict[Array, ArrayIndex] = {}

@@ -66,8 +66,8 @@ class Listening:
 
     Attributes:
         log_budget: how many lines users may cause that are about its sources.
-        events: where sources that come and leave are told; none until somebody asked for it.
-        prefix: what the names of its metrics begin with, or None.
+        events: get the sources that come and leave; none until somebody asks for them.
+        prefix: the start of the names of its metrics, or None.
     """
 
     def __init__(self, prefix: str | None = None) -> None:
@@ -76,12 +76,12 @@ class Listening:
         self.prefix: Final = prefix
 
     def tell(self, events: Events) -> None:
-        """Have changes told there from now on; until then they cost nothing."""
+        """Tell these events of changes from now on; until then events cost nothing."""
         if events not in self.events:
             self.events += (events,)
 
     def tell_no_more(self, events: Events) -> None:
-        """Take back what `tell` did, if it did."""
+        """Undo `tell`, if it was called."""
         self.events = tuple(one for one in self.events if one is not events)
 
     def notify(self, notice: ChangeNotice) -> None:
@@ -136,7 +136,7 @@ class TreeChange:
             self._notices.setdefault(top, ChangeNotice()).left.append(place)
 
     def tell(self, top: Listening, event: str, paths: Sequence[str]) -> None:
-        """Note that sources with these paths come or leave, for whoever reads events."""
+        """Note that sources with these paths come or leave, for all events of a registry."""
         moment = time.time_ns()
         for events in top.events:
             self._events.setdefault(events, []).extend(events.make(moment, event, paths))

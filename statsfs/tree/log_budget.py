@@ -1,4 +1,4 @@
-"""Log budgets: how many lines one user may cause, so that none fills the log.
+"""Log budgets: how many lines one user may cause, so that no user fills the log.
 
 Owns how many lines of a registry one user can cause: 10 a minute. The others are counted, and one
 line gives their number: after the user's minute, when something is logged or `report` is called.

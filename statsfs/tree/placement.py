@@ -81,7 +81,7 @@ def exchange(
         lineage: of the parent.
         coming: none of them is in `leaving`, but one may have the name of one that leaves.
         leaving: subordinates of the parent.
-        entries: what subordinates that stay get, whose own directories are not changed here.
+        entries: the new ones of subordinates that stay; their own directories are not changed here.
 
     Returns:
         Whether all could be read; else there are no steps.
@@ -135,7 +135,7 @@ def note_events(
     lineage: "Sequence[Source]",
     sources: "Sequence[Source]",
 ) -> None:
-    """Note that sources, and all in them, come or leave: the visible ones, if somebody reads that.
+    """Note that sources, and all in them, come or leave: the visible ones, if there are events.
 
     Those that come are in the order of a walk, those that leave in the order of a removal.
     """
@@ -156,7 +156,7 @@ def note_events(
 def _join_indexes(
     sources: "Sequence[Source]", entries: Sequence[Entry] = ()
 ) -> Mapping[Array, ArrayIndex]:
-    # What sources and entries count together.
+    # The indexes of sources and entries together.
     indexes = [one._directory.index for one in sources]
     for entry in entries:
         indexes.append({entry.array: make_index(entry)})

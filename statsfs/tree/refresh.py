@@ -286,7 +286,7 @@ class Refreshing:
     Args:
         refreshers: what to refresh.
         reads: for what.
-        patient: whether what is read are numbers, which cannot be known without them.
+        patient: whether to wait until the deadline, as for numbers; names can be had without.
 
     Attributes:
         ended: whether `run` has returned.
@@ -320,7 +320,7 @@ class Refreshing:
         """Refresh; return when all have ended or the deadline is over.
 
         Raises:
-            UnavailableError: one is async, and nothing awaits it for this thread.
+            UnavailableError: a refresh is async, and this thread has no loop that awaits it.
         """
         awaiter = self._find_awaiter()
         deadline = time.monotonic() + (DEADLINE if self._patient else _IMPATIENT)

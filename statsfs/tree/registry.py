@@ -27,12 +27,12 @@ class Registry(Listening):
     """The top-level sources of a tree; what `mount` shows.
 
     Args:
-        prefix: what the names of all metrics begin with in Prometheus's formats, before the name of
+        prefix: the start of the names of all metrics in Prometheus's formats, before the name of
             the top-level source: with "myapp", `rss` of `host` is `myapp_host_rss`. A top-level
             source that is called "myapp", or "myapp_…", has it already.
 
     Raises:
-        InvalidNameError: the prefix is not one of a metric.
+        InvalidNameError: the prefix cannot begin a metric's name as it is.
         TypeError: it is not a str.
     """
 

@@ -258,7 +258,7 @@ def _keep(
     record: Retained,
     rows: Mapping[Any, RetainedRow],
 ) -> None:
-    # Adds rows to a record, and notes whose they are.
+    # Adds rows to a record, and notes the lender of each.
     change.set(record, "row", add_retained(record.array, [record.row, *rows.values()]))
     for lender, row in rows.items():
         record.lend(change, lender, row)
@@ -267,7 +267,7 @@ def _keep(
 def _find_shared(
     array: Array, limit: "Source", crossing: "Mapping[Source, Sequence[Retained]]"
 ) -> "Mapping[Source, RetainedRow]":
-    # What sources bring that is not counted from a limit on.
+    # The rows of sources that are deducted at a limit.
     shared = {}
     for source, records in crossing.items():
         rows = [one.row for one in records if (one.array, one.limit) == (array, limit)]

@@ -1,12 +1,12 @@
-"""Syncing: the subordinates of a source are made those that a poller found.
+"""Syncing: a source gets the subordinates that a poller found.
 
 Owns `Source.sync`: what it makes of names and mappings, and which subordinates are its own. All of
 it is one change. Each value is an array of its own, so that a subordinate may lack some. Its base
 has the numbers of the last mapping, less what they were when they were cleared; these change in
 steps of the change, too.
 
-A cumulative number that falls is of something else that has the name now: the old subordinate
-leaves, and what it counted is retained as of any other.
+If a cumulative number falls, something else has the name now: the old subordinate leaves, and what
+it counted is retained as of any other.
 
 Threading: any thread. Mappings are read first, under no lock; of two calls, the later change wins.
 """
@@ -42,8 +42,8 @@ _Row = dict[str, Any]
 
 
 class _Numbers(Numbers):
-    # Those of one subordinate. They change in steps of changes, and so do baselines; `raw` is what
-    # the mappings had, the last number where one is missing.
+    # The numbers of one subordinate. They and the baselines change in steps of changes. `raw` has
+    # the numbers of the mappings, and the last one where the newest mapping lacks it.
     __slots__ = ("raw",)
 
     def __init__(self, values: Mapping[str, Value], row: _Row) -> None:
@@ -52,7 +52,7 @@ class _Numbers(Numbers):
         self.raw = dict(self)
 
     def have_fallen(self, row: _Row) -> bool:
-        """Tell whether a number is less than it was that can only grow."""
+        """Tell whether a number that can only grow is less than before."""
         for name, number in row.items():
             value, before = self._values[name], self.raw[name]
             if value.histogram:
@@ -135,7 +135,7 @@ class _Member:
     def update(
         self, change: TreeChange, lineage: "Sequence[Source]", row: _Row, new: Mapping[str, Entry]
     ) -> None:
-        """Add the steps that replace the numbers, and show those of new entries, too."""
+        """Add the steps that replace the numbers, and show new entries."""
         self.numbers.replace(change, row)
         for name, entry in self.entries.items():
             if entry.silent is (name in row):
@@ -155,9 +155,9 @@ class Synced:
     """The subordinates that a source was synced to.
 
     Attributes:
-        array: all of their values.
-        label: their label.
-        members: they, by the names that the mapping had.
+        array: all values of the subordinates.
+        label: the label of each.
+        members: the subordinates, by their names in the mapping.
     """
 
     array: Array
