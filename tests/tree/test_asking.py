@@ -98,7 +98,7 @@ def test_one_that_is_late_for_a_name_is_not_late(registry: Registry) -> None:
     source.add_values(VALUES, {"n": 1})
     registry.register(source)
     assert source.find("below") is None
-    assert begun.is_set()
+    assert begun.wait(DEADLINE)
     answers.set()
     assert source.get_value("n") == 1
 
