@@ -149,11 +149,14 @@ qemu: tools
 boot: setup ## systemd boots statsfs in a virtual machine: five minutes, and a download
 	$(bin)/python -m tests.boot $(ARGS)
 
-# A real browser, for the page. It brings some 100 packages, and takes half a minute.
+# A real browser, for the page. It brings some 100 packages, and takes half a minute. As with `qemu`, an installation that
+# fails is an error for root; on a system without these packages, tests of the page are skipped.
 chromium: setup
 	@missing=; \
 	command -v chromium >/dev/null && command -v chromedriver >/dev/null || missing=" chromium chromium-driver"; \
-	( $(install_missing) ) || echo "there is no chromium: tests of the page are skipped" >&2
+	( $(install_missing) ) && exit; \
+	[ "$$(id -u)" != 0 ] || ! apt-cache show chromium-driver >/dev/null 2>&1 || exit 1; \
+	echo "there is no chromium: tests of the page are skipped" >&2
 
 browser: chromium ## run the tests of the page in a real browser; pictures are in .cache/page
 	$(bin)/python -m pytest -m browser $(ARGS)

@@ -1,6 +1,7 @@
 """Fixtures that every test may ask for."""
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -41,17 +42,23 @@ def kernel(registry: Registry) -> Kernel:
 # Real mounts, real guests
 
 _HOST = 0xEFFFFFFC  # the inode of the first PID namespace, PROC_PID_INIT_INO
-DEVICES = {"mount": "/dev/fuse", "kvm": "/dev/kvm"}  # what tests with these marks need
+NEEDS = {  # what tests with these marks need: devices and programs
+    "mount": ("/dev/fuse",),
+    "kvm": ("/dev/kvm",),
+    "browser": ("chromium", "chromedriver"),
+}
 
 
-def devices_of(item: pytest.Item) -> list[str]:
+def needs_of(item: pytest.Item) -> list[str]:
     """What a test needs of the machine."""
-    return [device for mark, device in DEVICES.items() if item.get_closest_marker(mark)]
+    return [need for mark in NEEDS if item.get_closest_marker(mark) for need in NEEDS[mark]]
 
 
-def may_use(device: str) -> bool:
-    """Whether there is a device that this user may use."""
-    return os.access(device, os.R_OK | os.W_OK)
+def may_use(need: str) -> bool:
+    """Whether there is a device or a program that this user may use."""
+    if need.startswith("/dev/"):
+        return os.access(need, os.R_OK | os.W_OK)
+    return shutil.which(need) is not None
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -66,7 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs the rights of root")
     config.addinivalue_line("markers", "host: needs the kernel's own numbers of processes")
     config.addinivalue_line("markers", "tools: runs programs of Debian packages: cc, promtool")
-    config.addinivalue_line("markers", "browser: shows the page in chromium; skipped without it")
+    config.addinivalue_line("markers", "browser: shows the page in chromium; where it is, it must")
     config.addinivalue_line("markers", "alone: measures how long things take; see --alone")
     config.addinivalue_line("markers", "slow: not among the tests of `make quick`")
 
@@ -85,9 +92,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = sorted_out[choice == "only"]
         config.hook.pytest_deselected(items=sorted_out[choice != "only"])
     for item in items:
-        for device in devices_of(item):
-            if not may_use(device):
-                item.add_marker(pytest.mark.skip(reason=f"no {device} that this user may use"))
+        for need in needs_of(item):
+            if not may_use(need):
+                item.add_marker(pytest.mark.skip(reason=f"no {need} that this user may use"))
         if item.get_closest_marker("root") and os.geteuid():
             item.add_marker(pytest.mark.skip(reason="needs root"))
         if item.get_closest_marker("host") and os.stat("/proc/self/ns/pid").st_ino != _HOST:
@@ -98,14 +105,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where there is the device that a test needs, it fails the run if it is skipped."""
+    """Where there is what a test needs, a device or a program, it fails if it is skipped."""
     report = yield
-    devices = devices_of(item)
-    must = devices and all(map(may_use, devices))
+    needs = needs_of(item)
+    must = needs and all(map(may_use, needs))
     cannot = item.get_closest_marker("root") and os.geteuid()
     if report.skipped and must and not cannot and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
-        report.longrepr = f"skipped, though there is a {' and a '.join(devices)}: {report.longrepr}"
+        report.longrepr = f"skipped, though there is a {' and a '.join(needs)}: {report.longrepr}"
     return report
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -74,3 +75,35 @@ def test_tools_are_fetched_once(tree: Path, apart: str) -> None:
     assert sorted(asked) == (packages if apart == "apart" else packages[:2])
     assert sorted(os.listdir(tree / ".venv/debian/usr/bin")) == packages
     assert make(tree, "tools", **env) == ""
+
+
+@pytest.mark.parametrize(
+    ("user", "known", "installs", "fails"),
+    [
+        ("0", True, True, False),
+        ("0", True, False, True),
+        ("0", False, False, False),
+        ("1000", True, False, False),
+    ],
+)
+def test_root_gets_a_browser(
+    tree: Path, user: str, known: bool, installs: bool, fails: bool
+) -> None:
+    """If root cannot install a browser that its system has, that is an error, and no skip."""
+    # Nothing but these: there may be a chromium on this machine.
+    for name in ("fusermount3", "pkg-config", "gcc", "getfattr"):
+        script(tree / "bin" / name, "exit 0")
+    for name in ("make", "sh"):
+        (tree / "bin" / name).symlink_to(str(shutil.which(name)))
+    script(tree / "bin/id", f"echo {user}")
+    script(tree / "bin/env", 'shift; "$@"')
+    script(tree / "bin/sudo", '"$@"')
+    script(tree / "bin/apt-cache", f"exit {0 if known else 100}")
+    script(tree / "bin/apt-get", f"exit {0 if installs else 100}")
+    command = ["make", "-C", str(tree), f"PYTHON={sys.executable}", "chromium"]
+    done = subprocess.run(
+        command, env={"PATH": str(tree / "bin")}, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode != 0) == fails
+    skipped = "there is no chromium: tests of the page are skipped\n"
+    assert done.stderr.endswith(skipped) == (not fails and not installs)
