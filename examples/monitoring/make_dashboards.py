@@ -48,16 +48,16 @@ SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
 WINDOW: Final = "$__rate_interval"
 QUANTILES: Final = (0.5, 0.9, 0.99)
 
-# How numbers of several sources are one; what has none of these is shown source by source.
+# How the numbers of several sources are combined; a value with none of these is shown by source.
 OPERATORS: Final = {
     Aggregate.SUM: "sum",
     Aggregate.MAX: "max",
     Aggregate.MIN: "min",
     Aggregate.AVG: "avg",
 }
-# What Prometheus makes of labels whose names it has for targets.
+# Prometheus renames labels that have the name of a label of its targets.
 EXPORTED: Final = {"job": "exported_job", "instance": "exported_instance"}
-# What Grafana calls our units, and what the rate of a counter in them is.
+# Grafana's names of the units, and of the rates of counters in them.
 LEVELS: Final = {Unit.SECONDS: "s", Unit.BYTES: "bytes"}
 RATES: Final = {Unit.SECONDS: "percentunit", Unit.BYTES: "binBps", Unit.CYCLES: "hertz"}
 
@@ -72,13 +72,13 @@ class Shown:
     summed: bool = False
 
     def select(self, suffix: str = "") -> str:
-        """Return the selector of its series: what the variables choose."""
+        """Return the selector of those of its series that the variables choose."""
         chosen = (f'{label}=~"${label}"' for label in ("job", "instance", *self.labels))
         name = f"{self.metric.name}{suffix}" if suffix else self.metric.sample
         return f"{name}{{{','.join(chosen)}}}"
 
     def level(self, by: str) -> str:
-        """Return the query of what it is at the moment."""
+        """Return the query of its number."""
         return self._combine(self.select(), by)
 
     def rate(self, by: str) -> str:

@@ -1,9 +1,9 @@
 """The clients of a server: how many there may be, how much memory their answers may keep.
 
-Owns the order in which clients are cut off when there is no room: first the client that has not
-got on for longest. It is idle between two requests, sends no request, or does not take its answer.
-A client that waits for the server is not cut off, nor one that got on just now: else new clients
-would cut off each other before they can ask.
+Owns the order in which clients are cut off when there is no room: first the client whose last
+progress is longest ago. It is idle between two requests, sends no request, or does not read its
+answer. A client that waits for the server is not cut off, nor one that made progress just now: else
+new clients would cut off each other before they can send a request.
 
 Threading: the trio thread of the server.
 """
@@ -19,7 +19,7 @@ __all__ = ["KEPT_MAX", "Client", "Clients"]
 KEPT_MAX: Final = 64 << 20
 """Bytes of older answers that are kept for slow clients."""
 
-_RESPITE: Final = 0.1  # seconds that each has to get on
+_RESPITE: Final = 0.1  # seconds that each has to make progress
 
 
 class Client(Protocol):
@@ -27,7 +27,7 @@ class Client(Protocol):
 
     @property
     def resting(self) -> bool:
-        """Whether it has had an answer and asks nothing now."""
+        """Whether it has had an answer and sends no request now."""
 
     def cut(self) -> None:
         """End its connection at once."""
@@ -51,7 +51,7 @@ class Clients(Generic[_C]):
         self._most = most
         self._all: set[_C] = set()
         self._busy: set[_C] = set()  # those that have asked
-        # When each that does not wait for the server got on last; the longest ago is first.
+        # The last progress of each that does not wait for the server; the oldest is first.
         self._since: dict[_C, float] = {}
         self._texts: dict[_C, bytes] = {}  # the answers that are being taken
         self._takers: Counter[int] = Counter()  # of each text, by its `id`
@@ -124,7 +124,7 @@ class Clients(Generic[_C]):
         client.cut()
 
     def drain(self) -> None:
-        """Cut off all that rest; the others are cut off after their next answer."""
+        """Cut off resting clients now, and all others after their next answer."""
         self.closing = True
         for client in self._all - self._busy:
             if client.resting:

@@ -129,7 +129,7 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
 def serve_paused(
     registry: Registry, host: str, port: int, listener: int | None = None
 ) -> "MetricsServer":
-    """Serve as `serve_metrics` does, but let clients wait until `MetricsServer.resume`.
+    """Serve as `serve_metrics` does, but accept no client until `MetricsServer.resume`.
 
     `listener` is the descriptor of a socket that listens at the address already.
     """

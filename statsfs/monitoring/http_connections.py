@@ -68,7 +68,7 @@ class Connection:
 
     @property
     def resting(self) -> bool:
-        """Whether the client has had an answer and asks nothing now: it expects to be cut off."""
+        """Whether the client has had an answer and sends nothing now: it may be cut off."""
         if not self._answered or self._received:
             return False
         with suppress(BlockingIOError):

@@ -1,7 +1,7 @@
 """Requests and answers as bytes: HTTP/1.1, 1.0 and 0.9, by h11, and what a request may have.
 
 Owns the bytes of one exchange; the socket and the time that it takes belong to `http_connections`.
-Requests have no body. One that has is answered, and is the last of its connection.
+Requests should have no body: one with a body is answered, and ends its connection.
 
 Threading: pure.
 """
@@ -154,7 +154,7 @@ class Exchange:
                 ("Server", "statsfs"),
                 ("Date", formatdate(usegmt=True)),
                 *answer.headers,
-                # That of what the client has already is not told.
+                # A 304 has no body; the length would be that of the text.
                 *([] if status == HTTPStatus.NOT_MODIFIED else [("Content-Length", length)]),
                 *([("Connection", "close")] if last else []),
             ]

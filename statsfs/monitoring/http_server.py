@@ -1,9 +1,8 @@
-"""The HTTP server that answers scrapes of `/metrics`, and shows a page that people look at.
+"""The HTTP server: scrapes of `/metrics`, a page for browsers, and the views that the page shows.
 
-Owns what a client may ask for, and the life of a server. There are three things, for GET and HEAD:
-`/metrics`, all metrics, or those that `name[]` names, in a format that the client accepts; `/`, a
-page for browsers; and what the page asks for, the views below `/api` (`wishes`). Anybody may ask,
-so there are only values that everybody may read.
+Owns the paths, and the life of a server. `/metrics` has all metrics, or those that `name[]` names,
+in a format that the client accepts; `/` is the page; the views are below `/api` (`wishes`). The
+methods are GET and HEAD. Any client may ask, so answers have only values that everybody may read.
 
 Threading: any thread. A daemon thread with a trio loop of its own serves all clients, and
 renderings are made in a worker thread: slow and silent clients delay no others.
@@ -146,7 +145,7 @@ def _answer(
     plain: bytes,
     packed: bytes | None,
 ) -> Answer:
-    # Of what a client may have already. Each encoding has an entity tag of its own.
+    # A client that has this text already gets 304. Each encoding has an entity tag of its own.
     tag = f'"{digest}"' if packed is None else f'"{digest}-gzip"'
     headers += [_VARY, ("ETag", tag), ("Cache-Control", "no-cache"), _NO_SNIFFING]
     if has_tag(request.headers.get("if-none-match", ""), tag):
@@ -159,10 +158,10 @@ def _answer(
 class MetricsServer(AbstractContextManager["MetricsServer"]):
     """Answers with a registry's values until it is closed; made by `serve_metrics`.
 
-    `url` is that of the metrics; `host` and `port` are the address, as numbers. `stats` is what is
-    counted of scrapes, a `Stats`: `source.add_values(type(stats), stats)` shows it. `listener` is
-    the descriptor of a socket that listens there already, in another process. With `paused`,
-    clients wait until `resume`.
+    `url` is that of the metrics; `host` and `port` are the address, as numbers. `stats` counts
+    scrapes; it is a `Stats`: `source.add_values(type(stats), stats)` shows it. `listener` is the
+    descriptor of a socket that listens there already, in another process. With `paused`, no client
+    is accepted until `resume`.
     """
 
     def __init__(
@@ -253,15 +252,15 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         return self._listener.fileno()
 
     def pause(self) -> None:
-        """Leave new clients to another process; return when none comes in here any more."""
+        """Accept no more clients, which another process may accept; return when that is so."""
         trio.from_thread.run_sync(self._listening.pause, trio_token=self._token)
 
     def resume(self) -> None:
-        """Let clients in again."""
+        """Accept clients again."""
         trio.from_thread.run_sync(self._listening.resume, trio_token=self._token)
 
     def leave(self) -> None:
-        """Give the socket up; clients that are there are answered, until this is closed."""
+        """Close the listening socket; connected clients are answered until `close`."""
         close(self._listener)
 
     def close(self) -> None:

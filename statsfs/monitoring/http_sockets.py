@@ -120,7 +120,7 @@ class Listening:
         self._clients: Clients[Connection] = Clients(_count_places())
         self._scope = trio.CancelScope()
         self._waiting = trio.CancelScope()  # for a client
-        self._open = trio.Event()  # unless clients are to wait
+        self._open = trio.Event()  # not set while paused
         self._open.set()
 
     async def run(self) -> None:
@@ -130,7 +130,7 @@ class Listening:
                 with self._scope:
                     await self._accept_all(clients)
                 close(self._listener)
-                if self._open.is_set():  # else those that are left have just come
+                if self._open.is_set():  # else the clients that are left are new
                     self._clients.close()
                 grace.deadline = trio.current_time() + _GRACE
 
@@ -139,13 +139,13 @@ class Listening:
         self._scope.cancel()
 
     def pause(self) -> None:
-        """Leave new clients to others who have the socket too; answer those that are there."""
+        """Accept no more clients, which others with the socket may accept; answer the rest."""
         self._open = trio.Event()
         self._waiting.cancel()
         self._clients.drain()
 
     def resume(self) -> None:
-        """Let clients in again."""
+        """Accept clients again."""
         self._clients.closing = False
         self._open.set()
 

@@ -1,4 +1,4 @@
-"""Which format and which encoding a client gets, by what it accepts and what it has.
+"""Which format and which encoding a client gets, by the headers of its request.
 
 Threading: pure.
 """
@@ -53,7 +53,7 @@ def accepts_gzip(header: str) -> bool:
 
 
 def accepts(header: str, content_type: str) -> bool:
-    """Tell whether an `Accept` header lets the answer be of this type; without one anything is."""
+    """Tell whether an `Accept` header permits this type; an empty one permits any."""
     return not header.strip() or _rate(header, content_type)[0] > 0
 
 

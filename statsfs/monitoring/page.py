@@ -1,7 +1,7 @@
 """The page at `/`: one file of ours, with its script and its style inside.
 
-Owns what a browser is allowed to do with it: to run this script and this style, named by their
-hashes, and to ask this server. Whatever else gets into the page is not run.
+Owns its policy: a browser may use this script and this style, named by their hashes, and send
+requests to this server. It runs no other script that gets into the page.
 
 Threading: pure.
 """
@@ -30,7 +30,7 @@ class Page:
         text: in HTML.
         packed: the text, compressed.
         digest: of the text.
-        headers: those that guard it.
+        headers: its policy, for the browser.
     """
 
     text: bytes

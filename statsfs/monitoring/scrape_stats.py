@@ -1,4 +1,4 @@
-"""What a server of metrics counts of its own work.
+"""The statistics of a server of metrics: its scrapes.
 
 Threading: counted on the server's trio thread alone, as each base has one writer; any thread may
 read.
@@ -16,7 +16,7 @@ _MILLISECONDS: Final = (1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 
 
 
 class ScrapeStats(Stats):
-    """The scrapes of a server; nobody clears them."""
+    """The scrapes of a server; the values are read-only."""
 
     scrapes = counter("Scrapes that were answered, or failed", mode=0o444)
     failed_scrapes = counter("Scrapes that failed", mode=0o444)

@@ -5,9 +5,9 @@ wish that has not begun yet: so its numbers are never older than itself, and all
 another rendering is made share the next one. Some metrics alone have no rendering of their own:
 they are cut out of the text of all, so a client that names others each time gets no more turns.
 
-Of `/api` each directory has renderings of its own, as most are small. So many different ones may be
-wanted that others must not wait for all: a scrape of metrics waits for one of them at most, and
-there is a bound to how many wait.
+Each directory below `/api` has renderings of its own, as most are small. Clients may want very many
+different ones. So a scrape of metrics waits for one of them at most, and `WAITING_MAX` of them may
+wait.
 
 A text is compressed once, if a client wants that. A rendering is not made if all its clients have
 hung up.
@@ -80,8 +80,8 @@ class Text:
     Attributes:
         plain: the text.
         packed: the text, compressed.
-        moment: when it was so, in nanoseconds since the epoch.
-        digest: of the text; of metrics there is none.
+        moment: when the values were sampled, in nanoseconds since the epoch.
+        digest: of the text; empty for metrics.
     """
 
     plain: bytes
@@ -129,7 +129,7 @@ class SharedRenderings:
         """Return what a view shows, no earlier than now.
 
         Args:
-            wish: which view, and of what.
+            wish: the view, and its source.
             packed: whether to have the whole text compressed, or else as it is.
             is_wanted: asked just before it is made.
 
@@ -165,7 +165,7 @@ class SharedRenderings:
                 await self._finish(self._next.pop(self._choose()))
 
     def _choose(self) -> Wish:
-        # The oldest, so the formats take turns; but metrics and the rest take turns as well.
+        # The oldest, so the formats take turns; metrics and other views take turns as well.
         others = (wish for wish in self._next if wish.scrape != self._scraped)
         wish = next(others, None) or next(iter(self._next))
         self._scraped = wish.scrape
@@ -228,7 +228,7 @@ def _render(registry: Registry, wish: Wish, packed: Set[bool]) -> Text | BaseExc
 
 
 def _find(registry: Registry, path: str) -> Source:
-    # What is hidden, or below what is hidden, has no directory.
+    # A hidden source has no directory, nor has anything in its subtree.
     source = registry.find(path)
     if source is None or any(one.hidden for one in find_lineage(source)):
         raise UnknownPathError

@@ -1,8 +1,8 @@
-"""Wishes: what clients want to have rendered, as the targets of requests say it.
+"""Wishes: the renderings that clients ask for, parsed from the targets of requests.
 
 `/metrics` is all metrics. `/api/stats` and `/api/schema` are `.stats.json` and `.schema.json`, of
-the root or, with a path behind them, of one directory. `?depth=` leaves out what is further down,
-`?value=` all values but those of some names.
+the root or, with a path behind them, of one directory. `?depth=` leaves out deeper sources,
+`?value=` all values with other names.
 
 Threading: pure.
 """
@@ -36,7 +36,7 @@ class Wish:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What the view's function is called with, beside a snapshot and a mask."""
+        """The arguments of the view's function, besides a snapshot and a mask."""
         if self.scrape:
             return {}
         hidden = {} if self.view.name == ".stats.json" else {"readable": S_IROTH}
@@ -58,11 +58,11 @@ _SCRAPES: Final = frozenset(METRICS.values())
 
 _TARGET: Final = re.compile(r"/api/(stats|schema)((?:/[^/]+)*)")
 _API: Final = {"stats": VIEWS[".stats.json"], "schema": VIEWS[".schema.json"]}
-_DEPTH: Final = re.compile("[0-9]{1,4}")  # a path of more names is longer than a request may be
+_DEPTH: Final = re.compile("[0-9]{1,4}")  # a deeper path is longer than a request may be
 
 
 def parse_wish(path: str, query: str) -> Wish | None:
-    """Return what is wanted of `/api`; None if there is no such path.
+    """Return the wish of a target below `/api`; None if there is no such path.
 
     Raises:
         ValueError: the query is invalid.
