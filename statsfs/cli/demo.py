@@ -94,7 +94,9 @@ def demo(
             serving.listening(registry, listen) as server,
             mount(registry, mountpoint, create=True, root=root) as mounted,
         ):
-            serving.announce(mounted, server)
+            if server is not None:
+                server.resume()
+            serving.announce(mounted, server, serving.say)
             serving.stop_when_unmounted(stop, mounted)
             churning = _churn(kvm, vcpus, churn) if churn else repeat(math.inf)
             try:

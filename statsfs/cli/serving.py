@@ -108,14 +108,10 @@ def listening(
         raise click.ClickException(f"--listen: {error}") from error
 
 
-def announce(
-    mounted: Mount, server: "MetricsServer | None", tell: Callable[[str], object] | None = None
-) -> None:
-    """Say where the tree and the metrics are, and answer scrapes; by `say`, or another function."""
-    tell = say if tell is None else tell
+def announce(mounted: Mount, server: "MetricsServer | None", tell: Callable[[str], object]) -> None:
+    """Tell where the tree and the metrics are, with `say` or another function."""
     tell(f"mounted at {mounted.mountpoint}")
     if server is not None:
-        server.resume()
         tell(f"metrics at {server.url}")
 
 
