@@ -198,8 +198,7 @@ def mount_command(
             _mounting(registry, mountpoint, options, handover, inherited) as serve,
         ):
             for collector in handover.collectors:
-                if not inherited.collects(collector):
-                    collector.start()
+                inherited.start(collector)
             inherited.make_ready()
             for collector in handover.collectors:
                 own.add_collector(collector)

@@ -149,14 +149,14 @@ class Inheritance:
         """Tell whether a collector is of a directory of the predecessor's."""
         return _identify(collector) in self._locks
 
-    def collects(self, collector: Collector) -> bool:
-        """Start a collector of the predecessor's directory; return False of any other."""
+    def start(self, collector: Collector) -> None:
+        """Start a collector, held if its directory is the predecessor's."""
         lock = self._locks.pop(_identify(collector), None)
         if lock is None:
-            return False
-        collector.start_held(lock)
-        self._held.append(collector)
-        return True
+            collector.start()
+        else:
+            collector.start_held(lock)
+            self._held.append(collector)
 
     def make_ready(self) -> None:
         """Have the predecessor stop, and look at what happened until then."""
