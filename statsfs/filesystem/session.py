@@ -143,7 +143,7 @@ class Session:
                 prepare_mountpoint(self.mountpoint, allow_other=options.lets_others_in)
             self.vfs = Vfs(self._registry, top=self.root, owner=options.owner)
             self.vfs.forget_root()
-            handlers = Handlers(self.vfs, lambda: self.mountpoint if self.replaced else None)
+            handlers = Handlers(self.vfs, self._find_successor)
             # pyfuse3 keeps the handlers until the next mount.
             undo.callback(handlers.detach)
             self.invalidator = Invalidator(self.vfs)
@@ -225,9 +225,7 @@ class Session:
         # Serves what is open of a mount that was replaced; the kernel ends it when all is closed.
         if not self.done.wait(LINGER):
             log.warning("%s: ending, though files of the old mount are open", self.mountpoint)
-            if self._token is not None:
-                with contextlib.suppress(trio.RunFinishedError):
-                    self._token.run_sync_soon(self.terminate)
+            self.run_soon(self.terminate)
 
     @property
     def replaced(self) -> bool:
