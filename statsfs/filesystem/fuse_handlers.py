@@ -222,8 +222,9 @@ class Handlers(pyfuse3.Operations):
             if not await self._ask(self._vfs.prepare_lookup(parent), user):
                 raise
             attributes = self._vfs.lookup(parent, name)
-        if attributes is ABSENT and await self._ask(self._vfs.prepare_lookup(parent), user):
-            attributes = self._vfs.lookup(parent, name)
+        else:
+            if attributes is ABSENT and await self._ask(self._vfs.prepare_lookup(parent), user):
+                attributes = self._vfs.lookup(parent, name)
         entry = self._entry(attributes)
         if attributes is ABSENT:
             entry.entry_timeout = ABSENT_TIMEOUT
