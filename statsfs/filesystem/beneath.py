@@ -39,6 +39,11 @@ _ALWAYS: Final = ("nosuid", "nodev")
 def _call(number: int, *arguments: int | bytes | None) -> int:
     # Arguments that are not given are whatever the registers have: all are given.
     found: int = _libc.syscall(ctypes.c_long(number), *map(_convert, arguments))
+    return _check(found)
+
+
+def _check(found: int) -> int:
+    # Returns what a call returned, or raises OSError if that tells of an error.
     if found < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -111,6 +116,4 @@ class DetachedMount:
 
 def detach(path: str) -> None:
     """Take the mount on top away from a path, or raise OSError; what is open there stays open."""
-    if _libc.umount2(os.fsencode(path), _MNT_DETACH):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
+    _check(_libc.umount2(os.fsencode(path), _MNT_DETACH))
