@@ -8,12 +8,11 @@ is refused, as it would have no effect. Threading: main thread only.
 import ctypes
 import errno
 import os
-import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from statsfs.exceptions import MountError
-from statsfs.filesystem.mountpoints import find_mount, find_options
+from statsfs.filesystem.mountpoints import find_mount, find_options, unescape
 
 __all__ = ["find_new_options", "remount"]
 
@@ -62,15 +61,11 @@ def remount(path: str, options: Sequence[str]) -> None:
 
 def _read_fstab(path: str) -> Iterator[str]:
     try:
-        with open(_FSTAB, encoding="utf-8", errors="surrogateescape") as table:
-            lines = [[_unescape(field) for field in line.split()] for line in table]
+        with open(_FSTAB, "rb") as table:
+            lines = [[os.fsdecode(unescape(field)) for field in line.split()] for line in table]
     except OSError:
         return
     for fields in lines:
         commented = not fields or fields[0].startswith("#")
         if not commented and len(fields) > 3 and os.path.realpath(fields[1]) == path:
             yield from fields[3].split(",")
-
-
-def _unescape(field: str) -> str:
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -33,6 +33,7 @@ __all__ = [
     "prepare_mountpoint",
     "remove_mountpoint",
     "resolve_mountpoint",
+    "unescape",
     "unmount",
 ]
 
@@ -73,13 +74,18 @@ def _read_mounts(process: str = "self") -> Iterator[_Mounted]:
         yield _Mounted(
             fields[0],
             fields[1],
-            re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), fields[4]),
+            unescape(fields[4]),
             fields[end + 1].decode(),
             fields[2].decode(),
             fields[3],
             fields[5] + b"," + fields[-1],
             {name: number for name, _, number in pairs},
         )
+
+
+def unescape(field: bytes) -> bytes:
+    """Return a field of a table of mounts, in which blanks and their like are octal."""
+    return re.sub(rb"\\([0-3][0-7]{2})", lambda match: bytes([int(match[1], 8)]), field)
 
 
 def _find_mounted(path: str) -> _Mounted | None:
