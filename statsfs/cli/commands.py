@@ -20,7 +20,7 @@ from statsfs.cli.signals import Stopped
 from statsfs.cli.status import status
 from statsfs.cli.systemd import prioritize
 from statsfs.exceptions import MountError, StatsfsError
-from statsfs.filesystem.mountpoints import find_mount, unmount
+from statsfs.filesystem.mountpoints import FILESYSTEM, find_mount, unmount
 
 __all__ = ["cli", "run"]
 
@@ -52,7 +52,7 @@ def umount(mountpoint: str) -> None:
       statsfs umount ./stats
     """
     path = os.path.realpath(mountpoint)
-    if find_mount(path) != "fuse.statsfs":
+    if find_mount(path) != FILESYSTEM:
         raise click.ClickException(f"{mountpoint} is not a mounted statsfs")
     try:
         unmount(path)

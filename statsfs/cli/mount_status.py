@@ -17,12 +17,11 @@ from collections.abc import Iterator, Sequence
 from select import select
 from typing import Any, Final, NoReturn
 
-from statsfs.filesystem.mountpoints import find_device, find_mount, find_mounts
+from statsfs.filesystem.mountpoints import FILESYSTEM, find_device, find_mount, find_mounts
 from statsfs.formats.metric_conflicts import OWN
 
 __all__ = ["Status", "ask_all", "ask_mounts"]
 
-_FILESYSTEM: Final = "fuse.statsfs"
 _NO_MOUNT: Final = "not a mounted statsfs"
 _PATIENCE: Final = 5.0  # seconds for all mounts together
 _USER: Final = "user-"
@@ -40,7 +39,7 @@ how many subordinates each top-level source has, `vms` how each virtual machine 
 def ask_all() -> list[Status]:
     """Return what each statsfs of this host tells of itself."""
     # One may be gone by now, or beneath another mount, where no path leads to it.
-    found = ask_mounts(find_mounts(_FILESYSTEM))
+    found = ask_mounts(find_mounts(FILESYSTEM))
     return [one for one in found if one.get("error") != _NO_MOUNT]
 
 
@@ -90,7 +89,7 @@ def _finish(path: str, pid: int, fd: int, deadline: float) -> Status:
 def _read_or_explain(path: str) -> Status:
     try:
         found = path if find_mount(path) is not None else os.path.realpath(path)
-        if find_mount(found) != _FILESYSTEM:
+        if find_mount(found) != FILESYSTEM:
             return {"error": _NO_MOUNT}
         device = os.stat(found).st_dev
         if f"{os.major(device)}:{os.minor(device)}" != find_device(found):

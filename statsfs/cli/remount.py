@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from statsfs.exceptions import MountError
-from statsfs.filesystem.mountpoints import find_mount, find_options, unescape
+from statsfs.filesystem.mountpoints import FILESYSTEM, find_mount, find_options, unescape
 
 __all__ = ["find_new_options", "remount"]
 
@@ -37,7 +37,7 @@ def remount(path: str, options: Sequence[str]) -> None:
     Raises:
         MountError: it is not a statsfs, or cannot be changed.
     """
-    if find_mount(path) != "fuse.statsfs":
+    if find_mount(path) != FILESYSTEM:
         raise MountError(f"{path}: no statsfs is mounted there", path, errno.EINVAL)
     try:
         before = os.statvfs(path).f_flag

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple
 from statsfs.exceptions import MountError
 
 __all__ = [
+    "FILESYSTEM",
     "find_device",
     "find_mount",
     "find_mounts",
@@ -36,6 +37,9 @@ __all__ = [
     "unescape",
     "unmount",
 ]
+
+FILESYSTEM: Final = "fuse.statsfs"
+"""The type of ours in the table of mounts."""
 
 _FUSE_CONF: Final = "/etc/fuse.conf"
 _PROC: Final = "/proc"
@@ -224,7 +228,7 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
     _check_system(path, allow_other)
     while is_dead(path):
         kind = find_mount(path)
-        if kind != "fuse.statsfs":
+        if kind != FILESYSTEM:
             raise _refusal(
                 path,
                 f"a dead mount ({kind}) of another program is there; "
@@ -315,7 +319,7 @@ def _find_problem(path: str) -> tuple[str, int]:
     if mounted is not None and not _is_for_mounts(mounted):
         kind = mounted.type
         # The worker processes of one program all come here but the first.
-        workers = "; several processes: use publish()" if kind == "fuse.statsfs" else ""
+        workers = "; several processes: use publish()" if kind == FILESYSTEM else ""
         return (
             f"something is mounted there already ({kind}); "
             f"unmount it first, or choose another directory{workers}",
@@ -338,7 +342,7 @@ def _find_problem(path: str) -> tuple[str, int]:
 def _is_for_mounts(mounted: _Mounted) -> bool:
     # What waits for a mount (automount(8), systemd.automount(5)), or is a bind mount, of which the
     # filesystem is elsewhere too. If it is not empty that is said later.
-    if mounted.type == "fuse.statsfs":
+    if mounted.type == FILESYSTEM:
         return False
     devices = [other.device for other in _read_mounts()]
     is_bound = mounted.root != b"/" or devices.count(mounted.device) > 1

@@ -29,6 +29,7 @@ from typing import Any, Final
 from statsfs.exceptions import MountError
 from statsfs.filesystem.beneath import DetachedMount, detach, find_obstacle
 from statsfs.filesystem.mountpoints import (
+    FILESYSTEM,
     find_device,
     find_mount,
     find_user,
@@ -225,7 +226,7 @@ class Predecessor:
         found = find_mount(mountpoint)
         if found is None:
             raise self._error("nothing is mounted there to take over; mount without replace")
-        if found != "fuse.statsfs":
+        if found != FILESYSTEM:
             raise self._error(f"what is mounted there ({found}) is not a statsfs", errno.EBUSY)
         user = find_user(mountpoint)
         if user != os.geteuid():
