@@ -176,16 +176,19 @@ class Offer:
             self.replaced = began and find_device(self._mountpoint) != self._device
             if self._swapping.locked():
                 self._swapping.release()
-        if self._closed:  # the end has begun, of all that is handed over too
-            pass
-        elif self.replaced:
+        if began and not self._closed:  # else all that is handed over ends as well
+            self._go_on(process)
+        return self.replaced
+
+    def _go_on(self, process: int) -> None:
+        # After the conversation with a successor.
+        if self.replaced:
             log.info("%s: process %d took over", self._mountpoint, process)
             self._handover.leave()
             self._linger()
-        elif began:
+        else:
             log.warning("%s: process %d did not take over", self._mountpoint, process)
             self._handover.resume()
-        return self.replaced
 
     def _answer(self, connection: socket.socket, step: object, process: int) -> None:
         answer: dict[str, Any] = {}
@@ -306,22 +309,20 @@ class Predecessor:
     def _receive(self) -> tuple[dict[str, Any], list[int]]:
         try:
             found, descriptors = _receive(self._socket)
+            if found is None:
+                raise EOFError
         except TimeoutError as error:
             text = "its server does not answer, or is being taken over already"
             raise self._error(text, errno.ETIMEDOUT) from error
-        except (OSError, ValueError) as error:
+        except (EOFError, OSError, ValueError) as error:
             raise self._error("its server has ended, or was just taken over") from error
-        if found is None:
-            raise self._error("its server has ended, or was just taken over")
         return found, descriptors
 
-    def disown(self) -> None:
-        """Let go of the connection in a forked child."""
+    def close(self) -> None:
+        """End the conversation; the server then looks whether its mount was taken over."""
         self._socket.close()
 
-    def close(self) -> None:
-        """Hang up; it then sees whether its mount was taken over."""
-        self._socket.close()
+    disown = close  # in a forked child
 
 
 def _prefix(device: str) -> str:
