@@ -217,9 +217,12 @@ def mount_command(
                 if is_told:
                     notify("READY=1", f"STATUS=mounted at {mounted.mountpoint}")
                 if ready is not None:
-                    # Without the caller an upgrade goes on: the old server is gone.
-                    with contextlib.suppress(*[BrokenPipeError] * replace):
+                    try:
                         ready()
+                    except BrokenPipeError:
+                        # Without the caller an upgrade goes on: the old server is gone.
+                        if not replace:
+                            raise
                 serving.stop_when_unmounted(stop, mounted)
                 _wait(stop, mounted, watchdog_interval() if is_told else math.inf)
                 if is_told and not mounted.replaced:
