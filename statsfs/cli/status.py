@@ -151,7 +151,8 @@ def _tell_mean(numbers: Mapping[str, Any], name: str) -> str:
 
 
 def _list_users(users: Mapping[str, Status]) -> Table:
-    table = _make_table("user", *_USER_COLUMNS.values())
+    columns = (Column(title, justify="right") for title in _USER_COLUMNS.values())
+    table = Table(Column("user", style="bold"), *columns, box=None, pad_edge=False)
     for user, numbers in users.items():
         table.add_row(_name(user), *(f"{numbers[column]:,}" for column in _USER_COLUMNS))
     return table
@@ -166,11 +167,6 @@ def _list_vms(vms: Mapping[str, Status]) -> Table:
     for vm, its in vms.items():
         table.add_row(Text(_show(vm)), Text(_show(its["name"] or "")), Text(its["source"]))
     return table
-
-
-def _make_table(first: str, *others: str) -> Table:
-    numbers = (Column(title, justify="right") for title in others)
-    return Table(Column(first, style="bold"), *numbers, box=None, pad_edge=False)
 
 
 def _name(user: str) -> str:

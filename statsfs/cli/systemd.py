@@ -9,16 +9,13 @@ import logging
 import math
 import os
 import socket
+from syslog import LOG_ERR, LOG_INFO, LOG_WARNING
 from typing import Final
 
 __all__ = ["is_service", "notify", "prioritize", "watchdog_interval"]
 
 log = logging.getLogger(__name__)
 
-
-_ERR: Final = 3
-_WARNING: Final = 4
-_INFO: Final = 6
 _STDERR: Final = 2
 
 
@@ -64,7 +61,9 @@ def prioritize(text: str, level: int, *, always: bool = False) -> str:
     """
     if not (always or _has_journal()):
         return text
-    number = _ERR if level >= logging.ERROR else _WARNING if level >= logging.WARNING else _INFO
+    number = LOG_INFO
+    if level >= logging.WARNING:
+        number = LOG_ERR if level >= logging.ERROR else LOG_WARNING
     return "\n".join(f"<{number}>{line}" for line in text.split("\n"))
 
 
