@@ -16,13 +16,12 @@ from statsfs.model.fields import u64
 from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate
 from statsfs.segments import Segment, publish
+from tests.support.commands import STATSFS, mounting
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.machine import Machine, private_machine
 from tests.support.mounts import NOBODY, is_mounted, run
 
 pytestmark = pytest.mark.mount
-
-STATSFS = (sys.executable, "-m", "statsfs")
 
 
 class AppStats(Stats):
@@ -34,27 +33,16 @@ def daemon(
     mountpoint: Path, *options: str | Path, **environment: str
 ) -> Iterator["subprocess.Popen[str]"]:
     """Run `statsfs mount` until the test has ended it, or at its end."""
-    with subprocess.Popen(
-        [*STATSFS, "mount", mountpoint, "--create", *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    ) as process:
-        try:
-            wait_until(lambda: process.poll() is not None or is_mounted(mountpoint), "the mount")
-            yield process
-            process.terminate()
-            said, logged = process.communicate(timeout=DEADLINE)
-            words = f"statsfs: mounted at {mountpoint}\nstatsfs: unmounted {mountpoint}\n"
-            assert (process.returncode, said) == (0, words)
-            # Which directories it made for segments.
-            assert all(line.startswith("made ") for line in logged.splitlines()), logged
-        finally:
-            process.kill()
-            if is_mounted(mountpoint):
-                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+    command = [*STATSFS, "mount", mountpoint, "--create", *options]
+    own = {**os.environ, **environment}
+    with mounting(command, mountpoint, stdout=subprocess.PIPE, env=own) as process:
+        yield process
+        process.terminate()
+        said, logged = process.communicate(timeout=DEADLINE)
+        words = f"statsfs: mounted at {mountpoint}\nstatsfs: unmounted {mountpoint}\n"
+        assert (process.returncode, said) == (0, words)
+        # Which directories it made for segments.
+        assert all(line.startswith("made ") for line in logged.splitlines()), logged
 
 
 def refused(*arguments: str | Path, status: int = 1) -> str:

@@ -5,39 +5,24 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import STATSFS, mounting
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import detach, is_mounted, run
 
 pytestmark = pytest.mark.mount
 
-STATSFS = (sys.executable, "-m", "statsfs")
 
-
-@contextlib.contextmanager
 def serving(
     mountpoint: Path, *options: str | Path, command: str = "mount", **environment: str
-) -> Iterator["subprocess.Popen[str]"]:
+) -> contextlib.AbstractContextManager["subprocess.Popen[str]"]:
     """Run a server until the test has ended it; or at the end."""
-    with subprocess.Popen(
-        [*STATSFS, command, mountpoint, *options],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
-    ) as process:
-        try:
-            wait_until(lambda: process.poll() is not None or is_mounted(mountpoint), "the mount")
-            yield process
-        finally:
-            process.kill()
-            detach(mountpoint)
+    arguments = [*STATSFS, command, mountpoint, *options]
+    return mounting(arguments, mountpoint, env={**os.environ, **environment})
 
 
 def wait_until_idle(process: "subprocess.Popen[str]") -> None:

@@ -19,6 +19,7 @@ from statsfs.model.stats import Stats
 from statsfs.model.values import Aggregate, Kind
 from statsfs.segments import Segment, publish
 from tests.support.collecting import Producer
+from tests.support.commands import STATSFS
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import (
     NOBODY,
@@ -30,8 +31,6 @@ from tests.support.mounts import (
 from tests.support.prometheus_server import Job, fetch, free_port, scraping
 
 pytestmark = [pytest.mark.mount, pytest.mark.root]
-
-STATSFS = (sys.executable, "-m", "statsfs")
 
 
 class AppStats(Stats):

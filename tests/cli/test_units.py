@@ -7,13 +7,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.support.confined import read_settings
 from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.kvm_mounts import mounted
 from tests.support.mounts import detach, is_mounted
 from tests.support.other_users import shared_directory
 from tests.support.qemus import (
@@ -106,10 +107,9 @@ def test_what_it_does_when_it_ends(tmp_path: Path, mountpoint: Path) -> None:
             detach(mountpoint)
 
 
-@contextlib.contextmanager
 def mounted_under(
     unit: Path, mountpoint: Path, *arguments: str | Path, program: Sequence[str] = ("-m", "statsfs")
-) -> Iterator[subprocess.Popen[str]]:
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Run `statsfs mount` with what a unit permits, and see that it ends well; or the test ends it.
 
     Args:
@@ -118,18 +118,7 @@ def mounted_under(
         arguments: of `statsfs mount`.
         program: what Python executes.
     """
-    command = (*confined(unit), sys.executable, *program, "mount", mountpoint, *arguments)
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None)
-            yield process
-            process.terminate()
-            assert process.wait(DEADLINE) == 0
-            assert not is_mounted(mountpoint)
-        finally:
-            process.kill()
-            if is_mounted(mountpoint):
-                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+    return mounted(mountpoint, *arguments, statsfs=(*confined(unit), sys.executable, *program))
 
 
 @pytest.mark.kvm

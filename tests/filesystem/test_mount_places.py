@@ -3,18 +3,16 @@
 import os
 import select
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import STATSFS
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import detach, is_mounted, run
 
 pytestmark = [pytest.mark.mount, pytest.mark.root]
-
-STATSFS = (sys.executable, "-m", "statsfs")
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from tests.support import mount_calls as calls
 from tests.support import mount_roots as roots
+from tests.support.commands import STATSFS
 from tests.support.deadlines import wait_until
 from tests.support.kvm_stat import KvmStat
 from tests.support.mount_server import mount_here, try_to_mount
@@ -211,9 +211,6 @@ def test_a_root_that_is_not_registered() -> None:
         server.call(mount_here, server.mountpoint, root="kvm")
         assert exists(server / "cpu0")
         server.call(calls.close)
-
-
-STATSFS = (sys.executable, "-m", "statsfs")
 
 
 def test_the_command_line(mountpoint: Path, tmp_path: Path) -> None:

@@ -8,20 +8,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from statsfs.filesystem.mountpoints import find_mount
 from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import detach
 
 __all__ = [
     "STATSFS",
     "CommandServer",
     "Terminal",
     "assert_error",
+    "find_server",
     "is_mounted",
+    "mounting",
     "on_terminal",
     "run",
     "serving",
@@ -44,6 +47,32 @@ def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
 
 def is_mounted(path: Path) -> bool:
     return find_mount(str(path)) == "fuse.statsfs"
+
+
+def find_server(mountpoint: Path) -> int:
+    """The process of the `statsfs mount` that serves a mount, as its own source tells it."""
+    return int(os.getxattr(mountpoint / "statsfs", "user.statsfs.daemon.pid"))
+
+
+@contextmanager
+def mounting(
+    command: Sequence[str | Path], mountpoint: Path, **options: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a command that mounts, and wait until it has, or has ended; it leaves nothing.
+
+    Args:
+        command: the program and its arguments.
+        mountpoint: where it mounts.
+        options: those of `subprocess.Popen`, where they differ.
+    """
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **{**streams, **options}) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or is_mounted(mountpoint), "the mount")
+            yield process
+        finally:
+            process.kill()
+            detach(mountpoint)
 
 
 class CommandServer:

@@ -3,41 +3,34 @@
 import errno
 import json
 import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.support.commands import STATSFS, is_mounted, mounting
 from tests.support.deadlines import DEADLINE, wait_until
-from tests.support.mounts import ROOT, is_mounted
+from tests.support.mounts import ROOT
 
 __all__ = ["STATSFS", "mounted", "number", "shown", "wait_for"]
 
-STATSFS = [sys.executable, "-m", "statsfs"]
-
 
 @contextmanager
-def mounted(mountpoint: Path, *arguments: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Run `statsfs mount`, and see that it ends well; or the test ends it."""
-    with subprocess.Popen(
-        [*STATSFS, "mount", mountpoint, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            wait_until(lambda: is_mounted(mountpoint) or process.poll() is not None, "the mount")
-            yield process
-            process.terminate()
-            assert process.wait(DEADLINE) == 0
-            assert not is_mounted(mountpoint)
-        finally:
-            process.kill()
-            if is_mounted(mountpoint):
-                subprocess.run(["fusermount3", "-uz", mountpoint], check=False)
+def mounted(
+    mountpoint: Path, *arguments: str | Path, statsfs: Sequence[str] = STATSFS
+) -> Iterator[subprocess.Popen[str]]:
+    """Run `statsfs mount`, and see that it ends well; or the test ends it.
+
+    Args:
+        mountpoint: where.
+        arguments: of `statsfs mount`.
+        statsfs: the command, where it is run in another way.
+    """
+    with mounting([*statsfs, "mount", mountpoint, *arguments], mountpoint, cwd=ROOT) as process:
+        yield process
+        process.terminate()
+        assert process.wait(DEADLINE) == 0
+        assert not is_mounted(mountpoint)
 
 
 def shown(directory: Path) -> dict[str, Any]:

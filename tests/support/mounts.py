@@ -29,6 +29,7 @@ __all__ = [
     "RemoteError",
     "Server",
     "as_nobody",
+    "detach",
     "directory_for_a_mount",
     "exists",
     "forget",
