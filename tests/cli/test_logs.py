@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import STATSFS, is_mounted
+from tests.support.commands import STATSFS, find_server, is_mounted
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, directory_for_a_mount, run
 
@@ -131,11 +131,7 @@ def test_a_log_that_is_rotated(form: str, place: Path) -> None:
     with directory_for_a_mount() as path:
         options = ("--background", "--log", "log", "--log-format", form)
         run(*STATSFS, "mount", path, "--load", "talker:setup", *options)
-        server = next(
-            int(name)
-            for name in os.listdir("/proc")
-            if name.isdecimal() and mentions(name, os.fspath(path))
-        )
+        server = find_server(path)
         say(place, log, "1")
         log.rename(place / "old")
         os.kill(server, signal.SIGHUP)
@@ -153,12 +149,3 @@ def test_a_log_that_is_rotated(form: str, place: Path) -> None:
         assert "INFO statsfs.talker: heard 1" in first
     else:
         assert json.loads(first)["message"] == "heard 1"
-
-
-def mentions(process: str, path: str) -> bool:
-    """Tell whether a process that serves, and not its watcher, has a path among its arguments."""
-    try:
-        arguments = Path(f"/proc/{process}/cmdline").read_text().split("\0")
-    except OSError:
-        return False
-    return path in arguments and "mount" in arguments

@@ -22,7 +22,7 @@ from tests.support.collecting import Producer, WorkerStats
 from tests.support.commands import STATSFS, assert_error, on_terminal, run
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.machine import private_machine
-from tests.support.mounts import NOBODY, ROOT, directory_for_a_mount, is_mounted, serving
+from tests.support.mounts import NOBODY, ROOT, children, directory_for_a_mount, is_mounted, serving
 from tests.support.mounts import run as run_client
 from tests.support.other_users import USER, shared_directory
 
@@ -258,9 +258,8 @@ def test_a_server_that_hangs(tmp_path: Path) -> None:
 def test_a_server_that_is_dead() -> None:
     """Where no watcher has unmounted it."""
     with serving(measured=False) as server:
-        for children in Path(f"/proc/{server.pid}/task").glob("*/children"):
-            for watcher in map(int, children.read_text().split()):
-                os.kill(watcher, signal.SIGKILL)
+        for watcher in children(server.pid):
+            os.kill(watcher, signal.SIGKILL)
         server.kill()
         fail(run("status", str(server.mountpoint)), f"{server.mountpoint}: its server is dead")
         subprocess.run(["fusermount3", "-uz", server.mountpoint], check=True)

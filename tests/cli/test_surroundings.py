@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.commands import STATSFS, is_mounted
+from tests.support.commands import STATSFS, find_server, is_mounted
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import directory_for_a_mount, run
 
@@ -96,30 +96,15 @@ def test_what_systemd_passes_is_kept(owner: str, kept: bool, place: Path, mountp
         exec {BACKGROUND} {mountpoint} {log}
     """
     run("sh", "-euc", script)
-    server = next(
-        int(name)
-        for name in os.listdir("/proc")
-        if name.isdecimal()
-        and os.fspath(mountpoint) in arguments(name)
-        and "statsfs" in files(name)
-    )
-    held = files(str(server))
+    held = files(find_server(mountpoint))
     assert (f"{place}/passed" in held) is kept
     assert f"{place}/other" not in held
     unmount(mountpoint)
 
 
-def arguments(process: str) -> list[str]:
-    """Return those of a process; of one that has ended, none."""
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
-    except OSError:
-        return []
-
-
-def files(process: str) -> list[str]:
-    """Return what a process has open, and its program's name."""
-    found = ["statsfs"] if "mount" in arguments(process) else []
+def files(process: int) -> list[str]:
+    """Return what a process has open."""
+    found = []
     for entry in Path(f"/proc/{process}/fd").iterdir():
         try:
             found.append(os.readlink(entry))

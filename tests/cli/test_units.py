@@ -15,7 +15,7 @@ import pytest
 from tests.support.confined import read_settings
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kvm_mounts import mounted
-from tests.support.mounts import detach, is_mounted
+from tests.support.mounts import children, detach, is_mounted
 from tests.support.other_users import shared_directory
 from tests.support.qemus import (
     WITHOUT_BPF,
@@ -93,10 +93,8 @@ def test_what_it_does_when_it_ends(tmp_path: Path, mountpoint: Path) -> None:
             wait_until(lambda: is_mounted(mountpoint), "the mount")
             subprocess.run(command, check=False)
             assert is_mounted(mountpoint)
-            (watcher,) = (
-                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            )
-            os.kill(int(watcher), signal.SIGKILL)
+            (watcher,) = children(process.pid)
+            os.kill(watcher, signal.SIGKILL)
             process.kill()
             process.wait()
             assert is_mounted(mountpoint)

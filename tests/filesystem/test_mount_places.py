@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.commands import STATSFS
 from tests.support.deadlines import DEADLINE, wait_until
-from tests.support.mounts import detach, is_mounted, run
+from tests.support.mounts import children, detach, is_mounted, run
 
 pytestmark = [pytest.mark.mount, pytest.mark.root]
 
@@ -48,9 +48,7 @@ def test_autofs(automounted: tuple[Path, int], death: str, tmp_path: Path) -> No
     with subprocess.Popen(command, start_new_session=True) as process:
         try:
             wait_until(lambda: kinds(path) == ["autofs", "fuse.statsfs"], "the mount")
-            (watcher,) = (
-                Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-            )
+            (watcher,) = children(process.pid)
             if death == "terminated":
                 process.terminate()
             elif death == "killed":

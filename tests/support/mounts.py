@@ -29,6 +29,7 @@ __all__ = [
     "RemoteError",
     "Server",
     "as_nobody",
+    "children",
     "detach",
     "directory_for_a_mount",
     "exists",
@@ -84,6 +85,15 @@ def is_mounted(path: str | os.PathLike[str], pid: int | None = None) -> bool:
         pid: a process in whose namespace to look; by default in ours.
     """
     return os.fspath(path) in (fields[4] for fields in _mountinfo(pid))
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of a process has started."""
+    found: list[int] = []
+    for started in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, started.read_text().split())
+    return found
 
 
 def detach(path: str | os.PathLike[str]) -> None:
