@@ -29,10 +29,7 @@ from tests.support.mounts import (
     shell,
 )
 
-pytestmark = [
-    pytest.mark.mount,
-    pytest.mark.skipif(os.geteuid() != 0, reason="makes mount namespaces, as root"),
-]
+pytestmark = [pytest.mark.mount, pytest.mark.root]
 
 
 @contextmanager
