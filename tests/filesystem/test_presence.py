@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -62,15 +61,9 @@ def wait_for_end(server: Server) -> None:
     assert server.call(calls.wait, DEADLINE), server.stderr
 
 
-def end(server: Server, *lines: str) -> None:
-    """End a server whose mount is closed, and see that it logged lines like these alone."""
-    server.ended = True
-    server._connection.send(None)
-    assert server.process.wait(DEADLINE) == 0
-    found = server.stderr.splitlines()
-    assert len(found) == len(lines), found
-    for text, line in zip(found, lines, strict=True):
-        assert re.fullmatch(line, text), text
+def is_named(said: str, holder: str) -> bool:
+    """Tell whether a server names a process that keeps its mount, or names enough others."""
+    return holder in said or " more" in said
 
 
 @pytest.fixture(params=["thread", "trio"])
@@ -90,8 +83,8 @@ def test_an_unmount_ends_it(command: tuple[str, ...]) -> None:
         run(*command, server.mountpoint)
         wait_for_end(server)
         assert "not connected" in asks(holder, server / "kvm/exits")
-        assert f"process {holder.pid} (sleep)" in server.stderr or " more" in server.stderr
-        end(server, ending(server))
+        assert is_named(server.stderr, f"process {holder.pid} (sleep)")
+        server.end_closed(ending(server))
 
 
 def test_in_a_trio_program() -> None:
@@ -102,8 +95,8 @@ def test_in_a_trio_program() -> None:
         wait_until(lambda: server.call(calls.state)[1], "its end")
         assert "not connected" in asks(holder, server / "kvm/exits")
         server.call(calls.add, "late")
-        assert f"process {holder.pid} (sleep)" in server.stderr or " more" in server.stderr
-        end(server, ending(server))
+        assert is_named(server.stderr, f"process {holder.pid} (sleep)")
+        server.end_closed(ending(server))
 
 
 def test_open_files_do_not_keep_it() -> None:
@@ -116,8 +109,8 @@ def test_open_files_do_not_keep_it() -> None:
             wait_for_end(server)
             with pytest.raises(OSError, match="not connected"):
                 os.pread(file.fileno(), 9, 0)
-        assert f"process {holder.pid} (sleep)" in server.stderr or " more" in server.stderr
-        end(server, ending(server))
+        assert is_named(server.stderr, f"process {holder.pid} (sleep)")
+        server.end_closed(ending(server))
 
 
 def test_open_files_keep_a_lazy_unmount() -> None:
@@ -130,7 +123,7 @@ def test_open_files_keep_a_lazy_unmount() -> None:
             assert not server.call(calls.wait, 2.5)
             assert os.pread(file.fileno(), 9, 0) == b"0\n"
         wait_for_end(server)
-        end(server)
+        server.end_closed()
 
 
 def test_who_stands_in_it(server: Server) -> None:
@@ -139,7 +132,9 @@ def test_who_stands_in_it(server: Server) -> None:
         try:
             run("umount", "-l", server.mountpoint)
             wait_until(lambda: server.call(calls.state)[1], "its end")
-            end(server, ending(server, "(a process that stands in it|the mount namespace of).*"))
+            server.end_closed(
+                ending(server, "(a process that stands in it|the mount namespace of).*")
+            )
         finally:
             standing.kill()
 
@@ -156,7 +151,9 @@ def test_many_copies() -> None:
         assert is_mounted(server.mountpoint)
         server.call(calls.close)
         one = r"process \d+ \(.*?\)"
-        end(server, ending(server, rf"the mount namespace of {one}, {one}, {one} and \d+ more"))
+        server.end_closed(
+            ending(server, rf"the mount namespace of {one}, {one}, {one} and \d+ more")
+        )
 
 
 def test_where_it_is_mounted_here_still(server: Server) -> None:
@@ -172,8 +169,8 @@ def test_where_it_is_mounted_here_still(server: Server) -> None:
         assert server.stderr == ""
         run("umount", server.mountpoint)
         wait_until(lambda: server.call(calls.state)[1], "its end")
-        assert f"process {holder.pid} (sleep)" in server.stderr or " more" in server.stderr
-        end(server, ending(server))
+        assert is_named(server.stderr, f"process {holder.pid} (sleep)")
+        server.end_closed(ending(server))
     elsewhere.rmdir()
 
 
@@ -201,8 +198,8 @@ def test_a_namespace_of_its_own() -> None:
                 wait_until(lambda: os.readlink(f"/proc/{holder.pid}/exe").endswith("/sleep"))
                 inside(server, "umount", str(server.mountpoint))
                 wait_for_end(server)
-                assert f"process {holder.pid} (sleep)" in server.stderr or " more" in server.stderr
-                end(server, ending(server))
+                assert is_named(server.stderr, f"process {holder.pid} (sleep)")
+                server.end_closed(ending(server))
             finally:
                 holder.kill()
 
@@ -220,8 +217,8 @@ def test_the_name_of_a_process(tmp_path: Path) -> None:
                 wait_for_end(server)
             finally:
                 holder.kill()
-        assert " (a?b?\N{REPLACEMENT CHARACTER})" in server.stderr or " more" in server.stderr
-        end(server, ending(server))
+        assert is_named(server.stderr, " (a?b?\N{REPLACEMENT CHARACTER})")
+        server.end_closed(ending(server))
 
 
 def is_odd(pid: int) -> bool:
@@ -275,4 +272,4 @@ def test_a_collector_can_be_started_again(tmp_path: Path) -> None:
                     told, failed = daemon.communicate(timeout=DEADLINE)
                 assert daemon.returncode == 0, failed
                 assert told.endswith(f"unmounted {mountpoint}\n")
-                assert f"process {holder.pid} (sleep)" in failed
+                assert is_named(failed, f"process {holder.pid} (sleep)")

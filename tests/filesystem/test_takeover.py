@@ -60,7 +60,7 @@ def test_a_program_takes_over(modes: str) -> None:
             assert os.listdir(old.mountpoint) == ["new"]
             expect_closed(old)
             assert new.call(is_replaced) == (False, False)
-            old.end_replaced()
+            old.end_closed()
             new.call(close)
         assert not is_mounted(old.mountpoint)
 
@@ -81,7 +81,7 @@ def test_in_a_trio_program() -> None:
             expect_closed(old)
             new.call(register, "new")
             assert os.listdir(old.mountpoint) == ["new"]
-            old.end_replaced()
+            old.end_closed()
             new.end()
         finally:
             new.clean_up()
@@ -105,7 +105,7 @@ def test_what_is_open_of_a_program() -> None:
         finally:
             os.close(directory)
         assert "files of the old mount are open" in old.stderr
-        old.end_replaced("files of the old mount are open")
+        old.end_closed(".*files of the old mount are open")
         new.call(close)
 
 
@@ -145,7 +145,7 @@ def test_another_mount_on_top() -> None:
             subprocess.run(["umount", old.mountpoint], check=True)
             predecessor.close()
         wait_until(lambda: "did not take over" in old.stderr, "its line")
-        old.end_replaced("did not take over")
+        old.end_closed(".* did not take over")
 
 
 @pytest.mark.mount
@@ -168,7 +168,7 @@ def test_a_successor_that_is_killed() -> None:
         assert os.listdir(old.mountpoint) == ["old"]
         wait_until(lambda: "did not take over" in old.stderr, "its line")
         # The dead one beneath is cleared when the old one ends.
-        old.end_replaced("did not take over")
+        old.end_closed(".* did not take over")
         wait_until(lambda: not is_mounted(old.mountpoint), "the end of the dead mount")
 
 

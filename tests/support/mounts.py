@@ -241,12 +241,19 @@ class Server:
         self._connection.send(None)
         self.expect_end()
 
-    def end_replaced(self, words: str = "") -> None:
-        """Tell one to end whose mount is another's by now; see that it said no more than that."""
+    def end_closed(self, *lines: str) -> None:
+        """End one whose mount is closed, or another's; see that it said lines like these alone.
+
+        Args:
+            lines: regular expressions.
+        """
         self.ended = True
         self._connection.send(None)
         assert self.process.wait(DEADLINE) == 0
-        assert [line for line in self.stderr.splitlines() if not words or words not in line] == []
+        found = self.stderr.splitlines()
+        assert len(found) == len(lines), found
+        for text, line in zip(found, lines, strict=True):
+            assert re.fullmatch(line, text), text
 
     def expect_end(self, status: int = 0) -> None:
         """Wait for its end; see that it ended well and left nothing behind."""
