@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from statsfs.filesystem.mountpoints import find_device
 from statsfs.filesystem.passing_on import OtherFileError, pass_on
 from statsfs.filesystem.takeover import Predecessor
 from statsfs.tree.source import Source
-from tests.support.deadlines import wait_until
+from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mount_server import World, mount_here, try_to_mount
 from tests.support.mounts import Server, directory_for_a_mount, is_mounted, serving
 
@@ -31,9 +32,24 @@ def is_replaced(world: World) -> tuple[bool, bool]:
     return world.mount.replaced, world.mount.closed
 
 
-def linger(world: World, seconds: float) -> None:
-    """Serve what is open for so long."""
-    vars(session)["LINGER"] = seconds
+def linger(world: World) -> None:
+    """Serve what is open of a mount that is replaced until `linger_no_more`."""
+    offer = world.mount._session._offer
+    assert offer is not None
+    end = offer._linger
+    told = world.kept["told"] = threading.Event()
+
+    def wait() -> None:
+        told.wait(DEADLINE)
+        end()
+
+    vars(session)["LINGER"] = 0.0
+    offer._linger = wait
+
+
+def linger_no_more(world: World) -> None:
+    """Let its time be over."""
+    world.kept["told"].set()
 
 
 def take_over(server: Server, mountpoint: Path) -> None:
@@ -93,12 +109,13 @@ def test_what_is_open_of_a_program() -> None:
     """Files and directories go on until they are closed, or for so long at most."""
     with serving() as old, serving("later") as new:
         old.call(register, "old")
-        old.call(linger, 0.5)
+        old.call(linger)
         directory = os.open(old.mountpoint, os.O_RDONLY | os.O_DIRECTORY)
         try:
             take_over(new, old.mountpoint)
             assert os.listdir(directory) == ["old"]
             assert os.listdir(old.mountpoint) == ["new"]
+            old.call(linger_no_more)
             expect_closed(old)
             with pytest.raises(OSError, match="not connected"):
                 os.listdir(directory)
