@@ -415,13 +415,19 @@ def test_what_cannot_be_taken_over(tmp_path: Path) -> None:
         run("umount", stats)
 
 
-def test_another_users_mount(tmp_path: Path) -> None:
-    """Root does not take over what somebody else has mounted."""
+def mount_as(user: int, path: Path) -> int:
+    """Mount what looks like a statsfs of a user, which nobody serves; return its descriptor."""
     libc = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={device},rootmode=40000,user_id={NOBODY},group_id={NOBODY}".encode()
-    path = os.fsencode(tmp_path)
-    assert libc.mount(b"statsfs", path, b"fuse.statsfs", 6, data) == 0, ctypes.get_errno()
+    data = f"fd={device},rootmode=40000,user_id={user},group_id={user}".encode()
+    mounted = libc.mount(b"statsfs", os.fsencode(path), b"fuse.statsfs", 6, data)
+    assert mounted == 0, ctypes.get_errno()
+    return device
+
+
+def test_another_users_mount(tmp_path: Path) -> None:
+    """Root does not take over what somebody else has mounted."""
+    device = mount_as(NOBODY, tmp_path)
     try:
         assert refused(tmp_path) == f"it is user {NOBODY}'s; no other user can take it over\n"
     finally:
@@ -431,11 +437,7 @@ def test_another_users_mount(tmp_path: Path) -> None:
 
 def test_a_dead_mount(tmp_path: Path) -> None:
     """There is nobody to take over from."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
-    data = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-    path = os.fsencode(tmp_path)
-    assert libc.mount(b"statsfs", path, b"fuse.statsfs", 6, data) == 0, ctypes.get_errno()
+    device = mount_as(0, tmp_path)
     try:
         os.close(device)
         assert refused(tmp_path) == "its server is dead; mount without replace\n"

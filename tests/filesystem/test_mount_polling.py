@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import mount_asking as asking
 from tests.support import mount_polling as polling
 from tests.support.deadlines import wait_until
 from tests.support.mounts import Server, run, serving, shell
@@ -103,7 +104,7 @@ def test_names_are_listed_of_one_that_hangs(server: Server) -> None:
 def test_a_listing_does_not_wait_for_its_own_invalidations(server: Server) -> None:
     """The kernel has the directory locked until it is answered, and what goes was known."""
     server.call(polling.build)
-    server.call(polling.set_deadline, 1000)  # who waits for the lock waits longer than the test
+    server.call(asking.set_deadline, 1000)  # who waits for the lock waits longer than the test
     procs = server / "host/procs"
     for turn in range(20):
         server.call(polling.set_numbers, **{f"p{turn}": 1})
@@ -147,7 +148,7 @@ def test_a_slow_async_refresh_delays_nobody_else(server: Server) -> None:
         assert turns > 1
         assert reading.stderr is not None
         assert "No data" in reading.stderr.read()
-    server.call(polling.set_deadline, 1000)
+    server.call(asking.set_deadline, 1000)
     with pytest.raises(OSError, match="No data"):
         file.read_text()
     assert server.call(polling.count_asked) <= asked + 2

@@ -17,6 +17,7 @@ from statsfs.filesystem.mountpoints import find_device
 from statsfs.filesystem.passing_on import OtherFileError, pass_on
 from statsfs.filesystem.takeover import Predecessor
 from statsfs.tree.source import Source
+from tests.support import mount_calls as calls
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mount_server import World, mount_here, try_to_mount
 from tests.support.mounts import Server, directory_for_a_mount, is_mounted, serving
@@ -77,13 +78,8 @@ def test_a_program_takes_over(modes: str) -> None:
             expect_closed(old)
             assert new.call(is_replaced) == (False, False)
             old.end_closed()
-            new.call(close)
+            new.call(calls.close)
         assert not is_mounted(old.mountpoint)
-
-
-def close(world: World) -> None:
-    """Close the mount."""
-    world.mount.close()
 
 
 @pytest.mark.mount
@@ -123,7 +119,7 @@ def test_what_is_open_of_a_program() -> None:
             os.close(directory)
         assert "files of the old mount are open" in old.stderr
         old.end_closed(".*files of the old mount are open")
-        new.call(close)
+        new.call(calls.close)
 
 
 @pytest.mark.mount

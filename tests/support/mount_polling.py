@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from statsfs.model.values import Aggregate, Kind, Value
-from statsfs.tree import refresh
 from statsfs.tree.source import Source
 from tests.support.deadlines import DEADLINE
 from tests.support.mount_server import World
@@ -85,11 +84,6 @@ def set_answers(world: World, answers: bool = True, error: str | None = None) ->
         poller.answers.set()
     else:
         poller.answers.clear()
-
-
-def set_deadline(world: World, seconds: float) -> None:
-    """Have whoever reads from now on wait for so long at most."""
-    refresh.DEADLINE = seconds  # type: ignore[misc]  # final, but for this
 
 
 def count_asked(world: World) -> int:
