@@ -265,6 +265,7 @@ def test_a_clear_of_what_is_somebody_elses_now(host: Host) -> None:
 # Those who look
 
 
+@pytest.mark.tools
 def test_prometheus_misses_nothing(host: Host, tmp_path: Path) -> None:
     """A real one scrapes each second: it is answered within that, and no counter is reset."""
     port = free_port()
