@@ -203,7 +203,7 @@ def mount_command(
             for collector in handover.collectors:
                 own.add_collector(collector)
             if replace and stop.wait(0):
-                raise Stopped  # while the old one can go on
+                raise Stopped  # the old server can still go on
             if server is not None:
                 server.resume()
             with serve() as mounted:
@@ -263,12 +263,12 @@ def _filling(
     directories: Sequence[str | None],
     inherited: Inheritance | None = None,
 ) -> Iterator[list[Collector]]:
-    # Shows VMs in `kvm`, and returns collectors of segments, to be started; the directory None is
-    # the host's or the user's.
+    # Shows VMs in `kvm`, and gives the collectors of segments, which are not started yet. The
+    # directory None is the host's or the user's.
     with contextlib.ExitStack() as stack:
         if kvm or sockets:
             if kvm:
-                # A socket that is named comes before debugfs, which would have its VM first.
+                # Not by debugfs, which would take the VMs of the sockets that are named.
                 host = KvmHost([LibvirtVms]) if sockets else KvmHost()
                 source = stack.enter_context(host).source
             else:
@@ -297,8 +297,8 @@ def _mounting(
     handover: DaemonHandover,
     inherited: Inheritance,
 ) -> Iterator[Callable[[], Mount]]:
-    # Mounts before the segments are looked at, so that clients wait for that and do not find an
-    # empty directory; but not where another mount is there, or a segment's source is the root.
+    # Mounts before the segments are read, so that clients wait and do not find an empty directory.
+    # Not if another mount is there, or if the root is one source, which a segment may have.
     if inherited.predecessor is None and options.root is None:
         with mounting(registry, mountpoint, options, handover) as serve:
             yield serve
@@ -308,7 +308,7 @@ def _mounting(
 
 
 def _wait(stop: Stop, mounted: Mount, interval: float) -> None:
-    # Until told to stop. It is the thread that serves which tells systemd that it does.
+    # Waits until told to stop. The serving thread notifies systemd's watchdog.
     while not stop.wait(interval):
         mounted.run_soon(partial(notify, "WATCHDOG=1", wait=False))
 

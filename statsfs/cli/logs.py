@@ -1,7 +1,7 @@
-"""The log of a server: what a line of it looks like, for people, machines and systemd.
+"""The log of a server: its formats, for people, programs and systemd.
 
-Owns the formats, and the handler of the root logger where nobody else has set one up.
-Threading: set up by the main thread; lines are made in any.
+Owns the formats, and the handler of the root logger, unless a loaded program has set up one.
+Threading: set up by the main thread; lines are formatted in any.
 """
 
 import json
@@ -18,14 +18,14 @@ FORMATS: Final[tuple[Format, ...]] = ("text", "json")
 
 
 def set_up(form: Format, *, dated: bool = False, prioritized: bool = False) -> None:
-    """Log to stderr from INFO on, unless a program that was loaded has set up logging.
+    """Log to stderr, from INFO on, unless a loaded program has set up logging.
 
     Args:
         form: "text", or "json": an object a line, with `time`, `level`, `logger`, `message`, and
             `traceback` if there is one.
         dated: whether lines of text begin with the time and the level.
-        prioritized: whether each line of text begins with its priority, as "<4>", even if it does
-            not go to systemd's journal.
+        prioritized: whether each line of text begins with its priority, as "<4>", even if stderr
+            is not systemd's journal.
     """
     root = logging.getLogger()
     if root.handlers:

@@ -1,8 +1,7 @@
-"""What a mounted statsfs tells of itself: read from its files, with no rights but to read.
+"""The status of mounted filesystems, read from their files; no other rights are needed.
 
-Owns how a mount is asked without waiting for one that does not answer. A read of a mount whose
-server hangs cannot be ended, not even by a signal; so a process of its own reads, and is left alone
-if it takes too long.
+Owns how mounts are read although a server may hang. A signal does not end a read from such a mount,
+so a child process reads each mount, and is left behind if it takes too long.
 
 Threading: main thread only, of a process that has no other.
 """
@@ -27,24 +26,24 @@ _PATIENCE: Final = 5.0  # seconds for all mounts together
 _USER: Final = "user-"
 
 Status = dict[str, Any]
-"""What a mount tells of itself, in JSON's types; or `error`, why it does not.
+"""The status of a mount, in JSON's types; or `error`, the reason why there is none.
 
-`mountpoint` is always there. `numbers` are those of the files of `statsfs/`; `users` has the same
-for the directory of each user, with `refusal_reasons` as a list of lines, or None where they are
-for others. These, `version` and `pid` are None where the mount has no such directory. `sources` is
-how many subordinates each top-level source has, `vms` how each virtual machine is read.
+`mountpoint` is always there. `numbers` are those of the files of `statsfs/`; `users` has those of
+each user's directory, and `refusal_reasons`, a list of lines, or None if this user may not read
+them. These, `version` and `pid` are None if the mount has no `statsfs/`. `sources` has the number
+of subordinates of each top-level source, `vms` the way by which each virtual machine is read.
 """
 
 
 def ask_all() -> list[Status]:
-    """Return what each statsfs of this host tells of itself."""
+    """Return the status of each statsfs of this host."""
     # One may be gone by now, or beneath another mount, where no path leads to it.
     found = ask_mounts(find_mounts(FILESYSTEM))
     return [one for one in found if one.get("error") != _NO_MOUNT]
 
 
 def ask_mounts(paths: Sequence[str]) -> list[Status]:
-    """Return what each mount tells of itself."""
+    """Return the status of each mount."""
     asked = [(path, *_start(path)) for path in paths]
     deadline = time.monotonic() + _PATIENCE
     return [_finish(path, pid, fd, deadline) for path, pid, fd in asked]
@@ -62,7 +61,7 @@ def _start(path: str) -> tuple[int, int]:
 
 def _answer(path: str, pipe: int) -> NoReturn:
     try:
-        # Whoever waits for the end of our output must not wait for this process.
+        # The readers of our output must not wait for the end of this process.
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(null, number)

@@ -1,7 +1,7 @@
 """The daemon's own numbers, as the source `statsfs` of its tree.
 
-Owns the source, and the directory in it of each user who publishes. What is counted elsewhere is
-counted on the threads that do the work; the rest is looked up when somebody reads.
+Owns the source, and in it a directory for each user who publishes. Requests and scrapes are counted
+by the threads that answer them; the other numbers are found when they are read.
 
 Threading: made by the main thread; read in any.
 """
@@ -38,12 +38,12 @@ class _ProcessStats(Stats):
 
 
 class _Process:
-    # What `_ProcessStats` declares, as it is at the moment.
+    # The values of `_ProcessStats`, found at each read.
 
     def __init__(self, registry: Registry) -> None:
         self.start_time: Final = int(time.time())
         self._registry = registry
-        # Kept open: there may be no descriptor left when somebody wants to know.
+        # Kept open: at a read there may be no descriptor left.
         self._statm: Final = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
 
     @property
@@ -64,7 +64,7 @@ class _Process:
 
 
 class _User:
-    # The directory of one user: numbers for all, and lines that the user and root may read.
+    # The directory of one user: numbers for all, and reasons that only the user and root may read.
 
     def __init__(self, user: int, collectors: list[Collector]) -> None:
         self.source: Final = Source(
@@ -102,7 +102,7 @@ class _User:
 
 
 class OwnSource:
-    """The source `statsfs`, which nothing else can be called that is registered after it.
+    """The source `statsfs`. Once it is registered, nothing else can have its name.
 
     Args:
         registry: of the daemon; the source is registered in it.
@@ -115,18 +115,18 @@ class OwnSource:
         self._source = Source(
             OWN,
             info={"version": statsfs.__version__, "daemon.pid": str(os.getpid())},
-            # Any refresh of a program makes each read look for some.
+            # Without collectors none: one refresh in the tree makes each read look for refreshes.
             refresh=self._refresh if collects else None,
         )
         self._source.add_values(_ProcessStats, _Process(registry))
         registry.register(self._source)
 
     def add_collector(self, collector: Collector) -> None:
-        """Show what users have in a collector, once it has begun."""
+        """Show the users of a collector that has begun."""
         self._collectors.append(collector)
 
     def show(self, mounted: Mount, server: "MetricsServer | None") -> None:
-        """Show what is counted of the requests of a mount, and of scrapes."""
+        """Show the counters of a mount's requests, and of scrapes."""
         self._source.add_values(type(mounted.stats), mounted.stats)
         if server is not None:
             self._source.add_values(type(server.stats), server.stats)

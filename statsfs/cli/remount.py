@@ -1,8 +1,8 @@
 """`mount -o remount`: a mounted statsfs becomes read-only, or writable again.
 
-Owns what may change while it is mounted, which the kernel does without its server: `ro` and `rw`.
-mount(8) passes the options that the mount has, and those of fstab, which are not looked at; another
-is refused, as it would have no effect. Threading: main thread only.
+Owns the options that may change: `ro` and `rw`, which the kernel changes without the server.
+mount(8) also passes the options that the mount has, and those of fstab: these are ignored. Others
+are refused, as they would have no effect. Threading: main thread only.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ _CHANGES: Final = ("ro", "rw")
 
 
 def find_new_options(path: str, options: Sequence[str]) -> list[str]:
-    """Return the options that are neither changes nor known, of what is mounted on a path."""
+    """Return the options that neither are changes, nor belong to the mount or its line of fstab."""
     known = {*_CHANGES, "remount", *find_options(path), *_read_fstab(path)}
     return [option for option in options if option not in known]
 

@@ -1,6 +1,6 @@
-"""`statsfs status`: on one screen how a mounted statsfs is.
+"""`statsfs status`: the status of mounted filesystems, on one screen.
 
-Owns the command and its words; `mount_status` asks. Threading: main thread only.
+Owns the command and its words; `mount_status` reads. Threading: main thread only.
 """
 
 import io
@@ -177,5 +177,5 @@ def _name(user: str) -> str:
 
 
 def _show(text: str) -> str:
-    # Other users choose names: what a terminal would obey is escaped.
+    # Other users choose names: what a terminal would take for a command is escaped.
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,7 +1,7 @@
-"""What a command finds around it: descriptors, a current directory, /proc.
+"""The surroundings of a command: its descriptors, its current directory, /proc.
 
-Owns what is put right before a command begins, and the one line for what is missing and may be
-missed anywhere. Threading: main thread only.
+Owns the repairs before a command begins, and the errors for what any part of a command may miss.
+Threading: main thread only.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ _FIRST_PASSED: Final = 3  # sd_listen_fds(3)
 def open_standard_streams() -> None:
     """Open /dev/null as each of the descriptors 0, 1 and 2 that is closed.
 
-    Else the first files that are opened would have these numbers, and be written to by whoever
-    writes an error.
+    Else the next files that are opened would get these numbers, and error messages would be written
+    into them.
     """
     while (null := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(null, True)
@@ -31,9 +31,9 @@ def open_standard_streams() -> None:
 
 
 def close_inherited(keep: Collection[int]) -> None:
-    """Close the descriptors above 2 in a child, but for those to keep and what systemd passes.
+    """Close the descriptors above 2 in a child, but for those to keep and those from systemd.
 
-    A lock that one of them holds, or a reader of its pipe, would else wait for this process.
+    Else this process would keep locks, and the readers of pipes would wait for its end.
     """
     passed = range(_FIRST_PASSED, _FIRST_PASSED + _count_passed())
     for number in map(int, os.listdir("/proc/self/fd")):
@@ -43,7 +43,7 @@ def close_inherited(keep: Collection[int]) -> None:
 
 
 def _count_passed() -> int:
-    # It is the parent that was started with them.
+    # systemd names the process that it started, which is the parent.
     count = os.environ.get("LISTEN_FDS", "")
     if os.environ.get("LISTEN_PID") != str(os.getppid()) or not count.isascii():
         return 0
@@ -51,7 +51,7 @@ def _count_passed() -> int:
 
 
 def explain(error: OSError) -> str | None:
-    """Return what is wrong with the process, and not with what it was asked to do; or None."""
+    """Return what the process lacks, if an error comes from that and not from its task; or None."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many open files; allow more (ulimit -n 1024)"
     if not os.path.exists("/proc/self"):

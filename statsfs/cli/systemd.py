@@ -1,4 +1,4 @@
-"""systemd: what a service of it tells it, and what its journal expects.
+"""systemd: the notifications of a service, and the priorities of its journal.
 
 Owns sd_notify(3)'s protocol, a datagram of `NAME=value` lines to the socket that the environment
 names; sd_watchdog_enabled(3)'s variables; and the priorities of sd-daemon(3) before lines on
@@ -20,7 +20,7 @@ _STDERR: Final = 2
 
 
 def is_service() -> bool:
-    """Tell whether this is a service that systemd listens to (`Type=notify`)."""
+    """Tell whether this is a service of systemd with notifications (`Type=notify`)."""
     return bool(os.environ.get("NOTIFY_SOCKET"))
 
 
@@ -38,7 +38,7 @@ def notify(*states: str, wait: bool = True) -> None:
     """Send states such as "READY=1" to systemd, if this is a service of it; log a failure.
 
     Args:
-        wait: whether to wait while systemd has too many to read.
+        wait: whether to wait while systemd's socket is full.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -56,8 +56,8 @@ def notify(*states: str, wait: bool = True) -> None:
 def prioritize(text: str, level: int, *, always: bool = False) -> str:
     """Begin each line of a text with the priority of a level of `logging`, for the journal alone.
 
-    The journal has all lines of stderr as informational, but those that say otherwise. With
-    `always` the lines are for another reader that knows priorities.
+    The journal takes lines of stderr without a priority for informational ones. With `always` the
+    lines are for another reader of priorities.
     """
     if not (always or _has_journal()):
         return text

@@ -1,11 +1,10 @@
 """Takeovers of `statsfs mount`: what one daemon hands over to the next.
 
-Owns what there is besides the mount, and in which order it changes hands: the locks and records of
-the collectors, of which one process writes at any time, and the socket of `--listen`. The old
-daemon holds its records still; the new one shows all segments over a copy of the lock, and writes
-nothing. Then the old one stops: its tree stays as it is, and new clients wait in the socket. The
-new one looks at what happened meanwhile, lets clients in, and swaps the mounts. From then on it
-folds and records.
+Owns what is handed over besides the mount, and in which order: the locks and records of the
+collectors, which only one process writes at any time, and the socket of `--listen`. First the old
+daemon stops writing records; the new one gets a copy of the lock, shows all segments, and writes
+nothing. Then the old tree stays as it is, and new clients wait in the socket. The new daemon looks
+at what happened meanwhile, lets clients in, and swaps the mounts. Then it folds and records.
 
 Threading: `DaemonHandover` is called in the thread of the offer, all else is for the main thread.
 """
@@ -27,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["DaemonHandover", "Inheritance"]
 
-_PATIENCE: Final = 5.0  # seconds for what happened in the last moment
+_PATIENCE: Final = 5.0  # seconds: for a start, and for the changes of the last moment
 
-# What systemd tells the main process of a service, and not that of ExecReload=.
+# Variables that systemd gives to the main process of a service, and not to that of ExecReload=.
 _SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
 
 _Address = tuple[str, int] | None
@@ -39,8 +38,9 @@ class DaemonHandover(Handover):
     """What `statsfs mount` hands over.
 
     Attributes:
-        collectors: whose locks and records.
-        server, address: who answers scrapes, and at what address that was asked for.
+        collectors: the collectors whose locks and records are handed over.
+        server: the server of scrapes, or None.
+        address: the argument of `--listen`.
     """
 
     kind = "daemon"
@@ -52,11 +52,11 @@ class DaemonHandover(Handover):
         self.address = address
 
     def open(self) -> None:
-        """Let successors come: this process has begun to fold and to record."""
+        """Let successors begin: this process folds and records now."""
         self._begun.set()
 
     def begin(self) -> tuple[dict[str, Any], list[int]]:
-        """Hold the records still; return the locks, and the socket."""
+        """Stop writing records; return the locks, and the socket."""
         if not self._begun.wait(_PATIENCE):
             raise MountError("its server has not begun yet")
         try:
@@ -73,8 +73,8 @@ class DaemonHandover(Handover):
         return described, descriptors
 
     def stop(self, successor: int) -> None:
-        """Leave the tree as it is, and new clients to the successor."""
-        # Before this process may end: systemd would take that for the end of the service.
+        """Keep the tree as it is, and leave new clients to the successor."""
+        # Now: this process may end soon, and systemd must not take that for the end of the service.
         notify(f"MAINPID={successor}")
         for collector in self.collectors:
             collector.halt()
@@ -90,7 +90,7 @@ class DaemonHandover(Handover):
             self.server.resume()
 
     def leave(self) -> None:
-        """Show on what is open, and record nothing any more."""
+        """Go on showing numbers in open files, and record nothing any more."""
         for collector in self.collectors:
             collector.follow()
         if self.server is not None:
@@ -98,20 +98,20 @@ class DaemonHandover(Handover):
 
 
 class Inheritance:
-    """What `statsfs mount --replace` takes over; of no mount, nothing.
+    """What `statsfs mount --replace` takes over; nothing without a mount point.
 
     Args:
-        mountpoint: whose server is asked, if there is one.
+        mountpoint: where the predecessor has its mount; None if this daemon replaces none.
 
     Attributes:
-        predecessor: that server.
+        predecessor: the server of that mount, or None.
     """
 
     def __init__(self, mountpoint: str | None) -> None:
         self.predecessor: Predecessor | None = None
         if mountpoint is not None:
-            # What takes long comes first: clients must not wait for it.
-            with contextlib.suppress(ImportError):  # which is told when it is needed
+            # Slow imports come first: clients must not wait for them.
+            with contextlib.suppress(ImportError):  # the error is told where they are needed
                 import statsfs.filesystem.session
                 import statsfs.monitoring.http_server  # noqa: F401
             path = mountpoints.resolve_mountpoint(mountpoint)
@@ -129,13 +129,13 @@ class Inheritance:
             self.predecessor.close()
 
     def _close(self) -> None:
-        # What nobody wanted; the rest has been given to those who close it.
+        # The descriptors that were not used; collectors and the server close theirs.
         for descriptor in (*self._locks.values(), *([self._listener[1]] if self._listener else [])):
             os.close(descriptor)
         self._locks, self._listener = {}, None
 
     def begin(self) -> None:
-        """Have the predecessor hold still."""
+        """Have the predecessor stop writing records, and take its locks and socket."""
         if self.predecessor is not None:
             described, descriptors = self.predecessor.begin()
             self._locks = dict(zip(described["directories"], descriptors, strict=False))
@@ -146,7 +146,7 @@ class Inheritance:
                 os.environ["WATCHDOG_PID"] = str(os.getpid())
 
     def has(self, collector: Collector) -> bool:
-        """Tell whether a collector is of a directory of the predecessor's."""
+        """Tell whether the directory of a collector is one of the predecessor's."""
         return _identify(collector) in self._locks
 
     def start(self, collector: Collector) -> None:

@@ -1,9 +1,9 @@
-"""Mounts in the place of others: made where nobody sees them, put beneath, the old one detached.
+"""Replacing a mount by another one, with no moment between.
 
 Owns the system calls for that, of Linux 6.5 (MOVE_MOUNT_BENEATH). A new filesystem is mounted
-nowhere at first, and served. It is put beneath the mount that is there, which is detached then: at
-every moment a path leads into one of the two, and what is open stays open. If this process dies
-before, the new one is gone, and nothing happened.
+nowhere at first, and served. It is put beneath the old mount, and then the old mount is detached:
+at every moment a path leads into one of the two, and open files stay open. If this process dies
+before that, the kernel drops the new filesystem, and the old mount stays.
 
 Threading: system calls; as the caller's. They need CAP_SYS_ADMIN.
 """
@@ -37,7 +37,7 @@ _ALWAYS: Final = ("nosuid", "nodev")
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
-    # Arguments that are not given are whatever the registers have: all are given.
+    # The caller gives all arguments: the kernel reads the registers of those that are missing.
     found: int = _libc.syscall(ctypes.c_long(number), *map(_convert, arguments))
     return _check(found)
 
@@ -67,11 +67,11 @@ def find_obstacle() -> str | None:
 
 
 class DetachedMount:
-    """A FUSE filesystem that is mounted nowhere yet; until then it is gone when this is closed.
+    """A FUSE filesystem that is not mounted yet; the kernel drops it if this is closed before.
 
     Args:
         device: the descriptor of /dev/fuse from which it is served.
-        options: as libfuse has them; those that are not the kernel's are left out.
+        options: those of libfuse; only the ones that the kernel knows are used.
 
     OSError: it cannot be made.
     """
@@ -102,7 +102,7 @@ class DetachedMount:
             os.close(context)  # it would keep the filesystem
 
     def close(self) -> None:
-        """Drop it, if it was not put anywhere."""
+        """Drop it, unless it was mounted."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -115,5 +115,5 @@ class DetachedMount:
 
 
 def detach(path: str) -> None:
-    """Take the mount on top away from a path, or raise OSError; what is open there stays open."""
+    """Detach the topmost mount of a path, or raise OSError; files that are open stay open."""
     _check(_libc.umount2(os.fsencode(path), _MNT_DETACH))

@@ -1,7 +1,7 @@
 """Event files: `.events` of the root, which tells what comes and leaves, and how it is read.
 
-Owns what a reader gets who is late. The file is as long as all lines that were ever written, so a
-client that follows it sees it grow; of its beginning nothing is kept but the number of lines.
+Owns what a late reader gets. The size of the file is that of all lines that were ever written, so
+clients that follow it see it grow; only the newest lines are kept, and the number of the others.
 
 Threading: for the serving thread.
 """
@@ -16,29 +16,29 @@ from statsfs.tree.lock import lock_tree
 __all__ = ["EVENTS", "EventFile", "OpenEvents"]
 
 _BEFORE_ALL: Final = EventLine(0, -1, 0, b"")
-# Bytes that a read gets at most: with more, the tree and others would wait for it.
+# The most bytes of one read: longer reads would keep the tree's lock, and other requests waiting.
 _READ_MAX: Final = 1 << 14
 
 
 @dataclass(frozen=True, slots=True)
 class EventFile:
-    """The file; like the views, no listing has its name."""
+    """The file; like views, it is not listed."""
 
     name: str
-    number: int  # as those of the views
+    number: int  # no view has it
 
 
 EVENTS: Final = EventFile(".events", 7)
-"""The one that the root has, whatever the root is."""
+"""The one of the root, also where the root is one source."""
 
 
 @dataclass(slots=True, eq=False)
 class OpenEvents:
-    """`.events`, opened by somebody; it needs the memory of two lines.
+    """An open `.events`; it takes the memory of two lines.
 
-    Reads get what is at their offset, up to the end. Where that is not kept any more, one line says
-    how many lines are lost, and what follows it are the oldest lines that are kept. No line is
-    torn: the rest of one that was read in part is kept here.
+    A read gets the bytes from its offset to the end. If they are not kept any more, it gets a line
+    that says how many lines are lost, and then the oldest lines that are kept. No line is torn:
+    the rest of a line that was read in part is kept here.
     """
 
     known: Known
@@ -52,7 +52,7 @@ class OpenEvents:
     _skipped: int = 0  # how far the next line is behind that, because of lines that are lost
 
     def read(self, offset: int, size: int) -> bytes:
-        """Read up to so many bytes, fewer at a line that was lost; none at the end."""
+        """Read up to so many bytes: fewer where lines are lost, none at the end."""
         if offset != self._next:
             self._skipped = 0
         text = self._read(offset + self._skipped, min(size, _READ_MAX))

@@ -88,8 +88,8 @@ _NAME_MAX: Final = 255  # bytes
 # Seconds for which the kernel may cache names and attributes. They change only by our
 # invalidations; the timeout is a second line of defence.
 _TIMEOUT: Final = 300.0
-# The highest offset of a write. What is written there makes the kernel believe that the file is as
-# long, and append after it, until it asks again: no append could follow near the highest of all.
+# The highest offset of a write. The kernel takes the end of a write for the end of the file, and
+# appends there: after a write near the highest possible offset every append would fail.
 _OFFSET_MAX: Final = 2**40
 # How many different errors are logged, once each.
 _LOGGED_MAX: Final = 100
@@ -135,7 +135,7 @@ class Handlers(pyfuse3.Operations):
 
     Args:
         vfs: what is served.
-        find_successor: returns where the mount is that took the place of this one, if one did.
+        find_successor: returns the path of the mount that replaced this one, or None.
     """
 
     supports_dot_lookup = False
@@ -354,8 +354,8 @@ class Handlers(pyfuse3.Operations):
         await self._run(work.run, self._asking, user, 2 * refresh.DEADLINE)
 
     async def _ask(self, asking: Refreshing | None, user: int) -> bool:
-        # Before names are told; of a source that does not answer those that there are. Returns
-        # whether they may be others now.
+        # Runs refreshes before a lookup or a listing. If a source does not answer in time, its
+        # present names are used. Returns whether names may have changed.
         if asking is None:
             return False
         self._vfs.asking += 1
@@ -419,7 +419,7 @@ class Handlers(pyfuse3.Operations):
                 successor = self._find_successor()
                 if successor is None:
                     raise
-                # Who opened it here may do the same there.
+                # The user could open the file here, and so may write the same file there.
                 path, expected = self._vfs.locate(fh)
                 passing = partial(pass_on, f"{successor}/{path}", expected, buf)
                 await self._run(passing, self._asking, self._vfs.user_of(fh))

@@ -4,8 +4,9 @@ Owns which thread sends it, and when; `vfs` knows what to send.
 
 Threading: the thread that changed the tree sends, before its change returns. For a change on the
 serving thread, a thread of our own sends: the kernel may wait for a reply of the serving thread.
-The same thread sends for changes that a refresh makes: until a listing or a lookup is answered that
-waits for it, the kernel has locked the directory against invalidations, and nobody waits for them.
+The same thread sends for changes that a refresh makes, and the refresh does not wait: a listing or
+a lookup may wait for the refresh, and until its answer the kernel has its directory locked against
+invalidations.
 Another sends for the change that a client's rmdir makes: until that is answered, the kernel has
 locked the directory, its parent, and those above that others remove, against invalidations.
 """

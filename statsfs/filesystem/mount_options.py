@@ -2,7 +2,7 @@
 
 Owns the arguments that `mount` and `mounted` share, and the defaults that depend on the process.
 
-Threading: options are immutable; the interval is that of all threads.
+Threading: options are immutable; all threads share one switch interval.
 """
 
 import contextlib

@@ -33,8 +33,8 @@ class Mount:
     Attributes:
         mountpoint: where it is, as an absolute path.
         root: the name of the one source that is the root, or None.
-        stats: what is counted of its requests, a `Stats`: `source.add_values(type(stats), stats)`
-            shows it.
+        stats: the counters of its requests, a `Stats`: `source.add_values(type(stats), stats)`
+            shows them.
     """
 
     def __init__(self, session: "Session") -> None:
@@ -54,7 +54,7 @@ class Mount:
 
     @property
     def replaced(self) -> bool:
-        """Whether another mount took its place; it is closed when its last file is."""
+        """Whether another mount has replaced it; it closes after its last open file."""
         return self._session.replaced
 
     @property
@@ -84,9 +84,9 @@ class Mount:
         return self._session.done.wait(timeout)
 
     def run_soon(self, function: Callable[[], object]) -> None:
-        """Have the thread that serves call a function when it is its turn, as a sign of life.
+        """Have the serving thread call a function between two requests, as a sign of life.
 
-        It must be quick and not raise; nothing happens if it is unmounted.
+        The function must be quick and must not raise. After an unmount it is not called.
         """
         self._session.run_soon(function)
 
@@ -135,13 +135,13 @@ def mount(
         root: the name of a top-level source that is mounted as the root, in place of all of them.
             The root is empty while none of that name is registered. It has no files but those of
             one integer, and that a name is not there may be kept by the kernel for a second.
-        read_only: let nobody clear anything in it, through a bind mount or a copy in a container
-            neither: EROFS, for root too.
-        replace: take over from the program whose mount is there, with no moment between. It needs
-            Linux 6.5 and the right to mount, and both programs run as the same user. The numbers
-            are this registry's from then on: nothing of the other one's is handed over. The other
-            program goes on; its files that are open stay so until they are closed, for a minute at
-            most, and then its `Mount` is closed.
+        read_only: refuse every clear with EROFS, for root too, and through bind mounts and copies
+            in containers as well.
+        replace: replace the mount of another program at this path, with no moment between. This
+            needs Linux 6.5 and the right to mount; both programs must run as the same user. From
+            then on the path shows this registry; no numbers of the other program are handed over.
+            The other program goes on. It serves files that are open until they are closed, for a
+            minute at most; then its `Mount` is closed.
 
     Raises:
         MountError: it is refused; the message is one line that says what to do.
@@ -161,7 +161,7 @@ def mount_with(
 
     Args:
         handover: what a successor gets besides the mount.
-        predecessor: whom to take over, which was asked already.
+        predecessor: the server to take over from, already connected.
     """
     with _needing_fuse(mountpoint):
         from statsfs.filesystem.session import Session
@@ -179,8 +179,8 @@ def mounting(
 ) -> Iterator[Callable[[], Mount]]:
     """Mount at once, for a server that takes a while to begin.
 
-    What the context gives serves the mount, and returns it; until then clients wait. If it is not
-    called it is unmounted at the end.
+    The context gives a function that serves the mount, and returns it; until that is called,
+    clients wait. Without a call the filesystem is unmounted at the end.
     """
     with _needing_fuse(mountpoint):
         from statsfs.filesystem.session import Session

@@ -240,7 +240,7 @@ def prepare_mountpoint(path: str, *, allow_other: bool) -> None:
 
 
 def is_dead(path: str) -> bool:
-    """Tell whether the server of what is mounted on a path has ended; it is asked."""
+    """Ask the filesystem that is mounted on a path; tell whether its server has ended."""
     if _is_autofs(path):
         return False
     try:
@@ -267,7 +267,7 @@ def _find_program(name: str) -> str | None:
 
 
 def _is_autofs(path: str) -> bool:
-    # To look into it is to have something mounted there: by us, who would wait for ourselves.
+    # A look into it has something mounted there: we are to mount, and would wait for ourselves.
     mounted = _find_mounted(path)
     return mounted is not None and mounted.type == "autofs"
 
@@ -340,8 +340,8 @@ def _find_problem(path: str) -> tuple[str, int]:
 
 
 def _is_for_mounts(mounted: _Mounted) -> bool:
-    # What waits for a mount (automount(8), systemd.automount(5)), or is a bind mount, of which the
-    # filesystem is elsewhere too. If it is not empty that is said later.
+    # An automount point (automount(8), systemd.automount(5)), or a bind mount: its filesystem is
+    # mounted elsewhere too. Whether it is empty is checked later.
     if mounted.type == FILESYSTEM:
         return False
     devices = [other.device for other in _read_mounts()]
@@ -364,7 +364,7 @@ def _is_hidden(path: str) -> bool:
         return False
     try:
         if os.readlink("/proc/1/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
-            return False  # of a container: all of it is seen here
+            return False  # a container: its first process is in the same namespace
         host = [one.groups.get(b"shared") for one in _read_mounts("1")]
     except OSError:  # only root may look
         in_container = os.stat("/proc/self/ns/pid").st_ino != _HOST_PIDS

@@ -1,7 +1,7 @@
-"""Passing on: what is written into a file of a mount that was replaced goes to the successor.
+"""Passing on: a write into a file of a replaced mount goes to the successor's mount.
 
-Owns when that is the same file. Only this process knows who opened the old file, and the kernel let
-him; so the new one must have the same path, owner and mode.
+Owns which file of the successor's is the same one. The kernel has checked the user's rights to the
+old file, and cannot check them again; so the new file must have the same path, owner and mode.
 
 Threading: any thread but the serving one; the new mount has another server.
 """
@@ -16,16 +16,16 @@ __all__ = ["OtherFileError", "pass_on"]
 
 
 class OtherFileError(StatsfsError, OSError):
-    """The successor has no such file, or somebody else's."""
+    """The successor has no such file, or one with another owner or mode."""
 
 
 def pass_on(path: str, expected: Attributes, data: bytes) -> None:
     """Write into a file of the successor's mount, or raise OSError.
 
     Args:
-        path: of the file.
-        expected: the attributes of the old one.
-        data: what was written into that.
+        path: the path of the file.
+        expected: the attributes of the old file.
+        data: the bytes that were written into the old file.
     """
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)

@@ -1,8 +1,8 @@
-"""Presence: whether a mount is in the mount namespace of its server still, and who else has it.
+"""Presence: whether a mount is still in the mount namespace of its server, and what keeps it.
 
-Owns the look at the table of mounts, when the kernel says that it changed. A mount that is taken
-away here lives on while files of it are open, and in the copies that other mount namespaces
-(containers) have of it: nobody sees those here, and they may stay for ever.
+Owns the look at the table of mounts after each change of it. A mount that was unmounted here goes
+on while files of it are open, and in the copies of other mount namespaces (containers): copies are
+not visible here, and may stay for ever.
 
 Threading: `gone` is for the serving thread; the tables are read in a thread.
 """
@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 CALM: Final = 0.1
-"""Seconds after a change in which others may follow: an unmount with no copies ends the session."""
+"""Seconds to wait after a change: without copies, an unmount ends the session by itself."""
 
-_AGAIN: Final = 1.0  # seconds until the next look at what failed, or was in use
-_NAMED: Final = 3  # holders that are named
+_AGAIN: Final = 1.0  # seconds until the next try after a failure, or while files are open
+_NAMED: Final = 3  # the most processes that are named
 
 
 class Presence:
@@ -41,9 +41,9 @@ class Presence:
 
     def __init__(self, device: str | None = None) -> None:
         self.device = device
-        # One for all looks: the table is that of the namespace and the root at this moment.
+        # Opened once: the table is that of the namespace and the root at this moment.
         self._table = open("/proc/self/mountinfo", "rb", buffering=0)  # noqa: SIM115
-        # Trio does not wait for EPOLLPRI; of an epoll that has an event it is told.
+        # Trio cannot wait for EPOLLPRI, but for an epoll that has an event.
         self._changes = select.epoll()
         self._changes.register(self._table, select.EPOLLPRI)
         self._limiter = trio.CapacityLimiter(1)
@@ -59,7 +59,7 @@ class Presence:
             await trio.lowlevel.wait_readable(self._changes.fileno())
             self._changes.poll(0)
             await trio.sleep(CALM)
-            # Twice: older kernels leave out a line if another one goes meanwhile.
+            # Twice: older kernels leave out a line if another one is removed meanwhile.
             if not await self._is_there() and not await self._is_there():
                 return
 
@@ -80,9 +80,9 @@ class Presence:
         return _has(self._table.readall(), self.device)
 
     async def find_keeper(self, vfs: Vfs) -> str:
-        """Return what keeps a filesystem that is gone from here; wait until no file does.
+        """Return what keeps a filesystem that is unmounted here, apart from open files.
 
-        If that is open files alone the kernel ends the session when the last one is closed.
+        While only open files keep it, this waits: the kernel ends the session with the last one.
         """
         found = await self._run(self._find_holders)
         while not found:
@@ -99,16 +99,16 @@ class Presence:
 
 
 def _has(table: bytes, device: str | None) -> bool:
-    # The device is the third field of a line. One that is not known is taken to be there.
+    # The device is the third field of a line. An unknown device counts as mounted.
     wanted = device.encode() if device else b""
     return not wanted or any(line.split(b" ", 3)[2] == wanted for line in table.splitlines())
 
 
 def _find_processes(device: str | None) -> Iterator[str]:
-    # One of each namespace; those of other users are not to be seen for all.
+    # One of each namespace. Without the rights of root, not all namespaces are visible.
     namespaces = set()
     for process in filter(str.isdecimal, os.listdir("/proc")):
-        with contextlib.suppress(OSError):  # it has ended, or is not to be seen
+        with contextlib.suppress(OSError):  # it has ended, or is not visible
             namespace = os.readlink(f"/proc/{process}/ns/mnt")
             if namespace in namespaces:
                 continue

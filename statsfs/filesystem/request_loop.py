@@ -285,8 +285,8 @@ _yield_cpu: Final = ctypes.PyDLL(None).sched_yield
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # A detached mount ends with its last file, while that one's release is answered: nobody waits
-    # for the answer, and the kernel has no such request any more.
+    # A detached mount ends with the release of its last file, before the answer to that is sent:
+    # nobody waits for the answer, and the kernel has dropped the request.
     late = str(record.msg).startswith(("fuse_release()", "fuse_releasedir()"))
     return not (late and record.args == (os.strerror(errno.ENOENT),))
 

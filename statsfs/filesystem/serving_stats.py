@@ -1,4 +1,4 @@
-"""What a mount counts of its own work.
+"""The counters that a mount has of its own work.
 
 Threading: counted on the serving thread alone, as each base has one writer; any thread may read.
 """
@@ -15,7 +15,7 @@ _MILLISECONDS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 10
 
 
 class ServingStats(Stats):
-    """The requests of a mount's clients; nobody clears them."""
+    """Counters of the requests of a mount's clients; they are read-only."""
 
     opens = counter("Files and views that were opened", mode=0o444)
     open_files = gauge("Files and views that are open")

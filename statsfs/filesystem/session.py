@@ -52,12 +52,12 @@ _sessions: Final[dict[None, "Session"]] = {}
 class Session:
     """A mount, and what serves it; mounted when this returns, and not served yet.
 
-    One that takes over another's is mounted when it is served, see `take_place`.
+    With a predecessor it is mounted by `take_place`, when it is already served.
 
     Args:
         registry, mountpoint, options: those of `mount`.
         handover: what a successor gets besides the mount.
-        predecessor: whom to take over; by default, with `replace`, the program that is there.
+        predecessor: the server to take over from; by default, with `replace`, that of the mount.
 
     Raises:
         MountError: it is refused; nothing is mounted, and nothing is left.
@@ -95,7 +95,7 @@ class Session:
         self._offer: Offer | None = None
         self._predecessor = predecessor
         self._detached: DetachedMount | None = None
-        self._placed = trio.Event()  # set when it is mounted where it is to be
+        self._placed = trio.Event()  # set when it is at its mount point
         self._undo = contextlib.ExitStack()
         self._undo_in_child = contextlib.ExitStack()
         other = _sessions.setdefault(None, self)
@@ -134,7 +134,7 @@ class Session:
             self._created = self._predecessor.created
         else:
             self._created = make_mountpoint(self.mountpoint) if options.create else []
-        undo.callback(remove_mountpoint, self._created)  # not while a successor's mount is there
+        undo.callback(remove_mountpoint, self._created)  # fails while a successor's mount is there
         undo.callback(self._undo_in_child.close)
         self._undo_in_child.enter_context(switch_interval(options.switch_interval))
         # A watcher that is just clearing a dead mount here must not clear ours.
@@ -185,7 +185,7 @@ class Session:
         self._presence = Presence()
         self._undo_in_child.callback(self._presence.close)
         if self._predecessor is not None:
-            # From now on a look at each open file would be one at this mount, which is not served.
+            # From now on a stat of all open files would wait for this mount, which is not served.
             self._detached = DetachedMount(self._descriptor, options)
         else:
             self._device = self._presence.device = find_device(self.mountpoint)
@@ -195,9 +195,12 @@ class Session:
         self._make_offer()
 
     def take_place(self) -> None:
-        """Swap the mount for the predecessor's, if there is one; once this one is served.
+        """Replace the predecessor's mount by this one, if there is a predecessor.
 
-        MountError: that failed; the predecessor goes on.
+        This one must be served already.
+
+        Raises:
+            MountError: that failed; the predecessor goes on.
         """
         predecessor, detached = self._predecessor, self._detached
         if predecessor is None or detached is None:
@@ -211,7 +214,7 @@ class Session:
         self._make_offer()
 
     def _make_offer(self) -> None:
-        # Where no successor could mount either, there is no thread for it.
+        # Only if a successor could mount: the offer takes a thread.
         if self._device is None or find_obstacle() is not None:
             return
         try:
@@ -222,7 +225,7 @@ class Session:
             log.info("%s: no successor can take over: %s", self.mountpoint, error)
 
     def _linger(self) -> None:
-        # Serves what is open of a mount that was replaced; the kernel ends it when all is closed.
+        # Serves open files of a replaced mount; the kernel ends it after the last one.
         if not self.done.wait(LINGER):
             log.warning("%s: ending, though files of the old mount are open", self.mountpoint)
             self.run_soon(self.terminate)
@@ -312,13 +315,13 @@ class Session:
 
     @trio.lowlevel.enable_ki_protection
     async def _end_when_gone(self) -> None:
-        # A copy of the mount in another namespace would keep it, unseen, and its collector's lock.
+        # Else copies in other namespaces would keep it, and its collector's lock.
         await self._placed.wait()
         await self._presence.gone()
         while self._offer is not None and self._offer.swapping:
             await trio.sleep(CALM)
         if self.replaced:
-            return  # it ends when nothing is open any more
+            return  # it ends after its last open file
         who = await self._presence.find_keeper(self.vfs)
         log.warning("%s: unmounted; ending, though it is kept by %s", self.mountpoint, who)
         # While the loop still answers: an invalidation may wait for an answer.

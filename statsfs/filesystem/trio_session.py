@@ -1,6 +1,6 @@
 """A session that a trio program serves itself, from its own loop.
 
-Owns how such a session begins and ends. Imported when something is mounted, as it needs trio.
+Owns how such a session begins and ends. It needs trio, so it is imported with the first mount.
 Threading: for the thread of the program's trio loop.
 """
 

@@ -62,8 +62,8 @@ class Vfs:
     Attributes:
         removing: the threads that remove a directory for the kernel, which has locked it, and those
             above it, until it is answered.
-        asking: how many requests wait for names, and have the kernel lock their directory.
-        stats: what is counted of the requests.
+        asking: how many lookups and listings wait for refreshes, with their directories locked.
+        stats: the counters of the requests.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Vfs:
         found: File | View | None = VIEWS.get(name) or known.files_now.get(name)
         file: Numbered = found or EVENTS
         if name == EVENTS.name and known.parent is None:
-            known = self._inodes.bare  # for the root is another one where another source is it
+            known = self._inodes.bare  # the same one, whichever source is the root
         elif found is None or not self._lists(known, found):
             raise NoSuchFileError(f"{known.name}: no {name!r}", name)
         inode = known.note_file(file)
@@ -374,7 +374,7 @@ class Vfs:
         return self._add(OpenView(known, known.source, file, reader, client))
 
     def end_events(self) -> None:
-        """Have changes told no more, which somebody who opened `.events` wanted."""
+        """End the notes of changes that opening `.events` began."""
         self._registry.tell_no_more(self._events)
 
     def _add(self, opened: OpenFile | OpenView | OpenEvents) -> int:

@@ -42,7 +42,7 @@ class Watcher:
     """Clears the mount at an absolute path when this process dies without closing it."""
 
     def __init__(self, mountpoint: str) -> None:
-        # After a clean end, to look at a mount point of autofs would mount there once more.
+        # After a clean end, a look at a mount point of autofs would have it mounted once more.
         self._last = b"end\n" if find_mount(mountpoint) == "autofs" else b"\n"
         # A new mount there locks the parent, so only a dead one is cleared.
         parent = os.path.dirname(mountpoint)
