@@ -510,6 +510,7 @@ def test_a_server_that_hangs(host: Host) -> None:
     """It is refused after some seconds, and the server goes on when it can."""
     old = host.start()
     old.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, old.pid, os.WSTOPPED | os.WNOWAIT)  # all of its threads
     try:
         with pytest.raises(MountError, match="does not answer"):
             Predecessor(str(host.stats), "daemon")
