@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from statsfs.exceptions import MountError
+from statsfs.filesystem.mountpoints import find_device
 from statsfs.filesystem.takeover import Predecessor
 from statsfs.model.fields import u64
 from statsfs.model.stats import Stats
@@ -466,10 +467,12 @@ def test_rights_are_lacking(host: Host) -> None:
 def test_strangers(host: Host) -> None:
     """Another user who connects to the server is told nothing, and stops nobody."""
     old = host.start()
+    # Servers of other tests may end meanwhile.
+    device = find_device(str(host.stats))
     code = f"""
 import os, socket
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
-names = [line.split()[-1] for line in open("/proc/net/unix") if " @statsfs/" in line]
+names = [line.split()[-1] for line in open("/proc/net/unix") if " @statsfs/{device}/" in line]
 for name in names:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as one:
         one.settimeout(10)
