@@ -3,7 +3,7 @@
 Under gunicorn, or under uvicorn; a daemon shows what all workers count, to people and Prometheus::
 
     statsfs mount ./stats --create --segments ./segments --listen 9464
-    STATSFS_DIR=./segments gunicorn --workers 4 --chdir examples web_workers:wsgi
+    STATSFS_DIR=./segments gunicorn --workers 4 --pythonpath examples web_workers:wsgi
     STATSFS_DIR=./segments uvicorn --workers 4 --app-dir examples web_workers:asgi
     cat ./stats/web/requests
 

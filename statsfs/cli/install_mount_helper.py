@@ -28,7 +28,7 @@ Exit codes:
 
 
 @click.command("install-mount-helper", epilog=_EPILOG)
-@click.option("--remove", is_flag=True, help="Remove the link.")
+@click.option("--remove", is_flag=True, help="Remove both links.")
 @click.option(
     "--directory",
     type=click.Path(path_type=Path),
