@@ -154,7 +154,7 @@ def mount_command(
 ) -> None:
     """Mount at MOUNTPOINT what programs publish, as the host's daemon does; or other sources too.
 
-    Other sources are the virtual machines that QEMU runs, and what functions register: they are
+    Other sources are the virtual machines of this host, and what functions register: they are
     called with the registry, in order. The tree is served until SIGINT (Ctrl-C), SIGTERM or an
     unmount. Threads that a function starts should be daemon threads.
 
@@ -171,6 +171,9 @@ def mount_command(
     Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
       statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
+    if "" in segments:
+        raise click.BadParameter("'' is not a directory", param_hint="'--segments'")
+    segments = tuple(map(os.path.abspath, segments))  # a successor asks for them by name
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another
     # A log of JSON has nothing else; from the background there is nobody to talk to.

@@ -67,6 +67,7 @@ def test_no_command() -> None:
         (["demo", "stats", "--listen", "::1:9100"], "brackets"),
         (["mount", "stats", "--load", "os:getpid", "--listen", "x:"], "port"),
         (["mount", "stats", "--log", "file"], "--background"),
+        (["mount", "stats", "--segments", ""], "'--segments': '' is not a directory"),
         (["mount", "stats", "--load", "app"], "module:function"),
         (["mount", "stats", "--load", "app:"], "module:function"),
         (["mount", "stats", "--load", ".app:setup"], "module:function"),

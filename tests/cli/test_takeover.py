@@ -517,6 +517,8 @@ def test_a_server_that_hangs(host: Host) -> None:
     try:
         with pytest.raises(MountError, match="does not answer"):
             Predecessor(str(host.stats), "daemon")
+        # Nor does the command itself ask the mount for anything before.
+        assert "does not answer" in host.try_to_replace("--segments", host.segments)
     finally:
         old.send_signal(signal.SIGCONT)
     host.replace()
@@ -538,6 +540,19 @@ def test_the_background(host: Host) -> None:
     host.expect_replaced(old)
     run(*STATSFS, "umount", host.stats)
     wait_until(lambda: "unmounted" in log.read_text(), "the end")
+
+
+def test_a_relative_directory(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the background the working directory is another, and the directory of segments is not."""
+    monkeypatch.chdir(host.place)
+    log = host.place / "log"
+    for options in ((), ("--replace",)):
+        command = (*STATSFS, "mount", "stats", "--segments", "segments", "-b", "--log", log)
+        done = run(*command, *options)
+        assert (done.stdout, done.stderr) == (f"statsfs: mounted at {host.stats}\n", "")
+    run(*STATSFS, "umount", host.stats)
+    wait_until(lambda: "unmounted" in log.read_text(), "the end")
+    assert "was replaced" in log.read_text()
 
 
 def test_systemd_is_told_who_serves(host: Host) -> None:
