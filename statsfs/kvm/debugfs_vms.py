@@ -30,7 +30,6 @@ _DIRECTORY: Final = Path("/sys/kernel/debug/kvm")
 _A_VM: Final = re.compile(r"(\d{1,10})-\d+")
 _A_VCPU: Final = re.compile(r"vcpu(\d{1,9})")
 _MOST: Final = 32  # bytes of a number
-_SCHEDULE: Final = struct.Struct("=3Q")
 _NUMBER: Final = struct.Struct("=Q")
 _U64: Final = (1 << 64) - 1
 _SCHEDULED: Final = tuple(value.name for value in SCHEDULER_VALUES)
@@ -144,11 +143,7 @@ class DebugfsVms:
                 times = ThreadTimes(thread, thread)
                 self._forget([(name, number)])
                 self._times[name, number] = thread, times
-        if times is None:
-            return b""
-        with suppress(OSError):
-            times.refresh()
-        return _SCHEDULE.pack(*times.numbers.values())
+        return b"" if times is None else times.read_block()
 
     def _keep(self, names: Container[str]) -> None:
         self._forget([key for key in self._times if key[0] not in names])

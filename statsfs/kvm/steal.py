@@ -7,8 +7,10 @@ begun.
 
 import errno
 import os
+import struct
 import threading
 import weakref
+from contextlib import suppress
 from typing import Final, Self
 
 from statsfs.kvm.values import index_values
@@ -42,6 +44,8 @@ SCHEDULER_VALUES: Final = (
     ),
 )
 """The numbers of schedstat, in its order."""
+
+_BLOCK: Final = struct.Struct(f"={len(SCHEDULER_VALUES)}Q")
 
 
 class ThreadTimes:
@@ -90,3 +94,9 @@ class ThreadTimes:
         if not any(row):
             raise OSError(errno.ENODATA, "the kernel does not count", self._path)
         self.numbers.take(row)
+
+    def read_block(self) -> bytes:
+        """Return the current numbers as a block; the last ones if the thread has ended."""
+        with suppress(OSError):
+            self.refresh()
+        return _BLOCK.pack(*self.numbers.values())

@@ -9,7 +9,6 @@ Threading: any thread.
 import ctypes
 import os
 import re
-import struct
 import threading
 from collections.abc import Callable, Collection, Container, Mapping
 from contextlib import AbstractContextManager, suppress
@@ -34,7 +33,6 @@ _KCMP: Final = {"x86_64": 312}.get(os.uname().machine, 272)
 _FILE: Final = 0  # KCMP_FILE
 _HEAD: Final = 1 << 16  # bytes; a kernel's header and descriptors have a few thousand
 _ID: Final = re.compile(r"kvm-(\d+)/vcpu-\d+")
-_SCHEDULE: Final = struct.Struct("=3Q")
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -50,11 +48,7 @@ class _Taken(NamedTuple):
             self.times.close()
 
     def read_schedule(self) -> bytes:
-        if self.times is None:
-            return bytes(SCHEDULE_SIZE)
-        with suppress(OSError):  # the thread has ended: it counted what it counted
-            self.times.refresh()
-        return _SCHEDULE.pack(*self.times.numbers.values())
+        return bytes(SCHEDULE_SIZE) if self.times is None else self.times.read_block()
 
 
 class TakenVm(AbstractContextManager["TakenVm"]):
