@@ -9,7 +9,6 @@ Threading: `look` belongs to one thread; any may `read`. `close` waits for what 
 import errno
 import os
 import re
-import struct
 import threading
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -30,8 +29,6 @@ _DIRECTORY: Final = Path("/sys/kernel/debug/kvm")
 _A_VM: Final = re.compile(r"(\d{1,10})-\d+")
 _A_VCPU: Final = re.compile(r"vcpu(\d{1,9})")
 _MOST: Final = 32  # bytes of a number
-_NUMBER: Final = struct.Struct("=Q")
-_U64: Final = (1 << 64) - 1
 _SCHEDULED: Final = tuple(value.name for value in SCHEDULER_VALUES)
 
 
@@ -172,10 +169,7 @@ def _is_mount(path: str) -> bool:
 
 
 def _read_block(section: Section, fd: int) -> bytes:
-    block = bytearray(section.size)
-    for name in section.plain:
-        _NUMBER.pack_into(block, section.places[name].offset, _read_number(name, fd))
-    return bytes(block)
+    return section.pack({name: _read_number(name, fd) for name in section.plain})
 
 
 def _read_number(path: str, directory: int) -> int:
@@ -185,6 +179,6 @@ def _read_number(path: str, directory: int) -> int:
     finally:
         os.close(fd)
     try:
-        return int(text) & _U64
+        return int(text)
     except ValueError:
         raise KvmError(f"{path}: {text!r} is not a number", path) from None

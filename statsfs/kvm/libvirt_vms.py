@@ -6,7 +6,6 @@ its own: a QEMU that hangs must not hold the others. Threading: `look` belongs t
 may `read`.
 """
 
-import struct
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -22,8 +21,6 @@ from statsfs.kvm.ways import FoundVm, Known, Numbers
 __all__ = ["LibvirtVms"]
 
 _RETRY: Final = 5.0  # seconds until libvirt is asked for its domains again
-_NUMBER: Final = struct.Struct("=Q")
-_U64: Final = (1 << 64) - 1
 
 
 @dataclass(eq=False)
@@ -108,8 +105,8 @@ class LibvirtVms:
         assert self._source is not None
         answer = self._source.read(domain.pid, domain.vcpus)
         self._known = (set(answer.vm), {*next(iter(answer.vcpus.values()))})
-        vcpus = {number: _pack(self._vcpu, one) for number, one in answer.vcpus.items()}
-        domain.numbers = (_pack(self._vm, answer.vm), vcpus)
+        vcpus = {number: self._vcpu.pack(one) for number, one in answer.vcpus.items()}
+        domain.numbers = (self._vm.pack(answer.vm), vcpus)
         return domain.numbers
 
     def _fill(self, domain: _Domain, numbers: Numbers) -> Numbers:
@@ -137,12 +134,3 @@ class LibvirtVms:
         """Close the connection."""
         if self._source is not None:
             self._source.close()
-
-
-def _pack(section: Section, numbers: Mapping[str, int]) -> bytes:
-    block = bytearray(section.size)
-    for name, number in numbers.items():
-        place = section.places.get(name)
-        if place is not None and not place.value.histogram:
-            _NUMBER.pack_into(block, place.offset, number & _U64)
-    return bytes(block)

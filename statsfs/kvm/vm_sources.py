@@ -8,6 +8,7 @@ it makes the VM's totals.
 Threading: one thread makes, shows, arranges and removes; any may `take`, but not while it shows.
 """
 
+import struct
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ from statsfs.tree.source import Source, directory_of
 __all__ = ["SCHEDULE_SIZE", "Section", "VmSources", "read_sections"]
 
 _SLOT: Final = 8  # bytes of a number
+_NUMBER: Final = struct.Struct("=Q")
+_U64: Final = (1 << 64) - 1
 SCHEDULE_SIZE: Final = _SLOT * len(SCHEDULER_VALUES)
 """How many bytes it has in a vCPU's block, of which it is the beginning."""
 
@@ -62,7 +65,7 @@ class Section:
         arrays = [tuple(one for one in values if one.histogram is kind) for kind in (False, True)]
         if schedule:
             places |= {
-                one.name: Place(one, 8 * index) for index, one in enumerate(SCHEDULER_VALUES)
+                one.name: Place(one, _SLOT * index) for index, one in enumerate(SCHEDULER_VALUES)
             }
             arrays.append(SCHEDULER_VALUES)
         return cls(
@@ -71,6 +74,15 @@ class Section:
             tuple(filter(None, arrays)),
             tuple(one.name for one in arrays[0]),
         )
+
+    def pack(self, numbers: Mapping[str, int]) -> bytes:
+        """Return a block with these numbers, and else zeros; unknown names are left out."""
+        block = bytearray(self.size)
+        for name, number in numbers.items():
+            place = self.places.get(name)
+            if place is not None and not place.value.histogram:
+                _NUMBER.pack_into(block, place.offset, number & _U64)
+        return bytes(block)
 
 
 def read_sections(own: OwnVm) -> tuple[Section, Section]:
