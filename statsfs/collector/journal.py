@@ -45,7 +45,7 @@ from statsfs.collector.path_sources import PathSources
 from statsfs.collector.record_rows import add_rows, clear_rows
 from statsfs.exceptions import SegmentError
 from statsfs.model.arrays import Array
-from statsfs.model.locking import call_locked, locked
+from statsfs.model.locking import Flag, call_locked, locked
 from statsfs.model.values import Value
 from statsfs.tree.index import Part
 from statsfs.tree.lock import lock_tree
@@ -91,7 +91,7 @@ class Journal:
         self.path_sources: Final = PathSources(registry, self.clear, self.record)
         self.failed = False
         self.held = False
-        self._decided: Final = threading.Event()  # unset while it is open who writes
+        self._decided = Flag()  # set when it is known which process writes
         self._decided.set()
         self._known_values = known_values
         self._wake = wake
@@ -120,7 +120,7 @@ class Journal:
             self._wake()
             raise SegmentError("the records cannot be written; see the log")
         self.held = True
-        self._decided.clear()
+        self._decided = Flag()
 
     @locked
     def let_go(self) -> None:
@@ -282,8 +282,7 @@ class Journal:
 
     def clear(self, parts: Sequence[Part], clear: Callable[[], object]) -> None:
         """Record a clear and make it, or raise SegmentError; called in the thread that clears."""
-        if not self._decided.is_set():
-            self._decided.wait(_PATIENCE)
+        self._decided.wait(_PATIENCE)
         self._clear(parts, clear)
 
     @locked
