@@ -182,19 +182,23 @@ class Directories:
     def look_around(self) -> None:
         """Look at all directories in the collector's."""
         try:
-            entries = list(self.top.entries())
-            names = {one.name for one in entries if one.is_dir(follow_symlinks=False)}
-            links = {one.name for one in entries if one.is_symlink()}
+            names = {one.name for one in self.top.entries() if _may_be_read(one)}
         except OSError as error:
             self.log_error(".", error, self.top.owner[0])
             return
-        names |= {name for name in links if not name.endswith(SUFFIX)}
-        names = {name for name in names if not name.startswith(".")}
         for name in self.refused.keys() - names - {"."}:
             del self.refused[name]
         known = {prefix[:-1] for prefix in self.by_prefix if prefix}
         for name in names | known:
             self.look(name)
+
+
+def _may_be_read(entry: "os.DirEntry[str]") -> bool:
+    # As `may_be_directory`, of what the listing says.
+    if entry.name.startswith("."):
+        return False
+    is_link = entry.is_symlink() and not entry.name.endswith(SUFFIX)
+    return is_link or entry.is_dir(follow_symlinks=False)
 
 
 def _make(path: str) -> None:
