@@ -129,15 +129,15 @@ class Refusals:
         expected = isinstance(error, StatsfsError | OSError)
         # Only contents stay as bad as they are.
         final = isinstance(error, FormatError) or (error is not None and not expected)
-        signature = _sign(status) if final else None
-        # What else is refused may be counting: then it changes all the time.
-        seen = _sign(status)[: 3 if final else 1]
+        signature = _sign(status)
+        # The others' producers may be counting: then the files change all the time.
+        seen = signature[: 3 if final else 1]
         logs = error is not None and logged != seen
         why = error.strerror if isinstance(error, OSError) and error.errno else error
         reason = "" if error is None else f"{location} {verb}: {why}"
         known = here[location.name] = _Refusal(
             location,
-            signature,
+            signature if final else None,
             time.monotonic(),
             seen if logs else logged,
             reason[:_REASON_MAX],

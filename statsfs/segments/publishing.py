@@ -118,7 +118,7 @@ def _make_ended_class(why: str, living: type[Any]) -> type[Any]:
 def _make_class(name: str, living: type[Any], get: object, put: object) -> type[Any]:
     # The same layout, and the same values for what looks for them.
     kept = ("__slots__", "stats_values", "stats_addable")
-    body = {name: getattr(living, name) for name in kept}
+    body = {one: getattr(living, one) for one in kept}
     return type(name, (SlotBuffer,), {**body, "__getattr__": get, "__setattr__": put})
 
 
