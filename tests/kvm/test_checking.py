@@ -61,28 +61,18 @@ def test_vms_of_two_qemus(qemus: tuple[Qemu, Qemu]) -> None:
     assert check(qemus[1], OtherWay(dict)).ways["other"] == "it knows none"
 
 
-def test_without_bpf(qemus: tuple[Qemu, Qemu], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("no_bpf")
+def test_without_bpf(qemus: tuple[Qemu, Qemu]) -> None:
     """VMs are found by their descriptors; some cannot be read."""
-
-    def refuse(*_: object) -> None:
-        raise KvmError("BPF needs CAP_BPF")
-
-    monkeypatch.setattr(checking, "BpfIterator", refuse)
     old, late = map(check, qemus)
     assert old.ways == {"bpf": "BPF needs CAP_BPF", "descriptors": KEEPS_NONE}
     assert (old.way, late.way) == (None, "descriptors")
     assert check_ways([]).ways == {"bpf": "BPF needs CAP_BPF", "descriptors": ""}
 
 
-def test_what_debugfs_has(
-    qemus: tuple[Qemu, Qemu], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+@pytest.mark.usefixtures("no_bpf")
+def test_what_debugfs_has(qemus: tuple[Qemu, Qemu], tmp_path: Path) -> None:
     """A VM that only debugfs has is read by it; where it does not work it says so once."""
-
-    def refuse(*_: object) -> None:
-        raise KvmError("BPF needs CAP_BPF")
-
-    monkeypatch.setattr(checking, "BpfIterator", refuse)
     with OwnVm() as own:
         debugfs = Debugfs(tmp_path / "kvm", *read_sections(own))
     make = partial(DebugfsVms, directory=debugfs.path)

@@ -25,13 +25,12 @@ from statsfs.kvm.vm_sources import SCHEDULE_SIZE, Section, VmSources, read_secti
 from statsfs.kvm.ways import ALL, Known
 from statsfs.model.values import Aggregate, Kind
 from statsfs.tree.source import Source
-from tests.kvm.test_host import (  # noqa: F401  # the fixtures
+from tests.kvm.conftest import refuse
+from tests.kvm.test_host import (  # noqa: F401  # the fixture
     SCHEDULE,
     alone,
     counted,
     look_again,
-    no_bpf,
-    refuse,
     shown,
     wait_for,
 )

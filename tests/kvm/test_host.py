@@ -18,6 +18,7 @@ from statsfs.kvm.host import KvmHost
 from statsfs.kvm.identity import Identity
 from statsfs.kvm.ways import Numbers, Way
 from statsfs.tree.source import Source
+from tests.kvm.conftest import refuse
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.kvm_ways import OtherWay
 
@@ -47,17 +48,6 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         scanning, "find_process", lambda thread: own if find(thread) == own else None
     )
-
-
-@pytest.fixture
-def no_bpf(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A system that refuses BPF."""
-    monkeypatch.setattr(host_module, "BpfIterator", refuse)
-
-
-def refuse(*_: object) -> None:
-    """As `BpfIterator` does."""
-    raise KvmError("BPF needs CAP_BPF")
 
 
 def find(host: KvmHost, vm: RealVm) -> Source | None:

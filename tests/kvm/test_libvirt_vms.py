@@ -174,16 +174,11 @@ def test_libvirt_is_not_asked_all_the_time(
     assert libvirt.asked == []
 
 
-def refuse_bpf(*_: object) -> None:
-    """As a system that refuses it."""
-    raise KvmError("BPF needs CAP_BPF")
-
-
+@pytest.mark.usefixtures("no_bpf")
 def test_a_real_domain_without_bpf(
     libvirtd: Libvirtd, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """QEMU 7.2 keeps no descriptors: libvirt has it, without histograms; restarted, too."""
-    monkeypatch.setattr("statsfs.kvm.host.BpfIterator", refuse_bpf)
     monkeypatch.setattr(libvirt_vms, "_RETRY", 0.0)
     connect: Callable[..., LibvirtVms] = lambda vm, vcpu: LibvirtVms(  # noqa: E731
         vm, vcpu, lambda: LibvirtSource(libvirtd.uri, libvirtd.state)
