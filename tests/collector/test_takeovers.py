@@ -58,6 +58,12 @@ def record(directory: Path) -> bytes:
     return file.read_bytes() if file.exists() else b""
 
 
+def wait_for_fold(segment: str, *registries: Registry) -> None:
+    """Wait until a segment of the one top-level name is gone."""
+    apps = [registry.by_name["app"] for registry in registries]
+    wait_until(lambda: all(app.find(segment) is None for app in apps), "the fold")
+
+
 def test_one_after_the_other(tmp_path: Path) -> None:
     """Both show what there is; the old one records until it is held, the new one from `go_on`."""
     with running(tmp_path) as (registry, old):
@@ -71,9 +77,8 @@ def test_one_after_the_other(tmp_path: Path) -> None:
             assert read(other) == 7
             two.die()
             put(tmp_path, "app/three", 8)
-            for one in (registry, other):
-                wait_until(lambda one=one: read(one) == 15, "three")  # type: ignore[misc]
-                wait_until(lambda one=one: "two" not in names(one), "the fold")  # type: ignore[misc]
+            wait_until(lambda: (read(registry), read(other)) == (15, 15), "three")
+            wait_for_fold("two", registry, other)
             # In the trees alone.
             assert record(tmp_path) == before
             assert files_in(tmp_path) == ["app-one.stats", "app-three.stats", "app-two.stats"]
@@ -93,11 +98,6 @@ def test_one_after_the_other(tmp_path: Path) -> None:
         assert read(registry) == 31
 
 
-def names(registry: Registry) -> list[str]:
-    """The names of the segments."""
-    return [source.name for source in registry.by_name["app"].subordinates]
-
-
 def test_a_successor_that_fails(tmp_path: Path) -> None:
     """Nothing was written; the old one goes on, and writes what came meanwhile."""
     with running(tmp_path) as (registry, old):
@@ -105,7 +105,7 @@ def test_a_successor_that_fails(tmp_path: Path) -> None:
         wait_for(registry, "app/one")
         with succeeding(old, tmp_path):
             one.die()
-            wait_until(lambda: names(registry) == [], "the fold")
+            wait_for_fold("one", registry)
             old.halt()
         assert files_in(tmp_path) == ["app-one.stats"]
         old.go_on()
@@ -122,8 +122,7 @@ def test_a_death_of_both(tmp_path: Path) -> None:
         wait_for(registry, "app/one")
         with succeeding(old, tmp_path) as (other, _):
             one.die()
-            for each in (registry, other):
-                wait_until(lambda each=each: names(each) == [], "the fold")  # type: ignore[misc]
+            wait_for_fold("one", registry, other)
     with running(tmp_path) as (registry, _):
         assert read(registry) == 5
         wait_until(lambda: files_in(tmp_path) == [], "the fold")
@@ -260,8 +259,7 @@ def test_a_file_that_is_counted(tmp_path: Path) -> None:
         wait_for(registry, "app/one")
         with succeeding(old, tmp_path) as (other, new):
             one.die()
-            for each in (registry, other):
-                wait_until(lambda each=each: names(each) == [], "the fold")  # type: ignore[misc]
+            wait_for_fold("one", registry, other)
             os.rename(tmp_path / "app-one.stats", tmp_path / "moved.stats")
             new.settle(DEADLINE)
             assert read(other) == 5

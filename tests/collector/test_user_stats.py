@@ -30,7 +30,6 @@ def test_what_a_user_has(directory: Path) -> None:
             wait_until(lambda: segments() == 1, "the segment")
             (file,) = segments_in(directory)
             metadata = file_format.decode(file.read_bytes())
-            assert metadata is not None
             counted = collector.users.count()[ME]
             assert (counted["segments"], counted["segment_integers"]) == (1, weigh(metadata))
             assert counted["empty_directories"] == 0

@@ -31,10 +31,11 @@ from tests.kvm.test_host import (  # noqa: F401  # the fixture
     alone,
     counted,
     look_again,
+    run,
     shown,
     wait_for,
 )
-from tests.support.deadlines import wait_until
+from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.debugfs import Debugfs
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
@@ -337,6 +338,14 @@ def tell(debugfs: Debugfs, vm: RealVm) -> dict[str, int]:
     return sums
 
 
+def make_two(kvm: KvmHost, guests: RealKvm, vcpus: int) -> tuple[RealVm, RealVm, Source]:
+    """Make a VM and another one of one vCPU; return them and the first one's source."""
+    vm, other = guests.create_vm(vcpus), guests.create_vm(1)
+    source = wait_for(kvm, vm)
+    wait_for(kvm, other)
+    return vm, other, source
+
+
 @contextmanager
 def without_bpf(host: KvmHost, source: Source) -> Iterator[None]:
     """BPF fails until the context ends; meanwhile debugfs reads a VM."""
@@ -419,9 +428,7 @@ def test_moves_to_debugfs_and_back(
 ) -> None:
     """No number falls; after each move all are the kernel's."""
     with host() as kvm:
-        vm, other = guests.create_vm(2), guests.create_vm(1)
-        source = wait_for(kvm, vm)
-        wait_for(kvm, other)
+        vm, other, source = make_two(kvm, guests, vcpus=2)
         with never_falling(source, kvm.source):
             for turn in range(3):
                 vm.vcpus[0].make_exits(20)
@@ -471,11 +478,8 @@ def test_clears_while_debugfs_has_it(
 ) -> None:
     """What is cleared stays so, and what was counted since then stays, too."""
     with host() as kvm:
-        vm, other = guests.create_vm(2), guests.create_vm(1)
-        source = wait_for(kvm, vm)
-        wait_for(kvm, other)
-        vm.vcpus[0].make_exits(50)
-        wait_until(lambda: source.get_value("exits") >= 50, "exits")
+        vm, other, source = make_two(kvm, guests, vcpus=2)
+        run(source, vm, 50)
         source.clear_value("halt_exits")
         halts = tell(debugfs, vm)["halt_exits"]
         tell(debugfs, other)
@@ -504,11 +508,8 @@ def test_numbers_that_somebody_cleared_in_debugfs(
 ) -> None:
     """The kernel's begin anew: what was counted before stays in the totals."""
     with host() as kvm:
-        vm, other = guests.create_vm(1), guests.create_vm(1)
-        source = wait_for(kvm, vm)
-        wait_for(kvm, other)
-        vm.vcpus[0].make_exits(50)
-        wait_until(lambda: source.get_value("exits") >= 50, "exits")
+        vm, other, source = make_two(kvm, guests, vcpus=1)
+        run(source, vm, 50)
         tell(debugfs, other)
         exits = tell(debugfs, vm)["exits"]
         with without_bpf(kvm, source):
@@ -538,9 +539,7 @@ def test_numbers_that_come_late(
 ) -> None:
     """A reader that asked debugfs before BPF had the VM: its numbers are not taken."""
     with host() as kvm:
-        vm, other = guests.create_vm(1), guests.create_vm(1)
-        source = wait_for(kvm, vm)
-        wait_for(kvm, other)
+        vm, other, source = make_two(kvm, guests, vcpus=1)
         vm.vcpus[0].make_exits(20)
         exits = tell(debugfs, vm)["exits"]
         tell(debugfs, other)
@@ -550,7 +549,7 @@ def test_numbers_that_come_late(
             numbers = real(self, name)
             if threading.current_thread().name != "statsfs-kvm":
                 asked.set()
-                assert answer.wait(20)
+                assert answer.wait(DEADLINE)
             return numbers
 
         refresh = kvm._refresh_vm
@@ -559,7 +558,7 @@ def test_numbers_that_come_late(
             late = threading.Thread(target=refresh, args=(kvm._vms[vm.name],))
             # The look must not wait for the reader's turn in debugfs.
             late.start()
-            assert asked.wait(20)
+            assert asked.wait(DEADLINE)
         answer.set()
         late.join()
         assert source.get_value("exits") == exits

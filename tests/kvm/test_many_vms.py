@@ -147,18 +147,17 @@ def test_all_vms_of_a_host(mountpoint: Path) -> None:
 
 
 HOST = """
-import logging, sys, time
+import logging, sys
 from statsfs.exceptions import KvmError
 from statsfs.kvm.host import KvmHost
+from tests.support.deadlines import wait_until
 logging.basicConfig(level=logging.WARNING, format="%(message)s")
 try:
     host = KvmHost(())
 except KvmError as error:
     sys.exit(str(error))
 with host:
-    end = time.monotonic() + 20
-    while not host.source.find(sys.argv[1]) and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_until(lambda: host.source.find(sys.argv[1]), "the VM")
     print(host.source.find(sys.argv[1]).info["kvm.source"])
 """
 
