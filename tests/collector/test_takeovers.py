@@ -205,8 +205,8 @@ def test_a_directory_that_was_refused_and_is_gone(tmp_path: Path) -> None:
         directories = collector._directories
         assert directories is not None
         wait_until(lambda: "www" in directories.refused, "the refusal")
+        collector.halt()  # its thread would look at the same time
         (tmp_path / "segments/www").rmdir()
-        collector._watch.wake()
         directories.look_around()
         assert "www" not in directories.refused
 
