@@ -59,16 +59,16 @@ class BpfRow(NamedTuple):
 
 
 class BpfPass(NamedTuple):
-    """What one pass found.
+    """The result of one pass.
 
     Attributes:
         rows: the VMs and vCPUs.
-        blocks: the statistics of each, as a statistics descriptor has them. Before those of a vCPU
-            is what the scheduler counted of its thread: nanoseconds of running and of waiting to
-            run, and how often it ran.
-        heads: what the kernel returned before each block.
-        places: where the head and the block of each were in all that it returned.
-        size: of all that, in bytes; -1 if something of it is left out.
+        blocks: the statistics of each, as a statistics descriptor has them. A vCPU's block begins
+            with the scheduler's numbers of its thread: nanoseconds of running, nanoseconds of
+            waiting to run, and how often it ran.
+        heads: the bytes before each block in the kernel's output.
+        places: where the output has each head, and each block.
+        size: bytes of the output; -1 if rows of it are left out.
     """
 
     rows: Sequence[BpfRow]
@@ -126,8 +126,8 @@ class BpfIterator(AbstractContextManager["BpfIterator"]):
         """Return the statistics of all VMs and vCPUs now.
 
         Args:
-            before: a pass, whose `rows` are returned again where there are the same: at a tenth of
-                the cost.
+            before: an earlier pass. If it found the same, the new one has its `rows`: that takes a
+                tenth of the time.
 
         Raises:
             KvmError: what the kernel returned is not what the program writes.
@@ -152,7 +152,7 @@ class BpfIterator(AbstractContextManager["BpfIterator"]):
             if mark != MARK or stop > end or not NO_VCPU <= vcpu < _VCPUS:
                 raise KvmError("invalid BPF output: not a row of ours")
             if not kvm or not id.startswith(b"kvm-"):
-                size = -1  # a vCPU that is just being made; the next pass is another one
+                size = -1  # a vCPU that is just being made: the next pass decodes all
             else:
                 if vcpu == NO_VCPU:
                     rows.append(BpfRow(process, fd, kvm, None, id, 0))

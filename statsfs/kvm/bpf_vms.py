@@ -59,7 +59,7 @@ class BpfVms:
         self._rows = 0  # of the last look
         self._names: dict[object, str] = {}  # by key: the VM's address, and its id
         self._bound: _Bound = {}
-        # The last pass, what was bound then, and what takes the block of each of its rows.
+        # The last pass, the bound VMs then, and for each of its rows the target of the block.
         self._last: tuple[BpfPass | None, _Bound, list[Target | None]] = (None, self._bound, [])
 
     def close(self) -> None:
@@ -119,9 +119,9 @@ class BpfVms:
         return found
 
     def bind(self, key: object, sources: VmSources) -> None:
-        """Have the numbers of a VM that was found put into its sources from now on.
+        """Put the numbers of a VM into its sources from now on.
 
-        To be called again when they have other vCPUs.
+        Call it again after the sources got other vCPUs.
         """
         assert isinstance(key, tuple)
         kvm, id = key
@@ -147,7 +147,7 @@ def _find_target(row: BpfRow, bound: _Bound) -> Target | None:
     numbers = sources.find(row.vcpu)
     if numbers is None:
         return None
-    # Where a vCPU's thread has ended, what the scheduler counted stays as it was.
+    # After the end of a vCPU's thread, the scheduler's last numbers stay.
     return numbers, 0 if row.vcpu is None or row.thread else SCHEDULE_SIZE
 
 

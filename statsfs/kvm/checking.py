@@ -93,7 +93,7 @@ def check_ways(others: Sequence[MakeWay] = (LibvirtVms, DebugfsVms)) -> CheckedW
 
 
 def _look(way: Way, files: Mapping[int, scanning.KvmFiles]) -> set[str]:
-    # The names that it finds; one that may block answers in threads of its own, if it works at all.
+    # Returns the names that it finds. One that may block answers later, if it works.
     patient = way.blocking and not way.find_failure()
     deadline = time.monotonic() + (_PATIENCE if patient else 0)
     while True:

@@ -1,9 +1,10 @@
 """The VMs whose directories in debugfs can be read, as far as no better way reads them.
 
-Owns what is read there: numbers of each VM, sums over its vCPUs, and the threads of the vCPUs.
-debugfs has no histograms, and nothing that is counted of one vCPU. Nothing is written, as that
-would clear the kernel's own numbers; no file stays open, as that would keep its VM in the kernel.
-Threading: `look` belongs to one thread; any may `read`. `close` waits for what uses its directory.
+Owns the files there: numbers of each VM, sums over its vCPUs, and the threads of the vCPUs. debugfs
+has no histograms, and no numbers of single vCPUs. Nothing is written: that would clear the kernel's
+own numbers. No file stays open: that would keep its VM in the kernel.
+Threading: `look` belongs to one thread; any may `read`. `close` waits for calls that use the
+directory.
 """
 
 import errno
@@ -46,7 +47,7 @@ class DebugfsVms:
     def __init__(self, vm: Section, vcpu: Section, directory: Path = _DIRECTORY) -> None:
         self._vm, self._vcpu = vm, vcpu
         self._directory = str(directory)
-        # The kernel adds up peaks, too, which is no peak: then the sums are left out.
+        # The kernel adds up peaks too, and their sum is not a peak: then no sums are shown.
         peaks = any(place.value.kind is Kind.PEAK for place in vcpu.places.values())
         self._sums: Sequence[str] = () if peaks else vcpu.plain
         self._scheduled: Sequence[str] = ()
@@ -57,7 +58,7 @@ class DebugfsVms:
 
     @property
     def known(self) -> Known:
-        """All of a VM but histograms; of one vCPU what the scheduler counts, since Linux 5.19."""
+        """All values of a VM but histograms; of a vCPU the scheduler's, since Linux 5.19."""
         return self._vm.plain, self._scheduled
 
     @locked
@@ -69,15 +70,15 @@ class DebugfsVms:
             for name in self._list() if left else ():
                 pid = find_process(int(name.partition("-")[0]))
                 if pid in left and name not in others:
-                    with suppress(OSError):  # it is just ending, or must not be read
+                    with suppress(OSError):  # it is just ending, or unreadable
                         key = os.stat(name, dir_fd=self._fd).st_ino
                         found.append(FoundVm(name, pid, key, self.read(name)))
         self._keep({one.name for one in found})
         return found
 
     def _list(self) -> list[str]:
-        # The names of VMs. The directory stays open: what is mounted over it later, as a tree of
-        # our own, is not read. It is opened anew if KVM was unloaded.
+        # Returns the names of VMs. The directory stays open: a later mount over it, as of our own
+        # tree, is not read. It is opened anew if KVM was unloaded.
         if self._fd < 0 or not os.fstat(self._fd).st_nlink:
             if _is_mount(self._directory):
                 raise KvmError(f"something is mounted over {self._directory}", self._directory)
@@ -128,7 +129,7 @@ class DebugfsVms:
         return {number: self._read_schedule(name, number, fd) for number in numbers}
 
     def _read_schedule(self, name: str, number: int, fd: int) -> bytes:
-        # Of the thread that ran the vCPU last. One that has ended counted what it counted.
+        # The numbers of the thread that ran the vCPU last. After its end the last ones stay.
         try:
             thread = _read_number(f"vcpu{number}/pid", fd)
         except FileNotFoundError:  # an older kernel
@@ -163,7 +164,7 @@ class DebugfsVms:
 
 
 def _is_mount(path: str) -> bool:
-    # Not by stat(2): a file system may be there that does not answer.
+    # Not by stat(2): the file system there may not answer.
     with open("/proc/self/mountinfo") as mounts:
         return any(line.split()[4] == path for line in mounts)
 

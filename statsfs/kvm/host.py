@@ -64,8 +64,8 @@ class _Vm:
     way: "Way | BpfVms | None" = None
     key: object = None
     shown: bool = False
-    moving: bool = False  # from one way to another: what readers bring is not taken
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of numbers that readers bring
+    moving: bool = False  # from one way to another: readers' numbers are dropped
+    lock: threading.Lock = field(default_factory=threading.Lock)  # while readers' numbers are taken
 
 
 class KvmHost(AbstractContextManager["KvmHost"]):
@@ -171,7 +171,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             raise KvmError("no way to read it", vm.name)
         numbers = way.read(vm.name)
         with vm.lock:
-            # What comes late must not replace what another way knows by now.
+            # Late numbers must not replace those of another way.
             if vm.way is way and not vm.moving:
                 self._take(vm, numbers)
 
@@ -184,7 +184,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     # BPF
 
     def _try_bpf(self) -> str:
-        # Why it does not work; "" if it does.
+        # Returns why BPF does not work; "" if it does.
         self._tried = time.monotonic()
         try:
             with self._make_own() as own:

@@ -35,11 +35,11 @@ class KvmFiles(NamedTuple):
 
 
 def parse_link(link: str) -> tuple[str, int] | None:
-    """Return what a descriptor of KVM's is, by the text of its link in /proc/PID/fd.
+    """Return the kind of a descriptor of KVM's, by the text of its link in /proc/PID/fd.
 
     That is "vm", "vcpu", or "vcpu-stats" for a statistics descriptor of a vCPU; and the vCPU's
-    number, or 0. None is for all else. Other files cannot have such a link: theirs begin with "/"
-    or the name of another kind.
+    number, or 0. For all other links it is None. Other files cannot have such a link: theirs begin
+    with "/" or the name of another kind.
     """
     found = _LINK.fullmatch(link)
     return None if found is None else (found[2] or found[3], int(found[4] or 0))

@@ -2,9 +2,9 @@
 
 Owns what a kernel counts, as it says itself (`Section`), and the directories `<pid>-<fd>/vcpu<n>`.
 Numbers come as the blocks of statistics descriptors. A way that does not know some values has them
-taken away: what was counted stays in the totals, and is taken back when they return. A way that
-knows vCPUs only together (`ALL`) has a hidden source for them: with what was counted of each before
-it makes the VM's totals.
+taken away: what was counted stays in the totals, and is taken back when they return. A way may have
+only sums over all vCPUs (`ALL`). Then a hidden source has the sums, less the numbers that each vCPU
+had before: the VM's totals add both.
 Threading: one thread makes, shows, arranges and removes; any may `take`, but not while it shows.
 """
 
@@ -101,7 +101,7 @@ class _Target:
         self._shown: set[tuple[Value, ...]] = set()
 
     def keep_unknown(self, known: Collection[str]) -> None:
-        """Have the numbers stay of arrays of which not all values are known."""
+        """Have the last numbers of an array stay if one of its values is unknown."""
         arrays = self._section.arrays
         unknown = (values for values in arrays if not _are_known(values, known))
         self.numbers.keep(one.name for values in unknown for one in values)
@@ -162,7 +162,7 @@ class VmSources:
 
     @property
     def vcpus(self) -> Collection[int]:
-        """The numbers of the vCPUs, and `ALL` if there are sums over all."""
+        """The numbers of the vCPUs, and `ALL` if there are sums over all of them."""
         return self._vcpus.keys()
 
     def set_refresh(self, *, idle: bool, blocking: bool = False) -> None:
@@ -174,7 +174,7 @@ class VmSources:
             refresher.settle(None)
 
     def show(self, known: Known, blocks: Mapping[int, bytes]) -> None:
-        """Show the values that a way knows; the vCPUs go on with its numbers."""
+        """Show the values that a way knows; `blocks` has its numbers of the vCPUs."""
         vm, vcpu = known
         self._known = (
             self._own._section.places.keys() if vm is None else vm,
@@ -198,12 +198,12 @@ class VmSources:
             self._part(together, blocks, cleared)
 
     def _each(self) -> list[_Target]:
-        # A copy first: vCPUs may come while a reader brings numbers.
+        # From a copy: vCPUs may come while a reader's numbers are taken.
         return [target for number, target in list(self._vcpus.items()) if number != ALL]
 
     def _prepare(self, blocks: Mapping[int, bytes], cleared: Collection[str]) -> None:
-        # The vCPUs will be shown first with what the totals had of them before, so that these stay.
-        # What was cleared meanwhile begins at 0: nobody knows how much was of which vCPU.
+        # The vCPUs are shown first with the numbers that the totals have of them: so these stay.
+        # Values that were cleared meanwhile begin at 0: each vCPU's part is unknown.
         for number, target in self._vcpus.items():
             target.keep_unknown(self._known[1])
             numbers = target.numbers
@@ -221,7 +221,7 @@ class VmSources:
     def _part(
         self, together: _Target, blocks: Mapping[int, bytes], cleared: Collection[str]
     ) -> None:
-        # In one step, each vCPU gets what it counted meanwhile, and the sums lose it.
+        # In one step, each vCPU gets its new numbers, and the sums lose them.
         left = bytearray(self._section.size)
         for _, field in self._fields(cleared):
             left[field] = together.numbers.block[field]
@@ -236,7 +236,7 @@ class VmSources:
         self._remove(together)
 
     def _fields(self, names: Iterable[str]) -> list[tuple[str, slice]]:
-        # Where plain values are in a block.
+        # Returns where plain values are in a block.
         starts = ((name, self._section.places[name].offset) for name in names)
         return [(name, slice(start, start + _SLOT)) for name, start in starts]
 
@@ -261,8 +261,8 @@ class VmSources:
             self._vcpus[number] = target
 
     def _subtract(self, block: bytes) -> bytes:
-        # The totals have what was counted of each vCPU before, but for what goes up and down. If
-        # somebody cleared the kernel's own numbers, they begin anew.
+        # The totals have the earlier numbers of each vCPU, but for values that go up and down. A
+        # sum below them shows that somebody cleared the kernel's own numbers.
         left = bytearray(block)
         for name, field in self._fields(self._section.plain):
             if self._section.places[name].value.cumulative:
@@ -277,7 +277,7 @@ class VmSources:
             numbers.take(self._subtract(block) if vcpu == ALL else block)
 
     def find(self, vcpu: int | None) -> PackedNumbers | None:
-        """Return what takes the numbers of a vCPU, or of the VM for None; None: it is unknown."""
+        """Return the base of a vCPU's values, or of the VM's for None; None for an unknown vCPU."""
         target = self._own if vcpu is None else self._vcpus.get(vcpu)
         return None if target is None else target.numbers
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["ALL", "FoundVm", "Known", "MakeWay", "Numbers", "Way"]
 
 ALL: Final = -1
-"""In place of the number of a vCPU: the block has sums over all vCPUs of the VM, where a way does
-not know each one's. They are of all values that are neither histograms nor the scheduler's."""
+"""Stands for the number of a vCPU where a way has only sums over all vCPUs of the VM. Its block has
+the sums of all values that are neither histograms nor the scheduler's."""
 
 Known = tuple[Collection[str] | None, Collection[str] | None]
 """The names of the values that a way knows, of a VM and of a vCPU; None for all."""
