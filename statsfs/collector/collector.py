@@ -84,8 +84,8 @@ class Collector:
         self._registry = registry
         self._budget = registry.log_budget
         self._thread: threading.Thread | None = None
-        self._asked: Flag | None = None  # by `settle`
-        self._resumed = False  # whether `go_on` was called, and nothing done about it yet
+        self._asked: Flag | None = None  # set when all is done that `settle` waits for
+        self._resumed = False  # by `go_on`, until the first rescan after it
         self._directories: Directories | None = None
         self._last_error = ""
 
@@ -114,13 +114,13 @@ class Collector:
             self._start(None)
 
     def start_held(self, lock: int) -> None:
-        """Start as the successor of a collector in another process, which holds still.
+        """Start as the successor of a collector in another process, which is held.
 
-        All files were looked at when this returns, however long that takes. It is held, as by
-        `hold`, until `go_on`.
+        All files were looked at when this returns, however long that takes. This collector is held
+        too, as by `hold`, until `go_on`.
 
         Args:
-            lock: a copy of the other one's, see `hold`.
+            lock: a copy of the other collector's, see `hold`.
 
         Raises:
             SegmentError: as for `start`.
@@ -128,7 +128,7 @@ class Collector:
         self._start(lock)
 
     def prepare(self) -> None:
-        """Make the directory this collector's, and read the records; the rest is up to `start`.
+        """Take the lock of the directory, and read the records; `start` does the rest.
 
         Raises:
             SegmentError: as for `start`.
@@ -176,10 +176,10 @@ class Collector:
     # Takeovers
 
     def hold(self) -> int:
-        """Hold still for a successor; return the descriptor of the lock, of which it gets a copy.
+        """Hold the records for a successor, which gets a copy of the lock; return its descriptor.
 
-        Segments come into the tree as before, and are folded in it. No file is removed and nothing
-        is recorded, and clears wait, until `go_on` or `follow`.
+        Segments come into the tree as before, and are folded in it. Until `go_on` or `follow` no
+        file is removed, nothing is recorded, and clears wait.
 
         Raises:
             SegmentError: the records cannot be written, or the directory is gone.
@@ -197,13 +197,13 @@ class Collector:
             self._thread.join()
 
     def settle(self, seconds: float) -> None:
-        """Return when all was looked at that has happened by now, or so many seconds are over."""
+        """Wait until all events by now were handled, or so many seconds are over."""
         self._asked = asked = Flag()
         self._watch.wake()
         asked.wait(seconds)
 
     def go_on(self) -> None:
-        """Remove files and record: nobody else does from now on."""
+        """Remove files and record from now on, as the only process."""
         if self._directories is not None:
             self._directories.sign()
         self._journal.let_go()
@@ -215,7 +215,7 @@ class Collector:
     def follow(self) -> None:
         """Never remove a file or record again, and give the lock up: a successor has it.
 
-        What is open shows on what producers count until this is closed.
+        Open files show what producers count until this is closed.
         """
         if self._directories is not None:
             self._directories.drop_lock()

@@ -71,7 +71,7 @@ def _forget_oldest(known: dict[str, Any], most: int) -> None:
 
 
 def find_ids(record: JournalRecord, directories: Directories) -> JournalRecord:
-    """Return a record of any version with the ids of files; an older one has their keys."""
+    """Return a record with the ids of files, for one of an older version that has their keys."""
     keys = [key for key in (*record.folded, *record.baselines) if key.endswith(SUFFIX)]
     if not keys:
         return record

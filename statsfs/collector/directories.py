@@ -46,14 +46,14 @@ class Directories:
     If that one is refused, or has another collector, it is a SegmentError, else an OSError.
 
     Args:
-        path: of the first.
+        path: of the collector's directory.
         watch, budget: the collector's.
-        make: whether to make it.
+        make: whether to make the directory.
         lock: the descriptor of the lock, of which another process has a copy; or None.
 
     Attributes:
         by_prefix: those that are read.
-        refused: by the names of those that are not read, whose they are and why, which was logged.
+        refused: by the name of each that is not read, its user and the line that was logged.
         came, left: those that are read since they were looked at, and no longer, until somebody
             takes note of them.
     """
@@ -104,7 +104,7 @@ class Directories:
         return self._lock
 
     def sign(self) -> None:
-        """Note in the file of the lock which process has it."""
+        """Write the number of this process into the lock's file."""
         _sign(self._lock)
 
     def is_there(self) -> bool:
@@ -205,7 +205,7 @@ def _make(path: str) -> None:
     try:
         os.mkdir(path, 0o755)
     except FileNotFoundError as error:
-        # Its parent is made by nobody: more than the last name of a path may be mistaken.
+        # Only the last directory of a path is made: the others may be mistaken.
         why = f"{path}: {error.strerror}; make {os.path.dirname(path)}"
         raise SegmentError(why, path, error.errno) from None
     log.info("made %s", path)

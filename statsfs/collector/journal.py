@@ -11,9 +11,9 @@ it comes from: it is removed.
 A clear, and an rmdir, are recorded before they are made: where the record cannot be written they
 are refused. After a kill they are what the record says, made or not begun.
 
-While another process takes over, the journal is *held*: nothing is written or removed, and clears
-wait until it is known which of the two writes from then on. Segments are folded in the tree alone:
-their files stay, and are removed when a record has their ids.
+While another process takes over, the journal is *held*: nothing is written or removed. Clears wait
+until it is decided which of the two processes writes. Segments are folded in the tree alone: their
+files stay, and are removed when a record has their ids.
 
 Threading: `clear` and `record` come from any thread, all else from the collector's. The lock of the
 journal guards the state here, and is held while a record is made and written, so that the last one
@@ -82,7 +82,7 @@ class Journal:
 
     Attributes:
         failed: whether a record could not be written, or is to be written again.
-        held: whether nothing is to be written, as another process does so, or may.
+        held: whether nothing is written, as another process writes, or may.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Journal:
         self.path_sources: Final = PathSources(registry, self.clear, self.record)
         self.failed = False
         self.held = False
-        self._decided = Flag()  # set when it is known which process writes
+        self._decided = Flag()  # set when it is decided which process writes
         self._decided.set()
         self._known_values = known_values
         self._wake = wake
@@ -111,9 +111,9 @@ class Journal:
 
     @locked
     def hold(self) -> None:
-        """Write nothing until `let_go`; raise SegmentError if something cannot be written before.
+        """Write all records, then none until `let_go`; SegmentError if one cannot be written.
 
-        One that was not loaded yet has nothing to write.
+        A journal that was not loaded yet has none.
         """
         self.write_all()
         if self.failed:
@@ -124,7 +124,7 @@ class Journal:
 
     @locked
     def let_go(self) -> None:
-        """Write again, and first all that came meanwhile."""
+        """Write again, and first all changes since `hold`."""
         self.held, self.failed = False, True
         self._decided.set()
 
@@ -399,7 +399,7 @@ class Journal:
     def begin_fold(self, name: str, segments: Collection[LiveSegment]) -> bool | None:
         """Write what dead segments counted, step 3; return whether that was done.
 
-        Their files may be removed if so; at None they are folded, but are to stay.
+        If so, their files may be removed. At None they are to be folded, and their files stay.
         """
         self._folding.update(segments)
         for segment in segments:

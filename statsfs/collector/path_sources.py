@@ -141,7 +141,7 @@ class PathSources:
         return list(map(self._retained.look, self._list([self.find_top(name)])))
 
     def _list(self, tops: Iterable[Source | None]) -> list[Source]:
-        # The path sources in these, each before those below it.
+        # Returns the path sources in these subtrees, each before those below it.
         found = [top for top in tops if top is not None and self._is_path_source(top)]
         for source in found:
             found += filter(self._is_path_source, _below(source))
@@ -422,7 +422,7 @@ class PathSources:
         self.fold_surplus()
 
     def count_users(self) -> tuple[dict[int, int], Counter[int]]:
-        """Return by user what the path sources weigh, and how many are empty; in any thread."""
+        """Return the path sources' weight and the number of empty ones, by user; in any thread."""
         return self._shares.weigh_users(), Counter(map(user_of, list(self._empty)))
 
     def take_changed(self) -> list[str]:

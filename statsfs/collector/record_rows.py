@@ -1,7 +1,7 @@
-"""Record rows: what folds, clears and removals change in what a record says.
+"""Record rows: how folds, clears and removals change the rows of a record.
 
-Owns the arithmetic of records, which is that of the tree: sums are added, of peaks the larger one
-stays.
+Owns the arithmetic of records, which is that of the tree: sums are added, and of two peaks the
+larger one stays.
 
 Threading: everything here is a function of its arguments.
 """
@@ -15,7 +15,7 @@ __all__ = ["add_rows", "clear_rows"]
 
 
 def add_rows(kept: RetainedSource, rows: RetainedRows) -> RetainedSource:
-    """Return what a source retains, and what it gets besides."""
+    """Return what a source retains after more rows were added."""
     added = kept.rows.copy()
     for array, row in rows.items():
         before = added.get(array, (None,) * len(array))

@@ -33,7 +33,7 @@ class _Refusal(NamedTuple):
     location: Location
     signature: tuple[int, ...] | None  # None: it may be admitted another time as it is
     moment: float
-    logged: tuple[int, ...]  # what the file was when it was logged, or nothing
+    logged: tuple[int, ...]  # the part of its signature that was logged last; () if none was
     reason: str  # "" if there is nothing to say
 
 
@@ -41,8 +41,8 @@ class Refusals:
     """The files that were refused, the last 10,000 of each directory.
 
     Attributes:
-        counts: by the owner of the directory, how many are refused for a reason now.
-        total: the same, how often one was.
+        counts: by the owner of the directory, how many files have a reason now.
+        total: by the owner of the directory, how often a reason was logged.
     """
 
     def __init__(self, timers: Timers, budget: LogBudget) -> None:
@@ -72,11 +72,11 @@ class Refusals:
             self.counts[known.location.directory.owner[0]] += number
 
     def find_reasons(self, user: int, most: int) -> list[str]:
-        """Return the newest lines that say what is refused in a user's directories, in any thread.
+        """Return the newest reasons of refusals in a user's directories, in any thread.
 
         Args:
-            user: by number.
-            most: how many.
+            user: the number of the user.
+            most: how many lines at most.
         """
         found: list[_Refusal] = []
         for here in list(self._known.values()):

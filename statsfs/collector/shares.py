@@ -46,7 +46,7 @@ class Shares:
         self._stale[source] = None
 
     def give(self, source: Source, owner: tuple[int, int]) -> None:
-        """Give a path source, which is in the tree and stays, to another owner."""
+        """Give a path source in the tree to another owner."""
         self.forget(source)
         change_rights(source, (), None, owner)
         self.add(source)
@@ -77,7 +77,7 @@ class Shares:
 
     @locked
     def weigh_users(self) -> dict[int, int]:
-        """Return what all path sources of each user weigh together."""
+        """Return the weight of each user's path sources together."""
         self._weigh_stale()
         return dict(self._by_user)
 

@@ -190,7 +190,7 @@ class TrustedDirectory:
 
 
 def may_be_directory(name: str, status: os.stat_result) -> bool:
-    """Tell whether it is one, or a link to one, which `open_directory` follows or refuses."""
+    """Tell whether a file is a directory, or a link, which `open_directory` follows or refuses."""
     is_link = stat.S_ISLNK(status.st_mode) and not name.endswith(SUFFIX)
     return is_link or stat.S_ISDIR(status.st_mode)
 
@@ -226,8 +226,8 @@ def open_directory(path: str, inside: TrustedDirectory | None = None) -> Trusted
 
 
 def _open_inside(name: str, shown: str, inside: TrustedDirectory) -> int:
-    # A directory of ours; or, with systemd.exec(5)'s DynamicUser=yes, one in `private` beside ours,
-    # which nobody but root may enter, and to which a link of root's leads.
+    # With systemd.exec(5)'s DynamicUser=yes the name is a link of root's. It leads to a directory
+    # in `private` beside ours, which only root may enter.
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
     status = os.stat(name, dir_fd=inside.fd, follow_symlinks=False)
     if not stat.S_ISLNK(status.st_mode):

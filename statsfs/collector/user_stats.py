@@ -1,4 +1,4 @@
-"""What each user has in a collector, and what is refused of it.
+"""The numbers of each user in a collector, and the reasons of refusals.
 
 Threading: any thread.
 """
@@ -17,11 +17,11 @@ __all__ = ["UserStats", "Users"]
 
 
 class UserStats(Stats):
-    """What the segments of one user are, and weigh in the shares that the user has."""
+    """The numbers of one user: segments, directories, their weights, and refusals."""
 
     segments = gauge("Segments that are shown", mode=0o444)
-    segment_integers = gauge("What living segments weigh in the user's share", mode=0o444)
-    directory_numbers = gauge("What directories of segments weigh in the share", mode=0o444)
+    segment_integers = gauge("Weight of living segments in the user's share", mode=0o444)
+    directory_numbers = gauge("Weight of directories of segments in the user's share", mode=0o444)
     empty_directories = gauge("Directories that only retain what was counted", mode=0o444)
     refused_files = gauge("Files and directories that are not shown now", mode=0o444)
     refusals = counter("How often a file was not shown", mode=0o444)
@@ -32,7 +32,7 @@ class Users:
 
     Args:
         liveness, paths, admission: the collector's.
-        find_directories: returns those that it reads, if any.
+        find_directories: returns the directories that it reads, if any.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class Users:
         return found
 
     def find_reasons(self, user: int, most: int) -> list[str]:
-        """Return lines that say what is refused of a user, `most` at most.
+        """Return lines about the refused directories of a user, then about the newest files.
 
-        Directories come first, then the newest files.
+        There are `most` lines at most.
         """
         lines = [reason for one, reason in self._list_refused() if one == user]
         return [*lines, *self._refusals.find_reasons(user, most)][:most]

@@ -135,7 +135,7 @@ class Watch:
                 events.gone.add(key)
                 self.remove(key)
             elif not name and key and mask & flags.ATTRIB:
-                # The directory itself, which need not be in ours: a link may lead to it.
+                # The directory itself. It may be outside of ours: then a link leads to it.
                 self._counts[key] += 1
                 events.names.setdefault("", {})[key.removesuffix("/")] = None
             elif name:

@@ -1,4 +1,4 @@
-"""Whose a top-level name is: directories that change hands, and those of DynamicUser=yes."""
+"""Owners of top-level names: directories that get another one, and those of DynamicUser=yes."""
 
 import os
 import shutil
@@ -151,7 +151,7 @@ def test_a_dynamic_user(run_directory: Path, when: str) -> None:
 
 
 def test_another_dynamic_user(run_directory: Path) -> None:
-    """It is told of the directory's new owner, which is not in the collector's own."""
+    """The new owner of a directory outside of the collector's is noticed."""
     private = start(run_directory)
     with collecting(run_directory / "statsfs") as registry:
         put(private / "x.stats", "app/w1", OTHER, number=5)
@@ -167,7 +167,7 @@ def test_another_dynamic_user(run_directory: Path) -> None:
 
 
 def test_links_that_are_not_followed(run_directory: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Only root's own to the one place is; each other is said once, and what is read stays so."""
+    """Only root's link to the one place is; others are logged once, and change nothing else."""
     directory = run_directory / "statsfs"
     private = start(run_directory)
     put(private / "x.stats", "app/w1", OTHER, number=5)

@@ -1,4 +1,4 @@
-"""A collector takes over from another one: who shows, folds, removes and records what, and when."""
+"""A collector takes over from another one: which shows, folds, removes and records, and when."""
 
 import os
 import threading
@@ -129,7 +129,7 @@ def test_a_death_of_both(tmp_path: Path) -> None:
 
 
 def test_a_top_level_segment(tmp_path: Path) -> None:
-    """It leaves the trees as it dies, and its file when there is one that records."""
+    """It leaves the trees as it dies; its file is removed when a collector records again."""
     with running(tmp_path) as (registry, old):
         one = put(tmp_path, "app")
         wait_for(registry, "app")
@@ -146,7 +146,7 @@ def test_a_top_level_segment(tmp_path: Path) -> None:
 
 
 def test_clears_wait(tmp_path: Path) -> None:
-    """Until it is known who records: the old one, which goes on, or another, which is asked."""
+    """Until it is decided which collector records; if that is another one, they are refused."""
     with running(tmp_path) as (registry, old):
         put(tmp_path, "app/one")
         wait_for(registry, "app/one")
@@ -183,7 +183,7 @@ def test_removals_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_of_others_than_running_collectors(tmp_path: Path) -> None:
-    """One that was only prepared has no thread to halt; one without a directory goes on as such."""
+    """A prepared one has no thread to halt; one without a directory follows without it."""
     prepared = Collector(Registry(), tmp_path / "prepared")
     prepared.prepare()
     prepared.halt()
@@ -214,7 +214,7 @@ def test_a_directory_that_was_refused_and_is_gone(tmp_path: Path) -> None:
 def test_a_collector_that_cannot_be_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the directory is gone, or a record cannot be written, it is refused, and goes on."""
+    """If the directory is gone, or a record cannot be written, `hold` is refused; it goes on."""
     directory = tmp_path / "segments"
     with running(directory) as (registry, old):
         put(directory, "app/dead", alive=False)

@@ -1,4 +1,4 @@
-"""What each user has in a collector, and what is refused."""
+"""The numbers of each user in a collector, and the reasons of refusals."""
 
 import os
 from collections import Counter
@@ -18,7 +18,7 @@ ME = os.geteuid()
 
 
 def test_what_a_user_has(directory: Path) -> None:
-    """Segments, what they weigh, and directories that nobody counts in any more."""
+    """Segments, their weight, and empty directories."""
     with Collector(Registry(), directory) as collector:
         assert collector.users.count() == {}
         with publish("app/a/one", values=WorkerStats, directory=directory) as segment:
@@ -103,7 +103,7 @@ def test_more_refusals_than_are_remembered(
 
 
 def test_a_directory_that_is_gone(directory: Path) -> None:
-    """What is refused goes with it."""
+    """Its refusals go with it."""
     (directory / "broken.stats").write_bytes(b"x")
     with Collector(Registry(), directory) as collector:
         wait_until(lambda: ME in collector.users.count(), "the refusal")

@@ -90,7 +90,7 @@ def test_too_many_events_of_one_directory(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_attributes_of_a_directory_itself(tmp_path: Path) -> None:
-    """They are told as of a name in the collector's, where a link to it may be; of that one not."""
+    """The event has its name in the collector's directory, which may be a link; that has none."""
     watch = Watch()
     (tmp_path / "top").mkdir()
     (tmp_path / "other").mkdir()

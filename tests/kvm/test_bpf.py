@@ -165,7 +165,7 @@ def test_a_vcpu_that_is_just_being_made(
 def test_the_pass_before(
     iterator: BpfIterator, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], same: bool
 ) -> None:
-    """Its rows are returned again where only the numbers are others: all is as decoded anew."""
+    """Its rows are returned again if only numbers changed; the result is as if decoded anew."""
     vm = ROW.pack(MARK, *HEAD) + bytes(iterator._sizes[True])
 
     def make(

@@ -141,7 +141,7 @@ def test_a_reader_gets_numbers_of_20_ms_before(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_what_a_pass_brings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each block goes to the vCPU that it is of, whatever comes, goes and changes places."""
+    """Each block goes to its vCPU, whatever comes, goes and changes places."""
     monkeypatch.setattr("statsfs.kvm.bpf_vms._FRESH", 0.0)
     vms, iterator, _ = make(row(), vcpu(0))
     sources: Any = Taken(0)

@@ -129,7 +129,7 @@ def test_an_older_kernel(debugfs: Debugfs, vms: DebugfsVms) -> None:
 
 
 def test_a_thread_that_ends(debugfs: Debugfs, vms: DebugfsVms) -> None:
-    """It counted what it counted, whatever has its number then; another one has its own numbers."""
+    """Its last numbers stay, whatever has its id then; another thread has its own numbers."""
     debugfs.write(NAME, {})
     with subprocess.Popen(
         [sys.executable, "-c", "input()"], stdin=subprocess.PIPE, text=True
@@ -184,7 +184,7 @@ def test_what_is_not_a_number(debugfs: Debugfs, vms: DebugfsVms) -> None:
 
 
 def test_peaks_of_vcpus(debugfs: Debugfs, sections: tuple[Section, Section]) -> None:
-    """The kernel adds them up, which is no peak: the sums are left out."""
+    """The kernel adds them up, and their sum is not a peak: no sums are shown."""
     vm, vcpu = sections
     place = vcpu.places["exits"]
     peak = replace(place.value, kind=Kind.PEAK, aggregate=Aggregate.MAX, mode=0o444)
@@ -250,7 +250,7 @@ def test_kvm_that_is_loaded_again(
 def test_a_mount_over_it(
     debugfs: Debugfs, sections: tuple[Section, Section], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of a tree of our own, for kvm_stat: it is not what is read."""
+    """As of a tree of our own, for kvm_stat: it is not read."""
     debugfs.write(NAME, {"exits": 7})
     before = DebugfsVms(*sections, debugfs.path)
     assert len(before.look(FILES, ())) == 1
@@ -316,7 +316,7 @@ def test_no_moment_of_a_move_is_wrong(sections: tuple[Section, Section]) -> None
     kvm.put()
 
 
-# In a host: two guests of this process, of which it is not known whose the descriptors are
+# In a host: two guests of this process; which of them a descriptor belongs to is unknown
 
 
 @pytest.fixture
@@ -506,7 +506,7 @@ def test_clears_while_debugfs_has_it(
 def test_numbers_that_somebody_cleared_in_debugfs(
     guests: RealKvm, debugfs: Debugfs, host: Callable[[], KvmHost]
 ) -> None:
-    """The kernel's begin anew: what was counted before stays in the totals."""
+    """The kernel counts anew: the numbers before stay in the totals."""
     with host() as kvm:
         vm, other, source = make_two(kvm, guests, vcpus=1)
         run(source, vm, 50)

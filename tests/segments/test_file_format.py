@@ -261,7 +261,7 @@ def test_no_aggregate_at_all_can_be_said() -> None:
          "in the block", "version 2", "version 0", "a byte too far", "in front", "a text"],
 )  # fmt: skip
 def test_what_has_no_block_of_ours_says_why(encoded: bytes, words: str) -> None:
-    """It was ignored in silence; a producer in another language had nothing to go by."""
+    """Such files were ignored in silence: no hint for a producer in another language."""
     with pytest.raises(FormatError, match=words) as raised:
         decode(encoded)
     assert "\n" not in str(raised.value)

@@ -88,7 +88,7 @@ class Daemons:
         self.pid = self._ask(" ".join(("start", *options)))
 
     def replace(self, *options: str) -> None:
-        """Have another one take over; return when the old one has ended, and that ended well."""
+        """Have another one take over; wait for the old one's end, which must be a good one."""
         old = self.pid
         self.start("--replace", *options)
         self._expect(0, old)
