@@ -47,13 +47,6 @@ _LEAVES: Final[tuple[Any, ...]] = (
 )
 
 
-def _nest(depth: int) -> Any:
-    nested: Any = 0
-    for _ in range(depth):
-        nested = [nested]
-    return nested
-
-
 def _spoil(answer: Any, chance: random.Random) -> Any:
     # Puts something else somewhere into a sound answer.
     if chance.random() < 0.2 or not isinstance(answer, dict | list) or not answer:
