@@ -546,9 +546,9 @@ def test_a_relative_directory(host: Host, monkeypatch: pytest.MonkeyPatch) -> No
     """In the background the working directory is another, and the directory of segments is not."""
     monkeypatch.chdir(host.place)
     log = host.place / "log"
-    for options in ((), ("--replace",)):
-        command = (*STATSFS, "mount", "stats", "--segments", "segments", "-b", "--log", log)
-        done = run(*command, *options)
+    options = ("--segments", "segments", "--log", str(log))
+    command = (*STATSFS, "mount", "stats", "--background", *options)
+    for done in (run(*command), run(*command, "--replace")):
         assert (done.stdout, done.stderr) == (f"statsfs: mounted at {host.stats}\n", "")
     run(*STATSFS, "umount", host.stats)
     wait_until(lambda: "unmounted" in log.read_text(), "the end")
