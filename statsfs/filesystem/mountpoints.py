@@ -164,6 +164,10 @@ def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
     except FileNotFoundError as error:  # from getcwd(2)
         reason = "the current directory was deleted; change to another, or give an absolute path"
         raise _refusal(text, reason, error.errno) from None
+    except MountError:
+        raise
+    except OSError as error:  # the table of mounts cannot be opened
+        raise _refusal(text, str(error.strerror), error.errno) from None
 
 
 @contextlib.contextmanager

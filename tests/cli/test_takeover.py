@@ -385,6 +385,8 @@ def test_two_successors(host: Host) -> None:
 
     wait_until(are_decided, "both")
     host.expect_replaced(old)
+    # One was refused, or took over and was replaced: it ends by itself, before the other is told.
+    wait_until(lambda: any(one.poll() is not None for one in both), "one of both")
     for one, log in zip(both, logs, strict=True):
         if one.poll() is None:
             one.terminate()

@@ -179,16 +179,11 @@ def test_the_vms_of_processes(guests: RealKvm) -> None:
 
 
 @pytest.mark.mount
-def test_a_qemu_that_keeps_its_descriptors(
-    mountpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_qemu_that_keeps_its_descriptors(mountpoint: Path, tmp_path: Path) -> None:
     """Shown without BPF, with the numbers of its descriptors; killed it is not kept alive."""
-    monkeypatch.setattr(
-        "tests.support.kvm_mounts.STATSFS", [STATSFS[0], "-c", WITHOUT_BPF], raising=True
-    )
     with (
         KvmUevents() as uevents,
-        mounted(mountpoint, "--kvm"),
+        mounted(mountpoint, "--kvm", statsfs=[STATSFS[0], "-c", WITHOUT_BPF]),
         running(tmp_path / "a.qmp", find_qemu("debian13")) as vm,
     ):
         directory = mountpoint / "kvm" / vm.name
