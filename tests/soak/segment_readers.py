@@ -43,7 +43,8 @@ def reading(mountpoint: str) -> Iterator[int]:
             raise Away from error
         raise
     try:
-        if os.fstat(fd).st_dev == os.stat("..", dir_fd=fd).st_dev:
+        # Not "..": in a mount that was just replaced, and so detached, the root is its own parent.
+        if os.fstat(fd).st_dev == os.stat(os.path.dirname(mountpoint)).st_dev:
             raise Away
         yield fd
     except OSError as error:
