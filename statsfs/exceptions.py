@@ -15,6 +15,7 @@ Threading: errors are plain objects. The family::
     ├── ExhaustedError       (OverflowError)     no numbers left for files or places
     ├── MountError           (OSError)           a refused mount
     ├── SegmentError         (OSError)           a refused segment, or directory of segments
+    ├── SampleError          (OSError)           a place without numbers: no mount, no server
     ├── QmpError             (OSError)           a refused QMP socket, or an invalid answer
     └── KvmError             (OSError)           a way to KVM's statistics that does not work here
 """
@@ -30,6 +31,7 @@ __all__ = [
     "QmpError",
     "ReadOnlyValueError",
     "ReleasedError",
+    "SampleError",
     "SegmentError",
     "StatsfsError",
     "TreeError",
@@ -120,6 +122,10 @@ class SegmentError(_ErrnoError):
 
     `offender` is the path; `errno` is the system's number, or None.
     """
+
+
+class SampleError(StatsfsError, OSError):
+    """A directory, a server or a recording has no numbers; `offender` is its name."""
 
 
 class QmpError(StatsfsError, OSError):

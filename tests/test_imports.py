@@ -20,7 +20,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("model",),
     ("tree",),
     ("formats",),
-    ("filesystem", "kvm", "monitoring", "segments"),
+    ("eyes", "filesystem", "kvm", "monitoring", "segments"),
     ("collector", "demo"),
     ("cli",),
 )

@@ -1,0 +1,172 @@
+"""Places that samples are taken at: a directory of a mount, or a server of metrics.
+
+Owns how the views are read, and the one line of each error. Reading needs no rights but to read.
+Threading: a place is used by one thread at a time.
+"""
+
+import gzip
+import http.client
+import os
+import time
+import zlib
+from typing import Final, Protocol
+from urllib.parse import quote, unquote, urlsplit
+
+from statsfs.exceptions import SampleError
+from statsfs.eyes.descriptions import Path, Schema, find_node, parse_schema
+from statsfs.eyes.samples import Sample, parse_sample
+
+__all__ = ["Directory", "Place", "Server", "open_place"]
+
+_PATIENCE: Final = 10.0  # seconds
+_ANSWER_MAX: Final = 1 << 30
+
+
+class Place(Protocol):
+    """Where samples come from: a directory, a server, or a recording.
+
+    Attributes:
+        name: what people call it.
+        writable: whether values may be cleared there.
+    """
+
+    name: str
+    writable: bool
+
+    def read_schema(self, path: Path = ()) -> Schema:
+        """Return what is known of a source and those below it; SampleError if it cannot be had."""
+
+    def read_sample(self) -> Sample | None:
+        """Return the numbers of now, None at the end of a recording; SampleError if they cannot."""
+
+    def clear(self, path: Path, name: str) -> None:
+        """Write 0 to a file; SampleError if it is refused."""
+
+
+class Directory:
+    """A directory of a mount.
+
+    Args:
+        name: its path. It is looked up anew for each sample, so a mount may come back.
+    """
+
+    writable = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read_schema(self, path: Path = ()) -> Schema:
+        """Return what is known of a source and those below it."""
+        return parse_schema(self._read(os.path.join(self.name, *path, ".schema.json")))
+
+    def read_sample(self) -> Sample:
+        """Return the numbers of now."""
+        text = self._read(os.path.join(self.name, ".stats.json"))
+        return parse_sample(text, time.time(), time.monotonic())
+
+    def clear(self, path: Path, name: str) -> None:
+        """Write 0 to a file."""
+        file = os.path.join(self.name, *path, name)
+        try:
+            descriptor = os.open(file, os.O_WRONLY)
+            try:
+                os.write(descriptor, b"0")
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise SampleError(f"{file}: {error.strerror}", file) from error
+
+    def _read(self, path: str) -> bytes:
+        try:
+            with open(path, "rb", buffering=0) as file:
+                return file.read()
+        except FileNotFoundError as error:
+            reason = "not a directory of a statsfs" if os.path.isdir(self.name) else error.strerror
+        except NotADirectoryError:
+            reason = "not a directory; give the one that it is in"
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SampleError(f"{self.name}: {reason}", self.name)
+
+
+class Server:
+    """The tree behind `--listen` of a daemon: `/api/stats` and `/api/schema`.
+
+    Args:
+        url: `http://host:port`; a path behind it is that of the source to look at.
+    """
+
+    writable = False
+
+    def __init__(self, url: str) -> None:
+        self.name = url
+        parts = urlsplit(url)
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if parts.scheme != "http" or not host or parts.query or parts.username:
+            raise SampleError(f"{url}: not http://HOST:PORT", url)
+        self._host, self._port = host, port or 80
+        self._path: Path = tuple(unquote(name) for name in parts.path.split("/") if name)
+        self._connection: http.client.HTTPConnection | None = None
+
+    def read_schema(self, path: Path = ()) -> Schema:
+        """Return what is known of all sources; of one alone the server does not tell."""
+        schema = parse_schema(self._get("/api/schema")).below((*self._path, *path))
+        if schema is None:
+            raise self._gone()
+        return schema
+
+    def read_sample(self) -> Sample:
+        """Return the numbers of now."""
+        sample = parse_sample(self._get("/api/stats"), time.time(), time.monotonic())
+        if not self._path:
+            return sample
+        node = find_node(sample.root, self._path)
+        if node is None:
+            raise self._gone()
+        return Sample(sample.time, sample.moment, node)
+
+    def clear(self, path: Path, name: str) -> None:
+        """Refuse: a server of metrics only tells."""
+        raise SampleError(f"{self.name}: a server of metrics is read-only", self.name)
+
+    def _gone(self) -> SampleError:
+        return SampleError(f"{self.name}: no source {'/'.join(map(quote, self._path))}", self.name)
+
+    def _get(self, target: str) -> bytes:
+        # A connection that was kept may have been closed by the server: then once more.
+        for kept in (self._connection is not None, False):
+            try:
+                return self._ask(target)
+            except SampleError:
+                raise
+            except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
+                self._close()
+                if not kept:
+                    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+                    raise SampleError(f"{self.name}: {reason}", self.name) from error
+        raise AssertionError("the second try returns or raises")
+
+    def _ask(self, target: str) -> bytes:
+        if self._connection is None:
+            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
+        self._connection.request("GET", target, headers={"Accept-Encoding": "gzip"})
+        answer = self._connection.getresponse()
+        body = answer.read(_ANSWER_MAX)
+        if answer.status != 200:
+            self._close()
+            reason = f"{answer.status} {answer.reason} for {target}"
+            raise SampleError(f"{self.name}: {reason}", self.name)
+        return gzip.decompress(body) if answer.headers.get("Content-Encoding") == "gzip" else body
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+
+def open_place(name: str) -> Place:
+    """Return the place that a user names: a path, or `http://host:port`."""
+    return Server(name) if "://" in name else Directory(name)

@@ -1,0 +1,62 @@
+"""Samples: the numbers of a subtree at one moment, as `.stats.json` has them.
+
+Threading: pure.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from statsfs.exceptions import SampleError
+from statsfs.eyes.descriptions import Path, find_node
+
+__all__ = ["Number", "Sample", "parse_sample"]
+
+Number = int | list[int]
+"""What a file has: an integer, or the buckets of a histogram."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The numbers of a subtree.
+
+    Attributes:
+        time: when it was taken, in seconds since 1970.
+        moment: the same on a clock that only goes forward; rates are made with it.
+        root: `{"values": {name: number}, "subordinates": {name: {…the same…}}}`.
+    """
+
+    time: float
+    moment: float
+    root: Mapping[str, Any]
+
+    def find(self, path: Path) -> Mapping[str, Any] | None:
+        """Return the object of a source; None if it is not there."""
+        node: Mapping[str, Any] | None = find_node(self.root, path)
+        return node
+
+    def number(self, path: Path, name: str) -> Number | None:
+        """Return what a file has; None if there is none, or its number is not known now."""
+        node = find_node(self.root, path)
+        return None if node is None else node["values"].get(name)
+
+    def walk(self) -> Iterator[tuple[Path, Mapping[str, Number]]]:
+        """Yield each source and its numbers, from the top down."""
+        waiting: list[tuple[Path, Mapping[str, Any]]] = [((), self.root)]
+        while waiting:
+            path, node = waiting.pop()
+            yield path, node["values"]
+            below = [((*path, name), child) for name, child in node["subordinates"].items()]
+            waiting += reversed(below)
+
+
+def parse_sample(text: bytes, time: float, moment: float) -> Sample:
+    """Return the sample that a `.stats.json` is; SampleError if it is something else."""
+    try:
+        root = json.loads(text)
+        if not (isinstance(root["values"], dict) and isinstance(root["subordinates"], dict)):
+            raise TypeError("no values")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise SampleError("invalid sample: it is not a .stats.json of statsfs") from error
+    return Sample(time, moment, root)
