@@ -21,7 +21,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("tree",),
     ("formats",),
     ("eyes", "filesystem", "kvm", "monitoring", "segments"),
-    ("collector", "demo"),
+    ("collector", "demo", "top"),
     ("cli",),
 )
 CORE = ("model", "tree")
@@ -31,7 +31,8 @@ THIRD_PARTIES = {
     "h11": {"monitoring"},
     "prometheus_client": {"monitoring"},
     "click": {"cli"},
-    "rich": {"cli"},
+    "rich": {"cli", "top"},
+    "textual": {"top"},
     "qemu": {"kvm"},
     "inotify_simple": {"collector"},
 }
@@ -197,7 +198,8 @@ import sys, tempfile
 
 class Blocker:
     blocked = {
-        "pyfuse3", "trio", "click", "rich", "prometheus_client", "h11", "qemu", "inotify_simple"
+        "pyfuse3", "trio", "click", "rich", "prometheus_client", "h11", "qemu", "inotify_simple",
+        "textual",
     }
 
     def find_spec(self, name, path=None, target=None):

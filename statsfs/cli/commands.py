@@ -19,6 +19,7 @@ from statsfs.cli.serving import EPILOG, complete_directory, silence
 from statsfs.cli.signals import Stopped
 from statsfs.cli.status import status
 from statsfs.cli.systemd import prioritize
+from statsfs.cli.top import top
 from statsfs.exceptions import MountError, StatsfsError
 from statsfs.filesystem.mountpoints import FILESYSTEM, find_mount, unmount
 
@@ -26,7 +27,7 @@ __all__ = ["cli", "run"]
 
 
 @click.group(
-    commands=[demo, install_mount_helper, kvm_check, mount_command, status],
+    commands=[demo, install_mount_helper, kvm_check, mount_command, status, top],
     epilog=EPILOG,
     context_settings={"max_content_width": 100},
 )

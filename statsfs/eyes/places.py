@@ -28,10 +28,12 @@ class Place(Protocol):
     Attributes:
         name: what people call it.
         writable: whether values may be cleared there.
+        partial: whether the schema of one source can be read without all others.
     """
 
     name: str
     writable: bool
+    partial: bool
 
     def read_schema(self, path: Path = ()) -> Schema:
         """Return what is known of a source and those below it; SampleError if it cannot be had."""
@@ -51,6 +53,7 @@ class Directory:
     """
 
     writable = True
+    partial = True
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -97,6 +100,7 @@ class Server:
     """
 
     writable = False
+    partial = False
 
     def __init__(self, url: str) -> None:
         self.name = url

@@ -1,0 +1,143 @@
+"""`statsfs top`: look at a tree on a terminal, or print it for scripts.
+
+Owns the command and its options; what is shown is in the room `top`. Threading: main thread only,
+but for the thread that reads.
+"""
+
+import os
+import re
+import sys
+import time
+from typing import Any, Final
+
+import click
+
+from statsfs.cli import serving
+from statsfs.cli.signals import Stop
+from statsfs.eyes.places import Place, open_place
+from statsfs.eyes.rates import Rates
+from statsfs.filesystem.mountpoints import find_mounts
+from statsfs.top.known import Known
+from statsfs.top.plain import CSV_HEADER, format_csv, format_table, list_all
+
+__all__ = ["top"]
+
+EPILOG: Final = """\b
+Exit codes:
+  0  done, also when stopped by SIGTERM or SIGINT
+  1  failed: no statsfs at PATH, no such server, textual is not installed
+  2  wrong usage
+"""
+_NO_TEXTUAL: Final = "statsfs top needs textual: pip install 'statsfs[top]'"
+
+
+class _Pattern(click.ParamType[re.Pattern[str]]):
+    name = "regex"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return re.compile(value)
+        except re.error as error:
+            self.fail(f"{value!r} is not a regular expression: {error}", param, ctx)
+
+
+@click.command(epilog=EPILOG, context_settings={"show_default": True})
+@click.argument("path", required=False)
+@click.option(
+    "-i",
+    "--interval",
+    type=serving.Number(0.1),
+    default=1.0,
+    metavar="SECONDS",
+    help="Read so often.",
+)
+@click.option(
+    "-f",
+    "--filter",
+    "pattern",
+    type=_Pattern(),
+    metavar="REGEX",
+    help="Only values whose path, as vm/vcpu0/exits, has it.",
+)
+@click.option("--once", is_flag=True, help="Print all values and their rates once, and end.")
+@click.option(
+    "--csv",
+    "as_csv",
+    is_flag=True,
+    help="Print CSV at each interval: time, path, name, value, rate. Numbers are as counted.",
+)
+def top(
+    path: str | None, interval: float, pattern: re.Pattern[str] | None, once: bool, as_csv: bool
+) -> None:
+    """Look at the numbers of PATH: values, rates, the last two minutes.
+
+    PATH is a directory of a mounted statsfs, or http://HOST:PORT, where --listen of a daemon is.
+    Without it, it is the current directory, or the only mount that there is. Nobody needs more
+    rights than to read. F1 shows the keys.
+
+    \b
+    Examples:
+      statsfs top /run/stats/kvm
+      statsfs top http://host:9464
+      statsfs top --once -f 'vcpu0/.*exits$'
+      statsfs top --csv -i 10 /run/stats > stats.csv
+    """  # fmt: skip
+    place = open_place(_find_place() if path is None else path)
+    if once or as_csv:
+        _print(place, interval, pattern, once, as_csv)
+        return
+    try:
+        from statsfs.top.app import TopApp
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("textual", "rich"):
+            raise
+        raise click.ClickException(_NO_TEXTUAL) from None
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise click.ClickException("not a terminal; --once and --csv are for scripts")
+    place.read_sample()  # what is wrong with PATH is told before the screen is taken
+    TopApp(place, interval, pattern).run()
+
+
+def _find_place() -> str:
+    if os.path.exists(".stats.json"):
+        return "."
+    mounts = find_mounts("fuse.statsfs")
+    if len(mounts) == 1:
+        return mounts[0]
+    if not mounts:
+        raise click.ClickException("no statsfs is mounted; give a PATH or http://HOST:PORT")
+    raise click.ClickException(f"give one PATH; there are {', '.join(mounts)}")
+
+
+def _print(
+    place: Place, interval: float, pattern: re.Pattern[str] | None, once: bool, as_csv: bool
+) -> None:
+    # A rate takes two samples, so the first is printed after an interval.
+    stop = Stop()
+    known, rates = Known(place), Rates()
+    _read(place, known, rates)
+    if as_csv:
+        click.echo(CSV_HEADER, nl=False)
+    due = time.monotonic() + interval
+    while not stop.wait(due - time.monotonic()):
+        due = max(due + interval, time.monotonic())
+        if not _read(place, known, rates):
+            return
+        assert rates.after is not None
+        entries = list_all(rates, known.find, pattern)
+        if any(entry.what is None for entry in entries) and known.read(time.monotonic()):
+            entries = list_all(rates, known.find, pattern)
+        text = format_csv(rates.after.time, entries) if as_csv else format_table(entries)
+        click.echo(text, nl=False)
+        if once:
+            return
+
+
+def _read(place: Place, known: Known, rates: Rates) -> bool:
+    # Takes the next sample; tells whether there was one.
+    sample = place.read_sample()
+    if sample is None:
+        return False
+    rates.add(sample)
+    known.read(time.monotonic())
+    return True

@@ -1,0 +1,346 @@
+"""The app of `statsfs top`: panes, keys, and what each tick shows.
+
+Threading: textual's loop; `Feed` has a thread of its own, and its answers come here.
+"""
+
+import re
+import time
+from typing import Any, ClassVar, Final
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Footer, Input, Static
+
+from statsfs.exceptions import SampleError
+from statsfs.eyes.descriptions import Path
+from statsfs.eyes.places import Place
+from statsfs.eyes.rates import Rates
+from statsfs.eyes.samples import Sample
+from statsfs.top.detail import LINES, describe_entry
+from statsfs.top.dialogs import Help, Question
+from statsfs.top.feed import Feed
+from statsfs.top.history import History
+from statsfs.top.known import Known
+from statsfs.top.outline import Outline
+from statsfs.top.panes import TablePane, TreePane
+from statsfs.top.plain import format_table
+from statsfs.top.rows import Rows
+from statsfs.top.table import ORDERS, list_entries, measure, sort_entries
+
+__all__ = ["TopApp"]
+
+_TREE_ORDERS: Final = ("name", "value", "rate")
+_PREFERRED: Final = "exits"
+
+
+class TopApp(App[None]):
+    """A tree and its numbers, live.
+
+    Args:
+        place: where samples are read.
+        interval: seconds between two.
+        pattern: what the paths of files must have in them, or None.
+    """
+
+    TITLE = "statsfs top"
+    ENABLE_COMMAND_PALETTE = False
+    CSS = f"""
+    #head {{ height: 1; background: $primary; color: $text; text-style: bold; }}
+    #tree {{ width: 38%; max-width: 68; min-width: 40; }}
+    #right {{ width: 1fr; border-left: vkey $primary-darken-2; }}
+    #table {{ height: 1fr; }}
+    #detail {{ height: {LINES}; border-top: hkey $primary-darken-2; color: $text-muted; }}
+    #filter {{ display: none; height: 1; border: none; padding: 0 1; background: $boost; }}
+    #filter.shown {{ display: block; }}
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f1,question_mark", "help", "Help", key_display="F1"),
+        Binding("f4,f3,slash,backslash", "filter", "Filter", key_display="F4"),
+        Binding("f6,greater_than_sign", "sort(1)", "Sort", key_display="F6"),
+        Binding("less_than_sign", "sort(-1)", "Sort", show=False),
+        Binding("I", "turn_round", "Invert", show=False),
+        Binding("Z,z,p", "hold", "Hold", key_display="Z"),
+        Binding("r", "reset", "Reset"),
+        Binding("f9,0", "clear", "Write 0", key_display="F9"),
+        Binding("c,y", "copy", "Copy"),
+        Binding("escape", "unfilter", "No filter", show=False),
+        Binding("f10,q", "quit", "Quit", key_display="F10"),
+    ]
+
+    def __init__(
+        self, place: Place, interval: float = 1.0, pattern: re.Pattern[str] | None = None
+    ) -> None:
+        super().__init__()
+        self._place = place
+        self._known = Known(place)
+        self._feed = Feed(place, self._known, interval, self._hear, self._hear_refusal)
+        self._rates = Rates()
+        self._history = History()
+        self._since: Sample | None = None
+        self._error = ""
+        self._finished = False
+        self._pattern = pattern
+        self._order = ORDERS[0]
+        self._reverse = False
+        self._tree_order = _TREE_ORDERS[0]
+        self._source: Path = ()
+        self._value = _PREFERRED
+        self._outline = Outline()
+        self._tree = TreePane(self._outline, self._rates, self._known.find)
+        self._table = TablePane(self._history, self._mark)
+        self._filtered: Rows = self._table
+
+    def compose(self) -> ComposeResult:
+        yield Static(id="head")
+        with Horizontal():
+            yield self._tree
+            with Vertical(id="right"):
+                yield self._table
+                yield Static(id="detail")
+        yield Input(id="filter", placeholder="a regular expression", compact=True)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to read."""
+        self._tree.name_of_root = self._place.name.rstrip("/").rpartition("/")[2] or "/"
+        self._tree.focus()
+        self._feed.start()
+
+    def on_unmount(self) -> None:
+        """End reading."""
+        self._feed.stop()
+
+    # Ticks
+
+    def _hear(self, sample: Sample | None, error: SampleError | None) -> None:
+        self._call(self.take, sample, error)
+
+    def _hear_refusal(self, error: SampleError) -> None:
+        self._call(self.notify, error.message, severity="error")
+
+    def _call(self, call: Any, *arguments: Any, **named: Any) -> None:
+        # From the feed's thread. It does not wait, and the loop may have ended.
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(lambda: call(*arguments, **named))
+
+    def take(self, sample: Sample | None, error: SampleError | None) -> None:
+        """Show the next sample, or why there is none."""
+        if not self.is_running or self._feed.held:
+            return
+        self._error = "" if error is None else error.message
+        self._finished = sample is None and error is None
+        if sample is not None:
+            if self._rates.after is None:
+                self._outline.begin(sample)
+                self._begin(sample)
+            self._rates.add(sample)
+            self._history.add(sample, {*self._tree.shown, self._source})
+        self._show()
+
+    def _begin(self, sample: Sample) -> None:
+        # The cursor begins where there are numbers: a mount's root has none.
+        node = sample.root
+        while not node["values"] and len(node["subordinates"]) == 1:
+            ((name, node),) = node["subordinates"].items()
+            self._source = (*self._source, name)
+        if self._value not in node["values"]:
+            self._value = next(iter(node["values"]), "")
+
+    def _show(self) -> None:
+        sample = self._rates.after
+        if sample is not None:
+            self._tree.total_of = self._value
+            self._tree.title = self._title_tree()
+            self._tree.show(self._outline.rows(sample, self._source), self._source)
+            node = sample.find(self._source)
+            entries = list_entries(
+                self._source, self._rates, self._known.find,
+                since=self._since, pattern=self._pattern,
+            )  # fmt: skip
+            # What has gone keeps its last numbers, as the line at the top says.
+            if node is not None:
+                self._table.total = bool(node["subordinates"])
+                self._table.now = sample.moment
+                self._table.since_reset = self._since is not None
+                self._table.show(sort_entries(entries, self._order, self._reverse), self._value)
+        self._show_detail()
+        self._show_head()
+
+    def _show_head(self) -> None:
+        sample = self._rates.after
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(f" statsfs top  {self._place.name}")
+        if sample is not None:
+            head.append(f"  {time.strftime('%H:%M:%S', time.localtime(sample.time))}")
+        head.append(f"  every {self._feed.pace:.3g} s")
+        if self._feed.held:
+            head.append("  HELD", "reverse")
+        if self._finished:
+            head.append("  END OF THE RECORDING", "reverse")
+        if self._pattern is not None:
+            head.append(f"  filter: {self._pattern.pattern}")
+        if sample is not None and sample.find(self._source) is None:
+            head.append(f"  {'/'.join(self._source)} has gone; waiting", "reverse")
+        if self._error:
+            head.append(f"  {self._error}; waiting", "reverse")
+        self.query_one("#head", Static).update(head)
+
+    def _show_detail(self) -> None:
+        entry = self._table.selected
+        detail = self.query_one("#detail", Static)
+        lines = [] if entry is None else describe_entry(entry, detail.size.width)
+        detail.update(Text("\n".join(lines), no_wrap=True, overflow="ellipsis"))
+
+    def _title_tree(self) -> str:
+        mark = "" if self._tree_order == "name" else f" by {self._tree_order}"
+        pattern = self._outline.pattern
+        return f"source{mark}{'' if pattern is None else f' /{pattern.pattern}/'}"
+
+    def _mark(self, name: str) -> str:
+        return f"{name}{'▲' if self._reverse else '▼'}" if name == self._order else name
+
+    # What the panes tell
+
+    def on_rows_moved(self, message: Rows.Moved) -> None:
+        """Show the source under the tree's cursor, or the total of the table's value."""
+        if message.rows is self._tree:
+            self._source = self._tree.selected
+            self._table.scroll_home(animate=False)
+            if self._rates.after is not None:
+                self._history.add(self._rates.after, [self._source])
+        elif (entry := self._table.selected) is not None:
+            self._value = entry.name
+        self._show()
+
+    def on_rows_title_clicked(self, message: Rows.TitleClicked) -> None:
+        """Sort by the column; a second click turns the order round."""
+        if message.rows is self._tree:
+            self.action_sort(1)
+            return
+        name = next((name for name, end in self._table.titles if message.column < end), "")
+        if name == self._order:
+            self._reverse = not self._reverse
+        elif name in ORDERS:
+            self._order, self._reverse = name, False
+        self._show()
+
+    def on_tree_pane_folded(self, message: TreePane.Folded) -> None:
+        """Fold or unfold."""
+        if message.path is not None:
+            self._outline.open(message.path, message.opened)
+        elif self._rates.after is not None:
+            self._outline.open_all(self._rates.after, message.opened)
+        self._show()
+
+    # Keys
+
+    def action_help(self) -> None:
+        """Show the keys."""
+        self.push_screen(Help())
+
+    def action_sort(self, by: int) -> None:
+        """Sort the pane that has the focus by its next column."""
+        if self._tree.has_focus:
+            orders = _TREE_ORDERS
+            self._tree_order = orders[(orders.index(self._tree_order) + by) % len(orders)]
+            measures = {
+                "value": lambda path: measure(self._total(path)),
+                "rate": lambda path: measure(self._rates.rate(path, self._value)),
+            }
+            self._outline.measure = measures.get(self._tree_order)
+        else:
+            self._order = ORDERS[(ORDERS.index(self._order) + by) % len(ORDERS)]
+        self._show()
+
+    def _total(self, path: Path) -> Any:
+        return None if self._rates.after is None else self._rates.after.number(path, self._value)
+
+    def action_turn_round(self) -> None:
+        """Turn the order of the pane with the focus round."""
+        if self._tree.has_focus:
+            self._outline.reverse = not self._outline.reverse
+        else:
+            self._reverse = not self._reverse
+        self._show()
+
+    def action_hold(self) -> None:
+        """Stop, or go on."""
+        self._feed.held = not self._feed.held
+        self._feed.wake()
+        self._show()
+
+    def action_reset(self) -> None:
+        """Let the rates begin anew, and count what moves from now on."""
+        self._since = self._rates.after
+        self._rates.before = None
+        self._history.reset()
+        self._show()
+
+    def action_clear(self) -> None:
+        """Ask, and then write 0 to the value under the table's cursor."""
+        entry = self._table.selected
+        if entry is None:
+            return
+        path = "/".join((*entry.path, entry.name))
+        if not self._place.writable:
+            self.notify(f"{self._place.name} is read-only", severity="warning")
+        elif entry.what is None or not entry.what.writable:
+            self.notify(f"{path} cannot be cleared", severity="warning")
+        else:
+            below = " and all that is counted below" if self._table.total else ""
+
+            def answer(yes: bool | None) -> None:
+                if yes:
+                    self._feed.clear(entry.path, entry.name)
+
+            self.push_screen(Question(f"Write 0 to {path}{below}?"), answer)
+
+    def action_copy(self) -> None:
+        """Copy the numbers as text."""
+        self.copy_to_clipboard(format_table(self._table.entries))
+        self.notify(f"copied {len(self._table.entries)} lines")
+
+    # The filter
+
+    def action_filter(self) -> None:
+        """Filter the pane that has the focus, while one types."""
+        self._filtered = self._tree if self._tree.has_focus else self._table
+        pattern = self._outline.pattern if self._filtered is self._tree else self._pattern
+        line = self.query_one("#filter", Input)
+        line.value = "" if pattern is None else pattern.pattern
+        line.add_class("shown")
+        line.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Show what matches so far."""
+        self._set_filter(event.value)
+
+    def on_input_submitted(self) -> None:
+        """Keep the filter."""
+        self._leave_filter()
+
+    def action_unfilter(self) -> None:
+        """Take the filter away."""
+        if self.query_one("#filter", Input).has_focus:
+            self._leave_filter()
+        else:
+            self._filtered = self._tree if self._tree.has_focus else self._table
+        self._set_filter("")
+
+    def _leave_filter(self) -> None:
+        self.query_one("#filter", Input).remove_class("shown")
+        self._filtered.focus()
+
+    def _set_filter(self, text: str) -> None:
+        try:
+            pattern = re.compile(text) if text else None
+        except re.error:
+            pattern = re.compile(re.escape(text))  # half of an expression, while one types
+        if self._filtered is self._tree:
+            self._outline.pattern = pattern
+        else:
+            self._pattern = pattern
+        self._show()
