@@ -50,14 +50,15 @@ class Description:
         """Tell whether its number only grows until it is cleared, so that it has a rate.
 
         Args:
-            names: those of its directory. `exits.max` is no counter beside `exits`.
+            names: those of its directory. `exits.max` is no counter beside `exits`; `latency.sum`,
+                the sum of what a histogram observed, is one.
             total: whether the directory has others below it. A minimum or an average of counters
                 is not a counter.
         """
         if self.kind not in _MONOTONIC:
             return False
         stem, _, suffix = self.name.rpartition(".")
-        if stem in names and suffix in self.aggregate:
+        if stem in names and suffix != "sum" and suffix in self.aggregate:
             return False
         return not (total and self.aggregate and "sum" not in self.aggregate)
 
@@ -128,7 +129,7 @@ def parse_schema(text: bytes) -> Schema:
         root = json.loads(text, object_hook=convert)
         if not isinstance(root["values"], dict):
             raise TypeError("no values")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SampleError("invalid schema: it is not a .schema.json of statsfs") from error
     return Schema(root)
 

@@ -4,6 +4,7 @@ Owns how the views are read, and the one line of each error. Reading needs no ri
 Threading: a place is used by one thread at a time.
 """
 
+import contextlib
 import gzip
 import http.client
 import os
@@ -113,7 +114,6 @@ class Server:
             raise SampleError(f"{url}: not http://HOST:PORT", url)
         self._host, self._port = host, port or 80
         self._path: Path = tuple(unquote(name) for name in parts.path.split("/") if name)
-        self._connection: http.client.HTTPConnection | None = None
 
     def read_schema(self, path: Path = ()) -> Schema:
         """Return what is known of all sources; of one alone the server does not tell."""
@@ -140,35 +140,20 @@ class Server:
         return SampleError(f"{self.name}: no source {'/'.join(map(quote, self._path))}", self.name)
 
     def _get(self, target: str) -> bytes:
-        # A connection that was kept may have been closed by the server: then once more.
-        for kept in (self._connection is not None, False):
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
+        with contextlib.closing(connection):
             try:
-                return self._ask(target)
-            except SampleError:
-                raise
+                connection.request("GET", target, headers={"Accept-Encoding": "gzip"})
+                answer = connection.getresponse()
+                reason = f"{answer.status} {answer.reason} for {target}"
+                body = answer.read(_ANSWER_MAX)
+                if answer.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                if answer.status == 200:
+                    return body
             except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
-                self._close()
-                if not kept:
-                    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-                    raise SampleError(f"{self.name}: {reason}", self.name) from error
-        raise AssertionError("the second try returns or raises")
-
-    def _ask(self, target: str) -> bytes:
-        if self._connection is None:
-            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
-        self._connection.request("GET", target, headers={"Accept-Encoding": "gzip"})
-        answer = self._connection.getresponse()
-        body = answer.read(_ANSWER_MAX)
-        if answer.status != 200:
-            self._close()
-            reason = f"{answer.status} {answer.reason} for {target}"
-            raise SampleError(f"{self.name}: {reason}", self.name)
-        return gzip.decompress(body) if answer.headers.get("Content-Encoding") == "gzip" else body
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise SampleError(f"{self.name}: {reason}", self.name)
 
 
 def open_place(name: str) -> Place:

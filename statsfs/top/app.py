@@ -48,10 +48,11 @@ class TopApp(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS = f"""
     #head {{ height: 1; background: $primary; color: $text; text-style: bold; }}
-    #tree {{ width: 38%; max-width: 68; min-width: 40; }}
+    #tree {{ width: 34%; max-width: 60; min-width: 40; }}
     #right {{ width: 1fr; border-left: vkey $primary-darken-2; }}
     #table {{ height: 1fr; }}
-    #detail {{ height: {LINES}; border-top: hkey $primary-darken-2; color: $text-muted; }}
+    #detail {{ height: {LINES + 1}; border-top: hkey $primary-darken-2; color: $text-muted;
+        background: $surface; }}
     #filter {{ display: none; height: 1; border: none; padding: 0 1; background: $boost; }}
     #filter.shown {{ display: block; }}
     """
@@ -132,6 +133,8 @@ class TopApp(App[None]):
             return
         self._error = "" if error is None else error.message
         self._finished = sample is None and error is None
+        if error is not None:
+            self._history.interrupt()
         if sample is not None:
             if self._rates.after is None:
                 self._outline.begin(sample)
@@ -344,3 +347,6 @@ class TopApp(App[None]):
         else:
             self._pattern = pattern
         self._show()
+        if (entry := self._table.selected) is not None and entry.name != self._value:
+            self._value = entry.name
+            self._show()

@@ -32,6 +32,7 @@ def describe_entry(entry: Entry, width: int) -> list[str]:
     if what.description:
         lines.append(what.description)
     if isinstance(number, list) and any(number):
+        lines.append(entry.text)
         lines += _draw_histogram(number, what, width, LINES - len(lines))
     return lines
 

@@ -18,15 +18,17 @@ __all__ = ["SECONDS", "SOURCES_MAX", "History", "draw_bars", "draw_buckets"]
 SECONDS: Final = 120.0
 SOURCES_MAX: Final = 128
 
-_BARS: Final = "▁▂▃▄▅▆▇█"
-_Points = deque[tuple[float, Mapping[str, int]]]
+_BARS: Final = "▁▂▃▄▅▆▇"  # not █: the bars of rows below each other must not meet
+_Point = tuple[float, Mapping[str, int]]
+
+_NOTHING: Final[_Point] = (0.0, {})
 
 
 class History:
     """What sources had, at each sample of the last two minutes."""
 
     def __init__(self) -> None:
-        self._points: OrderedDict[Path, _Points] = OrderedDict()
+        self._points: OrderedDict[Path, deque[_Point]] = OrderedDict()
 
     def reset(self) -> None:
         """Forget everything."""
@@ -41,34 +43,53 @@ class History:
             self._points.popitem(last=False)
         for path, points in self._points.items():
             node = sample.find(path)
-            if node is not None and not (points and points[-1][0] >= sample.moment):
-                points.append((sample.moment, _add_up(node["values"])))
+            if not (points and points[-1][0] >= sample.moment):
+                points.append((sample.moment, {} if node is None else _add_up(node["values"])))
             while points and points[0][0] < sample.moment - SECONDS - 1:
                 points.popleft()
+
+    def interrupt(self) -> None:
+        """Know that there was no sample: nothing is drawn from the one before to the next."""
+        for points in self._points.values():
+            if points:
+                points.append((points[-1][0], {}))
 
     def levels(self, path: Path, name: str, now: float, width: int) -> list[float | None]:
         """Return the newest number in each of so many parts of the two minutes; None for none."""
         found: list[float | None] = [None] * width
-        for moment, numbers in self._points.get(path, ()):
-            if name in numbers:
-                _put(found, now - moment, numbers[name], add=False)
+        for before, after in pairwise([_NOTHING, *self._points.get(path, ())]):
+            if name not in after[1]:
+                continue
+            begin, end = _find_part(before[0], now, width), _find_part(after[0], now, width)
+            if name in before[1]:  # it stays until the next sample
+                for part in range(max(begin + 1, 0), end):
+                    found[part] = before[1][name]
+            if end >= 0:
+                found[end] = after[1][name]
         return found
 
     def rates(self, path: Path, name: str, now: float, width: int) -> list[float | None]:
         """Return the mean rate in each of so many parts of the two minutes; None for none."""
-        found: list[float | None] = [None] * width
-        counts: list[float | None] = [None] * width
-        points = [
-            (at, numbers[name]) for at, numbers in self._points.get(path, ()) if name in numbers
-        ]
-        for (begin, before), (end, after) in pairwise(points):
-            if after >= before:  # else it was cleared
-                _put(found, now - end, after - before, add=True)
-                _put(counts, now - end, end - begin, add=True)
+        grown, seconds = [0.0] * width, [0.0] * width
+        for before, after in pairwise(self._points.get(path, ())):
+            if name not in before[1] or name not in after[1]:
+                continue
+            moved = after[1][name] - before[1][name]
+            if moved < 0:
+                continue  # it was cleared
+            begin, end = _find_part(before[0], now, width), _find_part(after[0], now, width)
+            # An interval that is longer than a part is in all of its parts.
+            for part in range(max(min(begin + 1, end), 0), end + 1):
+                grown[part] += moved
+                seconds[part] += after[0] - before[0]
         return [
-            None if grown is None or not seconds else grown / seconds
-            for grown, seconds in zip(found, counts, strict=True)
+            moved / spent if spent else None for moved, spent in zip(grown, seconds, strict=True)
         ]
+
+
+def _find_part(moment: float, now: float, width: int) -> int:
+    # Below 0 if it is older than two minutes.
+    return width - 1 - math.floor(max(now - moment, 0) / (SECONDS / width))
 
 
 def _add_up(numbers: Mapping[str, Number]) -> Mapping[str, int]:
@@ -76,12 +97,6 @@ def _add_up(numbers: Mapping[str, Number]) -> Mapping[str, int]:
         name: sum(number) if isinstance(number, list) else number
         for name, number in numbers.items()
     }
-
-
-def _put(parts: list[float | None], age: float, number: float, *, add: bool) -> None:
-    index = len(parts) - 1 - math.floor(max(age, 0) / (SECONDS / len(parts)))
-    if index >= 0:
-        parts[index] = number + ((parts[index] or 0) if add else 0)
 
 
 def draw_bars(numbers: Sequence[float | None]) -> str:

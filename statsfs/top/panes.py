@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from textual.binding import Binding, BindingType
 from textual.message import Message
 
-from statsfs.eyes.descriptions import Description, Path
+from statsfs.eyes.descriptions import Path
 from statsfs.eyes.numbers import format_number, format_rate
 from statsfs.eyes.rates import Rates
 from statsfs.top.history import History, draw_bars, draw_buckets
@@ -19,13 +19,16 @@ from statsfs.top.table import Entry, Find, describe_unit
 
 __all__ = ["TablePane", "TreePane"]
 
-_TOTAL: Final = 15  # columns
-_RATE: Final = 12
-_VALUE: Final = 18
+# Widths in columns; where two stand, the first is for narrow panes.
+_TREE_NARROW: Final = 50
+_TOTAL: Final = 12, 15
+_RATE: Final = 10, 12
+_TABLE_NARROW: Final = 75
+_VALUE: Final = 13, 18
 _UNIT: Final = 7
 _BARS: Final = 24
-_HISTOGRAM: Final = 42  # columns of three percentiles
-_NAMES: Final = 12, 30  # columns, at least and at most
+_HISTOGRAM: Final = 42  # three percentiles
+_NAMES: Final = 12, 30  # at least and at most
 
 
 class TreePane(Rows):
@@ -86,35 +89,36 @@ class TreePane(Rows):
         return self._paths[index] if index < len(self._paths) else None
 
     def make_title(self, width: int) -> Sequence[Cell]:
-        names = width - _TOTAL - _RATE - 1
-        total = fit(self.total_of, _TOTAL + 1, right=True)
-        return [Cell(fit(self.title, names)), Cell(total), Cell(fit("rate", _RATE, right=True))]
+        names, total, rate = _divide(width)
+        cells = [fit(self.title, names), fit(self.total_of, total, right=True)]
+        return [*map(Cell, cells), Cell(fit("rate", rate, right=True))]
 
     def make_row(self, index: int, width: int) -> Sequence[Cell]:
         path = self._paths[index]
         node = None if self._rates.after is None else self._rates.after.find(path)
-        names = width - _TOTAL - _RATE - 1
+        names, total, rate = _divide(width)
         mark = " "
         if node is not None and node["subordinates"]:
             mark = "▾" if self.outline.is_open(path) else "▸"
         name = path[-1] if path else self.name_of_root
         label = fit(f"{'  ' * len(path)}{mark} {name}", names)
         if node is None:
-            return [Cell(label, "dim"), Cell(fit("gone", _TOTAL + 1, right=True), "dim")]
+            return [Cell(label, "dim"), Cell(fit("gone", total, right=True), "dim")]
         number = node["values"].get(self.total_of)
         if number is None:
             return [Cell(label)]
         what = self._find(path, self.total_of)
-        rate = None
+        rates = ""
         if what is not None and what.counts(node["values"], bool(node["subordinates"])):
-            rate = self._rates.rate(path, self.total_of)
+            moved = self._rates.rate(path, self.total_of)
+            rates = format_rate(moved, what) if moved else ""
         whole = sum(number) if isinstance(number, list) else number
         plain = what is None or isinstance(number, list)
-        text = f"{whole:,}" if plain else format_number(number, what or Description(""))
+        text = f"{whole:,}" if plain or what is None else format_number(number, what)
         return [
             Cell(label),
-            Cell(fit(text, _TOTAL + 1, right=True), "number"),
-            Cell(fit(format_rate(rate, what) if rate and what else "", _RATE, right=True), "rate"),
+            Cell(fit(_narrow(text, whole, total - 1), total, right=True), "number"),
+            Cell(fit(rates, rate, right=True), "rate"),
         ]
 
     def action_fold(self, opened: bool) -> None:
@@ -139,6 +143,18 @@ class TreePane(Rows):
         path = self._paths[index]
         if times == 2 or 2 * len(path) <= column <= 2 * len(path) + 1:
             self.action_turn()
+
+
+def _divide(width: int) -> tuple[int, int, int]:
+    # The columns of names, totals and rates.
+    wide = width >= _TREE_NARROW
+    total, rate = _TOTAL[wide], _RATE[wide]
+    return width - total - rate - 1, total, rate
+
+
+def _narrow(text: str, number: float, width: int) -> str:
+    # A number is not cut, but rounded; the line below the table has it whole.
+    return text if len(text) <= width else f"{float(number):.4g}"
 
 
 class TablePane(Rows):
@@ -174,10 +190,11 @@ class TablePane(Rows):
         longest = max((len(entry.name) for entry in self.entries), default=0)
         name = max(_NAMES[0], min(longest, _NAMES[1]))
         wide = any(isinstance(entry.number, list) for entry in self.entries)
-        columns = [("name", name), ("value", _HISTOGRAM if wide and width >= 140 else _VALUE)]
-        columns.append(("rate", _RATE))
+        value, rate = _VALUE[width >= _TABLE_NARROW], _RATE[width >= _TABLE_NARROW]
+        columns = [("name", name), ("value", _HISTOGRAM if wide and width >= 140 else value)]
+        columns.append(("rate", rate))
         if self.since_reset:
-            columns.append(("since reset", _VALUE))
+            columns.append(("since reset", value))
         left = width - sum(taken + 1 for _, taken in columns)
         bars = min(_BARS, left - 1)
         if bars > 7:
@@ -212,7 +229,9 @@ class TablePane(Rows):
                 case "rate":
                     cell = Cell(fit(entry.rate_text, taken, right=True), "rate")
                 case "since reset":
-                    cell = Cell(fit(entry.moved_text, taken, right=True), "rate")
+                    moved = entry.moved if isinstance(entry.moved, int) else 0
+                    text = _narrow(entry.moved_text, moved, taken)
+                    cell = Cell(fit(text, taken, right=True), "rate")
                 case "2 minutes":
                     cell = Cell(fit(self._draw(entry, taken), taken), "bars")
                 case "unit":
@@ -223,13 +242,9 @@ class TablePane(Rows):
         return cells
 
     def _shorten(self, entry: Entry, width: int) -> str:
-        # A number is not cut: the line below the table has it whole.
-        text = entry.text
-        if len(text) <= width:
-            return text
         if isinstance(entry.number, list):
-            return text.split("  ")[0]
-        return f"{float(entry.number):.6g}"
+            return entry.text if len(entry.text) <= width else entry.text.split("  ")[0]
+        return _narrow(entry.text, entry.number, width)
 
     def _draw(self, entry: Entry, width: int) -> str:
         if isinstance(entry.number, list):
