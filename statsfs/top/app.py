@@ -3,6 +3,7 @@
 Threading: textual's loop; `Feed` has a thread of its own, and its answers come here.
 """
 
+import contextlib
 import re
 import time
 from typing import Any, ClassVar, Final
@@ -122,10 +123,10 @@ class TopApp(App[None]):
         self._call(self.notify, error.message, severity="error")
 
     def _call(self, call: Any, *arguments: Any, **named: Any) -> None:
-        # From the feed's thread. It does not wait, and the loop may have ended.
-        loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(lambda: call(*arguments, **named))
+        # From the feed's thread. It does not wait.
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the app has ended
+            self._loop.call_soon_threadsafe(lambda: call(*arguments, **named))
 
     def take(self, sample: Sample | None, error: SampleError | None) -> None:
         """Show the next sample, or why there is none."""
@@ -212,10 +213,11 @@ class TopApp(App[None]):
         if message.rows is self._tree:
             self._source = self._tree.selected
             self._table.scroll_home(animate=False)
-            if self._rates.after is not None:
-                self._history.add(self._rates.after, [self._source])
-        elif (entry := self._table.selected) is not None:
-            self._value = entry.name
+            assert self._rates.after is not None, "there is no row without a sample"
+            self._history.add(self._rates.after, [self._source])
+        else:
+            entry = self._table.selected
+            self._value = self._value if entry is None else entry.name
         self._show()
 
     def on_rows_title_clicked(self, message: Rows.TitleClicked) -> None:

@@ -51,8 +51,7 @@ class History:
     def interrupt(self) -> None:
         """Know that there was no sample: nothing is drawn from the one before to the next."""
         for points in self._points.values():
-            if points:
-                points.append((points[-1][0], {}))
+            points.append((points[-1][0], {}))
 
     def levels(self, path: Path, name: str, now: float, width: int) -> list[float | None]:
         """Return the newest number in each of so many parts of the two minutes; None for none."""

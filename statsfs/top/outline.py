@@ -154,8 +154,6 @@ def _lay_out(blocks: dict[Path, list[str]]) -> list[Path]:
 
 
 def _insert(rows: list[Path], gone: Path) -> None:
-    # Below the nearest source above it that is shown.
-    for length in range(len(gone) - 1, -1, -1):
-        if gone[:length] in rows:
-            rows.insert(rows.index(gone[:length]) + 1, gone)
-            return
+    # Below the nearest source above it that is shown; the root always is.
+    above = next(gone[:length] for length in reversed(range(len(gone))) if gone[:length] in rows)
+    rows.insert(rows.index(above) + 1, gone)

@@ -65,10 +65,6 @@ class Rows(ScrollView, can_focus=True):
             super().__init__()
             self.rows = rows
 
-        @property
-        def control(self) -> "Rows":
-            return self.rows
-
     class TitleClicked(Message):
         """The line of titles was clicked, so many columns from the left."""
 
@@ -76,10 +72,6 @@ class Rows(ScrollView, can_focus=True):
             super().__init__()
             self.rows = rows
             self.column = column
-
-        @property
-        def control(self) -> "Rows":
-            return self.rows
 
     def __init__(self, *, id: str) -> None:
         super().__init__(id=id)

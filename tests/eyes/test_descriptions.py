@@ -79,6 +79,7 @@ def test_what_counts_has_a_rate_and_what_does_not_has_none(registry: Registry) -
 @pytest.mark.parametrize(
     "text",
     [b"", b"[]", b"7", b"{}", b'{"values": [{"name": 1}], "subordinates": {}}', b'{"values": {}',
+     b'{"values": 5, "subordinates": {}}',
      json.dumps({"values": {"n": 1}}).encode() * 2, b"[" * 100_000, b"\xff"],
 )  # fmt: skip
 def test_what_is_no_schema_is_refused(text: bytes) -> None:

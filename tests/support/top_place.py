@@ -106,7 +106,7 @@ class MadePlace:
         pace = 600 + rng.randrange(900)
         seconds = self.second
         burst = sum(150 for at in range(seconds) if (at // (7 + vcpu % 5)) % 3 == 0)
-        exits = pace * seconds + burst * (1 + vcpu % 4)
+        exits = pace * seconds + burst * (1 + 4 * (vcpu % 4))
         halts = exits // 5
         wait = [0] * 24
         for bucket, share in ((13, 0.05), (14, 0.1), (15, 0.2), (16, 0.35), (17, 0.2), (18, 0.1)):

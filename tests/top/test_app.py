@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from statsfs.eyes.samples import Sample
 from statsfs.top.rows import Cell
-from tests.support.top_place import MadePlace
+from tests.support.top_place import MadePlace, node
 from tests.top.driving import Driven, driving
 
 pytestmark = pytest.mark.slow
@@ -185,6 +186,49 @@ def test_a_place_that_goes_is_waited_for(monkeypatch: Any) -> None:
         assert "waiting" not in driven.screen
 
     run(monkeypatch, test)
+
+
+def test_a_place_that_does_not_answer_at_first_is_waited_for(monkeypatch: Any) -> None:
+    """There is nothing to move, sort, fold or clear until then; and the keys do no harm."""
+
+    async def test(driven: Driven) -> None:
+        assert "no such server; waiting" in driven.screen
+        await driven.press("asterisk", "down", "f6", "f6", "r", "f9", "tab", "down", "I", "c")
+        assert "no such server; waiting" in await driven.press("escape")
+        driven.place.error = ""
+        await driven.tick()
+        assert "kvm/exits =" in driven.screen
+
+    place = MadePlace()
+    place.error = "no such server"
+    run(monkeypatch, test, place=place)
+
+
+def test_the_end_of_a_recording_stays_on_the_screen(monkeypatch: Any) -> None:
+    """It says that it is the end."""
+
+    async def test(driven: Driven) -> None:
+        monkeypatch.setattr(driven.place, "read_sample", lambda: None)
+        await driven.tick()
+        assert "END OF THE RECORDING" in driven.screen
+        assert "kvm/exits =" in driven.screen
+
+    run(monkeypatch, test)
+
+
+def test_a_source_without_the_value_of_the_totals_has_none(monkeypatch: Any) -> None:
+    """At first it is the value `exits`, or else the first that there is."""
+
+    async def test(driven: Driven) -> None:
+        await driven.press("tab")
+        assert driven.app._tree.total_of == "requests"
+        assert line_with(driven.screen, "▾ stats").split()[-1] == "7"
+
+    place = MadePlace()
+    numbers = node({"requests": 7}, a=node({}))
+    monkeypatch.setattr(place, "read_sample", lambda: Sample(1.0, 1.0, numbers))
+    monkeypatch.setattr(place, "read_schema", lambda path=(): MadePlace.read_schema(place))
+    run(monkeypatch, test, place=place)
 
 
 def test_a_held_screen_does_not_move(monkeypatch: Any) -> None:

@@ -22,12 +22,14 @@ def test_rates_and_levels_are_put_into_parts_of_two_minutes() -> None:
     assert history.levels(("a",), "h", 70, 12) == [
         None, None, None, None, 0, 200, 600, 100, 100, 100, 160, None
     ]  # fmt: skip
+    history.add(sample(60, n=80), [("new",)])
     history.interrupt()
     history.add(sample(100, n=120), [])
     assert history.rates(("a",), "n", 100, 12)[6:] == [1.0] * 2 + [None] * 4
     assert history.levels(("a",), "n", 100, 12)[6:] == [50, 80, None, None, None, 120]
     history.add(sample(135, n=130), [])
     assert history.levels(("a",), "n", 135, 4) == [50, 80, 120, 130]
+    assert history.levels(("a",), "n", 150.5, 1) == [130]  # the oldest are no more in it
     history.add(sample(135, n=999), [])  # the same moment
     assert history.levels(("a",), "n", 135, 1) == [130]
     assert history.levels(("a",), "none", 135, 1) == [None]

@@ -138,13 +138,13 @@ def test_scripts_get_all_sources(place: MadePlace, rates: Rates) -> None:
     entries = list_all(rates, find, re.compile("vcpu1/(exits|halt_wait_hist|resident)$"))
     lines = format_table(entries).splitlines()
     assert len(lines) == 6
-    assert lines[0].split() == ["kvm/3287789-11/vcpu1/exits", "2,074", "1,037/s"]
+    assert lines[0].split() == ["kvm/3287789-11/vcpu1/exits", "2,974", "1,487/s"]
     assert {line[-1] == " " for line in lines} == {False}
     assert format_table([]) == ""
     rows = list(csv.DictReader(io.StringIO(CSV_HEADER + format_csv(12.5, entries))))
     assert rows[0] == {
-        "time": "12.500", "path": "kvm/3287789-11/vcpu1", "name": "exits", "value": "2074",
-        "rate": "1037",
+        "time": "12.500", "path": "kvm/3287789-11/vcpu1", "name": "exits", "value": "2974",
+        "rate": "1487",
     }  # fmt: skip
     assert len(rows[1]["value"].split()) == 24
     assert rows[2]["rate"] == ""

@@ -1,0 +1,206 @@
+"""`statsfs top`, as a program: on a real mount, a server, a terminal; its errors."""
+
+import csv
+import fcntl
+import io
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.mounts import ROOT, is_mounted
+
+TOP = (sys.executable, "-m", "statsfs", "top")
+
+
+def run_top(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [*TOP, *arguments], capture_output=True, text=True, cwd=cwd, env=environment,
+        timeout=DEADLINE, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
+@contextmanager
+def demo(path: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo at a path."""
+    command = [sys.executable, "-m", "statsfs", "demo", str(path), "--vms", "2", "--vcpus", "2"]
+    with subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL, cwd=ROOT) as program:
+        try:
+            wait_until(lambda: is_mounted(path))
+            yield program
+        finally:
+            if program.poll() is None:
+                program.send_signal(signal.SIGTERM)
+            assert program.wait(DEADLINE) == 0
+
+
+class Terminal:
+    """A program on a terminal, and what it wrote there."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm-256color", PYTHONPATH=str(ROOT))
+            os.execv(TOP[0], [*TOP, *arguments])
+        fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 150, 0, 0))
+        self.text = ""
+
+    def wait_for(self, pattern: str) -> None:
+        """Wait until something is written."""
+        deadline = time.monotonic() + DEADLINE
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, self.text[-3000:]
+            if select.select([self._fd], [], [], 0.1)[0]:
+                self.text += os.read(self._fd, 1 << 16).decode(errors="replace")
+
+    def press(self, keys: str) -> None:
+        """Type; what was written before is forgotten."""
+        self.text = ""
+        os.write(self._fd, keys.encode())
+
+    def end(self) -> int:
+        """Read until it ends; return its status."""
+        try:
+            while os.read(self._fd, 1 << 16):
+                pass
+        except OSError:  # the other side is closed
+            pass
+        os.close(self._fd)
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.mark.mount
+def test_scripts_read_a_real_mount(tmp_path: Path) -> None:
+    """A table or CSV, of a directory, of the current one, filtered; rates are there."""
+    stats = tmp_path / "stats"
+    with demo(stats):
+        table = run_top("--once", "-i", "0.2", "-f", "vcpu0/exits$", str(stats / "kvm"))
+        assert (table.returncode, table.stderr) == (0, "")
+        lines = [line.split() for line in table.stdout.splitlines()]
+        assert [len(line) for line in lines] == [3, 3]
+        assert {line[0].split("/")[-1] for line in lines} == {"exits"}
+        assert all(line[2].endswith("/s") for line in lines)
+        rows = run_top("--once", "--csv", "-i", "0.2", cwd=stats / "kvm").stdout
+        found = {(row["path"], row["name"]): row for row in csv.DictReader(io.StringIO(rows))}
+        assert float(found["", "exits"]["rate"]) >= 0
+        total = sum(int(row["value"]) for (path, name), row in found.items()
+                    if name == "exits" and path.count("/") == 1)  # fmt: skip
+        assert int(found["", "exits"]["value"]) == total
+        assert len(found["", "halt_wait_hist"]["value"].split()) > 10
+        assert found["", "max_mmu_rmap_size"]["rate"] == ""
+
+
+@pytest.mark.mount
+def test_csv_goes_on_until_it_is_told_to_stop(tmp_path: Path) -> None:
+    """One header, then all rows at each interval; where the mount goes away it ends in one line."""
+    stats = tmp_path / "stats"
+    command = [*TOP, "--csv", "-i", "0.1", "-f", "^kvm/exits$", str(stats)]
+    with demo(stats, "--rate", "0") as server:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as program:
+            assert program.stdout is not None
+            lines = [program.stdout.readline() for _ in range(4)]
+            program.send_signal(signal.SIGINT)
+            assert program.wait(DEADLINE) == 0
+        assert lines[0] == "time,path,name,value,rate\n"
+        assert all(re.fullmatch(r"[\d.]+,kvm,exits,\d+,0\n", line) for line in lines[1:])
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        ) as program:
+            assert program.stdout is not None
+            assert program.stderr is not None
+            program.stdout.readline()
+            server.send_signal(signal.SIGTERM)
+            server.wait(DEADLINE)
+            assert program.wait(DEADLINE) == 1
+            errors = program.stderr.read()
+        assert errors.startswith("statsfs: error: ")
+        assert errors.count("\n") == 1
+
+
+@pytest.mark.mount
+def test_a_terminal_has_the_tree_and_a_mount_may_come_back(tmp_path: Path) -> None:
+    """It writes 0 when that is answered with y, waits for a mount that went, and quits with q."""
+    stats = tmp_path / "stats"
+    with demo(stats, "--rate", "0"):
+        terminal = Terminal("-i", "0.1", str(stats))
+        terminal.wait_for(r"kvm/exits")
+        exits = stats / "kvm" / "exits"
+        assert int(exits.read_text()) > 0
+        terminal.press("0")
+        terminal.wait_for("Write 0 to kvm/exits")
+        terminal.press("y")
+        wait_until(lambda: int(exits.read_text()) == 0)
+        terminal.press("")
+    terminal.wait_for("waiting")
+    with demo(stats):
+        terminal.press("")
+        terminal.wait_for(r"\d/s")
+        terminal.press("q")
+        assert terminal.end() == 0
+
+
+def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
+    """With the exit code of a failure, or of a wrong use."""
+    (tmp_path / "file").write_text("7")
+    for arguments, code, reason in (
+        ((str(tmp_path),), 1, "not a directory of a statsfs"),
+        ((str(tmp_path / "none"), "--once"), 1, "No such file or directory"),
+        ((str(tmp_path / "file"), "--csv"), 1, "not a directory; give the one that it is in"),
+        (("http://127.0.0.1:1", "--once"), 1, "Connection refused"),
+        (("https://127.0.0.1",), 1, "not http://HOST:PORT"),
+        (("-f", "("), 2, "not a regular expression"),
+        (("-i", "0"), 2, "0.0 is not in the range"),
+    ):
+        done = run_top(*arguments)
+        assert (done.returncode, done.stdout) == (code, "")
+        assert done.stderr.startswith("statsfs: error: ")
+        assert reason in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_without_textual_it_says_what_to_install(tmp_path: Path) -> None:
+    """`--once` and `--csv` do without it."""
+    (tmp_path / ".stats.json").write_text('{"values": {"n": 7}, "subordinates": {}}')
+    (tmp_path / ".schema.json").write_text('{"labels": {}, "values": [], "subordinates": {}}')
+    program = (
+        "import sys\n"
+        "sys.modules['textual'] = None\n"
+        "from statsfs.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, "top", *arguments, str(tmp_path)],
+            capture_output=True, text=True, cwd=ROOT, stdin=subprocess.DEVNULL, timeout=DEADLINE,
+        )  # fmt: skip
+
+    done = run()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "statsfs: error: statsfs top needs textual: pip install 'statsfs[top]'\n"
+    )
+    done = run("--once", "-i", "0.1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "n  7\n", "")
+
+
+def test_where_there_is_no_terminal_it_says_what_scripts_use(tmp_path: Path) -> None:
+    """Its screen would be of no use in a pipe."""
+    (tmp_path / ".stats.json").write_text('{"values": {}, "subordinates": {}}')
+    done = run_top(str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "statsfs: error: not a terminal; --once and --csv are for scripts\n"
