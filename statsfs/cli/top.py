@@ -92,9 +92,9 @@ def top(
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
         raise click.ClickException(_NO_TEXTUAL) from None
+    place.read_sample()  # what is wrong with PATH is told before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("not a terminal; --once and --csv are for scripts")
-    place.read_sample()  # what is wrong with PATH is told before the screen is taken
     TopApp(place, interval, pattern).run()
 
 

@@ -176,20 +176,22 @@ class TopApp(App[None]):
     def _show_head(self) -> None:
         sample = self._rates.after
         head = Text(no_wrap=True, overflow="ellipsis")
-        head.append(f" statsfs top  {self._place.name}")
-        if sample is not None:
-            head.append(f"  {time.strftime('%H:%M:%S', time.localtime(sample.time))}")
-        head.append(f"  every {self._feed.pace:.3g} s")
+        head.append(" statsfs top")
+        # What matters most comes first: a narrow terminal cuts the rest.
         if self._feed.held:
             head.append("  HELD", "reverse")
         if self._finished:
             head.append("  END OF THE RECORDING", "reverse")
+        if self._error:
+            head.append(f"  waiting: {self._error}", "reverse")
+        if sample is not None and sample.find(self._source) is None:
+            head.append(f"  waiting: {'/'.join(self._source)} has gone", "reverse")
+        head.append(f"  {self._place.name}")
+        if sample is not None:
+            head.append(f"  {time.strftime('%H:%M:%S', time.localtime(sample.time))}")
+        head.append(f"  every {self._feed.pace:.3g} s")
         if self._pattern is not None:
             head.append(f"  filter: {self._pattern.pattern}")
-        if sample is not None and sample.find(self._source) is None:
-            head.append(f"  {'/'.join(self._source)} has gone; waiting", "reverse")
-        if self._error:
-            head.append(f"  {self._error}; waiting", "reverse")
         self.query_one("#head", Static).update(head)
 
     def _show_detail(self) -> None:

@@ -188,14 +188,18 @@ class TablePane(Rows):
 
     def _columns(self, width: int) -> list[tuple[str, int]]:
         longest = max((len(entry.name) for entry in self.entries), default=0)
-        name = max(_NAMES[0], min(longest, _NAMES[1]))
         wide = any(isinstance(entry.number, list) for entry in self.entries)
         value, rate = _VALUE[width >= _TABLE_NARROW], _RATE[width >= _TABLE_NARROW]
+        # Names are cut before numbers are.
+        name = max(_NAMES[0], min(longest, _NAMES[1], width - value - rate - 2))
         columns = [("name", name), ("value", _HISTOGRAM if wide and width >= 140 else value)]
         columns.append(("rate", rate))
-        if self.since_reset:
-            columns.append(("since reset", value))
         left = width - sum(taken + 1 for _, taken in columns)
+        if self.since_reset and left <= value:
+            columns[-1] = "since reset", rate
+        elif self.since_reset:
+            columns.append(("since reset", value))
+            left -= value + 1
         bars = min(_BARS, left - 1)
         if bars > 7:
             columns.append(("2 minutes", bars))

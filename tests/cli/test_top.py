@@ -137,7 +137,7 @@ def test_a_terminal_has_the_tree_and_a_mount_may_come_back(tmp_path: Path) -> No
     stats = tmp_path / "stats"
     with demo(stats, "--rate", "0"):
         terminal = Terminal("-i", "0.1", str(stats))
-        terminal.wait_for(r"kvm/exits")
+        terminal.wait_for(r"kvm/exits = ")
         exits = stats / "kvm" / "exits"
         assert int(exits.read_text()) > 0
         terminal.press("0")
