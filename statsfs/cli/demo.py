@@ -14,7 +14,7 @@ from typing import Final
 import click
 
 from statsfs.cli import serving
-from statsfs.cli.demo_screen import Screen
+from statsfs.cli.demo_screen import AnyScreen, open_screen
 from statsfs.cli.signals import Stop
 from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import MockKvm
@@ -75,7 +75,7 @@ def demo(
     """Mount a mock KVM, or a real one, at MOUNTPOINT.
 
     Its virtual machines work, come and go. The directory is made if it is missing, and removed
-    afterwards. A terminal gets a live table of the numbers, other outputs one line a second.
+    afterwards. A terminal gets `statsfs top` of them, other outputs one line a second.
 
     \b
     Examples:
@@ -100,7 +100,7 @@ def demo(
             serving.stop_when_unmounted(stop, mounted)
             churning = _churn(kvm, vcpus, churn) if churn else repeat(math.inf)
             try:
-                with closing(Screen(kvm, mounted)) as screen:
+                with closing(open_screen(kvm, mounted, stop)) as screen:
                     _run(stop, screen, churning, math.inf if duration is None else duration)
             except OSError:
                 serving.silence()
@@ -138,7 +138,7 @@ def _churn(kvm: Kvm[Vm], vcpus: int, period: float) -> Iterator[float]:
         yield (due := max(due + period / 2, time.monotonic()))
 
 
-def _run(stop: Stop, screen: Screen, churning: Iterator[float], duration: float) -> None:
+def _run(stop: Stop, screen: AnyScreen, churning: Iterator[float], duration: float) -> None:
     # Returns when told to stop, or after `duration` seconds; OSError: the output has no reader.
     begun = time.monotonic()
     end, refresh_due, churn_due = begun + duration, begun + _REFRESH, begun

@@ -1,10 +1,17 @@
-"""The demo's screen: a live table on a terminal, elsewhere one line a second.
+"""The demo's screen: `statsfs top` on a terminal, elsewhere one line a second.
 
-Owns the totals and rates that it shows of a KVM, mock or real. Threading: main thread only.
+A process must not read its own mount from the thread that serves it, so top has a process of its
+own. Where textual is not installed there is a live table in its place. Owns the totals and rates
+that this and the lines show of a KVM, mock or real. Threading: main thread only, but for a thread
+that waits for the end of top.
 """
 
+import importlib.util
+import os
 import shlex
+import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from itertools import pairwise
@@ -15,6 +22,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Column, Table
 
+from statsfs.cli.signals import Stop
 from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import VcpuStats, VmStats
 from statsfs.demo.real_kvm import RealKvm
@@ -22,7 +30,7 @@ from statsfs.filesystem.mounting import Mount
 from statsfs.model.stats import values_of
 from statsfs.model.values import Kind
 
-__all__ = ["Screen"]
+__all__ = ["AnyScreen", "Screen", "TopScreen", "open_screen"]
 
 _TOTALS: Final = (
     "exits", "io_exits", "mmio_exits", "halt_exits", "irq_exits", "irq_injections", "hypercalls",
@@ -40,6 +48,52 @@ _CUMULATIVE: Final = {value.name for value in _VALUES if value.kind is Kind.CUMU
 _VMS_SHOWN: Final = len(_TOTALS)
 # Rates are taken over so many samples: a vCPU counts five times a second, so one would jitter.
 _SMOOTH: Final = 4
+_PATIENCE: Final = 5.0  # seconds
+
+
+def open_screen(kvm: Kvm[Vm], mounted: Mount, stop: Stop) -> "AnyScreen":
+    """Return the screen that there can be; `stop` is told when its user quits."""
+    if importlib.util.find_spec("textual") and _has_terminal():
+        return TopScreen(mounted, stop)
+    return Screen(kvm, mounted)
+
+
+def _has_terminal() -> bool:
+    # In the background nothing may be read from a terminal.
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or Console().is_dumb_terminal:
+        return False
+    return os.tcgetpgrp(sys.stdin.fileno()) == os.getpgrp()
+
+
+class TopScreen:
+    """`statsfs top` in a process of its own."""
+
+    def __init__(self, mounted: Mount, stop: Stop) -> None:
+        _suggest(_find_kvm(mounted))
+        command = [sys.executable, "-m", "statsfs", "top", mounted.mountpoint]
+        self._process = subprocess.Popen(command)
+
+        def wait() -> None:
+            self._process.wait()
+            stop.tell()
+
+        threading.Thread(target=wait, name="statsfs-demo-top", daemon=True).start()
+
+    def show(self) -> None:
+        """Do nothing: it reads the mount by itself."""
+
+    def close(self) -> None:
+        """End it; it gives the terminal back as it was."""
+        self._process.terminate()
+        try:
+            self._process.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _find_kvm(mounted: Mount) -> str:
+    return mounted.mountpoint if mounted.root else f"{mounted.mountpoint}/kvm"
 
 
 class Screen:
@@ -59,7 +113,7 @@ class Screen:
         if self._live is None:
             self._take()  # so that the first line has a rate
         else:
-            _suggest(mounted.mountpoint if mounted.root else f"{mounted.mountpoint}/kvm")
+            _suggest(_find_kvm(mounted))
             self._live.start()
             self.show()
 
@@ -113,6 +167,9 @@ class Screen:
         for name in shown:
             table.add_row(name, f"{exits[name]:,}", f"{self._rate(name):,.0f}")
         return table
+
+
+AnyScreen = Screen | TopScreen
 
 
 def _make_table(first: str, *others: str) -> Table:

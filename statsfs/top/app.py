@@ -3,8 +3,10 @@
 Threading: textual's loop; `Feed` has a thread of its own, and its answers come here.
 """
 
+import asyncio
 import contextlib
 import re
+import signal
 import time
 from typing import Any, ClassVar, Final
 
@@ -69,6 +71,7 @@ class TopApp(App[None]):
         Binding("c,y", "copy", "Copy"),
         Binding("escape", "unfilter", "No filter", show=False),
         Binding("f10,q", "quit", "Quit", key_display="F10"),
+        Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
     def __init__(
@@ -105,7 +108,10 @@ class TopApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to read."""
+        """Begin to read, and end when a signal says so: the terminal is to be as it was."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.exit)
         self._tree.name_of_root = self._place.name.rstrip("/").rpartition("/")[2] or "/"
         self._tree.focus()
         self._feed.start()

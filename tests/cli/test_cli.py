@@ -377,34 +377,59 @@ def setup(registry):
 
 @pytest.mark.mount
 def test_demo_on_a_terminal(tmp_path: Path) -> None:
-    """A live table, three commands to try, and Ctrl-C as the way out."""
-    with on_terminal(tmp_path, "demo", "stats", "--vms", "2") as until:
-        seen = until(b"per second").decode()
-        kvm = tmp_path / "stats" / "kvm"
-        assert f"cat {kvm}/exits" in seen
-        assert f"watch -n1 'grep -r --include=exits . {kvm}'" in seen
-        assert f"echo 0 > {kvm}/exits" in seen
-        for vm in kvm.glob("*-*"):
-            until(vm.name.encode())
-        until(b"max_mmu_rmap_size")
-        assert b"\x1b[?25l" in until(b"\x1b[")  # no cursor while it draws
-        commands = [line.strip() for line in seen.splitlines() if str(kvm) in line]
-        subprocess.run(["sh", "-c", commands[0]], check=True, capture_output=True)
-        subprocess.run(["sh", "-c", commands[2]], check=True, capture_output=True)
-        seen = until(b"unmounted", keys=b"\x03").decode()
-        assert "\x1b[?25h" in seen  # the cursor is back
-        assert "Traceback" not in seen
-        until(b"never, so that all of it is read")
-    assert not is_mounted(tmp_path / "stats")
-    assert not (tmp_path / "stats").exists()
+    """Three commands to try, then `statsfs top`; Ctrl-C is the way out, and q."""
+    for key in (b"\x03", b"q"):
+        with on_terminal(tmp_path, "demo", "stats", "--vms", "2") as until:
+            seen = until(b"2 minutes").decode()
+            kvm = tmp_path / "stats" / "kvm"
+            assert f"cat {kvm}/exits" in seen
+            assert f"watch -n1 'grep -r --include=exits . {kvm}'" in seen
+            assert f"echo 0 > {kvm}/exits" in seen
+            for vm in kvm.glob("*-*"):
+                until(vm.name.encode())
+            commands = [line.strip() for line in seen.splitlines() if str(kvm) in line]
+            subprocess.run(["sh", "-c", commands[0]], check=True, capture_output=True)
+            subprocess.run(["sh", "-c", commands[2]], check=True, capture_output=True)
+            seen = until(b"unmounted", keys=key).decode()
+            assert "\x1b[?25h" in seen  # the cursor is back
+            assert "Traceback" not in seen
+            until(b"never, so that all of it is read")
+        assert not is_mounted(tmp_path / "stats")
+        assert not (tmp_path / "stats").exists()
 
 
 @pytest.mark.mount
-def test_demo_with_more_vms_than_lines(tmp_path: Path) -> None:
-    """The table keeps its size: the newest VMs are shown, the others counted."""
-    with on_terminal(tmp_path, "demo", "stats", "--vms", "30", "--vcpus", "1") as until:
-        until(b"19 more")
-        until(b"unmounted", keys=b"\x03")
+def test_demo_ends_its_top_when_its_time_is_over(tmp_path: Path) -> None:
+    """The terminal is then as it was."""
+    with on_terminal(tmp_path, "demo", "stats", "--vms", "1", "--for", "3") as until:
+        seen = until(b"unmounted").decode()
+        assert "\x1b[?1049h" in seen  # another screen
+        assert "\x1b[?1049l" in seen[seen.index("\x1b[?1049h") :]  # and back
+        assert "Traceback" not in seen
+
+
+@pytest.mark.mount
+def test_demo_without_textual(tmp_path: Path) -> None:
+    """A live table; the newest VMs are shown, the others counted."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import importlib.util, sys\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: (\n"
+        "    None if name == 'textual' else find(name, *more)\n"
+        ")\n"
+        "from statsfs.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    arguments = ("demo", "stats", "--vms", "30", "--vcpus", "1")
+    with on_terminal(tmp_path, *arguments, program=(sys.executable, str(program))) as until:
+        seen = until(b"19 more").decode()
+        assert "per second" in seen
+        until(b"max_mmu_rmap_size")
+        assert b"\x1b[?25l" in until(b"\x1b[")  # no cursor while it draws
+        seen = until(b"unmounted", keys=b"\x03").decode()
+        assert "\x1b[?25h" in seen  # the cursor is back
+        assert "Traceback" not in seen
 
 
 @pytest.mark.mount

@@ -168,13 +168,15 @@ class Terminal(Protocol):
 
 
 @contextmanager
-def on_terminal(cwd: Path, *args: str, term: str = "xterm") -> Iterator[Terminal]:
+def on_terminal(
+    cwd: Path, *args: str, term: str = "xterm", program: Sequence[str] = STATSFS
+) -> Iterator[Terminal]:
     """Run a command with a terminal of its own."""
     ours, theirs = pty.openpty()
     os.set_blocking(ours, False)
     with subprocess.Popen(
         # setsid(1) makes the terminal the controlling one, so that Ctrl-C is a signal.
-        ["setsid", "--ctty", *STATSFS, *args],
+        ["setsid", "--ctty", *program, *args],
         cwd=cwd,
         stdin=theirs,
         stdout=theirs,
