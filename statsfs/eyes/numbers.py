@@ -1,4 +1,4 @@
-"""Numbers as people read them: `1.2 ms`, `3.4 GiB`, `4,014/s`; percentiles of histograms.
+"""Numbers as people read them: `1.2 ms`, `3.4 GiB`, `4,014/s`; percentiles; texts for a terminal.
 
 Threading: pure.
 """
@@ -12,6 +12,7 @@ from statsfs.eyes.descriptions import Description
 
 __all__ = [
     "PERCENTILES",
+    "clean_text",
     "find_edges",
     "find_percentile",
     "format_number",
@@ -25,6 +26,16 @@ _TIMES: Final = ((1e-9, "ns"), (1e-6, "µs"), (1e-3, "ms"), (1.0, "s"))
 _LONG: Final = ((60.0, "min"), (3600.0, "h"), (86400.0, "d"))
 _BYTES: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _LARGE: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+
+
+def clean_text(text: str) -> str:
+    """Return a text that does nothing to a terminal: what is not printable is a blank.
+
+    Descriptions are anyone's, and so are the names that a server sends.
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def format_number(number: float, what: Description) -> str:

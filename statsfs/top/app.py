@@ -8,7 +8,7 @@ import contextlib
 import re
 import signal
 import time
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Literal
 
 from rich.text import Text
 from textual.app import App, ComposeResult
@@ -18,6 +18,7 @@ from textual.widgets import Footer, Input, Static
 
 from statsfs.exceptions import SampleError
 from statsfs.eyes.descriptions import Path
+from statsfs.eyes.numbers import clean_text
 from statsfs.eyes.places import Place
 from statsfs.eyes.rates import Rates
 from statsfs.eyes.samples import Sample
@@ -35,6 +36,8 @@ from statsfs.top.table import ORDERS, list_entries, measure, sort_entries
 __all__ = ["TopApp"]
 
 _TREE_ORDERS: Final = ("name", "value", "rate")
+_Severity = Literal["information", "warning", "error"]
+
 _PREFERRED: Final = "exits"
 
 
@@ -126,13 +129,16 @@ class TopApp(App[None]):
         self._call(self.take, sample, error)
 
     def _hear_refusal(self, error: SampleError) -> None:
-        self._call(self.notify, error.message, severity="error")
+        self._call(self._tell, error.message, severity="error")
 
     def _call(self, call: Any, *arguments: Any, **named: Any) -> None:
         # From the feed's thread. It does not wait.
         assert self._loop is not None
         with contextlib.suppress(RuntimeError):  # the app has ended
             self._loop.call_soon_threadsafe(lambda: call(*arguments, **named))
+
+    def _tell(self, text: str, severity: _Severity = "information") -> None:
+        self.notify(clean_text(text), severity=severity, markup=False)
 
     def take(self, sample: Sample | None, error: SampleError | None) -> None:
         """Show the next sample, or why there is none."""
@@ -198,6 +204,7 @@ class TopApp(App[None]):
         head.append(f"  every {self._feed.pace:.3g} s")
         if self._pattern is not None:
             head.append(f"  filter: {self._pattern.pattern}")
+        head.plain = clean_text(head.plain)
         self.query_one("#head", Static).update(head)
 
     def _show_detail(self) -> None:
@@ -299,9 +306,9 @@ class TopApp(App[None]):
             return
         path = "/".join((*entry.path, entry.name))
         if not self._place.writable:
-            self.notify(f"{self._place.name} is read-only", severity="warning")
+            self._tell(f"{self._place.name} is read-only", severity="warning")
         elif entry.what is None or not entry.what.writable:
-            self.notify(f"{path} cannot be cleared", severity="warning")
+            self._tell(f"{path} cannot be cleared", severity="warning")
         else:
             below = " and all that is counted below" if self._table.total else ""
 
@@ -309,12 +316,12 @@ class TopApp(App[None]):
                 if yes:
                     self._feed.clear(entry.path, entry.name)
 
-            self.push_screen(Question(f"Write 0 to {path}{below}?"), answer)
+            self.push_screen(Question(clean_text(f"Write 0 to {path}{below}?")), answer)
 
     def action_copy(self) -> None:
         """Copy the numbers as text."""
         self.copy_to_clipboard(format_table(self._table.entries))
-        self.notify(f"copied {len(self._table.entries)} lines")
+        self._tell(f"copied {len(self._table.entries)} lines")
 
     # The filter
 

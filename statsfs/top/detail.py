@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from statsfs.eyes.descriptions import Description
-from statsfs.eyes.numbers import find_edges, format_number
+from statsfs.eyes.numbers import clean_text, find_edges, format_number
 from statsfs.top.table import Entry, describe_unit
 
 __all__ = ["LINES", "describe_entry"]
@@ -20,7 +20,7 @@ _BLOCKS: Final = " ▏▎▍▌▋▊▉█"
 def describe_entry(entry: Entry, width: int) -> list[str]:
     """Return what is known of a file, in at most `LINES` lines of a width."""
     what = entry.what
-    path = "/".join((*entry.path, entry.name))
+    path = clean_text("/".join((*entry.path, entry.name)))
     if what is None:
         return [path]
     number = entry.number
@@ -30,7 +30,7 @@ def describe_entry(entry: Entry, width: int) -> list[str]:
     facts = [what.kind, what.type, *(["read-only"] if not what.writable else [])]
     lines = [f"{path} = {whole}  ({', '.join(facts)})"]
     if what.description:
-        lines.append(what.description)
+        lines.append(clean_text(what.description))
     if isinstance(number, list) and any(number):
         lines.append(entry.text)
         lines += _draw_histogram(number, what, width, LINES - len(lines))

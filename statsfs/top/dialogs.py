@@ -5,6 +5,7 @@ Threading: textual's.
 
 from typing import ClassVar, Final
 
+from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -13,25 +14,34 @@ from textual.widgets import Label, Static
 
 __all__ = ["Help", "Question"]
 
-_KEYS: Final = """\
-[b]F1 ?[/b]           these keys
-[b]Tab[/b]            from the tree to the numbers, and back
-[b]↑ ↓ PgUp PgDn Home End[/b], or [b]k j[/b]
-[b]→ ←  + -[/b]       unfold, fold; [b]Enter Space[/b] both, [b]*[/b] all
-[b]F3 F4 / \\\\[/b]      filter as you type: a regular expression
-               [b]Enter[/b] keeps it, [b]Esc[/b] takes it away
-[b]F6 > <[/b]         sort by the next column, the one before
-[b]I[/b]              turn the order round
-[b]Z p[/b]            hold, go on
-[b]r[/b]              reset: rates begin anew, and a column says
-               what moved since then
-[b]F9 0[/b]           write 0: clear the value; it asks
-[b]c y[/b]            copy the numbers as text
-[b]F10 q[/b]          quit
-
+_KEYS: Final = (
+    ("F1 ?", "these keys"),
+    ("Tab", "from the tree to the numbers, and back"),
+    ("↑ ↓ k j", "up and down; PgUp, PgDn, Home, End"),
+    ("→ ← + -", "unfold, fold; Enter and Space do both, * all"),
+    ("F3 F4 / \\", "filter as you type: a regular expression"),
+    ("", "Enter keeps it, Esc takes it away"),
+    ("F6 > <", "sort by the next column, the one before"),
+    ("I", "turn the order round"),
+    ("Z p", "hold, go on"),
+    ("r", "reset: rates begin anew, and a column says"),
+    ("", "what moved since then"),
+    ("F9 0", "write 0: clear the value; it asks"),
+    ("c y", "copy the numbers as text"),
+    ("F10 q", "quit"),
+)
+_REST: Final = """
 A click selects, one on a title sorts, a double click folds.
 The tree shows the total of the value under the cursor.
-[dim]Any key closes this.[/dim]"""
+Any key closes this."""
+
+
+def _list_keys() -> Text:
+    # No markup: a key is a backslash.
+    text = Text()
+    for keys, what in _KEYS:
+        text.append(f"{keys:12}", "bold").append(f"{what}\n")
+    return text.append(_REST)
 
 
 class Help(ModalScreen[None]):
@@ -43,7 +53,7 @@ class Help(ModalScreen[None]):
     """
 
     def compose(self) -> ComposeResult:
-        yield Static(_KEYS)
+        yield Static(_list_keys())
 
     def on_key(self) -> None:
         """Any key closes it."""

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 
+from statsfs.eyes.numbers import clean_text
 from statsfs.eyes.rates import Rates
 from statsfs.top.table import Entry, Find, list_entries
 
@@ -27,7 +28,8 @@ def list_all(rates: Rates, find: Find, pattern: re.Pattern[str] | None) -> list[
 def format_table(entries: list[Entry]) -> str:
     """Return a line for each file: its path, its number, its rate."""
     cells = [
-        ("/".join((*entry.path, entry.name)), entry.text, entry.rate_text) for entry in entries
+        (clean_text("/".join((*entry.path, entry.name))), entry.text, entry.rate_text)
+        for entry in entries
     ]
     widths = [max((len(row[column]) for row in cells), default=0) for column in range(3)]
     return "".join(

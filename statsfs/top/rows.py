@@ -17,6 +17,8 @@ from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
+from statsfs.eyes.numbers import clean_text
+
 __all__ = ["Cell", "Rows", "fit"]
 
 
@@ -185,6 +187,7 @@ class Rows(ScrollView, can_focus=True):
 
 def fit(text: str, width: int, *, right: bool = False) -> str:
     """Return a text that takes a width, cut if it must be."""
+    text = clean_text(text)
     if right and cell_len(text) < width:
         return " " * (width - cell_len(text)) + text
     if cell_len(text) > width > 0:

@@ -6,6 +6,7 @@ import pytest
 
 from statsfs.eyes.descriptions import Description
 from statsfs.eyes.numbers import (
+    clean_text,
     find_edges,
     find_percentile,
     format_number,
@@ -106,3 +107,9 @@ def test_percentiles_are_shown_in_the_unit() -> None:
     assert format_percentiles([10, 0, 0], linear) == "p50 5 ms  p90 9 ms  p99 9.9 ms"
     assert format_percentiles([9, 0, 1], linear) == "p50 5.56 ms  p90 10 ms  p99 ≥ 20 ms"
     assert format_percentiles([0, 0], linear) == ""
+
+
+def test_what_is_not_printable_is_a_blank() -> None:
+    """A description cannot move the cursor of whoever looks."""
+    assert clean_text("a\x1b[2Jb\nc\x9bd") == "a [2Jb c d"
+    assert clean_text("µs – schön") == "µs – schön"

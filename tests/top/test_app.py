@@ -231,6 +231,22 @@ def test_a_source_without_the_value_of_the_totals_has_none(monkeypatch: Any) -> 
     run(monkeypatch, test, place=place)
 
 
+def test_names_do_nothing_to_a_terminal(monkeypatch: Any) -> None:
+    """Neither as markup nor as control characters, wherever they are shown."""
+
+    async def test(driven: Driven) -> None:
+        assert "[red]x [31m" in driven.screen
+        assert "\x1b" not in driven.screen
+        await driven.press("f9")
+        assert driven.told == ["[red]x [31m/n cannot be cleared"]
+
+    place = MadePlace()
+    name = "[red]x\x1b[31m"
+    below = {name: node({"n": 7})}
+    monkeypatch.setattr(place, "read_sample", lambda: Sample(1.0, 1.0, node({}, **below)))
+    run(monkeypatch, test, place=place)
+
+
 def test_a_held_screen_does_not_move(monkeypatch: Any) -> None:
     """It goes on with the same key."""
 
@@ -309,7 +325,9 @@ def test_help_has_the_keys(monkeypatch: Any) -> None:
     """Any key or click closes it."""
 
     async def test(driven: Driven) -> None:
-        assert "a regular expression" in await driven.press("f1")
+        screen = await driven.press("f1")
+        assert "a regular expression" in screen
+        assert "[" not in screen  # of markup
         assert "a regular expression" not in await driven.press("x")
         await driven.press("question_mark")
         await driven.pilot.click(offset=(75, 18))
