@@ -19,6 +19,7 @@ from tests.bench import (
     exposing,
     growing,
     kvm,
+    looking,
     memory,
     migrating,
     results,
@@ -47,6 +48,7 @@ TOPICS = {
     "growing": growing.main,
     "viewing": viewing.main,
     "migrating": migrating.main,
+    "looking": looking.main,
 }
 
 
