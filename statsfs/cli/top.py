@@ -42,7 +42,7 @@ class _Pattern(click.ParamType[re.Pattern[str]]):
 
 
 @click.command(epilog=EPILOG, context_settings={"show_default": True})
-@click.argument("path", required=False)
+@click.argument("path", required=False, shell_complete=serving.complete_directory)
 @click.option(
     "-i",
     "--interval",

@@ -8,6 +8,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -102,6 +103,23 @@ def test_scripts_read_a_real_mount(tmp_path: Path) -> None:
         assert int(found["", "exits"]["value"]) == total
         assert len(found["", "halt_wait_hist"]["value"].split()) > 10
         assert found["", "max_mmu_rmap_size"]["rate"] == ""
+
+
+@pytest.mark.mount
+def test_a_daemon_is_read_over_the_network(tmp_path: Path) -> None:
+    """What `--listen` shows is what the mount shows; a path is a source."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    stats = tmp_path / "stats"
+    with demo(stats, "--rate", "0", "--listen", str(port)):
+        for path in ("", "/kvm"):
+            here = run_top("--once", "-i", "0.1", f"{stats}{path}")
+            there = run_top("--once", "-i", "0.1", f"http://127.0.0.1:{port}{path}")
+            assert (there.returncode, there.stderr) == (0, "")
+            # What the daemon counts of itself moves by itself.
+            same = [line for line in here.stdout.splitlines() if not line.startswith("statsfs/")]
+            assert len(same) > 100
+            assert set(same) <= set(there.stdout.splitlines())
 
 
 @pytest.mark.mount

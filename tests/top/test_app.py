@@ -368,6 +368,7 @@ def test_ten_thousand_sources_have_a_row_each_and_few_are_made(monkeypatch: Any)
         await driven.press("asterisk")
         await driven.press("end")
         assert driven.app._tree.cursor == 10_001
+        assert "▾ stats" in await driven.press("home")
         made.clear()
         await driven.tick()
         assert 0 < len(made) <= 3 * 36
