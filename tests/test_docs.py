@@ -24,7 +24,8 @@ README = ROOT / "README.md"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 GLOSSARY = ROOT / "docs" / "glossary.md"
 LIMITS = ROOT / "docs" / "limits.md"
-DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ARCHITECTURE, GLOSSARY, LIMITS]
+API = ROOT / "docs" / "api.md"
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 CODE = re.compile(r"`([^`\n]+)`")
 NAME = re.compile(r"[A-Za-z_]\w*([./]\w+)*(\(\))?")
@@ -47,6 +48,10 @@ FOREIGN = {
 }
 # Terms of Markdown's own.
 SLUG = re.compile(r"[^\w\- ]")
+
+
+def name_of(document: Path) -> str:
+    return str(document.relative_to(ROOT))
 
 
 def text_of(document: Path) -> str:
@@ -129,7 +134,7 @@ def test_what_the_architecture_names_exists() -> None:
     assert len(set(names_in(ARCHITECTURE)) - FOREIGN) > 100
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_files_that_a_document_names_exist(document: Path) -> None:
     """Each path of the repository that stands in backticks leads to something."""
     paths = [one for one in CODE.findall(text_of(document)) if PATH.fullmatch(one)]
@@ -169,7 +174,7 @@ def anchors(document: Path) -> set[str]:
     return {SLUG.sub("", title.lower()).replace(" ", "-") for title in headings(document)}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document: Path) -> None:
     """Links to files of the repository and to headings resolve; others are not looked at."""
     for link in re.findall(r"\]\(([^)\s]+)\)", text_of(document)):
@@ -255,7 +260,7 @@ def test_limits_are_those_of_the_code() -> None:
 # The manual
 
 
-@pytest.mark.parametrize("document", [(ROOT / "README.md").read_text(), Stats.__doc__ or ""])
+@pytest.mark.parametrize("document", [API.read_text(), Stats.__doc__ or ""])
 def test_a_base_a_thread_loses_nothing(document: str) -> None:
     """The example is complete; four threads that shared a base lost two thirds."""
     found = re.search(
@@ -279,7 +284,7 @@ def test_a_base_a_thread_loses_nothing(document: str) -> None:
 
 def test_a_poller_syncs() -> None:
     """The example is complete, but for its imports: this process has a directory, and numbers."""
-    found = re.search(r"^class ProcessStats.*?(?=^```)", README.read_text(), re.DOTALL | re.M)
+    found = re.search(r"^class ProcessStats.*?(?=^```)", API.read_text(), re.DOTALL | re.M)
     assert found is not None
     names: dict[str, Any] = {**vars(statsfs), "psutil": psutil}
     exec(found[0], names)
@@ -291,8 +296,8 @@ def test_a_poller_syncs() -> None:
 
 
 def row_of(name: str) -> list[str]:
-    """The names in backticks that README's table has for a class, without arguments."""
-    row = re.search(rf"^\| `{name}` \|(.+)\|$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """The names in backticks that the manual's table has for a class, without arguments."""
+    row = re.search(rf"^\| `{name}` \|(.+)\|$", API.read_text(), re.MULTILINE)
     assert row is not None
     return [re.sub(r"\(.*", "", code) for code in CODE.findall(row[1])]
 
@@ -309,6 +314,6 @@ def test_a_registry_has_what_the_manual_says() -> None:
 
 
 def test_the_manual_lists_what_the_package_exports() -> None:
-    """README's table has each name of `statsfs.__all__`."""
-    rows = re.findall(r"^\| (`.+)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    """The manual's table has each name of `statsfs.__all__`."""
+    rows = re.findall(r"^\| (`.+)$", API.read_text(), re.MULTILINE)
     assert set(statsfs.__all__) <= set(CODE.findall("\n".join(rows)))

@@ -28,7 +28,7 @@ _CODES: Final = {0: 0, 1: 32, 2: _WRONG}  # by those of `statsfs`
 _USAGE: Final = """\
 Usage: mount.statsfs statsfs DIRECTORY [-fnsv] [-N NAMESPACE] [-o OPTION,...]
 
-mount(8) runs this for `mount -t statsfs statsfs DIRECTORY`; the README has its options.\
+mount(8) runs this for `mount -t statsfs statsfs DIRECTORY`; docs/operations.md has its options.\
 """
 
 _VALUED: Final = {"gid", "listen", "log", "log_format", "root", "switch_interval", "uid"}

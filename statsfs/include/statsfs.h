@@ -17,7 +17,7 @@
  *
  * The directory is where `python -c 'import statsfs; print(statsfs.get_include())'` says. The file
  * needs C99 or C++11, Linux, and nothing but libc; with gcc -std=c99 include it first, or define
- * _DEFAULT_SOURCE. What it writes is described in README.md, "The format, for producers in other
+ * _DEFAULT_SOURCE. What it writes is described in docs/segments.md, "The format, for producers in other
  * languages". All that ends in "_" is private.
  *
  * Threading: any thread may publish and close. A slot has one writer: give each thread a segment of
@@ -100,7 +100,7 @@ struct statsfs_value {
 };
 
 struct statsfs_options {
-	const char *directory;     /* by default as publish() in Python: see README.md */
+	const char *directory;     /* by default as publish() in Python: see docs/processes.md */
 	const char *const *labels; /* for each name of the path a Prometheus label, or NULL */
 	unsigned mode;             /* of the segment's file: who may read; by default 0644 */
 	int optional;              /* count privately where the segment is refused; statsfs_error()
@@ -640,7 +640,7 @@ static inline void statsfs_disown_(void)
 	statsfs_after_fork_();
 }
 
-/* Creates, fills, locks, maps, closes and renames, in this order: README.md says why. */
+/* Creates, fills, locks, maps, closes and renames, in this order: docs/segments.md says why. */
 static inline char *statsfs_create_(int directory, const char *name, const char *hidden,
 				    const struct statsfs_bytes_ *bytes, unsigned mode)
 {

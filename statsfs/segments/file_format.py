@@ -1,8 +1,8 @@
 """The file of a segment, from its first byte to its last.
 
-Owns the format, which README.md describes, and decodes files that anybody may have written. The
-block of JSON is between the descriptors and the data, where a KVM decoder does not look. Locks,
-directories and owners of files are elsewhere.
+Owns the format (docs/segments.md), and decodes files that anybody may have written. The block of
+JSON is between the descriptors and the data, where a KVM decoder does not look. Locks, directories
+and owners of files are elsewhere.
 
 Threading: pure functions and immutable objects.
 """

@@ -48,7 +48,7 @@ class EveryType(Stats):
 
 
 class VcpuStats(Stats):
-    """README's example."""
+    """The example of docs/api.md."""
 
     exits = u64(Aggregate.SUM, description="VM exits of every kind")
     halt_wait_ns = u64(Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)

@@ -255,7 +255,7 @@ def test_labels_that_prometheus_renames(script: Any) -> None:
 
 
 def test_the_script_reads_a_schema(script: Any, tmp_path: Path) -> None:
-    """As README runs it; what is wrong is one line, and status 2."""
+    """As the manual runs it; what is wrong is one line, and status 2."""
     schema, empty = tmp_path / ".schema.json", tmp_path / "empty"
     with watched() as (_, program, _):
         program.register(Source("nothing"))

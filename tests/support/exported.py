@@ -1,6 +1,6 @@
 """What the Prometheus views must say: trees to draw, and a naive model of their samples.
 
-The model is written from README's section "Monitoring": it walks the tree for each number, computes
+The model is written from docs/monitoring.md: it walks the tree for each number, computes
 with fractions and knows nothing of columns, templates and chunks. What the views said is read by
 prometheus_client's own parsers.
 """

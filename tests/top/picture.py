@@ -1,4 +1,4 @@
-"""Draw `docs/top.svg`, the picture in the README: `python -m tests.top.picture`.
+"""Draw `docs/top.svg`, the picture of docs/looking.md: `python -m tests.top.picture`.
 
 The numbers are made by a rule, so it is the same at each run.
 """

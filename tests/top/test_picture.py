@@ -1,4 +1,4 @@
-"""The picture in the README."""
+"""The picture of the manual."""
 
 import pytest
 

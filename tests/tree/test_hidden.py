@@ -1,4 +1,4 @@
-"""What is hidden: a source, a value, an array over one base; README's chapter, line by line."""
+"""What is hidden: a source, a value, an array over one base; docs/api.md, line by line."""
 
 from typing import Any
 

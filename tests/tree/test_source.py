@@ -36,7 +36,7 @@ class VmStats(Stats):
 
 
 class VcpuStats(Stats):
-    """README's example."""
+    """The example of docs/api.md."""
 
     exits = u64(Aggregate.SUM, description="VM exits of every kind")
     halt_wait_ns = u64(Aggregate.SUM, unit=Unit.SECONDS, exponent=-9)
@@ -53,7 +53,7 @@ def counting(name: str, number: int) -> Source:
     return source
 
 
-# README's example, without a mount and with values of the VM
+# The example of docs/api.md, without a mount and with values of the VM
 
 
 def test_the_example_of_the_manual() -> None:
