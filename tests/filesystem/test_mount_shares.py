@@ -101,7 +101,7 @@ def test_users_take_turns(later: Server, path: str) -> None:
     with acting(OPEN_ALL, later / path, "30", "threads") as attacker:
         wait_until(lambda: later.call(shares.waiting) == 30, "the attacker")
         look(later)
-        assert later.call(shares.begun) == 2
+        wait_until(lambda: later.call(shares.begun) == 2, "both threads of the attacker")
         later.call(shares.let_go)
         assert said(attacker) == [30]
     # Those who waited for a thread shared one reading.
