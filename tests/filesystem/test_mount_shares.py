@@ -1,5 +1,6 @@
 """What one user has of a server: whatever that is, there is something left for all others."""
 
+import contextlib
 import errno
 import json
 import re
@@ -98,12 +99,19 @@ def test_requests_that_wait(later: Server) -> None:
 def test_users_take_turns(later: Server, path: str) -> None:
     """A large value is read in a thread, as a view is; one user's do not make another wait."""
     later.call(shares.mount_with_shares, str(later.mountpoint))
-    with acting(OPEN_ALL, later / path, "30", "threads") as attacker:
+    with contextlib.ExitStack() as stack:
+        attackers = []
+        # A reading that has not begun would be shared with those who come later: one after another.
+        for begun, count in (1, 1), (2, 1), (2, 28):
+            attackers.append(
+                stack.enter_context(acting(OPEN_ALL, later / path, f"{count}", "threads"))
+            )
+            wait_until(lambda begun=begun: later.call(shares.begun) == begun, "a thread")  # type: ignore[misc]
         wait_until(lambda: later.call(shares.waiting) == 30, "the attacker")
         look(later)
-        wait_until(lambda: later.call(shares.begun) == 2, "both threads of the attacker")
+        assert later.call(shares.begun) == 2
         later.call(shares.let_go)
-        assert said(attacker) == [30]
+        assert [said(attacker) for attacker in attackers] == [[1], [1], [28]]
     # Those who waited for a thread shared one reading.
     assert later.call(shares.begun) == 3
     text = as_nobody("cat", later / "large/large").stdout
