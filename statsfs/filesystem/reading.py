@@ -20,9 +20,9 @@ from statsfs.filesystem.texts import Text, read_text
 from statsfs.filesystem.value_files import check_zero
 from statsfs.filesystem.works import Work, Works
 from statsfs.formats.views import Rendering
+from statsfs.tree.clearing import is_told_of_clears
 from statsfs.tree.refresh import Refresher, Refreshing, find_refreshing
 from statsfs.tree.registry import Registry
-from statsfs.tree.source import is_told_of_clears
 
 __all__ = ["Reading", "UnrecordedError"]
 

@@ -23,8 +23,9 @@ from statsfs.tree.refresh import Refresher
 
 if TYPE_CHECKING:
     from statsfs.tree.directory import Directory
+    from statsfs.tree.source import Source
 
-__all__ = ["check_writable", "clear_file", "find_mode", "list_read_only"]
+__all__ = ["check_writable", "clear_file", "find_mode", "is_told_of_clears", "list_read_only"]
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,11 @@ def check_writable(directory: "Directory", file: File) -> None:
 
 
 # Clearing
+
+
+def is_told_of_clears(source: "Source") -> bool:
+    """Tell whether a function of the source records a clear, or is called after it."""
+    return source._recorder is not None or source._cleared is not None
 
 
 def clear_file(directory: "Directory", file: File, entry: Entry | None) -> None:

@@ -31,7 +31,6 @@ __all__ = [
     "Source",
     "check_source",
     "directory_of",
-    "is_told_of_clears",
     "rmdir_of",
 ]
 
@@ -437,11 +436,6 @@ def directory_of(source: Source) -> Directory:
 def rmdir_of(source: Source) -> Callable[[Source], bool] | None:
     """Return what takes a source out of the tree for a client, if its directory can be removed."""
     return source._rmdir
-
-
-def is_told_of_clears(source: Source) -> bool:
-    """Tell whether a function of the source records a clear, or is called after it."""
-    return source._recorder is not None or source._cleared is not None
 
 
 def check_source(source: object) -> None:
