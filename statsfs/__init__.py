@@ -1,4 +1,8 @@
-"""statsfs: a program's counters as a live filesystem, with totals in every directory."""
+"""statsfs: a program's counters as a live filesystem, with totals in every directory.
+
+The examples in the docstrings follow `from statsfs import *`. Those that publish are run in a place
+that has a directory `segments`.
+"""
 
 import typing
 

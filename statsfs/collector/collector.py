@@ -61,6 +61,14 @@ class Collector:
     From `start` to `close`, or as a context manager. Several may have one registry: each top-level
     name is shown by the one that has it first.
 
+    >>> segment = publish("app/worker-1", values=[Value("jobs", aggregate=Aggregate.SUM)],
+    ...                   directory="segments")
+    >>> segment.stats.jobs += 5
+    >>> registry = Registry()
+    >>> with Collector(registry, "segments"):
+    ...     registry["app/jobs"]
+    5
+
     Args:
         registry: where the segments' paths begin.
         directory: theirs; it is made if it is missing. By default `/run/statsfs` for root,
@@ -71,6 +79,7 @@ class Collector:
 
     Raises:
         SegmentError: there is no default directory, or no GIL.
+        TypeError: an argument of another type.
     """
 
     def __init__(
@@ -105,6 +114,12 @@ class Collector:
 
         If it takes longer than half a second to look at all files, a top-level name of which some
         are left is shown when all were looked at, and the log says so.
+
+        >>> collector = Collector(Registry(), "segments")
+        >>> collector.start()
+        >>> collector
+        <Collector '/.../segments' collecting>
+        >>> collector.close()
 
         Raises:
             SegmentError: the directory is refused, it has another collector, or there is no
@@ -237,7 +252,13 @@ class Collector:
         self.users = Users(liveness, paths, admission, lambda: self._directories)
 
     def close(self) -> None:
-        """Take everything out of the registry, and leave the segments to the next collector."""
+        """Take everything out of the registry, and leave the segments to the next collector.
+
+        >>> with Collector(Registry(), "segments") as collector:
+        ...     collector.close()
+        >>> collector
+        <Collector '/.../segments' closed>
+        """
         if self not in _live:
             return
         if self._thread is not None:

@@ -30,6 +30,12 @@ _INSTALL: Final = (
 class Mount:
     """A live mount; a context manager that unmounts at its end.
 
+    >>> with mount(Registry(), "stats", create=True) as live:
+    ...     live
+    <Mount '/.../stats'>
+    >>> live.closed
+    True
+
     Attributes:
         mountpoint: where it is, as an absolute path.
         root: the name of the one source that is the root, or None.
@@ -54,18 +60,36 @@ class Mount:
 
     @property
     def replaced(self) -> bool:
-        """Whether another mount has replaced it; it closes after its last open file."""
+        """Whether another mount has replaced it; it closes after its last open file.
+
+        >>> with mount(Registry(), "stats", create=True) as live:
+        ...     live.replaced
+        False
+        """
         return self._session.replaced
 
     @property
     def closed(self) -> bool:
-        """Whether it is unmounted, by `close` or in another way."""
+        """Whether it is unmounted, by `close` or in another way.
+
+        >>> live = mount(Registry(), "stats", create=True)
+        >>> live.closed
+        False
+        >>> live.close()
+        >>> live.closed
+        True
+        """
         return self._session.done.is_set()
 
     def close(self) -> None:
         """Unmount, and return when that is done; once more does nothing.
 
         Files that clients hold open answer ENOTCONN from then on.
+
+        >>> live = mount(Registry(), "stats", create=True)
+        >>> live.close()
+        >>> live
+        <Mount '/.../stats' closed>
 
         Raises:
             RuntimeError: this is the thread that serves (the trio thread, for `mounted`).
@@ -74,6 +98,12 @@ class Mount:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is unmounted, by `close` or in another way.
+
+        >>> with mount(Registry(), "stats", create=True) as live:
+        ...     live.wait(timeout=0.01)
+        False
+        >>> live.wait()
+        True
 
         Args:
             timeout: seconds to wait at most; None for ever.
@@ -87,6 +117,13 @@ class Mount:
         """Have the serving thread call a function between two requests, as a sign of life.
 
         The function must be quick and must not raise. After an unmount it is not called.
+
+        >>> from threading import Event
+        >>> alive = Event()
+        >>> with mount(Registry(), "stats", create=True) as live:
+        ...     live.run_soon(alive.set)
+        ...     alive.wait(10)
+        True
         """
         self._session.run_soon(function)
 
@@ -121,6 +158,14 @@ def mount(
     the program it is closed by itself. A program must not read its own mount from a thread that
     holds the interpreter without releasing it; ordinary reads are fine.
 
+    >>> from pathlib import Path
+    >>> registry = Registry()
+    >>> app = registry.register(Source("app"))
+    >>> app.add_values([Value("jobs")], {"jobs": 5})
+    >>> with mount(registry, "stats", create=True):
+    ...     int(Path("stats/app/jobs").read_text())
+    5
+
     Args:
         registry: what the root shows.
         mountpoint: an empty directory; or one of a debugfs.
@@ -145,6 +190,7 @@ def mount(
 
     Raises:
         MountError: it is refused; the message is one line that says what to do.
+        TypeError: it is not a registry.
     """
     options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
     return mount_with(registry, mountpoint, options)
@@ -212,13 +258,18 @@ async def mounted(
 ) -> AsyncIterator[Mount]:
     """Mount a registry, and serve it from the trio program that calls.
 
-    ::
-
-        async with mounted(registry, "/run/stats"):
-            await work()
-
     The arguments and errors are those of `mount`. The program must not read its own mount from the
     trio thread: it would wait for itself. `trio.to_thread.run_sync` may.
+
+    >>> import trio
+    >>> registry = Registry()
+    >>> app = registry.register(Source("app"))
+    >>> app.add_values([Value("jobs")], {"jobs": 5})
+    >>> async def main():
+    ...     async with mounted(registry, "stats", create=True):
+    ...         return int(await trio.Path("stats/app/jobs").read_text())
+    >>> trio.run(main)
+    5
     """
     options = MountOptions(uid, gid, allow_other, create, switch_interval, root, read_only, replace)
     with _needing_fuse(mountpoint):

@@ -30,6 +30,14 @@ _NAME: Final = "\0"  # stands in templates for the metric's name; no label has i
 def render(snapshot: Snapshot, *, mask: Mask = 0o444, where: Where | None = None) -> bytes:
     """Return what a snapshot counted.
 
+    >>> from statsfs.formats.prometheus import render
+    >>> app = Source("app")
+    >>> app.add_values([Value("jobs", description="Jobs done")], {"jobs": 5})
+    >>> print(render(app.snapshot()).decode(), end="")
+    # HELP app_jobs_total Jobs done
+    # TYPE app_jobs_total counter
+    app_jobs_total 5
+
     Args:
         snapshot: of a source or of a registry.
         mask: only values whose mode has one of these bits; or for which reader.

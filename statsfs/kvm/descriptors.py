@@ -38,6 +38,12 @@ class KvmStats:
     another process (pidfd_getfd): the caller's may be closed at once. It is a context manager that
     closes; until then the VM lives on in the kernel.
 
+    >>> from statsfs.kvm import KvmStats
+    >>> with KvmStats(stats_fd) as vcpu:  # what the ioctl returned for the vCPU 0
+    ...     source = vcpu.make_source()
+    ...     source.name, source.get_value("exits")
+    ('vcpu0', 102)
+
     Attributes:
         id: the kernel's name: `kvm-4711`, `kvm-4711/vcpu-0`. The number is that of the thread which
             made the VM, as in debugfs.
@@ -48,6 +54,7 @@ class KvmStats:
     Raises:
         FormatError: it is not an object of KVM's binary format, or an entry describes no value.
         OSError: it cannot be read.
+        TypeError: it is not a descriptor.
     """
 
     __slots__ = ("__weakref__", "_close", "_fd", "_layout", "_lock", "id", "numbers", "values")
@@ -80,18 +87,42 @@ class KvmStats:
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether it was closed.
+
+        >>> statistics = KvmStats(stats_fd)
+        >>> statistics.close()
+        >>> statistics.closed
+        True
+        """
         return self._fd < 0
 
     @locked
     def close(self) -> None:
-        """Close it; then the files of its sources have no data. Closing again does nothing."""
+        """Close it; then the files of its sources have no data. Closing again does nothing.
+
+        >>> statistics = KvmStats(stats_fd)
+        >>> source = statistics.make_source()
+        >>> statistics.close()
+        >>> source.get_value("exits")
+        Traceback (most recent call last):
+            ...
+        statsfs.exceptions.UnavailableError: vcpu0: unavailable: the refresh failed: ...
+        """
         self._fd = -1
         self._close()
 
     @locked
     def refresh(self) -> None:
-        """Read the current counts into `numbers`, as sources do; OSError if that fails."""
+        """Read the current counts into `numbers`, as sources do.
+
+        >>> with KvmStats(stats_fd) as vcpu:
+        ...     vcpu.refresh()
+        ...     vcpu.numbers["exits"]
+        102
+
+        Raises:
+            OSError: it was closed, or cannot be read.
+        """
         layout = self._layout
         data = os.pread(self._fd, layout.data_size, layout.data_offset)
         if len(data) < layout.data_size:
@@ -109,9 +140,13 @@ class KvmStats:
     ) -> Source:
         """Make a source that shows these statistics; the caller has its only reference.
 
-        The arguments are those of `Source`. The name is by default `vcpu0` for the vCPU 0, and the
-        id for a VM: its name in debugfs, `<pid>-<fd>`, has a number that the statistics lack. The
-        label is by default `vcpu` or `vm`.
+        The arguments and errors are those of `Source`. The name is by default `vcpu0` for the vCPU
+        0, and the id for a VM: its name in debugfs, `<pid>-<fd>`, has a number that the statistics
+        lack. The label is by default `vcpu` or `vm`.
+
+        >>> with KvmStats(stats_fd) as vcpu:
+        ...     vcpu.make_source("vcpu%d", 0)
+        <Source 'vcpu0' references=1>
         """
         vcpu = _VCPU.fullmatch(self.id)
         if name is None:

@@ -71,6 +71,12 @@ class _Vm:
 class KvmHost(AbstractContextManager["KvmHost"]):
     """The VMs of this host as subordinates of a source; closes as a context.
 
+    >>> from statsfs.kvm.host import KvmHost
+    >>> registry = Registry()
+    >>> with KvmHost() as host:
+    ...     registry.register(host.source).get_value("exits") >= 0
+    True
+
     Args:
         ways: what makes ways other than BPF and descriptors, the better ones first.
 
@@ -130,7 +136,11 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self.close()
 
     def close(self) -> None:
-        """Remove the VMs, and end the thread; closing again does nothing."""
+        """Remove the VMs, and end the thread; closing again does nothing.
+
+        >>> host = KvmHost()
+        >>> host.close()
+        """
         if not self._stopping:
             self._stopping = True
             os.eventfd_write(self._wake, 1)

@@ -36,6 +36,12 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     every 10 s. The totals of all that this kernel counts are declared at once, or by the first VM
     where /dev/kvm cannot be used; they stay.
 
+    >>> from statsfs.kvm.qemu import QemuMonitor
+    >>> kvm = Source("kvm")
+    >>> with QemuMonitor(kvm, ["/run/vms/*.qmp"]):
+    ...     kvm.subordinates  # until there is such a socket
+    ()
+
     Args:
         kvm: the source of the VMs.
         sockets: paths of QMP sockets, and patterns for such paths; they need not exist yet. QMP
@@ -79,7 +85,11 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         self.close()
 
     def close(self) -> None:
-        """Remove the VMs, close the connections, end the thread; closing again does nothing."""
+        """Remove the VMs, close the connections, end the thread; closing again does nothing.
+
+        >>> monitor = QemuMonitor(Source("kvm"), ["/run/vms/*.qmp"])
+        >>> monitor.close()
+        """
         with suppress(RuntimeError):  # the loop is closed already
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()

@@ -27,6 +27,17 @@ def find_addable(values: Sequence[Value]) -> dict[str, bool]:
 class Addition(AbstractContextManager[None]):
     """Adds to gauges for as long as its block runs, and to counters when it ends.
 
+    >>> class HttpStats(Stats):
+    ...     in_flight = gauge("Requests being answered")
+    >>> stats = HttpStats()
+    >>> def answering() -> Addition:
+    ...     return stats.adding(in_flight=1)
+    >>> with answering():
+    ...     stats.in_flight
+    1
+    >>> stats.in_flight
+    0
+
     Args:
         stats: the numbers, with an attribute for each value.
         gauges: what `find_addable` returns for the values.

@@ -35,7 +35,16 @@ __all__ = [
 
 
 class HistogramArguments(TypedDict, total=False):
-    """The further arguments of a histogram: those of `Value`."""
+    """The further arguments of a histogram: those of `Value`.
+
+    >>> from typing import Unpack
+    >>> def time_hist(**kwargs: Unpack[HistogramArguments]) -> Histogram:
+    ...     return log_hist(40, unit=Unit.SECONDS, exponent=-9, **kwargs)
+    >>> class DiskStats(Stats):
+    ...     latency = time_hist(description="How long reads take")
+    >>> values_of(DiskStats)[0].unit
+    <Unit.SECONDS: 2>
+    """
 
     mode: int | None
     unit: Unit
@@ -46,7 +55,16 @@ class HistogramArguments(TypedDict, total=False):
 
 
 class FieldArguments(TypedDict, total=False):
-    """The further arguments of a counter, a gauge or a peak: those of `Value`."""
+    """The further arguments of a counter, a gauge or a peak: those of `Value`.
+
+    >>> from typing import Unpack
+    >>> def byte_counter(description: str, **kwargs: Unpack[FieldArguments]) -> int:
+    ...     return counter(description, unit=Unit.BYTES, **kwargs)
+    >>> class LinkStats(Stats):
+    ...     sent = byte_counter("Bytes sent", hidden=True)
+    >>> values_of(LinkStats)[0].unit
+    <Unit.BYTES: 1>
+    """
 
     aggregate: Aggregate | None
     mode: int | None
@@ -141,11 +159,19 @@ def _field_function(type: Type) -> _FieldFunction:
         return cast(int, Field(make))
 
     declare.__name__ = declare.__qualname__ = "boolean" if type is Type.BOOL else type.label
-    declare.__doc__ = (
-        f"Declare a {type.label} value of a `Stats` class, named as the attribute it is assigned "
-        "to.\n\nThe arguments are those of `Value`. By default its aggregate is that of its kind: "
-        "MAX of PEAK, SUM of\nanything else, and NONE with a `show`."
-    )
+    above = type.maximum + 1
+    declare.__doc__ = f"""Declare a {type.label} value of a `Stats` class, named as its attribute.
+
+    The arguments are those of `Value`. By default its aggregate is that of its kind: MAX of PEAK,
+    SUM of anything else, and NONE with a `show`.
+
+    >>> class ExampleStats(Stats):
+    ...     number = {declare.__name__}()
+    >>> source = Source("example")
+    >>> source.add_values(ExampleStats, ExampleStats(number={above}))
+    >>> source.get_value("number")  # as C converts it
+    {type.convert(above)}
+    """
     return declare
 
 
@@ -163,6 +189,13 @@ s64: Final = _field_function(Type.S64)
 def counter(description: str = "", **kwargs: Unpack[FieldArguments]) -> int:
     """Declare what only grows, until it is cleared: a u64, CUMULATIVE, whose totals are sums.
 
+    >>> class HttpStats(Stats):
+    ...     requests = counter("Requests answered")
+    >>> stats = HttpStats()
+    >>> stats.requests += 1
+    >>> stats
+    HttpStats(requests=1)
+
     Args:
         description: one line for people.
         kwargs: further arguments of `Value`.
@@ -176,6 +209,13 @@ def gauge(description: str = "", **kwargs: Unpack[FieldArguments]) -> int:
     It may go below 0 and come back: where one thread adds and another one subtracts, each has a
     number of its own, and their sum is right.
 
+    >>> class QueueStats(Stats):
+    ...     length = gauge("Jobs that wait")
+    >>> stats = QueueStats()
+    >>> stats.length -= 1
+    >>> stats
+    QueueStats(length=-1)
+
     Args:
         description: one line for people.
         kwargs: further arguments of `Value`.
@@ -185,6 +225,13 @@ def gauge(description: str = "", **kwargs: Unpack[FieldArguments]) -> int:
 
 def peak(description: str = "", **kwargs: Unpack[FieldArguments]) -> int:
     """Declare the largest number since it was cleared: a u64, PEAK, whose totals are maxima.
+
+    >>> class HttpStats(Stats):
+    ...     largest = peak("Largest body", unit=Unit.BYTES)
+    >>> stats = HttpStats()
+    >>> stats.largest = max(stats.largest, len("a body"))
+    >>> stats
+    HttpStats(largest=6)
 
     Args:
         description: one line for people.
@@ -201,6 +248,13 @@ def log_hist(
     Its buckets begin at 0, 1, 2, 4, 8 and so on. The attribute is a list of them with an `observe`
     method. The sum of what `latency` observes is a second value, `latency.sum`.
 
+    >>> class DiskStats(Stats):
+    ...     latency = log_hist(40, unit=Unit.SECONDS, exponent=-9)
+    >>> stats = DiskStats()
+    >>> stats.latency.observe(1500)
+    >>> stats.latency.buckets.index(1)  # from 1,024 ns
+    11
+
     Args:
         size: the number of buckets, 64-bit counts; 65 hold every u64.
         aggregate: SUM, by default, or NONE.
@@ -216,6 +270,13 @@ def linear_hist(
     **kwargs: Unpack[HistogramArguments],
 ) -> Histogram:
     """Declare a histogram of a `Stats` class, of kind LINEAR_HIST, and its sum: see `log_hist`.
+
+    >>> class DiskStats(Stats):
+    ...     queue = linear_hist(4, 10)  # from 0, 10, 20 and 30
+    >>> stats = DiskStats()
+    >>> stats.queue.observe(25)
+    >>> stats.queue
+    [0, 0, 1, 0]
 
     Args:
         size: the number of buckets, 64-bit counts.
@@ -236,6 +297,13 @@ def hist(
 
     `hist([100, 300, 1000])` has four buckets: up to 100, up to 300, up to 1,000, and above. As the
     buckets of Prometheus do, each includes its bound.
+
+    >>> class HttpStats(Stats):
+    ...     answer = hist([100, 300, 1000], unit=Unit.SECONDS, exponent=-3)
+    >>> stats = HttpStats()
+    >>> stats.answer.observe(300)
+    >>> stats.answer
+    [0, 1, 0, 0]
 
     Args:
         bounds: 1 to 1,024 growing integers, 0 or more, in the value's unit.

@@ -49,6 +49,15 @@ class Histogram:
 
     It reads and writes as the list of its buckets.
 
+    >>> class DiskStats(Stats):
+    ...     latency = log_hist(4)  # from 0, 1, 2 and 4
+    >>> stats = DiskStats()
+    >>> stats.latency.observe(3)
+    >>> stats.latency.buckets, stats.latency.sum
+    ([0, 0, 1, 0], 3)
+    >>> stats.latency[2], len(stats.latency)
+    (1, 4)
+
     Attributes:
         buckets: the list of them; over a buffer an array.
         sum: the sum.
@@ -67,6 +76,14 @@ class Histogram:
     def observe(self, value: int) -> None:
         """Count one observation, and add it to the sum.
 
+        >>> class HttpStats(Stats):
+        ...     answer = hist([100, 300], unit=Unit.SECONDS, exponent=-3)
+        >>> stats = HttpStats()
+        >>> for milliseconds in (100, 101, 5000):
+        ...     stats.answer.observe(milliseconds)
+        >>> stats.answer.buckets, stats.answer.sum
+        ([1, 1, 1], 5201)
+
         Args:
             value: what was observed, in the value's unit. What is below 0 is counted in the first
                 bucket, and makes the sum smaller.
@@ -81,10 +98,13 @@ class Histogram:
 
         A time is rounded down to the histogram's unit, so nanoseconds (exponent -9) are best.
 
-        ::
-
-            with stats.latency.time():
-                answer()
+        >>> class HttpStats(Stats):
+        ...     answer = log_hist(40, unit=Unit.SECONDS, exponent=-9)
+        >>> stats = HttpStats()
+        >>> with stats.answer.time():
+        ...     text = "an answer".upper()
+        >>> sum(stats.answer.buckets), stats.answer.sum > 0
+        (1, True)
 
         Raises:
             TypeError: the unit of the histogram is not SECONDS.

@@ -26,6 +26,9 @@ def safe_name(text: str) -> str:
     and a "." at the start; nothing is "%". `urllib.parse.unquote` returns the text. Only a name
     of more than 255 bytes is cut: it ends in "%~" and a hash of the text.
 
+    >>> safe_name("/item/{id}"), safe_name("50%"), safe_name("")
+    ('%2Fitem%2F{id}', '50%25', '%')
+
     Raises:
         TypeError: it is not a text.
     """

@@ -86,13 +86,15 @@ def _check_attribute(name: str, key: str, item: object) -> None:
 class Stats(metaclass=_StatsMeta):
     """The ergonomic way to declare an array of values: one attribute a value.
 
-    ::
-
-        class VcpuStats(Stats):
-            exits = counter("VM exits of every kind")
-
-        stats = VcpuStats()
-        stats.exits += 1
+    >>> class VcpuStats(Stats):
+    ...     exits = counter("VM exits of every kind")
+    ...     running = gauge("Whether it runs")
+    >>> stats = VcpuStats(running=1)
+    >>> stats.exits += 1
+    >>> stats
+    VcpuStats(exits=1, running=1)
+    >>> stats == VcpuStats(exits=1, running=1)
+    True
 
     An instance has one slot for each value and no others; all start at 0, and histograms with empty
     buckets. `values_of` returns the values that the class declares; a subclass has those of its
@@ -160,6 +162,12 @@ class Stats(metaclass=_StatsMeta):
         """Return all numbers by the names of their values; of a histogram the list of its buckets.
 
         The sum of a histogram `latency` is `latency.sum`.
+
+        >>> class DiskStats(Stats):
+        ...     reads = counter("Reads")
+        ...     latency = log_hist(4)
+        >>> DiskStats(reads=5).asdict()
+        {'reads': 5, 'latency': [0, 0, 0, 0], 'latency.sum': 0}
         """
         numbers: dict[str, Any] = {}
         for value in type(self)._stats_values:
@@ -169,7 +177,15 @@ class Stats(metaclass=_StatsMeta):
         return numbers
 
     def reset(self) -> None:
-        """Set all numbers to 0, buckets and sums of histograms too; for their only writer."""
+        """Set all numbers to 0, buckets and sums of histograms too; for their only writer.
+
+        >>> class DiskStats(Stats):
+        ...     reads = counter("Reads")
+        >>> stats = DiskStats(reads=5)
+        >>> stats.reset()
+        >>> stats
+        DiskStats(reads=0)
+        """
         for zero in type(self)._stats_zero:
             zero(self, 0)
         for _, value in type(self)._stats_histograms:
@@ -180,12 +196,17 @@ class Stats(metaclass=_StatsMeta):
     def adding(self, **numbers: int) -> Addition:
         """Return a context manager that adds to gauges for its block, and to counters at its end.
 
-        ::
-
-            with stats.adding(in_flight=1, requests=1):
-                answer()
-
         Gauges come back, and counters count, also if the block raises.
+
+        >>> class HttpStats(Stats):
+        ...     in_flight = gauge("Requests being answered")
+        ...     requests = counter("Requests answered")
+        >>> stats = HttpStats()
+        >>> with stats.adding(in_flight=1, requests=1):
+        ...     stats.asdict()
+        {'in_flight': 1, 'requests': 0}
+        >>> stats.asdict()
+        {'in_flight': 0, 'requests': 1}
 
         Args:
             numbers: how much to add, by the names of values.
@@ -217,6 +238,15 @@ class Stats(metaclass=_StatsMeta):
         Each value has one native 64-bit slot, in order, whatever its type, and a histogram one for
         each bucket; signed values are signed there. The slots keep what they hold, and wrap as C
         does. Histograms are counted in, and not replaced.
+
+        >>> class DiskStats(Stats):
+        ...     reads = counter("Reads")
+        ...     queued = gauge("Requests in the queue")
+        >>> memory = bytearray(16)
+        >>> stats = DiskStats.from_buffer(memory)
+        >>> stats.queued -= 1
+        >>> memory.hex()
+        '0000000000000000ffffffffffffffff'
 
         Args:
             buffer: a writable buffer; it cannot shrink or be closed while the object lives.
@@ -259,6 +289,12 @@ def make_buffer_class(
 
 def values_of(stats: type[Stats]) -> tuple[Value, ...]:
     """Return the values that a `Stats` class declares, in order.
+
+    >>> class DiskStats(Stats):
+    ...     reads = counter("Reads")
+    ...     latency = log_hist(4)
+    >>> [value.name for value in values_of(DiskStats)]
+    ['reads', 'latency', 'latency.sum']
 
     Raises:
         TypeError: it is no `Stats` class.

@@ -28,6 +28,9 @@ class Type(Enum):
 
     `width` is in bytes, `minimum` and `maximum` are the integers that the type holds, `code` is
     the letter of the `struct` module.
+
+    >>> Type.S16.width, Type.S16.minimum, Type.S16.maximum
+    (2, -32768, 32767)
     """
 
     BOOL = ("bool", 1, False, "?")
@@ -53,14 +56,24 @@ class Type(Enum):
         return self.label
 
     def convert(self, number: int) -> int:
-        """Convert an integer of any size as C does: BOOL is `!= 0`, the others wrap modulo 2^N."""
+        """Convert an integer of any size as C does: BOOL is `!= 0`, the others wrap modulo 2^N.
+
+        >>> Type.U8.convert(257), Type.S8.convert(255), Type.BOOL.convert(7)
+        (1, -1, 1)
+        """
         if self is Type.BOOL:
             return int(number != 0)
         return ((number - self.minimum) & (self.maximum - self.minimum)) + self.minimum
 
 
 class Aggregate(Flag):
-    """Which totals of a value every directory above it shows."""
+    """Which totals of a value every directory above it shows.
+
+    >>> app = Source("app")
+    >>> app.add_values([Value("load", aggregate=Aggregate.SUM | Aggregate.MAX)], None)
+    >>> app.names()
+    ['load', 'load.max']
+    """
 
     NONE = 0
     SUM = auto()
@@ -72,7 +85,11 @@ class Aggregate(Flag):
 
     @property
     def label(self) -> str:
-        """The name of one kind as it stands in file names: `sum`, `count_zero`."""
+        """The name of one kind as it stands in file names: `sum`, `count_zero`.
+
+        >>> Aggregate.COUNT_ZERO.label
+        'count_zero'
+        """
         return (self.name or "none").lower()
 
 
@@ -88,6 +105,13 @@ class Kind(Enum):
 
     HIST, which KVM does not have, is a histogram whose buckets end where its `bounds` say. The
     binary format has it as several CUMULATIVE integers.
+
+    >>> app = Source("app")
+    >>> app.add_values([Value("waiting", kind=Kind.INSTANT)], {"waiting": 3})
+    >>> app.clear_value("waiting")
+    Traceback (most recent call last):
+        ...
+    statsfs.exceptions.ReadOnlyValueError: app: 'waiting' cannot be cleared
     """
 
     CUMULATIVE = 0
@@ -105,7 +129,16 @@ _HISTOGRAMS: Final = (Kind.LINEAR_HIST, Kind.LOG_HIST, Kind.HIST)
 
 
 class Unit(Enum):
-    """What a value counts, times `base` to the power `exponent`; as in KVM_GET_STATS_FD."""
+    """What a value counts, times `base` to the power `exponent`; as in KVM_GET_STATS_FD.
+
+    >>> from statsfs.formats import prometheus
+    >>> app = Source("app")
+    >>> wait = Value("wait_ns", unit=Unit.SECONDS, exponent=-9)
+    >>> app.add_values([wait], {"wait_ns": 1_500_000_000})
+    >>> print(prometheus.render(app.snapshot()).decode(), end="")
+    # TYPE app_wait_seconds_total counter
+    app_wait_seconds_total 1.5
+    """
 
     NONE = 0
     BYTES = 1
@@ -141,6 +174,13 @@ def check_name(name: object, what: str) -> str:
 class Value:
     """One quantity of a source: a file, and how it is read, cleared and aggregated.
 
+    >>> load = Value("load", Type.U8, Aggregate.MAX, kind=Kind.INSTANT)
+    >>> str(load.type), oct(load.mode)
+    ('u8', '0o444')
+    >>> late = Value("late", kind=Kind.HIST, bounds=[100, 300], unit=Unit.SECONDS, exponent=-3)
+    >>> late.size, late.histogram
+    (3, True)
+
     Args:
         name: the file's name.
         type: the C type that its integers are converted to.
@@ -148,7 +188,7 @@ class Value:
         mode: the file's permission bits; by default 0644, and 0444 for INSTANT.
         offset: where it is in a buffer base, in bytes; None for attribute and mapping bases.
         kind: what its numbers mean over time.
-        unit: what it counts, times `base` (10 or 2) to the power `exponent`.
+        unit, base, exponent: what it counts: units of `base`, 10 or 2, to the power `exponent`.
         description: one line for people; it becomes Prometheus's HELP.
         hidden: no file, but counted in the aggregates above.
         show: the text for a number, for enums; own values, MIN and MAX are shown by it.
@@ -283,6 +323,10 @@ class Value:
         """What values that belong together have in common, in whichever array they are.
 
         Their aggregates are one total. A description, a `show` or a write bit may differ.
+
+        >>> one, two = Value("jobs"), Value("jobs", description="Jobs done")
+        >>> one == two, one.identity == two.identity
+        (False, True)
         """
         known: tuple[object, ...] | None = self.__dict__.get("_identity")
         if known is None:
@@ -292,7 +336,11 @@ class Value:
         return known
 
     def describe_difference(self, other: "Value") -> str:
-        """Say by what another value of the same name does not belong to this one."""
+        """Say by what another value of the same name does not belong to this one.
+
+        >>> Value("jobs").describe_difference(Value("jobs", Type.U32))
+        'type is u32, not u64'
+        """
         for name in ("type", "kind", "unit", "base", "exponent", "size", "bucket_size", "bounds"):
             if getattr(other, name) != getattr(self, name):
                 return f"{name} is {getattr(other, name)}, not {getattr(self, name)}"
@@ -300,22 +348,40 @@ class Value:
 
     @property
     def writable(self) -> bool:
-        """Whether the value can be cleared: its mode has a write bit."""
+        """Whether the value can be cleared: its mode has a write bit.
+
+        >>> Value("jobs").writable, Value("waiting", kind=Kind.INSTANT).writable
+        (True, False)
+        """
         return bool(self.mode & 0o222)
 
     @property
     def cumulative(self) -> bool:
-        """Whether its number only grows until it is cleared, as each bucket of a histogram does."""
+        """Whether its number only grows until it is cleared, as each bucket of a histogram does.
+
+        >>> Value("jobs").cumulative, Value("waiting", kind=Kind.INSTANT).cumulative
+        (True, False)
+        """
         return self.histogram or self.kind is Kind.CUMULATIVE
 
     @property
     def zero(self) -> Any:
-        """What it reads where nothing is: 0, or empty buckets."""
+        """What it reads where nothing is: 0, or empty buckets.
+
+        >>> Value("jobs").zero, Value("late", kind=Kind.LOG_HIST, size=4).zero
+        (0, [0, 0, 0, 0])
+        """
         return [0] * self.size if self.histogram else 0
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """Where each bucket of a histogram begins, in the value's unit."""
+        """Where each bucket of a histogram begins, in the value's unit.
+
+        >>> Value("late", kind=Kind.LOG_HIST, size=5).starts
+        (0, 1, 2, 4, 8)
+        >>> Value("late", kind=Kind.HIST, bounds=[100, 300]).starts
+        (0, 101, 301)
+        """
         if self.kind is Kind.LINEAR_HIST:
             return tuple(range(0, self.size * self.bucket_size, self.bucket_size))
         if self.kind is Kind.HIST:
@@ -324,7 +390,11 @@ class Value:
 
     @property
     def width(self) -> int:
-        """How many bytes it takes in a buffer."""
+        """How many bytes it takes in a buffer.
+
+        >>> Value("jobs", Type.U32).width, Value("late", kind=Kind.LOG_HIST, size=5).width
+        (4, 40)
+        """
         return self.type.width * self.size
 
     @property
@@ -332,6 +402,9 @@ class Value:
         """The kinds of aggregate and the name under which each is shown above.
 
         SUM, or the only kind, has the plain name; each other kind is `name.kind`.
+
+        >>> Value("load", aggregate=Aggregate.SUM | Aggregate.MAX).aggregate_names
+        ((<Aggregate.SUM: 1>, 'load'), (<Aggregate.MAX: 4>, 'load.max'))
         """
         kinds = list(self.aggregate)
         plain = Aggregate.SUM if Aggregate.SUM in kinds else kinds[0] if len(kinds) == 1 else None

@@ -28,10 +28,6 @@ __all__ = ["RegistryCollector", "serve_metrics", "serve_paused"]
 class RegistryCollector:
     """Plugs a registry into prometheus_client.
 
-    ::
-
-        prometheus_client.REGISTRY.register(RegistryCollector(registry))
-
     Each collection takes a snapshot of the registry, so all its numbers are of one moment.
 
     prometheus_client asks for the names once, when the collector is registered: it refuses one that
@@ -40,7 +36,20 @@ class RegistryCollector:
     added later is collected, but has no name there until the collector is unregistered and
     registered again: so declare first what is counted later.
 
-    TypeError: it is not a registry. ImportError: prometheus_client is not installed.
+    >>> import prometheus_client
+    >>> registry = Registry()
+    >>> app = registry.register(Source("app"))
+    >>> app.add_values([Value("jobs")], {"jobs": 5})
+    >>> prometheus_client.REGISTRY.register(RegistryCollector(registry))
+    >>> prometheus_client.REGISTRY.get_sample_value("app_jobs_total")
+    5
+
+    Args:
+        registry: the values.
+
+    Raises:
+        TypeError: it is not a registry.
+        ImportError: prometheus_client is not installed.
     """
 
     def __init__(self, registry: Registry) -> None:
@@ -59,13 +68,28 @@ class RegistryCollector:
         return f"<RegistryCollector {self._registry!r}>"
 
     def describe(self) -> list["TheirMetric"]:
-        """Return the metrics of all values that there are now, without samples or a refresh."""
+        """Return the metrics of all values that there are now, without samples or a refresh.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> app.add_values([Value("jobs", aggregate=Aggregate.SUM)], None)
+        >>> [(metric.name, metric.type) for metric in RegistryCollector(registry).describe()]
+        [('app_jobs', 'counter')]
+        """
         with pausing():
             metrics = name_metrics(take_snapshot(self._registry), mask=S_IROTH)
         return [self._make(metric) for metric in metrics]
 
     def collect(self) -> Iterator["TheirMetric"]:
-        """Return the metric families as they are now."""
+        """Return the metric families as they are now.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> app.add_values([Value("jobs")], {"jobs": 5})
+        >>> for metric in RegistryCollector(registry).collect():
+        ...     [(sample.name, sample.value) for sample in metric.samples]
+        [('app_jobs_total', 5)]
+        """
         if is_collecting():  # a bridge would show its own files
             return
         with pausing():
@@ -104,6 +128,15 @@ def serve_metrics(registry: Registry, host: str = "127.0.0.1", port: int = 0) ->
     `/api/stats` and `/api/schema`, the JSON views of the root or of a path. There is no password
     and no encryption: on an address that is not a loopback one, anybody who reaches it can read
     every value that has mode bit 0004.
+
+    >>> from urllib.request import urlopen
+    >>> registry = Registry()
+    >>> app = registry.register(Source("app"))
+    >>> app.add_values([Value("jobs")], {"jobs": 5})
+    >>> with serve_metrics(registry) as server, urlopen(server.url) as answer:
+    ...     print(answer.read().decode(), end="")
+    # TYPE app_jobs_total counter
+    app_jobs_total 5
 
     Args:
         registry: the values.

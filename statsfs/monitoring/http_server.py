@@ -162,6 +162,12 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
     scrapes; it is a `Stats`: `source.add_values(type(stats), stats)` shows it. `listener` is the
     descriptor of a socket that listens there already, in another process. With `paused`, no client
     is accepted until `resume`.
+
+    >>> with serve_metrics(Registry(), port=0) as server:
+    ...     server.url
+    ...     server.stats.scrapes
+    'http://127.0.0.1:.../metrics'
+    0
     """
 
     def __init__(
@@ -267,6 +273,11 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
         """Stop listening; scrapes under way are answered within seconds, or never.
 
         Closing again does nothing.
+
+        >>> server = serve_metrics(Registry())
+        >>> server.close()
+        >>> server
+        <MetricsServer http://127.0.0.1:.../metrics closed>
         """
         if self._closed:
             return

@@ -59,10 +59,6 @@ def is_collecting() -> bool:
 def show_prometheus(registry: "CollectorRegistry", source: Source, *, max_age: float = 0) -> None:
     """Show what a program counts with prometheus_client in the files of a source.
 
-    ::
-
-        show_prometheus(prometheus_client.REGISTRY, source)
-
     The registry is collected when somebody reads, once for all files: label sets come and go with
     it. A metric's file is in the source. Each of its labels is a level of directories, named by the
     labels' values as `safe_name` writes them, with totals in all directories above. Clearing the
@@ -73,6 +69,14 @@ def show_prometheus(registry: "CollectorRegistry", source: Source, *, max_age: f
     attribute `user.statsfs.exponent` says so. A summary is a histogram of one bucket; infos and
     states are 1 and 0. What 64 bits cannot hold, NaN for example, has no file. Nor have quantiles
     and the buckets of a histogram of gauges, whose totals would mean nothing.
+
+    >>> import prometheus_client
+    >>> requests = prometheus_client.Counter("requests", "Requests answered", ["method"])
+    >>> requests.labels("GET").inc()
+    >>> web = Source("web")
+    >>> show_prometheus(prometheus_client.REGISTRY, web)
+    >>> web.find("GET").get_value("requests"), web.get_value("requests")
+    (1, 1)
 
     Args:
         registry: a `CollectorRegistry`, or anything else with a `collect`.

@@ -9,5 +9,9 @@ __all__ = ["get_include"]
 
 
 def get_include() -> str:
-    """Return the directory of `statsfs.h`, for the option `-I` of a C or C++ compiler."""
+    """Return the directory of `statsfs.h`, for the option `-I` of a C or C++ compiler.
+
+    >>> get_include()
+    '/.../statsfs/include'
+    """
     return str(Path(__file__).parent.parent / "include")

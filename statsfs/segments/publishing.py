@@ -48,6 +48,15 @@ class Segment(Generic[_S]):
     It lives until it is closed or the process ends, referenced or not. As a context manager it is
     closed at the end.
 
+    >>> class WorkerStats(Stats):
+    ...     requests = counter("Requests answered")
+    >>> with publish("app/worker-1", values=WorkerStats, directory="segments") as segment:
+    ...     segment.stats.requests += 1
+    ...     segment.path, segment.file
+    ('app/worker-1', PosixPath('/.../segments/app_worker-1-....stats'))
+    >>> segment
+    <Segment 'app/worker-1' ended '/.../segments/app_worker-1-....stats'>
+
     Attributes:
         path: where it is in the tree.
         file: the file's name; of an optional segment that was refused, what it would have been.
@@ -83,6 +92,13 @@ class Segment(Generic[_S]):
 
         The collector keeps what was counted, and removes the file. Here it is removed only where no
         collector has ever been.
+
+        >>> segment = publish("app/worker-1", values=[Value("requests")], directory="segments")
+        >>> segment.file.exists()
+        True
+        >>> segment.close()
+        >>> segment.file.exists()  # as there was no collector
+        False
         """
         call_locked(_lock, self._close)
 
@@ -205,6 +221,14 @@ def publish(
     """Publish values of this process, for the host's collector to show.
 
     Two segments may have one path, one after the other; at the same time the collector shows one.
+
+    >>> class WorkerStats(Stats):
+    ...     requests = counter("Requests answered")
+    >>> segment = publish("app/worker-%d", 1, values=WorkerStats, directory="segments")
+    >>> segment.stats.requests += 1
+    >>> segment.stats.requests
+    1
+    >>> segment.close()
 
     Args:
         path: 1 to 8 names of sources, joined by "/": "app/worker-17".

@@ -59,14 +59,19 @@ def _find_level(levels: dict[tuple[_L, ...], Source], labels: tuple[_L, ...]) ->
 class Family(Generic[_S]):
     """A source for each combination of labels, below one source.
 
-    ::
-
-        endpoint = Family(http, EndpointStats, "endpoint", "method")
-        endpoint("/item/{id}", "GET").requests += 1
-
     Each label has a level of directories. A directory's name is its label's value, written as
     `safe_name` does; the label in Prometheus has the value itself. The totals are in `source` from
     the beginning. Iteration gives the labels and the stats of all members.
+
+    >>> class EndpointStats(Stats):
+    ...     requests = counter("Requests answered")
+    >>> http = Source("http")
+    >>> endpoint = Family(http, EndpointStats, "endpoint", "method")
+    >>> endpoint("/item/{id}", "GET").requests += 1
+    >>> http.find("%2Fitem%2F{id}/GET").get_value("requests"), http.get_value("requests")
+    (1, 1)
+    >>> list(endpoint)
+    [(('/item/{id}', 'GET'), EndpointStats(requests=1))]
 
     Args:
         source: where the sources are made. If it retains, what a removed member counted stays in
@@ -154,6 +159,15 @@ class Family(Generic[_S]):
         """Remove the member with these labels, and the levels above it that are then empty.
 
         What is counted afterwards in its stats, which somebody may hold, is in no file.
+
+        >>> class EndpointStats(Stats):
+        ...     requests = counter("Requests answered")
+        >>> http = Source("http", retain=True)
+        >>> endpoint = Family(http, EndpointStats, "method")
+        >>> endpoint("GET").requests += 1
+        >>> endpoint.remove("GET")
+        >>> len(endpoint), http.get_value("requests")
+        (0, 1)
 
         Raises:
             UnknownValueError: there is no such member.

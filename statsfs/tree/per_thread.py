@@ -35,13 +35,20 @@ class _Ender:
 class PerThread(threading.local, Generic[_S]):
     """Stats for each thread that counts: no lock, and no count is lost.
 
-    ::
-
-        stats = PerThread(pool, WorkerStats)
-        stats.mine.jobs += 1
-
     Each thread has a hidden source of its own, from its first count to its end. The totals are in
     `source`; what a thread has counted stays there when it ends.
+
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> class WorkerStats(Stats):
+    ...     jobs = counter("Jobs done")
+    >>> pool = Source("pool")
+    >>> stats = PerThread(pool, WorkerStats)
+    >>> def work(job):
+    ...     stats.mine.jobs += 1
+    >>> with ThreadPoolExecutor(4) as threads:
+    ...     done = threads.map(work, range(100))
+    >>> pool.get_value("jobs")
+    100
 
     Args:
         source: where the totals are.

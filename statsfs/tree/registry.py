@@ -26,6 +26,12 @@ log = logging.getLogger(__name__)
 class Registry(Listening):
     """The top-level sources of a tree; what `mount` shows.
 
+    >>> registry = Registry()
+    >>> app = registry.register(Source("app"))
+    >>> app.add_values([Value("jobs")], {"jobs": 5})
+    >>> registry["app/jobs"]  # the path of the file in a mount
+    5
+
     Args:
         prefix: the start of the names of all metrics in Prometheus's formats, before the name of
             the top-level source: with "myapp", `rss` of `host` is `myapp_host_rss`. A top-level
@@ -46,16 +52,33 @@ class Registry(Listening):
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The top-level sources, hidden ones too, in the order they were registered."""
+        """The top-level sources, hidden ones too, in the order they were registered.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> registry.sources
+        (<Source 'app' references=2>,)
+        """
         return tuple(self._sources.values())
 
     @property
     def by_name(self) -> MappingProxyType[str, Source]:
-        """The top-level sources by name; a live view."""
+        """The top-level sources by name; a live view.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> registry.by_name["app"] is app
+        True
+        """
         return MappingProxyType(self._sources)
 
     def register(self, source: Source) -> Source:
         """Make a source a top-level directory, and return it; the registry takes a reference to it.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> registry
+        <Registry ['app']>
 
         Raises:
             TreeError: it has a parent, or is registered already.
@@ -81,6 +104,12 @@ class Registry(Listening):
 
         When this returns, the names are gone from every mount; open files go on reading.
 
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> registry.unregister(app)
+        >>> registry
+        <Registry []>
+
         Raises:
             TreeError: it is not registered here.
             ReleasedError: it was released.
@@ -102,6 +131,14 @@ class Registry(Listening):
 
     def find(self, path: str) -> Source | None:
         """Return a source, hidden or not, or None.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> app.add_subordinate(Source("worker3"))
+        >>> registry.find("app/worker3")
+        <Source 'app/worker3' references=2>
+        >>> registry.find("app/worker4") is None
+        True
 
         Args:
             path: the names from a top-level source on, joined by "/".
@@ -145,7 +182,14 @@ class Registry(Listening):
         return f"no source {path.rpartition('/')[0]!r}"
 
     def snapshot(self) -> Snapshot:
-        """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does."""
+        """Sample all that is registered in one uninterrupted pass, as `Source.snapshot` does.
+
+        >>> registry = Registry()
+        >>> app = registry.register(Source("app"))
+        >>> app.add_values([Value("jobs")], {"jobs": 5})
+        >>> registry.snapshot().to_dict()["subordinates"]["app"]["values"]
+        {'jobs': 5}
+        """
         refresh_all(self.sources)
         return take_snapshot(self)
 

@@ -100,7 +100,18 @@ def _sample_each(group: _Group, broken: _Broken) -> _Group:
 
 
 class Samples:
-    """The rows of one array in a snapshot, and its values."""
+    """The rows of one array in a snapshot, and its values.
+
+    >>> app, values = Source("app"), (Value("jobs"), Value("errors"))
+    >>> app.add_values(values, {"jobs": 5, "errors": 1})
+    >>> samples = app.snapshot().arrays[values]
+    >>> samples.rows
+    [(5, 1)]
+    >>> [source.name for source in samples.sources]
+    ['app']
+    >>> [value.name for value in samples.values]
+    ['jobs', 'errors']
+    """
 
     __slots__ = ("_decoded", "_groups", "array", "values")
 
@@ -170,6 +181,14 @@ def _decode_rows(
 class Snapshot:
     """What one uninterrupted pass over a subtree found.
 
+    >>> class WorkerStats(Stats):
+    ...     jobs = counter("Jobs done")
+    >>> app = Source("app")
+    >>> app.add_values(WorkerStats, WorkerStats(jobs=5))
+    >>> snapshot = app.snapshot()
+    >>> snapshot.arrays[values_of(WorkerStats)].rows
+    [(5,)]
+
     Attributes:
         moment: when the pass ended, in nanoseconds since the epoch (`time.time_ns`).
         arrays: the `Samples` of each array, by the tuple of its values (`values_of`).
@@ -212,6 +231,14 @@ class Snapshot:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the subtree as nested dictionaries of what its directories show.
+
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> worker.add_values([Value("jobs", aggregate=Aggregate.SUM)], {"jobs": 5})
+        >>> app.add_subordinate(worker)
+        >>> app.snapshot().to_dict()["values"]
+        {'jobs': 5}
+        >>> app.snapshot().to_dict()["subordinates"]
+        {'worker3': {'values': {'jobs': 5}, 'subordinates': {}}}
 
         Returns:
             `{"values": {name: int}, "subordinates": {name: {…the same…}}}`, aggregates included,

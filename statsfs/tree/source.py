@@ -43,6 +43,19 @@ class Source:
     creator's reference: then only the tree keeps the source, and one in no tree is released. A
     program that never puts may use its sources for ever, and leave them to garbage collection.
 
+    >>> app = Source("app")
+    >>> worker = Source("worker%d", 3, label="worker")
+    >>> worker.add_values([Value("jobs", aggregate=Aggregate.SUM)], {"jobs": 5})
+    >>> app.add_subordinate(worker)
+    >>> app.get_value("jobs")
+    5
+
+    >>> numbers = {"degrees": 0}
+    >>> sensor = Source("sensor", refresh=lambda: numbers.update(degrees=21))
+    >>> sensor.add_values([Value("degrees", kind=Kind.INSTANT)], numbers)
+    >>> sensor.get_value("degrees")
+    21
+
     Args:
         name: the directory's name; `name % args` if there are arguments.
         args: what the name is formatted with, as by printf.
@@ -147,22 +160,44 @@ class Source:
 
     @property
     def owner(self) -> tuple[int, int] | None:
-        """The user and the group that it was made with, by number, or None."""
+        """The user and the group that it was made with, by number, or None.
+
+        >>> Source("app", owner=(1000, 100)).owner
+        (1000, 100)
+        """
         return self._directory.owner
 
     @property
     def parent(self) -> "Source | Registry | None":
-        """The source or registry that this one is in, or None."""
+        """The source or registry that this one is in, or None.
+
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> app.add_subordinate(worker)
+        >>> worker.parent is app
+        True
+        """
         return self._directory.parent
 
     @property
     def path(self) -> str:
-        """The names from the top of the tree to this source, joined by "/"."""
+        """The names from the top of the tree to this source, joined by "/".
+
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> app.add_subordinate(worker)
+        >>> worker.path
+        'app/worker3'
+        """
         return self._directory.path
 
     @property
     def subordinates(self) -> tuple["Source", ...]:
         """The sources in this one, hidden ones too, in the order they were added.
+
+        >>> app = Source("app")
+        >>> app.add_subordinate(Source("worker3"))
+        >>> app.add_subordinate(Source("thread1", hidden=True))
+        >>> [source.name for source in app.subordinates]
+        ['worker3', 'thread1']
 
         Raises:
             ReleasedError: it was released.
@@ -175,21 +210,38 @@ class Source:
 
         Refreshes of those above a name that is missing run, and may make it.
 
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> app.add_subordinate(worker)
+        >>> app.find("worker3") is worker
+        True
+
         Args:
             path: the names from a subordinate on, joined by "/".
 
         Raises:
             UnavailableError: one of them is async, and nothing awaits it here.
+            TypeError: the path is not a str.
         """
         return find_source(self, path)
 
     @property
     def refcount(self) -> int:
-        """How many references there are: the creator's, the tree's, those of open files."""
+        """How many references there are: the creator's, the tree's, those of open files.
+
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> app.add_subordinate(worker)
+        >>> worker.refcount  # the creator's and the tree's
+        2
+        """
         return self._taken + self._holds
 
     def get(self) -> Self:
         """Take a reference; return the source.
+
+        >>> with Source("worker3") as worker:
+        ...     kept = worker.get()
+        >>> kept.refcount
+        1
 
         Raises:
             ReleasedError: it was released.
@@ -202,6 +254,11 @@ class Source:
 
         Its subordinates are then removed, its bases dropped, and every later use raises.
 
+        >>> worker = Source("worker3")
+        >>> worker.put()
+        >>> worker
+        <Source 'worker3' released>
+
         Raises:
             ReleasedError: it was released, or the references that are left are the tree's or an
                 open file's.
@@ -212,6 +269,12 @@ class Source:
 
     def add_subordinate(self, source: "Source") -> None:
         """Put a source into this one; the tree takes a reference to it.
+
+        >>> app = Source("app")
+        >>> with Source("worker3") as worker:  # at the end only the tree has a reference
+        ...     app.add_subordinate(worker)
+        >>> worker
+        <Source 'app/worker3' references=1>
 
         Raises:
             TreeError: it has a parent already, or is this source or an ancestor of it.
@@ -224,6 +287,12 @@ class Source:
 
     def remove_subordinate(self, source: "Source") -> None:
         """Remove a source, with its subtree, from this one: then all mounts have lost its names.
+
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> app.add_subordinate(worker)
+        >>> app.remove_subordinate(worker)
+        >>> app.subordinates
+        ()
 
         Raises:
             TreeError: it is not a subordinate of this source.
@@ -245,6 +314,14 @@ class Source:
         A reader sees all of it or nothing. Subordinates that were added otherwise are left alone.
         What removed ones have counted is retained, as by `remove_subordinate`. If a cumulative
         number falls, something else has the name now. So call this in one thread at a time.
+
+        >>> procs, values = Source("procs"), [Value("cpu_ns", aggregate=Aggregate.SUM)]
+        >>> procs.sync({"1": {"cpu_ns": 40}, "27": {"cpu_ns": 2}}, values)
+        >>> procs.get_value("cpu_ns")
+        42
+        >>> procs.sync({"27": {"cpu_ns": 3}}, values)
+        >>> [source.name for source in procs.subordinates]
+        ['27']
 
         Args:
             subordinates: the numbers of each subordinate, by the names of values. Its name may be
@@ -271,6 +348,16 @@ class Source:
     ) -> None:
         """Show an array of values that are held by a base.
 
+        >>> class WorkerStats(Stats):
+        ...     jobs = counter("Jobs done")
+        >>> worker, stats = Source("worker3"), WorkerStats()
+        >>> worker.add_values(WorkerStats, stats)
+        >>> stats.jobs += 1
+        >>> worker.get_value("jobs")
+        1
+        >>> memory = bytearray(8)
+        >>> worker.add_values([Value("errors", Type.U32, offset=4)], memory)  # its last 4 bytes
+
         Args:
             values: a `Stats` class, or any sequence of `Value`s; equal arrays belong together.
             base: where the integers are: a writable buffer if the values have offsets, else a
@@ -293,6 +380,12 @@ class Source:
         Sources above show their totals on. One that retains keeps what was counted, until the array
         is added again over the same base. Nothing happens where the array is not there.
 
+        >>> worker, values = Source("worker3"), [Value("jobs")]
+        >>> worker.add_values(values, {"jobs": 5})
+        >>> worker.remove_values(values)
+        >>> worker.names()
+        []
+
         Raises:
             ReleasedError: the source was released.
             TypeError, ValueError: `values` is not an array.
@@ -305,6 +398,12 @@ class Source:
         Its arrays stay as if their base were None: names here and above remain, and read 0. Open
         files read 0. An array may be added again.
 
+        >>> worker = Source("worker3")
+        >>> worker.add_values([Value("jobs", aggregate=Aggregate.SUM)], {"jobs": 5})
+        >>> worker.revoke()
+        >>> worker.get_value("jobs")
+        0
+
         Raises:
             ReleasedError: it was released.
         """
@@ -314,6 +413,13 @@ class Source:
 
     def names(self) -> list[str]:
         """Return the file names that the source's directory shows: own values, then aggregates.
+
+        >>> app, worker = Source("app"), Source("worker3")
+        >>> app.add_values([Value("restarts")], {"restarts": 0})
+        >>> worker.add_values([Value("load", aggregate=Aggregate.AVG | Aggregate.MAX)], {"load": 7})
+        >>> app.add_subordinate(worker)
+        >>> app.names()
+        ['restarts', 'load.max', 'load.avg']
 
         Raises:
             ReleasedError: it was released.
@@ -336,6 +442,11 @@ class Source:
     def get_value(self, name: str) -> Any:
         """Read a value or an aggregate now.
 
+        >>> disk = Source("disk")
+        >>> disk.add_values([Value("reads", Type.U8)], {"reads": 257})
+        >>> disk.get_value("reads")  # as a u8 wraps
+        1
+
         Args:
             name: one of `names()`, or a hidden value of this source itself.
 
@@ -355,6 +466,12 @@ class Source:
 
     def clear_value(self, name: str) -> None:
         """Write 0 into a value, or into all that an aggregate covers.
+
+        >>> worker, numbers = Source("worker3"), {"jobs": 5}
+        >>> worker.add_values([Value("jobs")], numbers)
+        >>> worker.clear_value("jobs")
+        >>> numbers
+        {'jobs': 0}
 
         Args:
             name: one of `names()`, or a hidden value of this source itself.
@@ -380,6 +497,14 @@ class Source:
 
         A row has for each value a sum, a peak or buckets, and 0 where nothing is retained.
 
+        >>> app = Source("app", retain=True)
+        >>> with Source("worker3") as worker:
+        ...     worker.add_values([Value("jobs", aggregate=Aggregate.SUM)], {"jobs": 21})
+        ...     app.add_subordinate(worker)
+        >>> app.remove_subordinate(worker)
+        >>> list(app.retained.values())
+        [(21,)]
+
         Raises:
             ReleasedError: it was released.
         """
@@ -388,6 +513,11 @@ class Source:
 
     def restore(self, values: type[Stats] | Sequence[Value], row: Sequence[Any]) -> None:
         """Add to what it retains, as if a subordinate had left that counted so much.
+
+        >>> app = Source("app", retain=True)
+        >>> app.restore([Value("jobs", aggregate=Aggregate.SUM)], (21,))
+        >>> app.get_value("jobs")
+        21
 
         Args:
             values: an array, as for `add_values`.
@@ -419,6 +549,11 @@ class Source:
         is left out, and logged once.
 
         Refreshes come first, and take a second at most.
+
+        >>> app = Source("app")
+        >>> app.add_values([Value("jobs"), Value("errors")], {"jobs": 5, "errors": 0})
+        >>> app.snapshot().to_dict()
+        {'values': {'jobs': 5, 'errors': 0}, 'subordinates': {}}
 
         Raises:
             ReleasedError: it was released.
