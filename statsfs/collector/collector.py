@@ -61,13 +61,14 @@ class Collector:
     From `start` to `close`, or as a context manager. Several may have one registry: each top-level
     name is shown by the one that has it first.
 
-    >>> segment = publish("app/worker-1", values=[Value("jobs", aggregate=Aggregate.SUM)],
-    ...                   directory="segments")
+    >>> values = [Value("jobs", aggregate=Aggregate.SUM)]
+    >>> segment = publish("app/worker-1", values=values, directory="segments")
     >>> segment.stats.jobs += 5
     >>> registry = Registry()
     >>> with Collector(registry, "segments"):
     ...     registry["app/jobs"]
     5
+    >>> segment.close()
 
     Args:
         registry: where the segments' paths begin.

@@ -49,7 +49,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
 
     Raises:
         ModuleNotFoundError: the library qemu.qmp is missing.
-        QmpError: a path is refused, see `qmp_sockets.check_path`.
+        QmpError: a path leads to something else than a safe socket, a pattern or nothing.
     """
 
     def __init__(self, kvm: Source, sockets: Iterable[str]) -> None:

@@ -61,7 +61,8 @@ class Histogram:
     Attributes:
         buckets: the list of them; over a buffer an array.
         sum: the sum.
-        time_scale: what `find_time_scale` returns for the value.
+        time_scale: how many of the value's units a nanosecond is, as a fraction; None if its unit
+            is not SECONDS.
     """
 
     # No subclass of list: Python 3.11 indexes a plain list twice as fast. The subclasses have the

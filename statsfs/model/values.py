@@ -188,7 +188,7 @@ class Value:
         mode: the file's permission bits; by default 0644, and 0444 for INSTANT.
         offset: where it is in a buffer base, in bytes; None for attribute and mapping bases.
         kind: what its numbers mean over time.
-        unit, base, exponent: what it counts: units of `base`, 10 or 2, to the power `exponent`.
+        unit, base, exponent: what it counts, times `base` (10 or 2) to the power `exponent`.
         description: one line for people; it becomes Prometheus's HELP.
         hidden: no file, but counted in the aggregates above.
         show: the text for a number, for enums; own values, MIN and MAX are shown by it.
