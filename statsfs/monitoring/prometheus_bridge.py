@@ -85,14 +85,13 @@ def show_prometheus(registry: "CollectorRegistry", source: Source, *, max_age: f
 
     Raises:
         TypeError: an argument is something else.
+        ValueError: `max_age` is negative, or not finite.
         TreeError: the source has a refresh.
         ReleasedError: the source was released.
     """
     if not callable(getattr(registry, "collect", None)):
         raise TypeError(f"registry is not a CollectorRegistry: {registry!r}")
     check_source(source)
-    if not isinstance(max_age, int | float):
-        raise TypeError(f"max_age is not a number of seconds: {max_age!r}")
     set_refresh(source, _Bridge(registry, source).refresh, max_age)
     # What there is now can be listed at once. If the registry fails now, the files say so.
     refresh_all([source])

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from statsfs.exceptions import TreeError
 from statsfs.tree import references
+from statsfs.tree.arguments import check_age
 from statsfs.tree.lineage import find_lineage
 from statsfs.tree.lock import TreeChange, tree_change
 from statsfs.tree.refresh import Refresher
@@ -24,10 +25,12 @@ def set_refresh(source: Source, function: Callable[[], object], max_age: float =
         max_age: seconds after it was called for which it is not called again.
 
     Raises:
+        TypeError: `max_age` is not a number.
+        ValueError: it is negative, or not finite.
         TreeError: the source has a refresh.
         ReleasedError: it was released.
     """
-    _set_refresh(source, Refresher(source, function, True, max_age))
+    _set_refresh(source, Refresher(source, function, True, check_age(max_age)))
 
 
 def list_at_once(source: Source) -> None:

@@ -550,6 +550,9 @@ def test_arguments_of_another_sort(theirs: CollectorRegistry, app: Source) -> No
             show(*arguments)
     with pytest.raises(TypeError, match="max_age is not a number of seconds: '1'"):
         show(theirs, app, max_age="1")
+    for age in (-1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"max_age is not a number of seconds: {age}"):
+            show(theirs, app, max_age=age)
     show(theirs, app)
     with pytest.raises(TreeError, match="app: it has a refresh already"):
         show(theirs, app)
