@@ -5,6 +5,7 @@ Threading: main thread only; the vCPUs have threads of their own.
 """
 
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +20,7 @@ from statsfs.cli.signals import Stop
 from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import MockKvm
 from statsfs.demo.real_kvm import RealKvm
-from statsfs.filesystem.mounting import mount
+from statsfs.filesystem.mounting import Mount, mount
 from statsfs.tree.registry import Registry
 
 __all__ = ["demo"]
@@ -97,6 +98,7 @@ def demo(
             if server is not None:
                 server.resume()
             serving.announce(mounted, server, serving.say)
+            _suggest(mounted)
             serving.stop_when_unmounted(stop, mounted)
             churning = _churn(kvm, vcpus, churn) if churn else repeat(math.inf)
             try:
@@ -105,6 +107,14 @@ def demo(
             except OSError:
                 serving.silence()
     serving.say(f"unmounted {mounted.mountpoint}")
+
+
+def _suggest(mounted: Mount) -> None:
+    # Two lines, and so that each command can be pasted into any shell.
+    root = shlex.quote(mounted.mountpoint)
+    kvm = root if mounted.root else shlex.quote(f"{mounted.mountpoint}/kvm")
+    serving.say(f"try: statsfs top {root}")
+    serving.say(f"try: cat {kvm}/exits; cat {kvm}/.stats.json; echo 0 > {kvm}/exits")
 
 
 def _make_kvm(registry: Registry, real: bool, rate: float, seed: int) -> Kvm[Vm]:

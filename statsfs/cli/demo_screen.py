@@ -8,7 +8,6 @@ that waits for the end of top.
 
 import importlib.util
 import os
-import shlex
 import subprocess
 import sys
 import threading
@@ -55,7 +54,7 @@ def open_screen(kvm: Kvm[Vm], mounted: Mount, stop: Stop) -> "AnyScreen":
     """Return the screen that there can be; `stop` is told when its user quits."""
     if importlib.util.find_spec("textual") and _has_terminal():
         return TopScreen(mounted, stop)
-    return Screen(kvm, mounted)
+    return Screen(kvm)
 
 
 def _has_terminal() -> bool:
@@ -69,7 +68,6 @@ class TopScreen:
     """`statsfs top` in a process of its own."""
 
     def __init__(self, mounted: Mount, stop: Stop) -> None:
-        _suggest(_find_kvm(mounted))
         command = [sys.executable, "-m", "statsfs", "top", mounted.mountpoint]
         self._process = subprocess.Popen(command)
 
@@ -92,14 +90,10 @@ class TopScreen:
             self._process.wait()
 
 
-def _find_kvm(mounted: Mount) -> str:
-    return mounted.mountpoint if mounted.root else f"{mounted.mountpoint}/kvm"
-
-
 class Screen:
     """Some totals of a KVM and the exits of its VMs; OSError: the output has no reader any more."""
 
-    def __init__(self, kvm: Kvm[Vm], mounted: Mount) -> None:
+    def __init__(self, kvm: Kvm[Vm]) -> None:
         real = isinstance(kvm, RealKvm)
         names: tuple[str, ...] = _REAL_LINE if real else _LINE
         self._live: Live | None = None
@@ -113,7 +107,6 @@ class Screen:
         if self._live is None:
             self._take()  # so that the first line has a rate
         else:
-            _suggest(_find_kvm(mounted))
             self._live.start()
             self.show()
 
@@ -176,9 +169,3 @@ def _make_table(first: str, *others: str) -> Table:
     numbers = (Column(title, justify="right", no_wrap=True) for title in others)
     name = Column(first, no_wrap=True, style="bold")
     return Table(name, *numbers, box=None, padding=(0, 1), pad_edge=False)
-
-
-def _suggest(path: str) -> None:
-    exits, grep = shlex.quote(f"{path}/exits"), f"grep -r --include=exits . {shlex.quote(path)}"
-    click.echo("In another shell, try:")
-    click.echo(f"  cat {exits}\n  watch -n1 {shlex.quote(grep)}\n  echo 0 > {exits}\n")

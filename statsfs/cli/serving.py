@@ -109,10 +109,11 @@ def listening(
 
 
 def announce(mounted: Mount, server: "MetricsServer | None", tell: Callable[[str], object]) -> None:
-    """Tell where the tree and the metrics are, with `say` or another function."""
+    """Tell where the tree, the metrics and the page are, with `say` or another function."""
     tell(f"mounted at {mounted.mountpoint}")
     if server is not None:
         tell(f"metrics at {server.url}")
+        tell(f"page at {server.url.removesuffix('metrics')}")
 
 
 def stop_when_unmounted(stop: Stop, mounted: Mount) -> None:

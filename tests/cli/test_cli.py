@@ -145,11 +145,16 @@ def test_demo_with_a_background_shells_signals(tmp_path: Path) -> None:
 
 @pytest.mark.mount
 def test_demo_prints_lines(tmp_path: Path) -> None:
-    """Where no terminal is, it says where it is mounted, and then one line a second."""
-    done = run("demo", "stats", "--for", "2.5", "--vms", "2", "--vcpus", "1", cwd=tmp_path)
+    """Where no terminal is, it says what there is now, and then one line a second."""
+    options = ("--for", "2.5", "--vms", "2", "--vcpus", "1", "--listen", "0")
+    done = run("demo", "stats", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    first, *lines, last = done.stdout.splitlines()
+    first, metrics, page, looking, reading, *lines, last = done.stdout.splitlines()
     assert first == f"statsfs: mounted at {tmp_path}/stats"
+    url = metrics.removeprefix("statsfs: metrics at ").removesuffix("metrics")
+    assert page == f"statsfs: page at {url}"
+    assert looking == f"statsfs: try: statsfs top {tmp_path}/stats"
+    assert reading.startswith(f"statsfs: try: cat {tmp_path}/stats/kvm/exits; cat ")
     assert last == f"statsfs: unmounted {tmp_path}/stats"
     assert len(lines) == 2
     for line in lines:
@@ -246,8 +251,8 @@ def test_unmounted_by_others(command: list[str], tmp_path: Path) -> None:
 
 @pytest.mark.mount
 def test_demo_when_its_reader_goes_away(tmp_path: Path) -> None:
-    """`statsfs demo … | head -n 2` ends as the reader does, without a word."""
-    program = f"{sys.executable} -m statsfs demo stats --vms 1 | head -n 2"
+    """`statsfs demo … | head -n 4` ends as the reader does, without a word."""
+    program = f"{sys.executable} -m statsfs demo stats --vms 1 | head -n 4"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", program],
         cwd=tmp_path,
@@ -257,7 +262,8 @@ def test_demo_when_its_reader_goes_away(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"statsfs: mounted at {tmp_path}/stats\n1 VM ")
+    assert done.stdout.startswith(f"statsfs: mounted at {tmp_path}/stats\n")
+    assert done.stdout.splitlines()[3].startswith("1 VM ")
     assert not (tmp_path / "stats").exists()
 
 
@@ -377,19 +383,18 @@ def setup(registry):
 
 @pytest.mark.mount
 def test_demo_on_a_terminal(tmp_path: Path) -> None:
-    """Three commands to try, then `statsfs top`; Ctrl-C is the way out, and q."""
-    for key in (b"\x03", b"q"):
-        with on_terminal(tmp_path, "demo", "stats", "--vms", "2") as until:
+    """Commands to try, then `statsfs top`; Ctrl-C is the way out, and q."""
+    for key, root in ((b"\x03", ()), (b"q", ("--root", "kvm"))):
+        with on_terminal(tmp_path, "demo", "stats", "--vms", "2", *root) as until:
             seen = until(b"2 minutes").decode()
-            kvm = tmp_path / "stats" / "kvm"
-            assert f"cat {kvm}/exits" in seen
-            assert f"watch -n1 'grep -r --include=exits . {kvm}'" in seen
-            assert f"echo 0 > {kvm}/exits" in seen
+            kvm = tmp_path / "stats" / ("" if root else "kvm")
             for vm in kvm.glob("*-*"):
                 until(vm.name.encode())
-            commands = [line.strip() for line in seen.splitlines() if str(kvm) in line]
-            subprocess.run(["sh", "-c", commands[0]], check=True, capture_output=True)
-            subprocess.run(["sh", "-c", commands[2]], check=True, capture_output=True)
+            commands = re.findall(r"^statsfs: try: (.*)\r$", seen, re.MULTILINE)
+            assert commands[0] == f"statsfs top {tmp_path}/stats"
+            done = subprocess.run(["sh", "-c", commands[1]], check=True, capture_output=True)
+            assert re.match(rb"[0-9]+\n\{", done.stdout)
+            assert commands[1].endswith(f"echo 0 > {kvm}/exits")
             seen = until(b"unmounted", keys=key).decode()
             assert "\x1b[?25h" in seen  # the cursor is back
             assert "Traceback" not in seen

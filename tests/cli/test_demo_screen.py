@@ -7,7 +7,6 @@ import pytest
 
 from statsfs.cli import demo_screen
 from statsfs.cli.demo_screen import Screen
-from statsfs.filesystem.mounting import Mount
 
 STEP = 1000
 
@@ -47,7 +46,7 @@ def test_rates_after_a_clear(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> No
     """The second in which it was cleared is left out: it made three lines wrong."""
     kvm = Kvm()
     monkeypatch.setattr(demo_screen, "time", kvm)
-    screen = Screen(cast(Any, kvm), cast(Mount, None))
+    screen = Screen(cast(Any, kvm))
     for second in range(12):
         kvm.go_on(0.75)
         if second in (4, 9):
@@ -63,7 +62,7 @@ def test_rates_of_which_nothing_is_known(monkeypatch: pytest.MonkeyPatch, capsys
     """With the first line, if it was just cleared, or without any time."""
     kvm = Kvm()
     monkeypatch.setattr(demo_screen, "time", kvm)
-    screen = Screen(cast(Any, kvm), cast(Mount, None))
+    screen = Screen(cast(Any, kvm))
     screen.show()
     kvm.go_on(1)
     kvm.exits = 5

@@ -58,9 +58,10 @@ def test_lines_and_scrapes_of_real_guests(tmp_path: Path) -> None:
     options = ("--real", "--vms", "2", "--vcpus", "1", "--for", "1.5", "--listen", "0")
     done = run("demo", "stats", *options, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    first, metrics, line, last = done.stdout.splitlines()
+    first, metrics, page, *_, line, last = done.stdout.splitlines()
     assert first == f"statsfs: mounted at {tmp_path}/stats"
     assert metrics.startswith("statsfs: metrics at http://")
+    assert page.startswith("statsfs: page at http://")
     assert re.match(r"2 VMs  exits [0-9]+ \(\+[0-9]+/s\)  (io_exits .*)?halt_exits [0-9]+ ", line)
     assert last == f"statsfs: unmounted {tmp_path}/stats"
 
