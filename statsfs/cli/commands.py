@@ -7,6 +7,7 @@ never a traceback. Threading: main thread only.
 import logging
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -15,6 +16,7 @@ from statsfs.cli.daemon import mount_command
 from statsfs.cli.demo import demo
 from statsfs.cli.install_mount_helper import install_mount_helper
 from statsfs.cli.kvm_check import kvm_check
+from statsfs.cli.paths import PATH
 from statsfs.cli.serving import EPILOG, complete_directory, silence
 from statsfs.cli.signals import Stopped
 from statsfs.cli.status import status
@@ -26,7 +28,20 @@ from statsfs.filesystem.mountpoints import FILESYSTEM, find_mount, unmount
 __all__ = ["cli", "run"]
 
 
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            # click does not say which command's option lacks its argument.
+            name = ctx.invoked_subcommand
+            if error.ctx is None and name and (command := self.get_command(ctx, name)):
+                error.ctx = click.Context(command, parent=ctx, info_name=name)
+            raise
+
+
 @click.group(
+    cls=_Group,
     commands=[demo, install_mount_helper, kvm_check, mount_command, status, top],
     epilog=EPILOG,
     context_settings={"max_content_width": 100},
@@ -42,7 +57,7 @@ def cli() -> None:
 
 
 @cli.command(epilog=EPILOG)
-@click.argument("mountpoint", shell_complete=complete_directory)
+@click.argument("mountpoint", type=PATH, shell_complete=complete_directory)
 def umount(mountpoint: str) -> None:
     """Unmount the statsfs at MOUNTPOINT.
 

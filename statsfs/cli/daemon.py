@@ -20,6 +20,7 @@ import click
 from statsfs.cli import ids, loading, logs, serving
 from statsfs.cli.background import detach
 from statsfs.cli.own_source import OwnSource
+from statsfs.cli.paths import DIRECTORY, PATH
 from statsfs.cli.signals import Stop, Stopped
 from statsfs.cli.systemd import is_service, notify, watchdog_interval
 from statsfs.cli.takeover import DaemonHandover, Inheritance
@@ -47,7 +48,7 @@ _SWITCH_INTERVAL: Final = 0.0005  # seconds
 
 
 @click.command("mount", epilog=serving.EPILOG)
-@click.argument("mountpoint", shell_complete=serving.complete_directory)
+@click.argument("mountpoint", type=PATH, shell_complete=serving.complete_directory)
 @click.option(
     "--load",
     metavar="MODULE:FUNCTION",
@@ -89,6 +90,7 @@ _SWITCH_INTERVAL: Final = 0.0005  # seconds
 )
 @click.option(
     "--qmp",
+    type=PATH,
     metavar="SOCKET",
     multiple=True,
     help="Show a running QEMU in `kvm`: its QMP socket, which no other client uses; or a quoted "
@@ -97,6 +99,7 @@ _SWITCH_INTERVAL: Final = 0.0005  # seconds
 @serving.root_option
 @click.option(
     "--segments",
+    type=DIRECTORY,
     metavar="DIR",
     multiple=True,
     help="Show what programs publish there; it is made if it is missing and its parent is there. "
@@ -122,6 +125,7 @@ _SWITCH_INTERVAL: Final = 0.0005  # seconds
 )
 @click.option(
     "--log",
+    type=PATH,
     metavar="FILE",
     help="With --background: append later messages to this file, not to the system's log; SIGHUP "
     "opens it anew.",
@@ -171,8 +175,6 @@ def mount_command(
     Example, with VMs that have `-qmp unix:/run/vms/NAME.qmp,server=on,wait=off`:
       statsfs mount /run/stats --create --qmp '/run/vms/*.qmp'
     """
-    if "" in segments:
-        raise click.BadParameter("'' is not a directory", param_hint="'--segments'")
     segments = tuple(map(os.path.abspath, segments))  # a successor asks for them by name
     if background:
         qmp = tuple(map(os.path.abspath, qmp))  # the server's directory is another

@@ -16,6 +16,7 @@ import click
 
 from statsfs.cli import serving
 from statsfs.cli.demo_screen import AnyScreen, open_screen
+from statsfs.cli.paths import PATH
 from statsfs.cli.signals import Stop
 from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import MockKvm
@@ -29,7 +30,7 @@ _REFRESH: Final = 1.0  # seconds
 
 
 @click.command(epilog=serving.EPILOG, context_settings={"show_default": True})
-@click.argument("mountpoint", shell_complete=serving.complete_directory)
+@click.argument("mountpoint", type=PATH, shell_complete=serving.complete_directory)
 @click.option("--vms", type=click.IntRange(0), default=4, help="VMs that stay.")
 @click.option("--vcpus", type=click.IntRange(1), default=4, help="vCPUs of each VM.")
 @click.option(

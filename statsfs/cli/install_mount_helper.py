@@ -14,6 +14,8 @@ from typing import Final
 
 import click
 
+from statsfs.cli.paths import DIRECTORY
+
 __all__ = ["install_mount_helper"]
 
 _NAME: Final = "mount.statsfs"
@@ -31,12 +33,12 @@ Exit codes:
 @click.option("--remove", is_flag=True, help="Remove both links.")
 @click.option(
     "--directory",
-    type=click.Path(path_type=Path),
-    default=Path("/sbin"),
+    type=DIRECTORY,
+    default="/sbin",
     show_default=True,
     help="The link's directory; for packages.",
 )
-def install_mount_helper(remove: bool, directory: Path) -> None:
+def install_mount_helper(remove: bool, directory: str) -> None:
     """Let mount(8) and fstab mount a statsfs.
 
     mount(8) looks for its helpers in /sbin only: this makes a link there to the mount.statsfs of
@@ -48,7 +50,7 @@ def install_mount_helper(remove: bool, directory: Path) -> None:
       statsfs install-mount-helper
       mount -t statsfs statsfs /run/stats
     """
-    link, other = directory / _NAME, directory / _OTHER_NAME
+    link, other = Path(directory, _NAME), Path(directory, _OTHER_NAME)
     try:
         if remove:
             _remove(link, other)

@@ -19,7 +19,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from statsfs.cli.mount_status import Status, ask_all, ask_mounts
-from statsfs.cli.serving import EPILOG
+from statsfs.cli.paths import PATH
+from statsfs.cli.serving import EPILOG, complete_directory
 
 __all__ = ["status"]
 
@@ -34,7 +35,7 @@ _USER_COLUMNS: Final = {
 
 
 @click.command(epilog=EPILOG)
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, type=PATH, shell_complete=complete_directory)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: without MOUNTPOINT a list.")
 def status(mountpoint: str | None, as_json: bool) -> None:
     """Show how the statsfs at MOUNTPOINT is: since when, what it shows, and what it refuses.

@@ -13,6 +13,7 @@ from typing import Any, Final
 import click
 
 from statsfs.cli import serving
+from statsfs.cli.paths import PATH
 from statsfs.cli.signals import Stop
 from statsfs.eyes.places import Place, open_place
 from statsfs.eyes.rates import Rates
@@ -42,7 +43,7 @@ class _Pattern(click.ParamType[re.Pattern[str]]):
 
 
 @click.command(epilog=EPILOG, context_settings={"show_default": True})
-@click.argument("path", required=False, shell_complete=serving.complete_directory)
+@click.argument("path", required=False, type=PATH, shell_complete=serving.complete_directory)
 @click.option(
     "-i",
     "--interval",
