@@ -59,9 +59,9 @@ class Answer:
     text: bytes = b""
 
 
-def make_error(status: HTTPStatus, *headers: tuple[str, str]) -> Answer:
-    """Return the answer for an error, with its status as text."""
-    text = f"{status.value} {status.phrase}\n".encode()
+def make_error(status: HTTPStatus, *headers: tuple[str, str], reason: str = "") -> Answer:
+    """Return the answer for an error, with its status and the reason as text."""
+    text = f"{status.value} {status.phrase}{reason and ': '}{reason}\n".encode()
     return Answer(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], [text])
 
 

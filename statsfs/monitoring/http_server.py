@@ -66,8 +66,8 @@ class _Answers:
         path, _, query = target[origin.end() if origin else 0 :].partition("#")[0].partition("?")
         try:
             wish = parse_wish(path, query)
-        except ValueError:
-            return make_error(HTTPStatus.BAD_REQUEST)
+        except ValueError as error:
+            return make_error(HTTPStatus.BAD_REQUEST, _NO_SNIFFING, reason=str(error))
         if wish is None and path not in ("/", "/metrics"):
             return make_error(HTTPStatus.NOT_FOUND)
         if request.method not in ("GET", "HEAD"):

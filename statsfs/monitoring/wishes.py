@@ -2,7 +2,8 @@
 
 `/metrics` is all metrics. `/api/stats` and `/api/schema` are `.stats.json` and `.schema.json`, of
 the root or, with a path behind them, of one directory. `?depth=` leaves out deeper sources,
-`?value=` all values with other names.
+`?value=` all values with other names. Unknown parameters are ignored, as are empty ones, and the
+last `depth` counts.
 
 Threading: pure.
 """
@@ -79,7 +80,7 @@ def parse_wish(path: str, query: str) -> Wish | None:
     asked = parse_qs(query)
     depth = asked.get("depth", [""])[-1]
     if depth and not _DEPTH.fullmatch(depth):
-        raise ValueError(f"invalid depth {depth!r}")
+        raise ValueError(f"invalid depth {depth[:40]!r}: it must be a number from 0 to 9999")
     return Wish(
         _API[target[1]],
         "/".join(below) if below else None,

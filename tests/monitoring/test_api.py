@@ -128,6 +128,61 @@ def test_statuses(
     assert (response.headers["Allow"] is not None) == (status == 405)
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["depth=x", "depth=-1", "depth=1&depth=1.5", f"depth={'9' * 5000}", "depth=%0D%0A%00%ff%1B[2J"],
+    ids=["text", "negative", "the last one", "huge", "control characters"],
+)
+def test_the_reason_of_a_refusal(server: MetricsServer, query: str) -> None:
+    """The body has it, on one line, whatever was asked for."""
+    for view in ("stats", "schema"):
+        response, body = ask(server, path=f"/api/{view}?{query}")
+        assert (response.status, body.count(b"\n")) == (400, 1)
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert body.startswith(b"400 Bad Request: invalid depth '")
+        assert body.endswith(b"': it must be a number from 0 to 9999\n")
+        assert body[:-1].decode().isprintable()
+        assert len(body) < 300
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "dept=1",
+        "depth=",
+        "depth=x&depth=9999",
+        "value=",
+        "name[]=n",
+        "=&&=",
+        "a=%zz&%ff=%ff",
+        "depth",
+    ],
+)
+def test_parameters_that_are_ignored(worker: Any, server: MetricsServer, query: str) -> None:
+    """Unknown and empty ones, and all but the last depth: the answer is the whole."""
+    assert load(server, f"/api/stats?{query}") == load(server, "/api/stats")
+
+
+def test_parameters_of_metrics(worker: Any, server: MetricsServer) -> None:
+    """`name[]` alone has an effect, once or more often; other names are unknown, as are none."""
+
+    def scrape(query: str) -> bytes:
+        response, body = ask(server, path=f"/metrics?{query}")
+        assert response.status == 200
+        return body
+
+    whole = scrape("")
+    assert b"app_n_total{" in whole
+    for query in ("name=x", "name[]=", "depth=x", "collect[]=a", "=&&=", "name[]&x=%ff", "%zz"):
+        assert scrape(query) == whole, query
+    one = scrape("name[]=app_n_total")
+    assert b"app_n_total{" in one
+    assert len(one) < len(whole)
+    for query in ("name[]=app_n_total&name[]=app_n_total", "name[]=app_n_total&name[]=%00"):
+        assert scrape(query) == one, query
+    assert scrape(f"name[]={'x' * 5000}") == scrape("name[]=-1") == b""
+
+
 def test_a_body(server: MetricsServer) -> None:
     """A request has none."""
     request = b"GET /api/stats HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx"
