@@ -22,6 +22,7 @@ from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import MockKvm
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.filesystem.mounting import Mount, mount
+from statsfs.model.counts import count_of
 from statsfs.tree.registry import Registry
 
 __all__ = ["demo"]
@@ -131,7 +132,9 @@ def _make_kvm(registry: Registry, real: bool, rate: float, seed: int) -> Kvm[Vm]
 def _create_vm(kvm: Kvm[Vm], vcpus: int) -> Vm:
     # Creates a VM, or says on one line that there are too many.
     most = len(kvm.vms) * vcpus
-    what = f"no more than {most} vCPUs" if most else f"no VM of {vcpus} vCPUs"
+    what = (
+        f"no more than {count_of(most, 'vCPU')}" if most else f"no VM of {count_of(vcpus, 'vCPU')}"
+    )
     try:
         return kvm.create_vm(vcpus)
     except (RuntimeError, OSError) as error:  # RuntimeError: "can't start new thread"

@@ -26,6 +26,7 @@ from statsfs.demo.machines import Kvm, Vm
 from statsfs.demo.mock_kvm import VcpuStats, VmStats
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.filesystem.mounting import Mount
+from statsfs.model.counts import count_of
 from statsfs.model.stats import values_of
 from statsfs.model.values import Kind
 
@@ -119,7 +120,7 @@ class Screen:
             self._live.update(grid, refresh=True)
             return
         numbers = (f"{name} {total} (+{self._rate(name):.0f}/s)" for name, total in totals.items())
-        click.echo(f"{len(exits)} VM{' ' if len(exits) == 1 else 's'}  {'  '.join(numbers)}")
+        click.echo(f"{count_of(len(exits), 'VM'):5}  {'  '.join(numbers)}")
 
     def close(self) -> None:
         """Give the terminal back as it was."""

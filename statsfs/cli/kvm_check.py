@@ -7,6 +7,7 @@ import click
 
 from statsfs.cli.serving import EPILOG
 from statsfs.kvm.checking import CheckedVm, CheckedWays, check_ways
+from statsfs.model.counts import count_of
 
 __all__ = ["kvm_check"]
 
@@ -28,7 +29,7 @@ def kvm_check() -> None:
         raise click.ClickException("no way to read VMs works here")
     left = sum(vm.way is None for vm in checked.vms)
     if left:
-        raise click.ClickException(f"{left} of {len(checked.vms)} VMs cannot be read")
+        raise click.ClickException(f"{left} of {count_of(len(checked.vms), 'VM')} cannot be read")
 
 
 def _describe(checked: CheckedWays) -> list[str]:

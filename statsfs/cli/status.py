@@ -21,6 +21,7 @@ from rich.text import Text
 from statsfs.cli.mount_status import Status, ask_all, ask_mounts
 from statsfs.cli.paths import PATH
 from statsfs.cli.serving import EPILOG, complete_directory
+from statsfs.model.counts import count_of
 
 __all__ = ["status"]
 
@@ -130,20 +131,24 @@ def _list_facts(one: Status) -> Iterator[tuple[str, str]]:
     yield "memory", f"{numbers['resident_memory'] / 2**20:,.1f} MiB"
     yield "CPU time", f"{numbers['cpu_ns'] / 1e9:,.2f} s"
     if "opens" in numbers:
-        views = f"{numbers['views']:,} views{_tell_mean(numbers, 'view_duration_ns')}"
+        views = f"{_count(numbers, 'views')}{_tell_mean(numbers, 'view_duration_ns')}"
         yield (
             "readers",
             (
-                f"{numbers['open_files']:,} files open; {numbers['opens']:,} opens, "
-                f"{numbers['reads']:,} reads, {views}, {numbers['clears']:,} clears"
+                f"{_count(numbers, 'open_files', 'file')} open; {_count(numbers, 'opens')}, "
+                f"{_count(numbers, 'reads')}, {views}, {_count(numbers, 'clears')}"
             ),
         )
         refused, failed = numbers["refused_requests"], numbers["failed_requests"]
         if refused or failed:
-            yield "", f"{refused:,} requests refused, {failed:,} failed"
+            yield "", f"{count_of(refused, 'request', ',')} refused, {failed:,} failed"
     if "scrapes" in numbers:
         mean = _tell_mean(numbers, "scrape_duration_ns")
         yield "scrapes", f"{numbers['scrapes']:,}{mean}, {numbers['failed_scrapes']:,} failed"
+
+
+def _count(numbers: Mapping[str, Any], name: str, noun: str = "") -> str:
+    return count_of(numbers[name], noun or name.removesuffix("s"), ",")
 
 
 def _tell_mean(numbers: Mapping[str, Any], name: str) -> str:

@@ -22,6 +22,7 @@ from statsfs.collector.timers import Timers
 from statsfs.collector.trusted_directory import Location, identify
 from statsfs.exceptions import SegmentError
 from statsfs.model.arrays import intern_array, split_array
+from statsfs.model.counts import count_of
 from statsfs.segments.file_format import SegmentMetadata, decode
 from statsfs.segments.locks import is_alive
 from statsfs.tree.log_budget import LogBudget
@@ -229,7 +230,7 @@ class Admission:
         user = status.st_uid
         count, weight = self._liveness.counts[user], self._liveness.weights[user]
         if count >= SEGMENTS_MAX or weight + weigh(metadata) > WEIGHT_MAX:
-            has = f"user {user} has {count} segments of {weight} integers"
+            has = f"user {user} has {count_of(count, 'segment')} of {count_of(weight, 'integer')}"
             raise SegmentError(f"{has}; no more than {SEGMENTS_MAX} of {WEIGHT_MAX}", file)
         return self._check_path(location, metadata)
 

@@ -29,6 +29,7 @@ from statsfs.collector.shares import Shares, user_of, weigh_addition
 from statsfs.collector.top_sources import TopSources, top_of
 from statsfs.exceptions import SegmentError, StatsfsError
 from statsfs.model.arrays import Array
+from statsfs.model.counts import count_of
 from statsfs.tree.index import ClearRecorder
 from statsfs.tree.lineage import find_lineage
 from statsfs.tree.registry import Registry
@@ -318,8 +319,8 @@ class PathSources:
         below = [one for one in empty if isinstance(one.parent, Source)]
         if surplus > sum(map(self._shares.weigh, below)):
             raise SegmentError(
-                f"the directories of user {user} have {weight} numbers, and it needs {more} more; "
-                f"no more than {shares.NUMBERS_MAX}: {_ADVICE}",
+                f"the directories of user {user} have {count_of(weight, 'number')}, and it needs "
+                f"{more} more; no more than {shares.NUMBERS_MAX}: {_ADVICE}",
                 components,
             )
         self._fold_empty({user: surplus}, lineage)

@@ -19,6 +19,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from statsfs.exceptions import FormatError
+from statsfs.model.counts import count_of
 from statsfs.model.values import Kind, Unit, Value
 
 __all__ = [
@@ -128,7 +129,7 @@ class Layout:
             return self._pick(self._struct.unpack_from(data))
         except struct.error:
             raise FormatError(
-                f"{len(data)} bytes of data, not {self.data_size}", len(data)
+                f"{count_of(len(data), 'byte')} of data, not {self.data_size}", len(data)
             ) from None
 
     def data(self, numbers: Sequence[Number]) -> bytes:
@@ -137,7 +138,8 @@ class Layout:
         wanted = [one.size for one in self.descriptors]
         if sizes != wanted:
             raise FormatError(
-                f"{sum(sizes)} integers in {len(sizes)}, not {sum(wanted)} in {len(wanted)}",
+                f"{count_of(sum(sizes), 'integer')} in {len(sizes)}, "
+                f"not {sum(wanted)} in {len(wanted)}",
                 numbers,
             )
         flat: list[int] = []
@@ -337,7 +339,7 @@ def decode_layout(encoded: Data) -> Layout:
     """Decode all of an object but its data, which need not be there."""
     encoded = bytes(encoded)
     if len(encoded) < _HEADER.size:
-        raise FormatError(f"{len(encoded)} bytes, too few for a header", len(encoded))
+        raise FormatError(f"{count_of(len(encoded), 'byte')}, too few for a header", len(encoded))
     header = _HEADER.unpack_from(encoded)
     flags, name_size, count, *offsets = header
     if flags:
@@ -403,7 +405,7 @@ def _check_descriptors(descriptors: Sequence[Descriptor]) -> None:
         names.add(one.name)
         if one.size < 1 or one.offset % _SLOT:
             raise FormatError(
-                f"{one.name[:40]!r} has {one.size} integers at offset {one.offset}", one
+                f"{one.name[:40]!r} has {count_of(one.size, 'integer')} at offset {one.offset}", one
             )
         if (one.bucket_size > 0) is not (one.kind is Kind.LINEAR_HIST):
             raise FormatError(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from statsfs.exceptions import KvmError
+from statsfs.model.counts import count_of
 
 __all__ = ["Domain", "LibvirtNumbers", "LibvirtSource"]
 
@@ -145,8 +146,8 @@ class LibvirtSource(AbstractContextManager["LibvirtSource"]):
             # So libvirt answers while another question waits for the domain.
             raise KvmError(f"libvirt tells nothing of process {pid} now", pid)
         if len(by_index) != len(vcpus):
-            text = f"libvirt tells of {len(by_index)} vCPUs of process {pid}, KVM of {len(vcpus)}"
-            raise KvmError(text, pid)
+            told = count_of(len(by_index), "vCPU")
+            raise KvmError(f"libvirt tells of {told} of process {pid}, KVM of {len(vcpus)}", pid)
         numbers = (by_index[index] for index in sorted(by_index))
         return LibvirtNumbers(vm, dict(zip(sorted(vcpus), numbers, strict=True)))
 

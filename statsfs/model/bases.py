@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 from statsfs.exceptions import BaseMismatchError
 from statsfs.model.baselines import BaselineReader
 from statsfs.model.buffers import SlotBuffer
+from statsfs.model.counts import count_of
 from statsfs.model.external import Numbers
 from statsfs.model.foreign import foreign
 from statsfs.model.histograms import find_sums
@@ -99,7 +100,8 @@ def _bind_buffer(values: Sequence[Value], base: Any) -> object:
             raise BaseMismatchError(f"the buffer for {last!r} is not contiguous", base)
         if view.nbytes < end:
             raise BaseMismatchError(
-                f"the buffer has {view.nbytes} bytes, too small for {last!r}, which ends at {end}",
+                f"the buffer has {count_of(view.nbytes, 'byte')}, too small for {last!r}, "
+                f"which ends at {end}",
                 base,
             )
     # A ctypes array is a view of bytes over a buffer of any format (a memoryview is not), and the

@@ -23,6 +23,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from statsfs.model.columns import clean_integers, convert_column
+from statsfs.model.counts import count_of
 from statsfs.model.foreign import foreign
 from statsfs.model.values import Kind, Type, Unit, Value
 
@@ -344,7 +345,7 @@ def convert_buckets(buckets: object, value: Value) -> list[int]:
     if not isinstance(buckets, list):
         raise TypeError(f"a {type(buckets).__name__} is no list of buckets")
     if len(buckets) != value.size:
-        raise ValueError(f"{len(buckets)} buckets, not {value.size}")
+        raise ValueError(f"{count_of(len(buckets), 'bucket')}, not {value.size}")
     # The producer goes on counting: a copy is of one moment.
     copied = list.copy(buckets)
     converted = convert_histograms([copied], value)
@@ -362,7 +363,7 @@ def convert_counts(counts: Any, size: int) -> list[int]:
     """
     listed = [operator.index(count) for count in counts]
     if len(listed) != size:
-        raise ValueError(f"{len(listed)} buckets, not {size}")
+        raise ValueError(f"{count_of(len(listed), 'bucket')}, not {size}")
     return listed
 
 

@@ -16,6 +16,7 @@ from itertools import chain, repeat
 from typing import Any, ClassVar, Final, NamedTuple
 
 from statsfs.exceptions import BaseMismatchError
+from statsfs.model.counts import count_of
 from statsfs.model.locking import locked
 from statsfs.model.readers import PackedReader
 from statsfs.model.values import Value
@@ -95,7 +96,7 @@ class PackedNumbers:
         # Returns the block with the old bytes of what stays as it is.
         old = self.raw
         if len(block) != len(old):
-            raise ValueError(f"{len(block)} bytes, not {len(old)}")
+            raise ValueError(f"{count_of(len(block), 'byte')}, not {len(old)}")
         if start and not old.startswith(block[:start]):
             block = old[:start] + block[start:]
         for kept in self._kept:

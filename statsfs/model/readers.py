@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Final
 
 from statsfs.exceptions import ReadOnlyValueError
 from statsfs.model.buffers import name_fields
+from statsfs.model.counts import count_of
 from statsfs.model.foreign import describe_error, foreign
 from statsfs.model.histograms import PLAIN_HISTOGRAMS, Histogram, convert_buckets, find_sums
 from statsfs.model.values import Type, Value
@@ -408,4 +409,4 @@ def convert_number(value: Value, number: object) -> Any:
 
 def describe_number(value: Value) -> str:
     """Say what a base must hold for a value, for messages."""
-    return f"list of {value.size} integers" if value.histogram else "integer"
+    return f"list of {count_of(value.size, 'integer')}" if value.histogram else "integer"

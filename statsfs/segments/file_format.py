@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 from statsfs.exceptions import FormatError, StatsfsError
 from statsfs.formats.binary import Descriptor, Layout, Number, decode_layout, describe, make_layout
 from statsfs.formats.metric_names import make_label
+from statsfs.model.counts import count_of
 from statsfs.model.values import Aggregate, Kind, Type, Value, check_name
 
 __all__ = [
@@ -211,7 +212,10 @@ def decode(encoded: bytes) -> SegmentMetadata:
     components = path.count("/") + 1
     labels = shared.labels if shared.labels is not None else (None,) * components
     if len(labels) != components:
-        raise FormatError(f"{len(labels)} labels for {components} components of a path", labels)
+        raise FormatError(
+            f"{count_of(len(labels), 'label')} for {count_of(components, 'component')} of a path",
+            labels,
+        )
     # The JSON may have the key twice: then the last one counts.
     cached = first is not None and shared.id == _ID_CACHED
     id = first[1].decode() if first is not None and cached else shared.id
@@ -221,7 +225,9 @@ def decode(encoded: bytes) -> SegmentMetadata:
 def _find_block(encoded: bytes) -> int:
     # Where the JSON begins.
     if len(encoded) < _HEADER.size:
-        raise FormatError(f"{len(encoded)} bytes, fewer than the {_HEADER.size} of the header")
+        raise FormatError(
+            f"{count_of(len(encoded), 'byte')}, fewer than the {_HEADER.size} of the header"
+        )
     _, name_size, count, _, desc_offset, _ = _HEADER.unpack_from(encoded)
     start: int = desc_offset + count * (_FIXED + name_size)
     end = start + len(MAGIC) + _LENGTHS.size
@@ -231,10 +237,10 @@ def _find_block(encoded: bytes) -> int:
     if magic[:-1] == MAGIC[:-1] and magic != MAGIC:
         raise FormatError(f"version {magic[-1]}, not {MAGIC[-1]}", magic)
     found = encoded.find(MAGIC)
+    where = f"{count_of(count, 'descriptor')} {'ends' if count == 1 else 'end'} at {start}"
     if found not in (-1, start):
-        raise FormatError(f"the magic is at {found}, but {count} descriptors end at {start}", found)
+        raise FormatError(f"the magic is at {found}, but {where}", found)
     if end > len(encoded):
-        where = f"{count} descriptors end at {start}"
         raise FormatError(f"truncated: {where}, the file at {len(encoded)}", len(encoded))
     raise FormatError(f"not a segment: no magic at {start}", magic)
 
@@ -335,7 +341,7 @@ def _find_kind(one: Descriptor, described: dict[str, Any]) -> Kind:
         return one.kind
     bounds = len(described["bounds"])
     if one.size != bounds + 1:
-        raise ValueError(f"{one.size} integers for {bounds} bounds")
+        raise ValueError(f"{count_of(one.size, 'integer')} for {count_of(bounds, 'bound')}")
     return Kind.HIST
 
 

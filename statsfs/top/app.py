@@ -22,6 +22,7 @@ from statsfs.eyes.numbers import clean_text
 from statsfs.eyes.places import Place
 from statsfs.eyes.rates import Rates
 from statsfs.eyes.samples import Sample
+from statsfs.model.counts import count_of
 from statsfs.top.detail import LINES, describe_entry
 from statsfs.top.dialogs import Help, Question
 from statsfs.top.feed import Feed
@@ -321,7 +322,7 @@ class TopApp(App[None]):
     def action_copy(self) -> None:
         """Copy the numbers as text."""
         self.copy_to_clipboard(format_table(self._table.entries))
-        self._tell(f"copied {len(self._table.entries)} lines")
+        self._tell(f"copied {count_of(len(self._table.entries), 'line')}")
 
     # The filter
 

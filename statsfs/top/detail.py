@@ -9,6 +9,7 @@ from typing import Final
 
 from statsfs.eyes.descriptions import Description
 from statsfs.eyes.numbers import clean_text, find_edges, format_number
+from statsfs.model.counts import count_of
 from statsfs.top.table import Entry, describe_unit
 
 __all__ = ["LINES", "describe_entry"]
@@ -26,7 +27,7 @@ def describe_entry(entry: Entry, width: int) -> list[str]:
     number = entry.number
     unit = describe_unit(what)
     count = sum(number) if isinstance(number, list) else number
-    whole = f"{count:,} observations" if what.histogram else f"{count:,} {unit}".rstrip()
+    whole = count_of(count, "observation", ",") if what.histogram else f"{count:,} {unit}".rstrip()
     facts = [what.kind, what.type, *(["read-only"] if not what.writable else [])]
     lines = [f"{path} = {whole}  ({', '.join(facts)})"]
     if what.description:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final, Generic, TypeVar
 
 from statsfs.exceptions import DuplicateNameError, UnknownValueError
+from statsfs.model.counts import count_of
 from statsfs.model.locking import call_locked
 from statsfs.model.names import safe_name
 from statsfs.model.stats import Stats, values_of
@@ -106,7 +107,8 @@ class Family(Generic[_S]):
             source.add_values(stats, None)
 
     def __repr__(self) -> str:
-        return f"<Family {self._source.path!r} {', '.join(self.labels)}: {len(self)} members>"
+        members = count_of(len(self), "member")
+        return f"<Family {self._source.path!r} {', '.join(self.labels)}: {members}>"
 
     def __len__(self) -> int:
         return len(self._members)
@@ -149,7 +151,8 @@ class Family(Generic[_S]):
     def _check(self, values: tuple[object, ...]) -> None:
         if len(values) != len(self.labels):
             wanted = ", ".join(self.labels)
-            raise TypeError(f"{len(values)} values for {len(self.labels)} labels ({wanted})")
+            text = f"{count_of(len(values), 'value')} for {count_of(len(self.labels), 'label')}"
+            raise TypeError(f"{text} ({wanted})")
         for label, value in zip(self.labels, values, strict=True):
             if not isinstance(value, str):
                 kind = type(value).__name__

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from statsfs.exceptions import StatsfsError
+from statsfs.model.counts import count_of
 from statsfs.model.stats import Stats, values_of
 from statsfs.tree.source import Source, check_source
 
@@ -81,7 +82,8 @@ class PerThread(threading.local, Generic[_S]):
         self._threads = threads
 
     def __repr__(self) -> str:
-        return f"<PerThread {self._threads.path!r}: {len(self._threads.subordinates)} threads>"
+        threads = count_of(len(self._threads.subordinates), "thread")
+        return f"<PerThread {self._threads.path!r}: {threads}>"
 
     def __getattr__(self, name: str) -> Any:
         if name != "mine":

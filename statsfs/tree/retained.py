@@ -11,6 +11,7 @@ from weakref import ref
 
 from statsfs.model.arrays import Array
 from statsfs.model.columns import wrap_sum
+from statsfs.model.counts import count_of
 from statsfs.model.values import Kind, Value
 from statsfs.tree.index import ArrayIndex, Entry
 from statsfs.tree.lock import TreeChange
@@ -63,7 +64,9 @@ def check_row(array: Array, row: Sequence[Any]) -> RetainedRow:
     if not hasattr(row, "__len__"):
         raise TypeError(f"row is not a sequence of numbers: {row!r}")
     if len(row) != len(array.values):
-        raise ValueError(f"{len(row)} numbers for {len(array.values)} values")
+        raise ValueError(
+            f"{count_of(len(row), 'number')} for {count_of(len(array.values), 'value')}"
+        )
     found: list[Any] = list(array.plan(KeptPlan).nothing)
     for file in array.retained:
         found[file.index] = _check_number(file.value, row[file.index])
@@ -76,7 +79,7 @@ def _check_number(value: Value, number: Any) -> Any:
     if not value.histogram:
         return wrap_sum(operator.index(number), value.type)
     if len(number) != value.size:
-        raise ValueError(f"{len(number)} buckets of {value.name!r}, not {value.size}")
+        raise ValueError(f"{count_of(len(number), 'bucket')} of {value.name!r}, not {value.size}")
     return [wrap_sum(operator.index(bucket), value.type) for bucket in number]
 
 

@@ -139,7 +139,7 @@ def test_users_and_refusals(tmp_path: Path) -> None:
             assert (root["refused_files"], user["refused_files"]) == (2, 1)
             assert (root["refusals"], user["refusals"]) == (1, 1)
             assert user["refusal_reasons"] == [
-                f"{theirs} is refused: 1 bytes, fewer than the 24 of the header"
+                f"{theirs} is refused: 1 byte, fewer than the 24 of the header"
             ]
             assert len(root["refusal_reasons"]) == 2
             assert f"{directory}/open is not read: " in root["refusal_reasons"][0]

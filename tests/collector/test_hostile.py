@@ -159,7 +159,7 @@ def test_a_malformed_file_is_logged_again_when_it_changes(
     file, made = directory / "x.stats", directory / ".x.stats"
     stages = (
         (b"", "0 bytes, fewer than the 24 of the header"),
-        (segment()[:100], "truncated: 1 descriptors end at 136, the file at 100"),
+        (segment()[:100], "truncated: 1 descriptor ends at 136, the file at 100"),
         (segment().replace(file_format.MAGIC, b"statsfs\2"), "version 2, not 1"),
         (segment().replace(file_format.MAGIC, b"statsfs\2"), "version 2, not 1"),
     )

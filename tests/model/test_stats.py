@@ -383,7 +383,7 @@ def test_numbers_by_name() -> None:
         ({"jobs": "5"}, TypeError, r"Everything\(jobs='5'\): .*integer"),
         ({"jobs": 0.5}, TypeError, "integer"),
         ({"waits": 5}, TypeError, "not iterable"),
-        ({"waits": [1]}, ValueError, "1 buckets, not 4"),
+        ({"waits": [1]}, ValueError, "1 bucket, not 4"),
         ({"waits": [1, 2, 3, None]}, TypeError, "integer"),
     ],
 )

@@ -378,7 +378,7 @@ def test_encoding_refuses_what_decoding_does() -> None:
         encode("x", [Value("a"), Value("a", hidden=True)])
     with pytest.raises(FormatError, match="invalid JSON"):
         encode("x", [Value("a", description="\ud800")])
-    with pytest.raises(FormatError, match="2 labels for 1"):
+    with pytest.raises(FormatError, match="2 labels for 1 component of"):
         encode("x", VALUES, ("a", "b"))
     with pytest.raises(FormatError, match=f"{COMPONENTS_MAX + 1} components"):
         encode("a/" * COMPONENTS_MAX + "b", VALUES)

@@ -193,7 +193,7 @@ def test_paths_are_names_of_sources(directory: Path, path: Any, message: str) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"labels": ("a",)}, "1 labels for 2 components"),
+        ({"labels": ("a",)}, "1 label for 2 components"),
         ({"labels": ("a", "/")}, "a label '/'"),
         ({"mode": 0o664}, "mode 0o664"),
         ({"mode": 0o444}, "mode 0o444"),

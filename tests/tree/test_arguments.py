@@ -82,7 +82,7 @@ WRONG: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "no source": (lambda: Source("a").add_subordinate(S()), TypeError, "source is not a Source"),  # type: ignore[arg-type]
     "a path of a number": (lambda: Source("a").find(5), TypeError, "a path is a str, not int: 5"),  # type: ignore[arg-type]
     "a path of bytes": (lambda: Registry().find(b"a"), TypeError, "a path is a str, not bytes"),  # type: ignore[arg-type]
-    "too few labels": (lambda: Family(Source("a"), S, "x")(), TypeError, "0 values for 1 labels"),
+    "too few labels": (lambda: Family(Source("a"), S, "x")(), TypeError, "0 values for 1 label"),
     "a status as a label": (
         lambda: Family(Source("a"), S, "x")(200), TypeError, "label 'x' must be a str, not int",  # type: ignore[arg-type]
     ),

@@ -124,7 +124,7 @@ def test_what_was_removed_otherwise(http: Source, endpoint: Family[EndpointStats
 
 
 WRONG = {
-    "too few values": (("/",), r"1 values for 2 labels \(endpoint, method\)"),
+    "too few values": (("/",), r"1 value for 2 labels \(endpoint, method\)"),
     "too many values": (("/", "GET", "x"), "3 values"),
     "no text": (("/", 5), "the label 'method' must be a str, not int: 5"),
 }
