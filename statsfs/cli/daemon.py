@@ -160,7 +160,8 @@ def mount_command(
 
     Other sources are the virtual machines of this host, and what functions register: they are
     called with the registry, in order. The tree is served until SIGINT (Ctrl-C), SIGTERM or an
-    unmount. Threads that a function starts should be daemon threads.
+    unmount; in the foreground also until SIGHUP, as of a terminal that is closed, but not under
+    nohup. Threads that a function starts should be daemon threads.
 
     \b
     Example, with programs that publish in /run/statsfs, and in a directory of one's own:

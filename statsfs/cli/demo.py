@@ -54,7 +54,7 @@ _REFRESH: Final = 1.0  # seconds
     "duration",
     type=serving.Number(0),
     metavar="SECONDS",
-    help="End by itself; without it, at SIGINT (Ctrl-C) or SIGTERM.",
+    help="End by itself; without it, at SIGINT (Ctrl-C), SIGTERM or SIGHUP.",
 )
 @click.option(
     "--real",

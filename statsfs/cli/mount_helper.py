@@ -33,6 +33,8 @@ mount(8) runs this for `mount -t statsfs statsfs DIRECTORY`; docs/operations.md 
 
 _VALUED: Final = {"gid", "listen", "log", "log_format", "root", "switch_interval", "uid"}
 _LISTS: Final = {"qmp", "segments"}  # separated by colons
+# mount(8) may run in any directory: at boot, by systemd, in another namespace.
+_PATHS: Final = {"log", "qmp", "segments"}
 # The last of a pair counts, as with mount(8).
 _FLAGS: Final = {
     "allow_other": "--allow-other",
@@ -120,6 +122,8 @@ def translate(options: str, *, sloppy: bool = False) -> list[str]:
                 raise _WrongUsage(f"option {name}= needs a value")
             values = value.split(":") if name in _LISTS else [_find_id(name, value)]
             for one in filter(None, values):
+                if name in _PATHS and not os.path.isabs(one):
+                    raise _WrongUsage(f"option {name}={one}: not an absolute path")
                 translated += [f"--{name.replace('_', '-')}", one]
         elif option in _FLAGS:
             translated.append(_FLAGS[option])

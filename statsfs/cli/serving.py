@@ -40,7 +40,7 @@ __all__ = [
 
 EPILOG: Final = """\b
 Exit codes:
-  0  done, also when stopped by SIGTERM or SIGINT
+  0  done, also when stopped by SIGTERM, SIGINT or SIGHUP
   1  failed: a refused mount, unmount or --listen, a failing --load function, a --qmp socket or
      --segments in a directory where others can write, or that has a collector already
   2  wrong usage

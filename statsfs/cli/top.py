@@ -25,7 +25,7 @@ __all__ = ["top"]
 
 EPILOG: Final = """\b
 Exit codes:
-  0  done, also when stopped by SIGTERM or SIGINT
+  0  done, also when stopped by SIGTERM, SIGINT or SIGHUP
   1  failed: no statsfs at PATH, no such server, textual is not installed
   2  wrong usage
 """

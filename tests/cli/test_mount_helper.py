@@ -131,6 +131,17 @@ def test_mounting_again_at_once(machine: Machine) -> None:
     [
         (("statsfs", "/run/stats", "-o", "nonsense"), 1, "unknown option 'nonsense'"),
         (("statsfs", "/run/stats", "-o", "segments="), 1, "segments= needs a value"),
+        (
+            ("statsfs", "/run/stats", "-o", "log=stats.log"),
+            1,
+            "log=stats.log: not an absolute path",
+        ),
+        (
+            ("statsfs", "/run/stats", "-o", "segments=/run/a:b"),
+            1,
+            "segments=b: not an absolute path",
+        ),
+        (("statsfs", "/run/stats", "-o", "qmp=./*.qmp"), 1, "qmp=./*.qmp: not an absolute path"),
         (("statsfs", "/run/stats", "-o", "switch_interval=0"), 1, "'--switch-interval'"),
         (("segments", "/run/stats"), 1, "segments=DIR"),
         (("statsfs", "/run/not-there"), 32, "/run/not-there: no such directory"),

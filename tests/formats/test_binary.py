@@ -253,7 +253,7 @@ def test_files_that_cannot_stand_together() -> None:
         render("vm", [("n", value, 1), ("n", value, 2)])
     wrong: list[Any] = [5, [1, 2, 3], [1, 2, 3, 4, 5]]
     for number in wrong:
-        with pytest.raises(FormatError, match="integers? in 1, not 4 in 1"):
+        with pytest.raises(FormatError, match=r"integers? in 1, not 4 in 1"):
             render("vm", [("n", histogram, number)])
     with pytest.raises(FormatError, match="2 integers in 2, not 1 in 1"):
         make_layout("vm", [Descriptor("n")]).data([1, 2])
