@@ -4,10 +4,11 @@ Owns the group of commands, `umount`, and how errors end: a user's mistake is on
 never a traceback. Threading: main thread only.
 """
 
+import errno
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -27,6 +28,8 @@ from statsfs.filesystem.mountpoints import FILESYSTEM, find_mount, unmount
 
 __all__ = ["cli", "run"]
 
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
@@ -38,6 +41,8 @@ class _Group(click.Group):
             if error.ctx is None and name and (command := self.get_command(ctx, name)):
                 error.ctx = click.Context(command, parent=ctx, info_name=name)
             raise
+        except BrokenPipeError:
+            raise Stopped from None  # click would exit with status 1
 
 
 @click.group(
@@ -91,8 +96,13 @@ def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
         return _fail(program, f"{error.format_message()} (see {command} --help)", error.exit_code)
     except (click.ClickException, StatsfsError) as error:
         return _fail(program, error.message)
-    except (Stopped, click.Abort, BrokenPipeError):
+    except (Stopped, click.Abort):
         silence()
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        silence()
+        return _fail(program, f"the output cannot be written: {error.strerror}")
     return 0
 
 

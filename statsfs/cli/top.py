@@ -7,10 +7,14 @@ but for the thread that reads.
 import os
 import re
 import sys
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import click
+from rich.console import Console
 
 from statsfs.cli import serving
 from statsfs.cli.paths import PATH
@@ -29,6 +33,8 @@ Exit codes:
   1  failed: no statsfs at PATH, no such server, textual is not installed
   2  wrong usage
 """
+_TURN: Final = 0.1  # seconds until it is seen whether to stop
+_LONGEST: Final = 86_400.0  # seconds between two samples
 _NO_TEXTUAL: Final = "statsfs top needs textual: pip install 'statsfs[top]'"
 
 
@@ -47,7 +53,7 @@ class _Pattern(click.ParamType[re.Pattern[str]]):
 @click.option(
     "-i",
     "--interval",
-    type=serving.Number(0.1),
+    type=serving.Number(0.1, _LONGEST),
     default=1.0,
     metavar="SECONDS",
     help="Read so often.",
@@ -93,9 +99,12 @@ def top(
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
         raise click.ClickException(_NO_TEXTUAL) from None
-    place.read_sample()  # what is wrong with PATH is told before the screen is taken
+    _ask(place.read_sample)  # what is wrong with PATH is told before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("not a terminal; --once and --csv are for scripts")
+    if Console().is_dumb_terminal:
+        term = os.environ.get("TERM")
+        raise click.ClickException(f"nothing can be drawn on a terminal of type {term}; try --once")
     TopApp(place, interval, pattern).run()
 
 
@@ -116,22 +125,46 @@ def _print(
     # A rate takes two samples, so the first is printed after an interval.
     stop = Stop()
     known, rates = Known(place), Rates()
-    _read(place, known, rates)
+    if _ask(partial(_read, place, known, rates), stop) is None:
+        return
     if as_csv:
         click.echo(CSV_HEADER, nl=False)
     due = time.monotonic() + interval
     while not stop.wait(due - time.monotonic()):
         due = max(due + interval, time.monotonic())
-        if not _read(place, known, rates):
+        if not _ask(partial(_read, place, known, rates), stop):
             return
         assert rates.after is not None
         entries = list_all(rates, known.find, pattern)
-        if any(entry.what is None for entry in entries) and known.read(time.monotonic()):
+        if any(entry.what is None for entry in entries) and _ask(
+            partial(known.read, time.monotonic()), stop
+        ):
             entries = list_all(rates, known.find, pattern)
         text = format_csv(rates.after.time, entries) if as_csv else format_table(entries)
         click.echo(text, nl=False)
         if once:
             return
+
+
+def _ask(question: Callable[[], Any], stop: Stop | None = None) -> Any:
+    # Returns the answer, or None if told to stop. A thread waits for it: no signal ends a read from
+    # a mount whose server hangs.
+    answers: list[Any] = []
+    errors: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            answers.append(question())
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask, name="statsfs-top-ask", daemon=True)
+    thread.start()
+    while thread.is_alive() and not (stop is not None and stop.wait(0)):
+        thread.join(_TURN)
+    for error in errors:
+        raise error
+    return answers[0] if answers else None
 
 
 def _read(place: Place, known: Known, rates: Rates) -> bool:

@@ -6,7 +6,8 @@ Threading: pure.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
 from statsfs.exceptions import SampleError
 from statsfs.eyes.descriptions import Path, find_node
@@ -15,6 +16,8 @@ __all__ = ["Number", "Sample", "parse_sample"]
 
 Number = int | list[int]
 """What a file has: an integer, or the buckets of a histogram."""
+
+_INTEGERS: Final[set[type]] = {int}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,23 @@ def parse_sample(text: bytes, time: float, moment: float) -> Sample:
     """Return the sample that a `.stats.json` is; SampleError if it is something else."""
     try:
         root = json.loads(text)
-        if not (isinstance(root["values"], dict) and isinstance(root["subordinates"], dict)):
-            raise TypeError("no values")
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        _check(root)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SampleError("invalid sample: it is not a .stats.json of statsfs") from error
     return Sample(time, moment, root)
+
+
+def _check(root: Any) -> None:
+    # Whatever a server sends, or a file that has the name, has sources and numbers in it.
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        numbers = node["values"].values()
+        kinds = {*map(type, numbers)}
+        if list in kinds:
+            lists = [number for number in numbers if type(number) is list]
+            kinds.remove(list)
+            kinds.update(map(type, chain.from_iterable(lists)))
+        if not kinds <= _INTEGERS:
+            raise TypeError(f"numbers are {kinds}")
+        waiting += node["subordinates"].values()

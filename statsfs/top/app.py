@@ -28,7 +28,7 @@ from statsfs.top.dialogs import Help, Question
 from statsfs.top.feed import Feed
 from statsfs.top.history import History
 from statsfs.top.known import Known
-from statsfs.top.outline import Outline
+from statsfs.top.outline import Outline, natural_key
 from statsfs.top.panes import TablePane, TreePane
 from statsfs.top.plain import format_table
 from statsfs.top.rows import Rows
@@ -40,6 +40,8 @@ _TREE_ORDERS: Final = ("name", "value", "rate")
 _Severity = Literal["information", "warning", "error"]
 
 _PREFERRED: Final = "exits"
+_OWN: Final = "statsfs"
+_SILENCE: Final = 2.0  # seconds until it is told
 
 
 class TopApp(App[None]):
@@ -58,8 +60,8 @@ class TopApp(App[None]):
     #tree {{ width: 34%; max-width: 60; min-width: 40; }}
     #right {{ width: 1fr; border-left: vkey $primary-darken-2; }}
     #table {{ height: 1fr; }}
-    #detail {{ height: {LINES + 1}; border-top: hkey $primary-darken-2; color: $text-muted;
-        background: $surface; }}
+    #detail {{ height: {LINES + 1}; max-height: 50%; border-top: hkey $primary-darken-2;
+        color: $text-muted; background: $surface; }}
     #filter {{ display: none; height: 1; border: none; padding: 0 1; background: $boost; }}
     #filter.shown {{ display: block; }}
     """
@@ -75,6 +77,7 @@ class TopApp(App[None]):
         Binding("c,y", "copy", "Copy"),
         Binding("escape", "unfilter", "No filter", show=False),
         Binding("f10,q", "quit", "Quit", key_display="F10"),
+        Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
         Binding("ctrl+c", "quit", "Quit", show=False, priority=True),
     ]
 
@@ -114,11 +117,13 @@ class TopApp(App[None]):
     def on_mount(self) -> None:
         """Begin to read, and end when a signal says so: the terminal is to be as it was."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.exit)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
+                loop.add_signal_handler(number, self.exit)
         self._tree.name_of_root = self._place.name.rstrip("/").rpartition("/")[2] or "/"
         self._tree.focus()
         self._feed.start()
+        self.set_interval(_SILENCE, self._notice_silence)
 
     def on_unmount(self) -> None:
         """End reading."""
@@ -160,8 +165,10 @@ class TopApp(App[None]):
     def _begin(self, sample: Sample) -> None:
         # The cursor begins where there are numbers: a mount's root has none.
         node = sample.root
-        while not node["values"] and len(node["subordinates"]) == 1:
-            ((name, node),) = node["subordinates"].items()
+        while not node["values"] and node["subordinates"]:
+            # Rather the numbers of programs than those that a daemon has of itself.
+            name = min(node["subordinates"], key=lambda name: (name == _OWN, natural_key(name)))
+            node = node["subordinates"][name]
             self._source = (*self._source, name)
         if self._value not in node["values"]:
             self._value = next(iter(node["values"]), "")
@@ -197,6 +204,8 @@ class TopApp(App[None]):
             head.append("  END OF THE RECORDING", "reverse")
         if self._error:
             head.append(f"  waiting: {self._error}", "reverse")
+        elif (waited := self._feed.waited) >= _SILENCE:
+            head.append(f"  waiting: no answer for {waited:.0f} s", "reverse")
         if sample is not None and sample.find(self._source) is None:
             head.append(f"  waiting: {'/'.join(self._source)} has gone", "reverse")
         head.append(f"  {self._place.name}")
@@ -207,6 +216,11 @@ class TopApp(App[None]):
             head.append(f"  filter: {self._pattern.pattern}")
         head.plain = clean_text(head.plain)
         self.query_one("#head", Static).update(head)
+
+    def _notice_silence(self) -> None:
+        # A server that hangs, or is stopped, answers nothing, not even an error.
+        if self._feed.waited >= _SILENCE:
+            self._show_head()
 
     def _show_detail(self) -> None:
         entry = self._table.selected

@@ -51,6 +51,7 @@ class Feed:
         self._refuse = refuse
         self._woken = threading.Event()
         self._ended = False
+        self._asked: float | None = None  # when the read began that is under way
         self._clears: deque[tuple[Path, str]] = deque()
 
     def start(self) -> None:
@@ -67,6 +68,12 @@ class Feed:
         self._clears.append((path, name))
         self._woken.set()
 
+    @property
+    def waited(self) -> float:
+        """For how long there is no answer, in seconds."""
+        asked = self._asked
+        return 0.0 if asked is None else time.monotonic() - asked
+
     def wake(self) -> None:
         """Read now."""
         self._woken.set()
@@ -76,7 +83,9 @@ class Feed:
         while not self._ended:
             self._woken.clear()
             if not self.held or self._clears:
+                self._asked = time.monotonic()
                 cost = self._read()
+                self._asked = None
                 self.pace = max(self._interval, cost / _SHARE)
             due = max(due + self.pace, time.monotonic())
             self._woken.wait(due - time.monotonic())

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shlex
 import signal
 import socket
 import struct
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -52,11 +53,13 @@ def demo(path: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 class Terminal:
     """A program on a terminal, and what it wrote there."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(
+        self, *arguments: str, program: Sequence[str] = TOP, term: str = "xterm-256color"
+    ) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
-            os.environ.update(TERM="xterm-256color", PYTHONPATH=str(ROOT))
-            os.execv(TOP[0], [*TOP, *arguments])
+            os.environ.update(TERM=term, PYTHONPATH=str(ROOT))
+            os.execvp(program[0], [*program, *arguments])
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 150, 0, 0))
         self.text = ""
 
@@ -171,6 +174,98 @@ def test_a_terminal_has_the_tree_and_a_mount_may_come_back(tmp_path: Path) -> No
         assert terminal.end() == 0
 
 
+@contextmanager
+def stopped(program: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Its mount hangs meanwhile."""
+    program.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        program.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", ["--once", "--csv"])
+def test_signals_end_it_while_its_mount_hangs(
+    how: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    """A read from such a mount ends by no signal; it was to be killed."""
+    stats = tmp_path / "stats"
+    with demo(stats) as server, stopped(server):
+        command = [*TOP, how, str(stats)]
+        with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as program:
+            task = Path(f"/proc/{program.pid}/task")
+            wait_until(lambda: len(list(task.iterdir())) > 1, "the thread that reads")
+            program.send_signal(number)
+            assert program.stderr is not None
+            assert (program.wait(DEADLINE), program.stderr.read()) == (0, b"")
+
+
+@pytest.mark.mount
+def test_a_mount_that_hangs_is_told_of_on_a_terminal(tmp_path: Path) -> None:
+    """And again when it goes on; SIGHUP gives the terminal back, as SIGTERM does."""
+    stats = tmp_path / "stats"
+    with demo(stats) as server:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            terminal = Terminal("-i", "0.1", str(stats))
+            terminal.wait_for(r"kvm/exits = ")
+            with stopped(server):
+                terminal.wait_for(r"waiting: no answer for \d+ s")
+            terminal.press("")
+            terminal.wait_for(r"\d/s")
+            os.kill(terminal.pid, number)
+            terminal.wait_for(r"\x1b\[\?1049l")
+            assert terminal.end() == 0
+
+
+@pytest.mark.mount
+def test_ctrl_z_stops_it_until_fg(tmp_path: Path) -> None:
+    """The shell has its terminal meanwhile."""
+    stats = tmp_path / "stats"
+    script = f"{shlex.join([*TOP, str(stats)])}; echo it is stopped; read line; fg; echo ended $?"
+    with demo(stats):
+        terminal = Terminal(program=("bash", "--norc", "-i", "-c", f"set -m; {script}"))
+        terminal.wait_for(r"kvm/exits = ")
+        terminal.press("\x1a")
+        terminal.wait_for("it is stopped")
+        terminal.press("\n")
+        terminal.wait_for(r"\x1b\[\?1049h")
+        terminal.wait_for(r"\d/s")
+        terminal.press("q")
+        terminal.wait_for("ended 0")
+        terminal.end()
+
+
+@pytest.mark.mount
+def test_its_output_has_no_reader_or_no_room(tmp_path: Path) -> None:
+    """`| head` ends it with status 0; a full disk is one line."""
+    stats = tmp_path / "stats"
+    top = shlex.join([*TOP, "-i", "0.1", str(stats)])
+    with demo(stats):
+        for command, status, said in (
+            (f"{top} --csv | head -n 1", 0, ""),
+            (f"{top} --once > /dev/full", 1, "the output cannot be written: No space left"),
+            (f"{top} --csv > /dev/full", 1, "the output cannot be written: No space left"),
+        ):
+            done = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                capture_output=True, text=True, cwd=ROOT, timeout=DEADLINE,
+            )  # fmt: skip
+            assert done.returncode == status, done.stderr
+            assert said in done.stderr
+            assert done.stderr.count("\n") == status
+
+
+def test_a_terminal_that_nothing_can_be_drawn_on(tmp_path: Path) -> None:
+    """It was full of escape sequences."""
+    (tmp_path / ".stats.json").write_text('{"values": {}, "subordinates": {}}')
+    terminal = Terminal(str(tmp_path), term="dumb")
+    terminal.wait_for("error: nothing can be drawn on a terminal of type dumb; try --once")
+    assert "\x1b" not in terminal.text
+    assert terminal.end() == 1
+
+
 def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
     """With the exit code of a failure, or of a wrong use."""
     (tmp_path / "file").write_text("7")
@@ -182,6 +277,7 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
         (("https://127.0.0.1",), 1, "not http://HOST:PORT"),
         (("-f", "("), 2, "not a regular expression"),
         (("-i", "0"), 2, "0.0 is not in the range"),
+        (("-i", "1e308"), 2, "1e+308 is not in the range"),
     ):
         done = run_top(*arguments)
         assert (done.returncode, done.stdout) == (code, "")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from statsfs.eyes.samples import Sample
+from statsfs.top.feed import Feed
 from statsfs.top.rows import Cell
 from tests.support.top_place import MadePlace, node
 from tests.top.driving import Driven, driving
@@ -184,6 +185,55 @@ def test_a_place_that_goes_is_waited_for(monkeypatch: Any) -> None:
         driven.place.error = ""
         await driven.tick()
         assert "waiting" not in driven.screen
+
+    run(monkeypatch, test)
+
+
+def test_a_place_that_hangs_is_told_of(monkeypatch: Any) -> None:
+    """A stopped server gives no error: the screen stood still, and nothing said why."""
+
+    async def test(driven: Driven) -> None:
+        monkeypatch.setattr(Feed, "waited", 1.0)
+        driven.app._notice_silence()
+        assert "waiting" not in await driven.press()
+        monkeypatch.setattr(Feed, "waited", 7.0)
+        driven.app._notice_silence()
+        assert "waiting: no answer for 7 s" in await driven.press()
+        monkeypatch.setattr(Feed, "waited", 0.0)
+        await driven.tick()
+        assert "waiting" not in driven.screen
+
+    run(monkeypatch, test)
+
+
+def test_the_cursor_begins_where_there_are_numbers(monkeypatch: Any) -> None:
+    """With several top-level sources it is in the first, but for the daemon's own."""
+
+    class Daemon(MadePlace):
+        def read_sample(self) -> Sample:
+            sample = super().read_sample()
+            below = {name: node({"n": 1}) for name in ("statsfs", "web10", "web9", "kvm2")}
+            below["kvm2"] = node({}, vm=node({"exits": 1}))
+            return Sample(sample.time, sample.moment, node({}, **below))
+
+    async def test(driven: Driven) -> None:
+        assert driven.app._source == ("kvm2", "vm")
+        assert "kvm2/vm/exits" in driven.screen
+
+    run(monkeypatch, test, place=Daemon())
+
+
+def test_a_low_terminal_has_numbers_too(monkeypatch: Any) -> None:
+    """The lines below the table took all of its rows."""
+
+    async def test(driven: Driven) -> None:
+        for height in (24, 12, 10, 8, 6):
+            await driven.pilot.resize_terminal(100, height)
+            assert "exits " in (await driven.press()).splitlines()[2].partition("▏")[2]
+        for width, height in ((20, 5), (1, 1), (300, 100)):
+            await driven.pilot.resize_terminal(width, height)
+            await driven.tick()
+        assert "VM exits of every kind" in driven.screen
 
     run(monkeypatch, test)
 

@@ -91,6 +91,26 @@ def test_where_reading_costs_much_ticks_are_rarer() -> None:
         wait_until(lambda: feed.pace > 0.01)
 
 
+def test_how_long_there_is_no_answer() -> None:
+    """It grows while a read hangs, and is 0 between reads."""
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    class Hanging(MadePlace):
+        def read_sample(self) -> Sample:
+            hangs.set()
+            goes_on.wait()
+            return super().read_sample()
+
+    heard = Heard()
+    with feeding(Hanging(), heard, interval=60) as feed:
+        hangs.wait()
+        first = feed.waited
+        wait_until(lambda: feed.waited > first)
+        goes_on.set()
+        wait_until(lambda: feed.waited == 0.0)
+    assert len(heard.samples) == 1
+
+
 def test_a_held_feed_does_not_read() -> None:
     """It goes on when it is told to."""
     place, heard = MadePlace(), Heard()
