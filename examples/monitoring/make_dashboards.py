@@ -8,7 +8,8 @@ Of the virtual machines of a host, and of a program whose values are in the sour
 
 Import them into Grafana (10.1 or newer). A counter is shown as its rate, a gauge and a peak as they
 are, a histogram as a heat map and as quantiles. Each label of the source is a variable; another one
-chooses by which label the sums are made. The source `kvm` has rows of its own.
+chooses by which label the sums are made. The source `kvm` has rows of its own. If the schema is a
+daemon's, a folded row has the daemon's own numbers: its scrapes, its readers, refusals by user.
 
 `kvm.json` and `application.json` beside this script were made so.
 """
@@ -114,7 +115,8 @@ class Subject:
             if labels and any("." not in key for key in directory.get("info", ())):
                 self.informed.add(labels[-1])
             for entry in directory["values"]:
-                self._add(entry, names, labels)
+                if entry["mode"] & 0o004:  # else nobody gets it over HTTP
+                    self._add(entry, names, labels)
 
     def _add(self, entry: dict[str, Any], names: dict[str, Any], labels: Iterable[str]) -> None:
         stem, _, end = entry["name"].rpartition(".")
@@ -290,6 +292,25 @@ def make_application(subject: Subject) -> Dashboard:
     return dashboard
 
 
+DAEMON: Final = "statsfs"
+
+
+def make_daemon_row(schema: dict[str, Any]) -> Row | None:
+    """Return a folded row of what a daemon counts of itself; None if the schema is not a daemon's.
+
+    It is of the daemons that the variables choose: no other variable has an effect on it.
+    """
+    if DAEMON not in schema["subordinates"]:
+        return None
+    row = Row("The daemon itself").collapsed(True)
+    for shown in Subject(schema, DAEMON):
+        by = ["instance", *shown.labels]
+        shown.labels = {}
+        for panel in show_value(shown, ", ".join(by), " ".join(f"{{{{{one}}}}}" for one in by)):
+            row.with_panel(panel)
+    return row
+
+
 # The virtual machines of a host
 
 VM: Final = "instance, vm"
@@ -412,6 +433,8 @@ def make_dashboard(schema: dict[str, Any], source: str, prefix: str | None = Non
         dashboard = KvmPanels(subject).make(begin(subject, "statsfs: virtual machines"))
     else:
         dashboard = make_application(subject)
+    if source != DAEMON and (row := make_daemon_row(schema)):
+        dashboard.with_row(row)
     built = dashboard.build()
     _number_panels(built)
     return f"{json.dumps(built, cls=JSONEncoder, indent=1, sort_keys=True)}\n"

@@ -17,6 +17,7 @@ from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.dashboards import (
     MONITORING,
+    add_own_source,
     describe,
     find_expressions,
     find_unknown,
@@ -78,7 +79,7 @@ def test_each_value_has_a_panel() -> None:
     with watched() as (host, program, _):
         exported = {*list_labels(host), *list_labels(program)}
     text = "".join(query for one in DASHBOARDS for _, query in find_expressions(read(one)))
-    others = {"web_api_jobs", "statsfs_left_out_metrics"}
+    others = {"web_api_jobs", "statsfs_left_out_metrics", "statsfs_info"}
     assert {name for name in exported if f"{name}{{" not in text} == others
 
 
@@ -223,6 +224,29 @@ def test_the_dashboard_of_a_real_host(script: Any) -> None:
     assert titles >= {"vCPUs", "exits per second", "steal", "What is known of each VM"}
 
 
+def test_what_a_daemon_counts_of_itself(script: Any) -> None:
+    """A folded row of each dashboard from its schema, by instance and user; no secret is in it."""
+    registry = Registry()
+    add_own_source(registry)
+    app = registry.register(Source("app"))
+    app.add_values([Value("done", aggregate=Aggregate.SUM)], {"done": 1})
+    dashboard = json.loads(script.make_dashboard(describe(registry), "app"))
+    (row,) = (panel for panel in dashboard["panels"] if panel["title"] == "The daemon itself")
+    assert row["collapsed"]
+    queries = {panel["title"]: panel["targets"][0]["expr"] for panel in row["panels"]}
+    chosen = '{job=~"$job",instance=~"$instance"}'
+    assert queries["scrapes per second"] == (
+        f"sum by (instance) (rate(statsfs_scrapes_total{chosen}[$__rate_interval]))"
+    )
+    assert queries["refused_files"] == f"sum by (instance, user) (statsfs_refused_files{chosen})"
+    assert "refusal_reasons" not in queries
+    names = list_labels(registry)
+    for title, query in find_expressions(dashboard):
+        assert find_unknown(substitute(query), names) == set(), title
+    alone = json.loads(script.make_dashboard(describe(registry), "statsfs"))
+    assert "The daemon itself" not in {panel["title"] for panel in alone["panels"]}
+
+
 def test_each_total_is_of_one_metric(script: Any) -> None:
     """`size.min` and `size.max` above are of `size`, also while nobody has one."""
     registry = Registry()
@@ -345,7 +369,7 @@ def test_a_real_prometheus_answers_each_query(server: tuple[PrometheusServer, An
         for rule in group["rules"]
         if rule["type"] == "recording"
     ]
-    assert len(recorded) == 11
+    assert len(recorded) == 12
     wanted = {*queries, *(rule["name"] for rule in recorded)}
 
     def answered() -> bool:
@@ -391,4 +415,4 @@ def test_rules_ask_for_what_there_is(server: tuple[PrometheusServer, Any]) -> No
     alerts = [rule for rule in rules if rule["type"] == "alerting"]
     for rule in alerts:
         assert find_unknown(rule["query"], names) == set(), rule["name"]
-    assert (len(recorded), len(alerts)) == (11, 6)
+    assert (len(recorded), len(alerts)) == (12, 10)

@@ -10,15 +10,19 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+from types import ModuleType, SimpleNamespace
+from typing import Any, NamedTuple, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from statsfs.cli.own_source import OwnSource
+from statsfs.collector.user_stats import UserStats
 from statsfs.demo.mock_kvm import MockKvm
+from statsfs.filesystem.serving_stats import ServingStats
 from statsfs.formats import prometheus, schema
 from statsfs.kvm.steal import SCHEDULER_VALUES
 from statsfs.model.values import Kind, Value
+from statsfs.monitoring.scrape_stats import ScrapeStats
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source
 from tests.support.mounts import ROOT
@@ -27,6 +31,7 @@ __all__ = [
     "MONITORING",
     "Names",
     "Watched",
+    "add_own_source",
     "describe",
     "find_expressions",
     "find_unknown",
@@ -67,12 +72,14 @@ def watched(rate: float = 0) -> Iterator[Watched]:
     """Have a host and the program of an example.
 
     The host's VMs are mock ones, with what `--kvm` adds: the scheduler's numbers, and what is known
-    of a VM. Two users there want one metric, which one of them loses.
+    of a VM. Two users there want one metric, which one of them loses. The daemon's own numbers are
+    there, too.
     """
     host = Registry()
     for name, owner, value in (("web", 1001, "api_jobs"), ("web_api", 1002, "jobs")):
         source = host.register(Source(name, owner=(owner, owner)))
         source.add_values([Value(value, kind=Kind.INSTANT)], {value: 1})
+    add_own_source(host)
     example = load(ROOT / "examples" / "aiohttp_service.py")
     stats = example.endpoint("/item/{id}", "GET")
     threads: list[dict[str, int]] = []
@@ -93,6 +100,21 @@ def watched(rate: float = 0) -> Iterator[Watched]:
                     thread[name] += 1_000_000
 
         yield Watched(host, example.registry, move)
+
+
+def add_own_source(registry: Registry) -> None:
+    """The source that a daemon has of itself, with two users who publish."""
+    own = OwnSource(registry, collects=False)
+    mounted, server = SimpleNamespace(stats=ServingStats()), SimpleNamespace(stats=ScrapeStats())
+    own.show(cast(Any, mounted), cast(Any, server))
+    for user in (1001, 1002):
+        directory = Source("user-%d", user, label="user", label_value=str(user))
+        directory.add_values(UserStats, UserStats())
+        reasons = Value("refusal_reasons", mode=0o400, kind=Kind.INSTANT)
+        directory.add_values([reasons], {"refusal_reasons": 0})
+        found = registry.find("statsfs")
+        assert found is not None
+        found.add_subordinate(directory)
 
 
 def describe(registry: Registry) -> dict[str, Any]:
@@ -132,9 +154,9 @@ def substitute(query: str, by: str = "instance") -> str:
 
 
 def list_labels(registry: Registry) -> dict[str, set[str]]:
-    """The labels of each metric that a registry exports, by the name of its samples."""
+    """The labels of each metric that everybody may scrape, by the name of its samples."""
     found: dict[str, set[str]] = {}
-    text = prometheus.render(registry.snapshot()).decode()
+    text = prometheus.render(registry.snapshot(), mask=0o004).decode()
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
