@@ -28,6 +28,7 @@ from statsfs.tree.registry import Registry
 __all__ = ["demo"]
 
 _REFRESH: Final = 1.0  # seconds
+_MOST: Final = 10_000  # vCPUs: far more would keep Python's main thread from its signals
 
 
 @click.command(epilog=serving.EPILOG, context_settings={"show_default": True})
@@ -87,6 +88,9 @@ def demo(
       statsfs demo ./stats --rate 0 --seed 7 --for 60
       statsfs demo ./stats --real --vms 2
     """
+    if vms * vcpus > _MOST:
+        what = f"{vms} VMs of {count_of(vcpus, 'vCPU')}"
+        raise click.UsageError(f"{what} are more than {_MOST} threads, one for each vCPU")
     stop = Stop()
     registry = Registry()
     with _make_kvm(registry, real, rate, seed) as kvm:
