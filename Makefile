@@ -21,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint pyright bench soak setup anew system tools qemu boot chromium browser matrix dist deb debtest clean
+.PHONY: help demo test quick check docs lint pyright bench soak setup anew system tools qemu boot chromium browser matrix dist deb debtest clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -49,7 +49,7 @@ quick: $(if $(works),,setup) ## the tests of half a minute: no coverage, no FUSE
 	$(bin)/python -m pytest -n auto --dist loadfile \
 		-m 'not mount and not kvm and not root and not tools and not browser and not slow' $(ARGS)
 
-check: lint ## all that CI asks for: format, lint, types, tests, full coverage of the core
+check: lint docs ## all that CI asks for: format, lint, types, the manual, tests, full coverage of the core
 	@$(MAKE) --no-print-directory test
 	$(bin)/coverage report --omit='$(omit)' --fail-under=100
 
@@ -58,6 +58,10 @@ lint: setup pyright ## format, lint and types only
 	$(bin)/ruff check
 	$(bin)/mypy
 	[ ! -x $(bin)/pyright ] || $(bin)/pyright
+
+# In a few seconds, and with no network.
+docs: setup ## build the manual in dist/docs; a warning is an error
+	$(bin)/sphinx-build -q -W -n --keep-going -d .cache/docs docs dist/docs
 
 # A second type checker, for the examples; with its node it is as large as all else in .venv.
 pyright: setup

@@ -317,3 +317,15 @@ def test_the_manual_lists_what_the_package_exports() -> None:
     """The manual's table has each name of `statsfs.__all__`."""
     rows = re.findall(r"^\| (`.+)$", API.read_text(), re.MULTILINE)
     assert set(statsfs.__all__) <= set(CODE.findall("\n".join(rows)))
+
+
+def test_the_reference_has_what_the_package_exports() -> None:
+    """Each name of `statsfs.__all__` is on one of its pages, once, and all that is there exists."""
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    names = [
+        name
+        for page in pages
+        for name in re.findall(r"^\.\. auto\w+:: statsfs\.([\w.]+)$", page.read_text(), re.M)
+    ]
+    assert len(names) == len(set(names))
+    assert {*statsfs.__all__} <= {*names}
