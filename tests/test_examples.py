@@ -478,7 +478,7 @@ def test_tests_of_counters() -> None:
     """The tests of a program's counters pass, and each is in the manual as it is there."""
     run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_jobs.py")
     program = (EXAMPLES / "test_jobs.py").read_text()
-    page = (EXAMPLES.parent / "docs" / "testing.md").read_text()
+    page = (EXAMPLES.parent / "docs" / "howto" / "testing.md").read_text()
     lines = [line.split("  #")[0] for line in re.findall(r"^ *assert .*", page, re.MULTILINE)]
     assert len(lines) == 5
     assert [line for line in lines if line.strip() not in program] == []
