@@ -3,9 +3,9 @@
 A page stays plain Markdown. What a person sees is what is done:
 
 - A block of code behind a paragraph that ends with "`NAME`:" is the file NAME.
-- A block `console` is what a terminal shows. Lines that begin with the prompt, "$ ", are commands; if the
-  block begins with "# ", that is its prompt. A line that begins with "> " continues a command. All other
-  lines are what the command prints; a line "..." is any number of lines.
+- A block `console` is what a terminal shows. Lines that begin with the prompt, "$ ", are commands;
+  if the block begins with "# ", that is its prompt. A line that begins with "> " continues a
+  command. All other lines are what the command prints; a line "..." is any number of lines.
 
 A comment before a block, which no reader sees, says how it is tested:
 
@@ -198,12 +198,18 @@ class Shell:
             command: the command.
             exact: whether numbers are compared, too.
         """
-        pattern = _pattern_of(command.output, exact=exact)
+        columns = command.text.startswith("ls ")  # as there are on a terminal
+        expected = " ".join(command.output).split() if columns else command.output
+        pattern = _pattern_of(expected, exact=exact)
         status, printed = self.run(command.text)
 
         def matches() -> bool:
             nonlocal status
-            if pattern.fullmatch(_plain(self.printed(), exact=exact)):
+            printed = self.printed()
+            whole = not printed or printed.endswith("\n")  # a line may come in two parts
+            if columns:
+                printed = "\n".join(printed.split())
+            if whole and pattern.fullmatch(_plain(printed, exact=exact)):
                 return True
             if _LOOKS.match(command.text):
                 status, _ = self.run(command.text)
@@ -212,9 +218,9 @@ class Shell:
         try:
             wait_until(matches, command.text)
         except AssertionError:
-            expected = "\n".join(command.output)
+            told = "\n".join(command.output)
             raise AssertionError(
-                f"$ {command.text}\n{self.printed()}\nThe page says:\n{expected}"
+                f"$ {command.text}\n{self.printed()}\nThe page says:\n{told}"
             ) from None
         assert status == 0 or command.output, (status, command.text, printed)
 
