@@ -9,6 +9,7 @@ import inspect
 import sys
 
 import click
+from click.testing import CliRunner
 
 from statsfs.cli import mount_helper
 from statsfs.cli.commands import cli
@@ -18,19 +19,21 @@ __all__ = ["command_line_page"]
 _HEAD = """\
 # The command line
 
-This page is what the commands print; `packaging/command_line_page.py` makes it. [Operations](operations.md) has more
-on each, with examples. `python -m statsfs` is the same command as `statsfs`.
+This page is what the commands print; `packaging/command_line_page.py` makes it.
+[Operations](operations.md) has more on each, with examples. `python -m statsfs` is the same
+command as `statsfs`.
 """
-_WIDTH = 100
+_WIDTH = 98  # of a terminal of 100 columns
 
 
 def command_line_page() -> str:
     """Return the page."""
-    root = click.Context(cli, info_name="statsfs", terminal_width=_WIDTH)
-    parts = [_HEAD, _part("statsfs", cli.get_help(root))]
-    for name in cli.list_commands(root):
-        context = click.Context(cli.commands[name], root, info_name=name)
-        parts.append(_part(f"statsfs {name}", context.get_help()))
+    parts = [_HEAD]
+    for name in ("", *cli.list_commands(click.Context(cli))):
+        said = CliRunner().invoke(
+            cli, [*name.split(), "--help"], prog_name="statsfs", terminal_width=_WIDTH
+        )
+        parts.append(_part(f"statsfs {name}".rstrip(), said.output))
     parts.append(_part("mount.statsfs", inspect.cleandoc(mount_helper._USAGE)))
     return "\n".join(parts)
 
