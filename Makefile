@@ -132,7 +132,7 @@ tools: setup
 	for package in *.deb; do dpkg-deb --fsys-tarfile $$package | tar -x ./usr/bin || exit; done; \
 	rm -f *.deb
 
-# Where there is KVM, the tests run real virtual machines; the C header is for C++, too, and lines of JSON for jq. After `tools`: apt does one thing at a time.
+# Where there is KVM, the tests run real virtual machines; the C header is for C++, too, lines of JSON for jq, and the manual for curl. After `tools`: apt does one thing at a time.
 # libvirt-daemon starts nothing; it has no unit.
 qemu: tools
 	@missing=; \
@@ -143,6 +143,7 @@ qemu: tools
 		missing="$$missing libvirt-dev pkg-config gcc"; \
 	command -v g++ >/dev/null || missing="$$missing g++"; \
 	command -v jq >/dev/null || missing="$$missing jq"; \
+	command -v curl >/dev/null || missing="$$missing curl"; \
 	( $(install_missing) ) || [ "$$(id -u)" != 0 ] || exit 1
 	@[ ! -e /dev/kvm ] || tests/support/unpack_qemu.sh .venv/qemu-trixie || \
 		echo "there is no QEMU of Debian 13: tests of it are skipped" >&2

@@ -107,3 +107,9 @@ def test_root_gets_a_browser(
     assert (done.returncode != 0) == fails
     skipped = "there is no chromium: tests of the page are skipped\n"
     assert done.stderr.endswith(skipped) == (not fails and not installs)
+
+
+def test_check_builds_the_manual(tree: Path) -> None:
+    """A warning is an error there, as is a link that leads nowhere."""
+    (command,) = (line for line in make(tree, "-n", "check").splitlines() if "sphinx" in line)
+    assert {"-W", "-n"} <= set(command.split())
