@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import statsfs
+from statsfs.cli.commands import cli
 from tests.support.deadlines import DEADLINE
 from tests.support.mounts import ROOT, run
 from tests.support.pages import Block, Shell, blocks_of, commands_in
@@ -177,3 +178,26 @@ def test_readme_tells_of_the_benchmarks_what_they_say() -> None:
 def test_readme_is_short() -> None:
     """It is read to its end."""
     assert (ROOT / "README.md").read_text().count("\n") <= 150
+
+
+def test_the_commands_that_pages_name_exist() -> None:
+    """Each `statsfs COMMAND --OPTION` is one that there is, in a text and in a block."""
+    known = {
+        name: {
+            option
+            for parameter in command.params
+            for option in parameter.opts + parameter.secondary_opts
+        }
+        for name, command in cli.commands.items()
+    }
+    said = re.compile(r"(?:`|^(?:[$#] )?)statsfs ([a-z][a-z-]*)\b([^`\n|&>]*)", re.MULTILINE)
+    seen = set()
+    for page in PAGES:
+        if page.name == "architecture.md":  # it has names of threads
+            continue
+        for name, rest in said.findall(page.read_text()):
+            assert name in known, (name_of(page), name)
+            options = re.findall(r"(?<![\w-])--[a-z-]+", re.split(r"  | -- ", rest)[0])
+            assert {*options} <= {*known[name], "--help"}, (name_of(page), name, rest)
+            seen.add(name)
+    assert seen == {*known}
