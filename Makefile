@@ -59,9 +59,9 @@ lint: setup pyright ## format, lint and types only
 	$(bin)/mypy
 	[ ! -x $(bin)/pyright ] || $(bin)/pyright
 
-# In a few seconds, and with no network.
+# In a few seconds, and with no network. All pages each time: a page that was read before would not warn again.
 docs: setup ## build the manual in dist/docs; a warning is an error
-	$(bin)/sphinx-build -q -W -n --keep-going -d .cache/docs docs dist/docs
+	$(bin)/sphinx-build -q -E -W -n --keep-going -d .cache/docs docs dist/docs
 
 # A second type checker, for the examples; with its node it is as large as all else in .venv.
 pyright: setup
