@@ -1,4 +1,4 @@
-"""The programs that watch a fleet, each its own process: Prometheus, or its agent, VictoriaMetrics.
+"""The programs that watch a fleet, each a process: Prometheus or its agent, VictoriaMetrics.
 
 All listen on the loopback address, and are ended by those who started them.
 """
@@ -18,7 +18,7 @@ from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
 from tests.support.prometheus_server import PrometheusServer, fetch, free_port, running, tool
 
-__all__ = ["Watcher", "cpu_seconds", "hosts", "memory", "prometheus", "victoria_metrics"]
+__all__ = ["Watcher", "cpu_seconds", "hosts", "memory", "prometheus", "victoria_metrics", "vmalert"]
 
 _SAMPLE = re.compile(r"^(\w+)((?:\{.*\})?) (\S+)$", re.MULTILINE)
 MONITORING = ROOT / "examples" / "monitoring"
@@ -132,6 +132,26 @@ def victoria_metrics(data: Path) -> Iterator[Watcher]:
         yield watcher
 
 
+@contextmanager
+def vmalert(data: Path, interval: float, remote: str) -> Iterator[Watcher]:
+    """Run a vmalert, which evaluates the recording rules for an agent.
+
+    It asks a VictoriaMetrics, and writes into it. Alerts would need an Alertmanager.
+    """
+    port = free_port()
+    options = {
+        "rule": MONITORING / "recording.yml",
+        "evaluationInterval": f"{interval}s",
+        "datasource.url": remote,
+        "remoteWrite.url": remote,
+        "httpListenAddr": f"127.0.0.1:{port}",
+        "loggerLevel": "ERROR",
+    }
+    command = [f"-{name}={value}" for name, value in options.items()]
+    with _watching(data, port, tool("vmalert"), *command) as watcher:
+        yield watcher
+
+
 def _agent_options() -> list[str]:
     # Since 3.0 it is an option of its own.
     told = subprocess.run(
@@ -149,33 +169,34 @@ def name_host(number: int) -> str:
     return f"host-{number:05}"
 
 
-def configure(ports: Sequence[int], interval: str, remote: str, agent: bool) -> dict[str, Any]:
+def configure(ports: Sequence[int], interval: float, remote: str, agent: bool) -> dict[str, Any]:
     """A configuration of Prometheus: a target for each host, and where samples are sent."""
     targets = [
         {"targets": [f"127.0.0.1:{port}"], "labels": {"instance": name_host(number)}}
         for number, port in enumerate(ports)
     ]
+    often = f"{interval * 1000:.0f}ms"
     found: dict[str, Any] = {
-        "global": {"scrape_interval": interval, "scrape_timeout": interval},
+        "global": {"scrape_interval": often, "scrape_timeout": often},
         "scrape_configs": [{"job_name": "statsfs", "static_configs": targets}],
         "remote_write": [{"url": f"{remote}/api/v1/write"}],
     }
     if not agent:
-        found["global"]["evaluation_interval"] = interval
+        found["global"]["evaluation_interval"] = often
         found["rule_files"] = list(RULES)
     return found
 
 
 @contextmanager
 def prometheus(
-    directory: Path, ports: Sequence[int], interval: str, remote: str, *, agent: bool
+    directory: Path, ports: Sequence[int], interval: float, remote: str, *, agent: bool
 ) -> Iterator[Watcher]:
     """Run a Prometheus, or its agent, that scrapes hosts and sends all to another server.
 
     Args:
         directory: where its configuration and what it has are.
         ports: those of the hosts.
-        interval: between scrapes, and between evaluations of the rules.
+        interval: seconds between scrapes, and between evaluations of the rules.
         remote: the URL of the other server.
         agent: whether it keeps and answers nothing.
     """

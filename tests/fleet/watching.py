@@ -6,11 +6,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
 from tests.fleet.queries import QUERIES, Answer, ask
-from tests.fleet.servers import Watcher, cpu_seconds, hosts, memory, prometheus, victoria_metrics
+from tests.fleet.servers import (
+    Watcher,
+    cpu_seconds,
+    hosts,
+    memory,
+    prometheus,
+    victoria_metrics,
+    vmalert,
+)
 from tests.support.deadlines import wait_until
 
 __all__ = ["Figures", "Fleet", "start", "tell", "watch"]
@@ -24,19 +33,30 @@ _LOOK = 5.0  # seconds between two looks at the servers
 
 @dataclass(frozen=True)
 class Fleet:
-    """What runs: `server` is a Prometheus or its agent."""
+    """What runs.
+
+    `server` is a Prometheus, which evaluates the rules, or an agent; then `ruler` does, a vmalert.
+    """
 
     count: int
     interval: float
-    agent: bool
     hosts: int
     server: Watcher
     storage: Watcher
+    ruler: Watcher | None
+
+    @property
+    def processes(self) -> dict[str, int]:
+        """All by name."""
+        found = {"the hosts": self.hosts, "VictoriaMetrics": self.storage.pid}
+        if self.ruler is None:
+            return {**found, "Prometheus": self.server.pid}
+        return {**found, "the agent": self.server.pid, "vmalert": self.ruler.pid}
 
     @property
     def answering(self) -> Watcher:
         """Who can be asked for what the hosts say of themselves."""
-        return self.storage if self.agent else self.server
+        return self.server if self.ruler is None else self.storage
 
 
 @dataclass(frozen=True)
@@ -57,7 +77,7 @@ class Figures:
         up: hosts of which each scrape was answered.
         series: those of the hosts, with the few that Prometheus adds to each.
         stored: series that VictoriaMetrics has, of the last minutes.
-        uses: of hosts, server and storage.
+        uses: of each process.
         scrapes: seconds of each scrape.
         rules: seconds of each evaluation that was seen, by file and group.
         sent: samples that were sent to VictoriaMetrics in this time.
@@ -85,19 +105,23 @@ class Figures:
     answers: dict[str, dict[str, Answer]]
 
 
+def _has_all(server: Watcher, query: str, count: int) -> bool:
+    time.sleep(0.1)  # each question costs what is measured
+    return server.count(f"count({query})") == count
+
+
 @contextmanager
 def start(count: int, interval: float, *, agent: bool = False) -> Iterator[Fleet]:
-    """Run a fleet; each host was scraped, and VictoriaMetrics has got that."""
+    """Run a fleet; VictoriaMetrics has got what was scraped and recorded of each host."""
     with ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="statsfs-fleet-")))
         pid, ports = stack.enter_context(hosts(count, interval))
         storage = stack.enter_context(victoria_metrics(place / "storage"))
-        server = stack.enter_context(
-            prometheus(place, ports, f"{interval * 1000:.0f}ms", storage.url, agent=agent)
-        )
-        fleet = Fleet(count, interval, agent, pid, server, storage)
-        wait_until(lambda: storage.count("count(up == 1)") == count, "all hosts", 30 + 5 * interval)
-        yield fleet
+        server = stack.enter_context(prometheus(place, ports, interval, storage.url, agent=agent))
+        ruler = stack.enter_context(vmalert(place, interval, storage.url)) if agent else None
+        for query in ("up == 1", "instance:kvm_exits:rate5m"):
+            wait_until(partial(_has_all, storage, query, count), query, 30 + 8 * interval)
+        yield Fleet(count, interval, pid, server, storage, ruler)
 
 
 def _scrapes(fleet: Fleet, window: str) -> list[float]:
@@ -123,10 +147,9 @@ def watch(fleet: Fleet, seconds: float) -> Figures:
     Rates are over five minutes, so with less than that the queries read less than they would.
     """
     server, storage = fleet.server, fleet.storage
-    pids = {"hosts": fleet.hosts, "server": server.pid, "storage": storage.pid}
     rules: dict[str, list[float]] = defaultdict(list)
     pending = 0.0
-    cpu = {name: cpu_seconds(pid) for name, pid in pids.items()}
+    cpu = {name: cpu_seconds(pid) for name, pid in fleet.processes.items()}
     sent, sent_bytes, begun = server.total(SENT), server.total(BYTES), time.monotonic()
     while (left := seconds - (time.monotonic() - begun)) > 0:
         time.sleep(min(left, _LOOK))
@@ -137,11 +160,16 @@ def watch(fleet: Fleet, seconds: float) -> Figures:
                 file = labels.rpartition("/")[2].removesuffix('"}')
                 rules[file.replace(";", ", ")].append(number)
     lasted = time.monotonic() - begun
-    cpu = {name: (cpu_seconds(pid) - cpu[name]) / lasted for name, pid in pids.items()}
-    uses = {name: Use(memory(pid), memory(pid, "VmHWM"), cpu[name]) for name, pid in pids.items()}
+    cpu = {name: (cpu_seconds(pid) - cpu[name]) / lasted for name, pid in fleet.processes.items()}
+    uses = {
+        name: Use(memory(pid), memory(pid, "VmHWM"), cpu[name])
+        for name, pid in fleet.processes.items()
+    }
     sent, sent_bytes = server.total(SENT) - sent, server.total(BYTES) - sent_bytes
     window = f"{lasted:.0f}s"
-    asked = [storage] if fleet.agent else [server, storage]
+    asked = {"VictoriaMetrics": storage}
+    if fleet.ruler is None:
+        asked["Prometheus"] = server
     return Figures(
         lasted,
         fleet.answering.count(f"count(min_over_time(up[{window}]) == 1)"),
@@ -157,12 +185,8 @@ def watch(fleet: Fleet, seconds: float) -> Figures:
         _rows(storage),
         server.disk(),
         {
-            "VictoriaMetrics" if one is storage else "Prometheus": {
-                name: ask(one, query, lasted / 60)
-                for name, query in QUERIES.items()
-                if not (fleet.agent and "recorded" in name)
-            }
-            for one in asked
+            name: {what: ask(one, query, lasted / 60) for what, query in QUERIES.items()}
+            for name, one in asked.items()
         },
     )
 
@@ -175,15 +199,13 @@ def _span(seconds: list[float]) -> str:
 
 def tell(fleet: Fleet, found: Figures) -> Iterator[str]:
     """The figures, a line each."""
-    name = "agent" if fleet.agent else "Prometheus"
     rate = found.series / fleet.interval
     yield (
         f"{fleet.count} hosts, a scrape each {fleet.interval:g} s, {found.seconds:.0f} s long: "
         f"{found.series:,} series ({found.series / fleet.count:,.0f} a host), {rate:,.0f} samples/s"
     )
     yield f"  hosts up in each scrape: {found.up} of {fleet.count}; stored series: {found.stored:,}"
-    for who, key in (("the hosts", "hosts"), (name, "server"), ("VictoriaMetrics", "storage")):
-        use = found.uses[key]
+    for who, use in found.uses.items():
         yield (
             f"  {who}: {use.memory / 1e6:,.0f} MB ({use.most / 1e6:,.0f} at most), "
             f"{use.memory / found.series:,.0f} bytes a series, {use.cpu:.1%} of a CPU"
@@ -201,7 +223,7 @@ def tell(fleet: Fleet, found: Figures) -> Iterator[str]:
         f"  VictoriaMetrics on disk: {rows:,.0f} samples, {size / max(rows, 1):.2f} bytes each, "
         f"and {index / found.series:,.0f} bytes of index a series"
     )
-    yield f"  {name} on disk: {found.log / 1e6:,.0f} MB"
+    yield f"  the log of who scrapes: {found.log / 1e6:,.0f} MB"
     for who, answers in found.answers.items():
         yield f"  queries of {who}: series, now, a graph of {found.seconds / 60:.0f} min"
         for query, answer in answers.items():
