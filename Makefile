@@ -21,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check docs lint pyright bench soak setup anew system tools qemu boot chromium browser matrix dist deb debtest clean
+.PHONY: help demo test quick check docs lint pyright bench soak fleet setup anew system tools qemu boot chromium browser matrix dist deb debtest clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -74,6 +74,9 @@ bench: setup ## run the benchmarks
 soak: setup ## a minute of load for each kind of fault; `make test` has a moment of each
 	$(bin)/python -m tests.soak $(ARGS)
 
+fleet: tools ## what a host costs, and 500 with Prometheus and VictoriaMetrics: 15 minutes
+	$(bin)/python -m tests.fleet $(ARGS)
+
 setup: $(stamp) ## install what is missing: Debian packages, .venv
 
 $(stamp): pyproject.toml $(if $(works),,anew) | system
@@ -112,20 +115,22 @@ system:
 		missing="$$missing $(notdir $(PYTHON))-dev"; \
 	$(install_missing)
 
-# What only tests need: the real Prometheus. The packages are unpacked and not installed, which would
-# start two daemons, and bring the fonts and scripts of their web pages. Debian 13 has promtool apart.
+# What only tests need: the real Prometheus and VictoriaMetrics. The packages are unpacked and not installed, which
+# would start daemons, and bring the fonts and scripts of their web pages. Debian 13 has promtool apart. Not each
+# release has VictoriaMetrics.
 tools: setup
 	@missing=; \
-	for tool in prometheus promtool prometheus-node-exporter; do \
+	for tool in prometheus promtool prometheus-node-exporter victoria-metrics; do \
 		command -v $$tool >/dev/null || [ -x $(tools)/$$tool ] || missing="$$missing $$tool"; \
 	done; \
+	[ "$$missing" != " victoria-metrics" ] || [ "$$(apt-cache --names-only search '^victoria-metrics$$' 2>/dev/null)" ] || missing=; \
 	[ -n "$$missing" ] || exit 0; \
 	command -v apt-get >/dev/null || { echo "please install, for the tests:$$missing" >&2; exit 1; }; \
 	echo "unpacking Debian packages into .venv, for the tests:$$missing"; \
 	rm -rf .venv/debian && mkdir -p $(tools) && cd .venv/debian || exit; \
 	fetch() { \
-		promtool=$$(apt-cache --names-only search '^promtool$$' | cut -d' ' -f1); \
-		apt-get -qq -o APT::Sandbox::User= download prometheus prometheus-node-exporter $$promtool; \
+		others=$$(apt-cache --names-only search '^(promtool|victoria-metrics)$$' | cut -d' ' -f1); \
+		apt-get -qq -o APT::Sandbox::User= download prometheus prometheus-node-exporter $$others; \
 	}; \
 	sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
 	fetch 2>/dev/null || { $$sudo apt-get -qq update && fetch; } || exit; \

@@ -12,9 +12,15 @@ from tests.support.mounts import ROOT, run
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 
-# What apt says where promtool is a package of its own, and where it is not.
-SEARCHES = {"apart": "echo promtool - checks what Prometheus reads", "inside": ":"}
-APT_GET = 'for name; do case $name in p*) touch "$name.deb"; echo "$name" >>../asked; esac; done'
+# What apt knows where promtool is a package of its own, and where it is not.
+SEARCH = """
+for name in %s; do
+    echo $name | grep -qE "$3" && echo "$name - a program"
+done
+:
+"""
+SEARCHES = {"apart": SEARCH % "promtool victoria-metrics", "inside": SEARCH % ""}
+APT_GET = 'for name; do case $name in [pv]*) touch "$name.deb"; echo "$name" >>../asked; esac; done'
 DPKG_DEB = """
 mkdir -p usr/bin
 name=${2%.deb}
@@ -71,9 +77,10 @@ def test_tools_are_fetched_once(tree: Path, apart: str) -> None:
     said = make(tree, "tools", **env)
     assert said.startswith("unpacking Debian packages")
     asked = (tree / ".venv/asked").read_text().split()
-    packages = ["prometheus", "prometheus-node-exporter", "promtool"]
+    packages = ["prometheus", "prometheus-node-exporter", "promtool", "victoria-metrics"]
     assert sorted(asked) == (packages if apart == "apart" else packages[:2])
-    assert sorted(os.listdir(tree / ".venv/debian/usr/bin")) == packages
+    found = sorted(os.listdir(tree / ".venv/debian/usr/bin"))
+    assert found == (packages if apart == "apart" else packages[:3])
     assert make(tree, "tools", **env) == ""
 
 
