@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from tests.fleet.servers import Watcher
 from tests.support.prometheus_server import fetch
 
-__all__ = ["QUERIES", "Answer", "ask"]
+__all__ = ["QUERIES", "Answer", "Federated", "ask", "federate"]
 
 QUERIES: Final = {
     "hosts that answer": "count(up == 1)",
@@ -49,6 +49,23 @@ def _time(url: str, **parameters: str | float) -> tuple[float, int]:
         body = fetch(address)
         seconds.append(time.perf_counter() - before)
     return median(seconds), len(json.loads(body)["data"]["result"])
+
+
+class Federated(NamedTuple):
+    """What another Prometheus gets in a scrape of what is recorded."""
+
+    series: int
+    size: int
+    seconds: float
+
+
+def federate(server: Watcher) -> Federated:
+    """Ask as docs/fleet.md says, uncompressed."""
+    query = urllib.parse.urlencode({"match[]": '{__name__=~".+:.+"}'})
+    before = time.perf_counter()
+    text = fetch(f"{server.url}/federate?{query}")
+    seconds = time.perf_counter() - before
+    return Federated(sum(line[0] != "#" for line in text.decode().splitlines()), len(text), seconds)
 
 
 def ask(server: Watcher, query: str, minutes: float) -> Answer:

@@ -42,6 +42,8 @@ def test_small_fleet(agent: bool) -> None:
     assert found.scrapes
     assert found.sent > 0
     assert bool(found.rules) == (not agent)
+    assert agent == (found.federated is None)
+    assert found.federated is None or found.federated.series >= HOSTS
     assert all(use.memory > 1 << 20 and use.cpu > 0 for use in found.uses.values())
     assert len(lines) > 15
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
-from tests.fleet.queries import QUERIES, Answer, ask
+from tests.fleet.queries import QUERIES, Answer, Federated, ask, federate
 from tests.fleet.servers import (
     Watcher,
     cpu_seconds,
@@ -87,6 +87,7 @@ class Figures:
         rows: samples that VictoriaMetrics has on disk, and their bytes, with those of its index.
         log: bytes of the server's files.
         answers: of the queries, by the name of the server and of the query.
+        federated: what another Prometheus gets; None of an agent, which has no numbers.
     """
 
     seconds: float
@@ -103,6 +104,7 @@ class Figures:
     rows: tuple[float, float, float]
     log: int
     answers: dict[str, dict[str, Answer]]
+    federated: Federated | None
 
 
 def _has_all(server: Watcher, query: str, count: int) -> bool:
@@ -188,6 +190,7 @@ def watch(fleet: Fleet, seconds: float) -> Figures:
             name: {what: ask(one, query, lasted / 60) for what, query in QUERIES.items()}
             for name, one in asked.items()
         },
+        federate(server) if fleet.ruler is None else None,
     )
 
 
@@ -224,6 +227,9 @@ def tell(fleet: Fleet, found: Figures) -> Iterator[str]:
         f"and {index / found.series:,.0f} bytes of index a series"
     )
     yield f"  the log of who scrapes: {found.log / 1e6:,.0f} MB"
+    if found.federated is not None:
+        series, size, seconds = found.federated
+        yield f"  federation: {series:,} recorded series, {size:,} bytes, {seconds * 1000:.0f} ms"
     for who, answers in found.answers.items():
         yield f"  queries of {who}: series, now, a graph of {found.seconds / 60:.0f} min"
         for query, answer in answers.items():
