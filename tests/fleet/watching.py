@@ -228,8 +228,8 @@ def tell(fleet: Fleet, found: Figures) -> Iterator[str]:
     )
     yield f"  the log of who scrapes: {found.log / 1e6:,.0f} MB"
     if found.federated is not None:
-        series, size, seconds = found.federated
-        yield f"  federation: {series:,} recorded series, {size:,} bytes, {seconds * 1000:.0f} ms"
+        series, size, took = found.federated
+        yield f"  federation: {series:,} recorded series, {size:,} bytes, {took * 1000:.0f} ms"
     for who, answers in found.answers.items():
         yield f"  queries of {who}: series, now, a graph of {found.seconds / 60:.0f} min"
         for query, answer in answers.items():
