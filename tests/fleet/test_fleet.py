@@ -40,6 +40,7 @@ def test_small_fleet(agent: bool) -> None:
         assert answers.keys() == QUERIES.keys()
         assert all(one.series and one.now > 0 and one.graph > 0 for one in answers.values())
     assert found.scrapes
+    assert found.size[1] < found.size[0]
     assert found.sent > 0
     assert bool(found.rules) == (not agent)
     assert agent == (found.federated is None)

@@ -21,6 +21,7 @@ from tests.fleet.servers import (
     vmalert,
 )
 from tests.support.deadlines import wait_until
+from tests.support.prometheus_server import fetch
 
 __all__ = ["Figures", "Fleet", "start", "tell", "watch"]
 
@@ -41,6 +42,7 @@ class Fleet:
     count: int
     interval: float
     hosts: int
+    ports: list[int]
     server: Watcher
     storage: Watcher
     ruler: Watcher | None
@@ -74,6 +76,7 @@ class Figures:
 
     Attributes:
         seconds: how long.
+        size: bytes of a host's scrape, plain and compressed.
         up: hosts of which each scrape was answered.
         series: those of the hosts, with the few that Prometheus adds to each.
         stored: series that VictoriaMetrics has, of the last minutes.
@@ -91,6 +94,7 @@ class Figures:
     """
 
     seconds: float
+    size: tuple[int, int]
     up: int
     series: int
     stored: int
@@ -123,12 +127,17 @@ def start(count: int, interval: float, *, agent: bool = False) -> Iterator[Fleet
         ruler = stack.enter_context(vmalert(place, interval, storage.url)) if agent else None
         for query in ("up == 1", "instance:kvm_exits:rate5m"):
             wait_until(partial(_has_all, storage, query, count), query, 30 + 8 * interval)
-        yield Fleet(count, interval, pid, server, storage, ruler)
+        yield Fleet(count, interval, pid, ports, server, storage, ruler)
 
 
 def _scrapes(fleet: Fleet, window: str) -> list[float]:
     found = fleet.answering.api("query", query=f"scrape_duration_seconds[{window}]")["result"]
     return [float(number) for one in found for _, number in one["values"]]
+
+
+def _size(port: int) -> tuple[int, int]:
+    url = f"http://127.0.0.1:{port}/metrics"
+    return len(fetch(url)), len(fetch(url, **{"Accept-Encoding": "gzip"}))
 
 
 def _rows(storage: Watcher) -> tuple[float, float, float]:
@@ -174,6 +183,7 @@ def watch(fleet: Fleet, seconds: float) -> Figures:
         asked["Prometheus"] = server
     return Figures(
         lasted,
+        _size(fleet.ports[0]),
         fleet.answering.count(f"count(min_over_time(up[{window}]) == 1)"),
         fleet.answering.count_series(fleet.count),
         storage.count_series(fleet.count),
@@ -207,6 +217,8 @@ def tell(fleet: Fleet, found: Figures) -> Iterator[str]:
         f"{fleet.count} hosts, a scrape each {fleet.interval:g} s, {found.seconds:.0f} s long: "
         f"{found.series:,} series ({found.series / fleet.count:,.0f} a host), {rate:,.0f} samples/s"
     )
+    plain, packed = found.size
+    yield f"  a scrape of a host: {plain:,} bytes, {packed:,} compressed"
     yield f"  hosts up in each scrape: {found.up} of {fleet.count}; stored series: {found.stored:,}"
     for who, use in found.uses.items():
         yield (
