@@ -20,6 +20,53 @@ CONFIGURATIONS = [name for name, text in FILES.items() if "/" not in name]
 HOSTS = [f"host{number}.example:9464" for number in range(40)]
 
 
+def cells_of(table: str) -> list[list[str]]:
+    """The rows of a table of the page, but for its head, which begins with a text."""
+    found = re.search(rf"^\| {re.escape(table)}.+\n\|[-|]+\n((?:\|.+\n)+)", PAGE, re.MULTILINE)
+    assert found is not None, table
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in found[1].splitlines()]
+
+
+def two_digits(number: float) -> str:
+    """A number as the page rounds it."""
+    rounded = float(f"{number:.1e}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{number:#.2g}"
+
+
+def figure(text: str) -> float:
+    """The one number of the page that stands in this place."""
+    (found,) = re.findall(text.replace("@", r"([\d,.]*\d)"), PAGE)
+    return float(found.replace(",", ""))
+
+
+def test_computed_figures() -> None:
+    """Each figure of the table follows from what was measured, by the formulas of the page."""
+    costs = {
+        name: (float(size.replace(",", "")), float(cpu)) for name, size, cpu in cells_of("process")
+    }
+    series_each, interval = figure(r"With \*S\* = @ and"), figure(r"and \*I\* = @,")
+    scrape, sent = figure(r"= \*N\* × @ bytes / \*I\*"), figure(r"samples a second × @ bytes\n")
+    disk = figure(r"86,400 × @ bytes")
+    rows = cells_of("hosts | series")
+    assert [row[0] for row in rows] == ["100", "500", "1,000", "10,000"]
+    for hosts, *cells in rows:
+        count = float(hosts.replace(",", ""))
+        series = count * series_each
+        rate = series / interval
+        uses = [
+            f"{two_digits(series * size / 1e9)} GB, {two_digits(rate * cpu / 1e6)} CPU"
+            for size, cpu in costs.values()
+        ]
+        assert cells == [
+            two_digits(series),
+            two_digits(rate),
+            *uses,
+            f"{two_digits(count * scrape / interval / 1e6)} MB/s",
+            f"{two_digits(rate * sent / 1e6)} MB/s",
+            f"{two_digits(rate * 86_400 * disk / 1e9)} GB",
+        ]
+
+
 def write_files(directory: Path) -> None:
     """Write what the page shows, and the rules beside it."""
     for name, text in FILES.items():
