@@ -20,7 +20,15 @@ from pathlib import Path
 from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import find_files
-from tests.bench.measuring import Line, collection_off, compare, show, tell, time_once
+from tests.bench.measuring import (
+    Line,
+    collection_off,
+    compare,
+    cpu_seconds,
+    show,
+    tell,
+    time_once,
+)
 from tests.support.deadlines import wait_until
 from tests.support.kvm_mounts import mounted, number
 from tests.support.mounts import ROOT
@@ -73,11 +81,6 @@ def wait_closely(is_so: Callable[[], bool]) -> float:
     """Wait until something is so; the moment."""
     wait_until(is_so, "a VM")
     return time.perf_counter()
-
-
-def cpu_seconds(pid: int) -> float:
-    """What all threads of a process have used, those that ended included."""
-    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
 
 
 def judge(line: Line, ratio: float, bound: float) -> Line:

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from statsfs.model.fields import counter
 from statsfs.model.stats import Stats
 from statsfs.segments import publish
-from tests.fleet.servers import cpu_seconds, memory
+from tests.bench.measuring import cpu_seconds
+from tests.fleet.servers import memory
 from tests.support.commands import serving
 from tests.support.deadlines import wait_until
 from tests.support.mounts import directory_for_a_mount
@@ -133,8 +134,8 @@ def measure(count: int) -> Cost:
     """Run a daemon with so many sources, and scrape it."""
     with _daemon(count) as (pid, port, counting):
         for number, stats in enumerate(counting):
-            for value in "abcdefghij":
-                setattr(stats, value, 7919 * (number + 1))
+            for place, value in enumerate("abcdefghij", 1):
+                setattr(stats, value, 7919 * (number + 1) * place)
         cpu, seconds = _measure(pid, port, counting, "/metrics")
         packed, text = _fetch(port, "/metrics")
         assert len(re.findall(rb"^app_a_total\{", text, re.MULTILINE)) == count

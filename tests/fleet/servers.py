@@ -8,9 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,20 @@ from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
 from tests.support.prometheus_server import PrometheusServer, fetch, free_port, running, tool
 
-__all__ = ["Watcher", "cpu_seconds", "hosts", "memory", "prometheus", "victoria_metrics", "vmalert"]
+__all__ = [
+    "MONITORING",
+    "RULES",
+    "Watcher",
+    "hosts",
+    "memory",
+    "prometheus",
+    "victoria_metrics",
+    "vmalert",
+]
 
 _SAMPLE = re.compile(r"^(\w+)((?:\{.*\})?) (\S+)$", re.MULTILINE)
 MONITORING = ROOT / "examples" / "monitoring"
 RULES = ("recording.yml", "alerts.yml")
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process, those that ended included.
-
-    It is the first number of schedstat, added up: to the nanosecond, and not in ticks.
-    """
-    return time.clock_gettime(~pid << 3 | 2)  # as clock_getcpuclockid(3) makes it
 
 
 def memory(pid: int, name: str = "VmRSS") -> int:
@@ -157,11 +157,8 @@ def _agent_options() -> list[str]:
     told = subprocess.run(
         [tool("prometheus"), "--help"], capture_output=True, text=True, check=True
     )
-    return (
-        ["--agent"]
-        if re.search(r"^\s+--(\[no-\])?agent\b", told.stdout, re.MULTILINE)
-        else ["--enable-feature=agent"]
-    )
+    is_own = re.search(r"^\s+--(\[no-\])?agent\b", told.stdout, re.MULTILINE)
+    return ["--agent" if is_own else "--enable-feature=agent"]
 
 
 def name_host(number: int) -> str:
@@ -209,15 +206,12 @@ def prometheus(
     if agent:
         options = [*_agent_options(), "--storage.agent.path"]
     options[-1] += f"={data}"
-    with ExitStack() as stack:
-        yield stack.enter_context(
-            _watching(
-                data,
-                port,
-                tool("prometheus"),
-                f"--config.file={configuration}",
-                f"--web.listen-address=127.0.0.1:{port}",
-                "--log.level=error",
-                *options,
-            )
-        )
+    command = (
+        tool("prometheus"),
+        f"--config.file={configuration}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+        *options,
+    )
+    with _watching(data, port, *command) as watcher:
+        yield watcher

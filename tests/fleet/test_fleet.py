@@ -7,7 +7,7 @@ from tests.fleet.__main__ import main
 from tests.fleet.queries import QUERIES
 from tests.support.deadlines import wait_until
 
-HOSTS, INTERVAL = 5, 1.0
+HOSTS, INTERVAL = 5, 2.0
 
 
 @pytest.mark.mount

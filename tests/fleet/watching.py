@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 
+from tests.bench.measuring import cpu_seconds
 from tests.fleet.queries import QUERIES, Answer, Federated, ask, federate
 from tests.fleet.servers import (
     Watcher,
-    cpu_seconds,
     hosts,
     memory,
     prometheus,
