@@ -30,7 +30,6 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -39,10 +38,10 @@ from statsfs.collector.trusted_directory import Location, TrustedDirectory, iden
 from statsfs.exceptions import FormatError, SegmentError
 from statsfs.formats import binary
 from statsfs.formats.binary import Number
+from statsfs.formats.described_values import describe_whole, make_value
 from statsfs.formats.metric_names import make_label
-from statsfs.formats.schema import describe_value
 from statsfs.model.arrays import split_array
-from statsfs.model.values import Aggregate, Kind, Type, Unit, Value, check_name
+from statsfs.model.values import Type, Value, check_name
 from statsfs.segments.file_format import MAGIC
 
 __all__ = [
@@ -137,7 +136,7 @@ class ValueTable:
     def _find(self, value: Value) -> int:
         index = self._indices.setdefault(value, len(self.texts))
         if index == len(self.texts):
-            self.texts.append(_dump(_describe(value)))
+            self.texts.append(_dump(describe_whole(value)))
         return index
 
 
@@ -215,18 +214,13 @@ def _dump(described: object) -> bytes:
     return json.dumps(described, separators=_SEPARATORS).encode()
 
 
-def _describe(value: Value) -> dict[str, Any]:
-    rest = {"name": value.name, "mode": value.mode, "hidden": value.hidden}
-    return {**rest, "size": value.size, "bucket_size": value.bucket_size, **describe_value(value)}
-
-
 def decode_record(name: str, encoded: bytes) -> JournalRecord:
     """Return the record in a file; or raise FormatError, with a message of one line."""
     try:
         described = json.loads(encoded) if encoded[:1] == b"{" else _convert_version_1(encoded)
         if described["version"] not in (2, _VERSION) or described["name"] != name:
             raise ValueError(f"not version 2 or {_VERSION}, or not a record of that name")
-        values = [_make_value(one) for one in described["values"]]
+        values = [make_value(one) for one in described["values"]]
         sources = _make_sources(name, described["sources"], values)
         baselines = {key: _check_baselines(one) for key, one in described["baselines"].items()}
         folded, removed = described["folded"], described.get("removed", ())
@@ -235,14 +229,6 @@ def decode_record(name: str, encoded: bytes) -> JournalRecord:
         ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError
     ) as error:  # fmt: skip
         raise FormatError(f"a broken record: {ascii(str(error))[1:-1][:200]}", name) from None
-
-
-def _make_value(described: dict[str, Any]) -> Value:
-    kinds = (Aggregate[kind.upper()] for kind in described["aggregate"])
-    aggregate = reduce(Aggregate.__or__, kinds, Aggregate.NONE)
-    enums = {"type": Type, "kind": Kind, "unit": Unit}
-    members: dict[str, Any] = {key: enum[described[key].upper()] for key, enum in enums.items()}
-    return Value(**{**described, **members, "aggregate": aggregate})
 
 
 def _check_baselines(described: dict[str, Any]) -> Baselines:
@@ -277,7 +263,7 @@ def _convert_version_1(encoded: bytes) -> dict[str, Any]:
     start = found.layout.desc_end + len(MAGIC) + 8
     size = int.from_bytes(encoded[start - 8 : start - 4], sys.byteorder)
     described = json.loads(encoded[start : start + size])["retained"]
-    values = [_make_value(one) for one in described["values"]]
+    values = [make_value(one) for one in described["values"]]
     numbers = chain.from_iterable(n if isinstance(n, list) else (n,) for n in found.numbers)
 
     def take(value: Value) -> Number:

@@ -26,6 +26,7 @@ _BEGIN: Final = b"change@/devices/virtual/misc/kvm\0"  # of a message about KVM
 _ATTACH_FILTER: Final = 26  # SO_ATTACH_FILTER
 _LOAD_WORD, _LOAD_BYTE, _IF_EQUAL, _RETURN = 0x20, 0x30, 0x15, 0x06
 _NAME: Final = re.compile(r"/kvm/(\d+-\d+)")
+_NUMBER: Final = re.compile(r"[0-9]{1,20}")
 
 
 class KvmUevent(NamedTuple):
@@ -35,11 +36,13 @@ class KvmUevent(NamedTuple):
         created: whether it was made.
         thread: the number of the thread that made it.
         name: the VM's name in debugfs; "" where the kernel has no debugfs.
+        number: the kernel's, which grows from one event to the next; 0 if there is none.
     """
 
     created: bool
     thread: int
     name: str
+    number: int
 
 
 class KvmUevents(AbstractContextManager["KvmUevents"]):
@@ -117,4 +120,7 @@ def parse_uevent(message: bytes) -> KvmUevent | None:
     if not (thread.isascii() and thread.isdigit()):
         return None
     name = _NAME.fullmatch(fields.get("STATS_PATH", ""))
-    return KvmUevent(event == "create", int(thread), name[1] if name else "")
+    number = _NUMBER.fullmatch(fields.get("SEQNUM", ""))
+    return KvmUevent(
+        event == "create", int(thread), name[1] if name else "", int(number[0]) if number else 0
+    )

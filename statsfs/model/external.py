@@ -59,6 +59,11 @@ class Numbers(dict[str, Any]):
                 numbers[name] = left
         self.update(numbers)
 
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers that were taken last, by name, without the baselines subtracted."""
+        return dict(zip(self._values, self._raw, strict=True))
+
     def clear_value(self, name: str) -> None:
         """Make the number of a cumulative value its baseline, else raise ValueError.
 

@@ -110,6 +110,36 @@ class PackedNumbers:
         return [(setattr, self, "raw", block), (setattr, self, "block", self._subtract(block))]
 
     @property
+    def numbers(self) -> dict[str, Any]:
+        """The numbers that were taken last, whole, by name: integers, and lists of buckets."""
+        return {name: self._read(self.raw, name) for name in self._places}
+
+    @property
+    def baselines(self) -> dict[str, Any]:
+        """What each cleared value was when it was cleared, by name, as in `numbers`."""
+        found = self._baselines.copy()
+        return {name: self._shape(name, baseline) for name, baseline in found.items()}
+
+    def _read(self, block: bytes, name: str) -> Any:
+        field, offset = self._field(name)
+        return self._shape(name, field.unpack_from(block, offset))
+
+    def _shape(self, name: str, held: tuple[int, ...]) -> Any:
+        return list(held) if self._places[name].value.histogram else held[0]
+
+    @locked
+    def restore(self, numbers: Mapping[str, Any], baselines: Mapping[str, Any]) -> None:
+        """Take numbers and baselines of another process; those of unknown names are left out."""
+        block = bytearray(self.raw)
+        for name in numbers.keys() & self._places.keys():
+            field, offset = self._field(name)
+            field.pack_into(block, offset, *_list_integers(numbers[name]))
+        known = baselines.keys() & self._places.keys()
+        self._baselines |= {name: tuple(_list_integers(baselines[name])) for name in known}
+        self.raw = bytes(block)
+        self.block = self._subtract(self.raw)
+
+    @property
     def cleared(self) -> tuple[str, ...]:
         """The names of values that were cleared, and have not begun anew since."""
         return tuple(self._baselines)
@@ -151,6 +181,10 @@ def _renew_lock() -> None:
 
 
 os.register_at_fork(after_in_child=_renew_lock)
+
+
+def _list_integers(number: Any) -> list[int]:
+    return number if isinstance(number, list) else [number]
 
 
 @lru_cache(maxsize=256)

@@ -24,9 +24,11 @@ CREATE = (
 
 def test_what_a_kernel_sends() -> None:
     """A message of Linux 6.18, and one of a kernel without debugfs."""
-    assert parse_uevent(CREATE) == KvmUevent(True, 29374, "29374-5")
+    assert parse_uevent(CREATE) == KvmUevent(True, 29374, "29374-5", 73691)
     destroy = CREATE.replace(b"=create", b"=destroy").replace(b"STATS_PATH=/kvm/29374-5\0", b"")
-    assert parse_uevent(destroy) == KvmUevent(False, 29374, "")
+    assert parse_uevent(destroy) == KvmUevent(False, 29374, "", 73691)
+    unnumbered = parse_uevent(CREATE.replace(b"SEQNUM=73691", b"SEQNUM=none"))
+    assert unnumbered == KvmUevent(True, 29374, "29374-5", 0)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,12 @@ def test_a_vm_that_comes_and_goes() -> None:
             return len(heard) >= 2
 
         wait_until(hear, "the uevents")
-    assert heard == [KvmUevent(True, os.getpid(), name), KvmUevent(False, os.getpid(), name)]
+    first, second = (one.number for one in heard)
+    assert 0 < first < second
+    assert heard == [
+        KvmUevent(True, os.getpid(), name, first),
+        KvmUevent(False, os.getpid(), name, second),
+    ]
 
 
 @pytest.mark.kvm
