@@ -28,6 +28,9 @@ from statsfs.collector.collector import Collector
 from statsfs.exceptions import DuplicateNameError
 from statsfs.filesystem import mountpoints
 from statsfs.filesystem.mounting import Mount, MountOptions, mount_with, mounting
+from statsfs.kvm.clears import Clears
+from statsfs.kvm.debugfs_vms import DebugfsVms
+from statsfs.kvm.handing_over import KvmHandover
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.qemu import QemuMonitor
@@ -199,13 +202,14 @@ def mount_command(
             # Not before: a program may set up logging itself.
             logs.set_up(log_format)
         with (
-            _filling(registry, kvm, qmp, directories, inherited) as handover.collectors,
+            _showing_vms(registry, kvm, qmp, held=replace) as handover.vms,
+            _filling(registry, directories, inherited) as handover.collectors,
             serving.listening(registry, listen, inherited.take_listener(listen)) as server,
             _mounting(registry, mountpoint, options, handover, inherited) as serve,
         ):
             for collector in handover.collectors:
                 inherited.start(collector)
-            inherited.make_ready()
+            inherited.make_ready(handover.vms)
             for collector in handover.collectors:
                 own.add_collector(collector)
             if replace and stop.wait(0):
@@ -262,34 +266,43 @@ def _start(
 
 
 @contextlib.contextmanager
-def _filling(
-    registry: Registry,
-    kvm: bool,
-    sockets: Sequence[str],
-    directories: Sequence[str | None],
-    inherited: Inheritance | None = None,
-) -> Iterator[list[Collector]]:
-    # Shows VMs in `kvm`, and gives the collectors of segments, which are not started yet. The
-    # directory None is the host's or the user's.
+def _showing_vms(
+    registry: Registry, kvm: bool, sockets: Sequence[str], *, held: bool
+) -> Iterator[KvmHandover | None]:
+    # Shows VMs in `kvm`; if they are held, from `KvmHandover.begin` on.
+    if not (kvm or sockets):
+        yield None
+        return
     with contextlib.ExitStack() as stack:
-        if kvm or sockets:
-            if kvm:
-                # Not by debugfs, which would take the VMs of the sockets that are named.
-                host = KvmHost([LibvirtVms]) if sockets else KvmHost()
-                source = stack.enter_context(host).source
-            else:
-                source = stack.enter_context(Source("kvm"))
-            registry.register(source)
-            stack.callback(registry.unregister, source)
-            _show_sockets(stack, source, sockets)
+        clears, host, monitor = Clears(), None, None
+        if kvm:
+            # Not by debugfs, which would take the VMs of the sockets that are named.
+            ways = (LibvirtVms,) if sockets else (LibvirtVms, DebugfsVms)
+            host = stack.enter_context(KvmHost(ways, clears.clear, held))
+            source = host.source
+        else:
+            source = stack.enter_context(Source("kvm", recorder=clears.clear))
+        registry.register(source)
+        stack.callback(registry.unregister, source)
+        if sockets:
+            monitor = stack.enter_context(_make_monitor(source, sockets, clears, held))
+        yield KvmHandover(source, clears, host, monitor)
+
+
+@contextlib.contextmanager
+def _filling(
+    registry: Registry, directories: Sequence[str | None], inherited: Inheritance
+) -> Iterator[list[Collector]]:
+    # Gives the collectors of segments, which are not started yet. The directory None is the host's
+    # or the user's.
+    with contextlib.ExitStack() as stack:
         if directories:
             serving.raise_descriptor_limit()  # a segment is a descriptor
-        if inherited is not None:
-            inherited.begin()
+        inherited.begin()
         collectors = [Collector(registry, directory) for directory in directories]
         for collector in collectors:
             stack.push(collector)
-            if inherited is None or not inherited.has(collector):
+            if not inherited.has(collector):
                 _wait_for_the_last(collector.directory / COLLECTOR)
                 collector.prepare()
         yield collectors
@@ -319,14 +332,13 @@ def _wait(stop: Stop, mounted: Mount, interval: float) -> None:
         mounted.run_soon(partial(notify, "WATCHDOG=1", wait=False))
 
 
-def _show_sockets(stack: contextlib.ExitStack, kvm: Source, sockets: Sequence[str]) -> None:
-    if sockets:
-        try:
-            stack.enter_context(QemuMonitor(kvm, sockets))
-        except ModuleNotFoundError as error:
-            if error.name != "qemu.qmp":
-                raise
-            raise click.ClickException(f"--qmp: {error}") from error
+def _make_monitor(kvm: Source, sockets: Sequence[str], clears: Clears, held: bool) -> QemuMonitor:
+    try:
+        return QemuMonitor(kvm, sockets, clears.clear, held)
+    except ModuleNotFoundError as error:
+        if error.name != "qemu.qmp":
+            raise
+        raise click.ClickException(f"--qmp: {error}") from error
 
 
 def _wait_for_the_last(path: Path) -> None:

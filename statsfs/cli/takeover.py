@@ -6,19 +6,24 @@ daemon stops writing records; the new one gets a copy of the lock, shows all seg
 nothing. Then the old tree stays as it is, and new clients wait in the socket. The new daemon looks
 at what happened meanwhile, lets clients in, and swaps the mounts. Then it folds and records.
 
+What is known of VMs alone goes along as a file in memory, at the moment from which the old tree
+stays as it is: it may be larger than a message.
+
 Threading: `DaemonHandover` is called in the thread of the offer, all else is for the main thread.
 """
 
 import contextlib
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from statsfs.cli.systemd import notify
 from statsfs.collector.collector import Collector
-from statsfs.exceptions import MountError, SegmentError
+from statsfs.exceptions import KvmError, MountError, SegmentError
 from statsfs.filesystem import mountpoints
 from statsfs.filesystem.takeover import Handover, Predecessor
+from statsfs.kvm.handing_over import KvmHandover
 from statsfs.model.locking import Flag
 
 if TYPE_CHECKING:
@@ -26,10 +31,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DaemonHandover", "Inheritance"]
 
+log = logging.getLogger(__name__)
+
 _PATIENCE: Final = 5.0  # seconds: for a start, and for the changes of the last moment
 
 # Variables that systemd gives to the main process of a service, and not to that of ExecReload=.
 _SERVICE: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC")
+
+_WITHOUT: Final = (
+    "kvm: taken over without the counts of VMs that ended and the clears of the others: {}"
+)
+
+_VMS_MAX: Final = 1 << 28
+"""Bytes that are handed over of VMs; 16,384 vCPUs have some 20 million."""
 
 _Address = tuple[str, int] | None
 
@@ -39,6 +53,7 @@ class DaemonHandover(Handover):
 
     Attributes:
         collectors: the collectors whose locks and records are handed over.
+        vms: what is handed over of VMs, or None.
         server: the server of scrapes, or None.
         address: the argument of `--listen`.
     """
@@ -48,6 +63,9 @@ class DaemonHandover(Handover):
     def __init__(self, address: _Address) -> None:
         self._begun: Final = Flag()
         self.collectors: Sequence[Collector] = ()
+        self.vms: KvmHandover | None = None
+        self._memory = -1  # the file with what is handed over of VMs
+        self._told = False  # whether the successor got that
         self.server: MetricsServer | None = None
         self.address = address
 
@@ -72,20 +90,44 @@ class DaemonHandover(Handover):
             descriptors.append(self.server.listener)
         return described, descriptors
 
-    def stop(self, successor: int) -> None:
-        """Keep the tree as it is, and leave new clients to the successor."""
+    def stop(self, successor: int, wish: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """Keep the tree as it is, and leave new clients to the successor; return the VMs."""
         # Now: this process may end soon, and systemd must not take that for the end of the service.
         notify(f"MAINPID={successor}")
         for collector in self.collectors:
             collector.halt()
         if self.server is not None:
             self.server.pause()
+        if self.vms is None:
+            return {"vms": None}, []
+        try:
+            kept = self.vms.hold()
+        except KvmError as error:
+            raise MountError(f"it cannot be handed over: {error}", error.offender) from error
+        self._told = "vms" in wish
+        if not wish.get("vms"):
+            return {}, []
+        if len(kept) > _VMS_MAX:
+            text = f"it cannot be handed over: {len(kept)} bytes of VMs, not at most {_VMS_MAX}"
+            raise MountError(text, self)
+        self._memory = os.memfd_create("statsfs-vms", os.MFD_CLOEXEC)
+        with open(self._memory, "wb", closefd=False) as file:
+            file.write(kept)
+        return {"vms": len(kept)}, [self._memory]
+
+    def _close_memory(self) -> None:
+        descriptor, self._memory = self._memory, -1
+        if descriptor >= 0:
+            os.close(descriptor)
 
     def resume(self) -> None:
         """Go on as before."""
         notify(f"MAINPID={os.getpid()}")
         for collector in self.collectors:
             collector.go_on()
+        if self.vms is not None:
+            self.vms.go_on()
+        self._close_memory()
         if self.server is not None:
             self.server.resume()
 
@@ -93,6 +135,11 @@ class DaemonHandover(Handover):
         """Go on showing numbers in open files, and record nothing any more."""
         for collector in self.collectors:
             collector.follow()
+        self._close_memory()
+        if self.vms is not None:
+            if not self._told:
+                log.warning("%s", _WITHOUT.format("the new daemon is of another release"))
+            self.vms.leave()
         if self.server is not None:
             self.server.leave()
 
@@ -158,10 +205,25 @@ class Inheritance:
             collector.start_held(lock)
             self._held.append(collector)
 
-    def make_ready(self) -> None:
-        """Have the predecessor stop, and look at what happened until then."""
+    def make_ready(self, vms: KvmHandover | None = None) -> None:
+        """Have the predecessor stop, and look at what happened until then.
+
+        Args:
+            vms: what takes over VMs.
+        """
         if self.predecessor is not None:
-            self.predecessor.make_ready()
+            answer, descriptors = self.predecessor.make_ready(vms=vms is not None)
+            try:
+                kept = _read_memory(answer, descriptors) if vms is not None else None
+            finally:
+                for descriptor in descriptors:
+                    os.close(descriptor)
+            if vms is not None:
+                failure = vms.begin(kept)
+                if "vms" not in answer:
+                    failure = f"process {self.predecessor.process} is of another release"
+                if failure:
+                    log.warning("%s", _WITHOUT.format(failure))
             for collector in self._held:
                 collector.settle(_PATIENCE)
 
@@ -178,6 +240,15 @@ class Inheritance:
         self._close()
         for collector in self._held:
             collector.go_on()
+
+
+def _read_memory(answer: Mapping[str, Any], descriptors: Sequence[int]) -> bytes | None:
+    # What a predecessor hands over of VMs; None if it has none, or is of another release.
+    if not (answer.get("vms") and descriptors):
+        return None
+    with open(descriptors[0], "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read(_VMS_MAX)
 
 
 def _identify(collector: Collector) -> str:

@@ -23,7 +23,7 @@ import secrets
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from statsfs.exceptions import MountError
@@ -66,8 +66,12 @@ class Handover:
         """Hold still what is handed over; return what describes it, and its descriptors."""
         return {}, []
 
-    def stop(self, successor: int) -> None:
-        """Change nothing and let nobody in: a process is about to swap the mounts."""
+    def stop(self, successor: int, wish: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
+        """Change nothing and let nobody in: a process is about to swap the mounts.
+
+        Return what only the last moment has, as far as the successor wants it, and its descriptors.
+        """
+        return {}, []
 
     def resume(self) -> None:
         """Go on as before: the successor failed."""
@@ -166,7 +170,7 @@ class Offer:
             _send(connection, hello)
             for step in _receive_all(connection):
                 began = True
-                self._answer(connection, step.get("do"), process)
+                self._answer(connection, step, process)
         except (OSError, ValueError) as error:
             log.debug("%s: a successor failed: %s", self._mountpoint, error)
         except foreign():
@@ -190,9 +194,10 @@ class Offer:
             log.warning("%s: process %d did not take over", self._mountpoint, process)
             self._handover.resume()
 
-    def _answer(self, connection: socket.socket, step: object, process: int) -> None:
+    def _answer(self, connection: socket.socket, asked: Mapping[str, Any], process: int) -> None:
         answer: dict[str, Any] = {}
         descriptors: list[int] = []
+        step = asked.get("do")
         try:
             if step == "begin":
                 answer, descriptors = self._handover.begin()
@@ -200,7 +205,7 @@ class Offer:
                 self._swapping.acquire()
                 # However long it takes: the mounts may be swapped until the connection ends.
                 connection.settimeout(None)
-                self._handover.stop(process)
+                answer, descriptors = self._handover.stop(process, asked)
         except MountError as error:
             answer = {"error": error.message}
         _send(connection, answer, descriptors)
@@ -215,6 +220,7 @@ class Predecessor:
 
     Attributes:
         device: of its mount.
+        process: its number.
         created: directories that it made, which the successor removes at its end.
 
     Raises:
@@ -239,10 +245,10 @@ class Predecessor:
         self._socket = self._connect()
         try:
             hello, _ = self._receive()
-            self._process = int(hello["process"])
+            self.process: Final = int(hello["process"])
             if hello["kind"] != kind:
                 raise self._error(
-                    f"process {self._process} serves it, which is a {hello['kind']} and no {kind}"
+                    f"process {self.process} serves it, which is a {hello['kind']} and no {kind}"
                 )
             self.created: Final = [*map(str, hello["created"])]
             self._socket.settimeout(_ANSWERING)
@@ -272,11 +278,17 @@ class Predecessor:
         """Have it hold still what it hands over besides; return that, and its descriptors."""
         return self._ask("begin")
 
-    def make_ready(self) -> None:
-        """Have it change nothing until the end; nothing happens if it does so already."""
-        if not self._ready:
-            self._ask("ready")
-            self._ready = True
+    def make_ready(self, **wish: Any) -> tuple[dict[str, Any], list[int]]:
+        """Have it change nothing until the end; nothing happens if it does so already.
+
+        Return what it hands over of the last moment, and its descriptors. A server of another
+        release leaves out what it does not know of `wish`.
+        """
+        if self._ready:
+            return {}, []
+        answer = self._ask("ready", **wish)
+        self._ready = True
+        return answer
 
     def replace_by(self, detached: DetachedMount) -> str:
         """Swap its mount for another one; return the device of that, which is served.
@@ -296,9 +308,9 @@ class Predecessor:
                 raise self._error(text, error.errno) from error
             return str(find_device(self.mountpoint))
 
-    def _ask(self, step: str) -> tuple[dict[str, Any], list[int]]:
+    def _ask(self, step: str, **wish: Any) -> tuple[dict[str, Any], list[int]]:
         try:
-            _send(self._socket, {"do": step})
+            _send(self._socket, {**wish, "do": step})
         except OSError:
             pass  # it is closed; its last words may be there
         answer, descriptors = self._receive()

@@ -9,13 +9,11 @@ who waits for a pass. Refreshes come from other threads.
 
 import logging
 import os
-import re
 import select
 import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 from statsfs.exceptions import DuplicateNameError, KvmError
@@ -24,13 +22,15 @@ from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.debugfs_vms import DebugfsVms
-from statsfs.kvm.identity import Identity, identify
+from statsfs.kvm.host_vm import HostVm, describe, find_label
+from statsfs.kvm.identity import identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import VmSources, read_sections
-from statsfs.kvm.ways import FoundVm, MakeWay, Numbers, Way
+from statsfs.kvm.ways import FoundVm, MakeWay, Way
+from statsfs.tree.index import ClearRecorder
 from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.source import Source
 
@@ -43,29 +43,12 @@ _LOOK: Final = 2.0  # seconds between two looks where nothing happens
 _EAGER: Final = 0.1  # the same while a VM is young: vCPUs have no uevents
 _YOUTH: Final = 5.0  # seconds
 _SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
+_PATIENCE: Final = 5.0  # seconds for the end of a look
 _RETRY: Final = 30.0  # seconds until BPF is tried again that has worked before
 # Limits of one user: else one could fill the tree for all.
 _VMS: Final = 1024
 _VCPUS: Final = 16384
 _COMPLAINTS: Final = 1000  # texts that are logged once each
-_A_NAME: Final = re.compile(r"\d+-\d+")
-
-
-@dataclass(eq=False)
-class _Vm:
-    # How it is read now, and whether it is in the tree. Hidden it may come back: it runs on, but
-    # nothing can read it.
-    name: str
-    pid: int
-    user: int | None
-    label: str
-    sources: VmSources
-    info: dict[str, str]
-    way: "Way | BpfVms | None" = None
-    key: object = None
-    shown: bool = False
-    moving: bool = False  # from one way to another: readers' numbers are dropped
-    lock: threading.Lock = field(default_factory=threading.Lock)  # while readers' numbers are taken
 
 
 class KvmHost(AbstractContextManager["KvmHost"]):
@@ -79,6 +62,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     Args:
         ways: what makes ways other than BPF and descriptors, the better ones first.
+        recorder: that of all sources.
+        held: whether to show nothing yet: another process shows the VMs. See `host_takeover`.
 
     Attributes:
         source: the source, `kvm`, with totals from the beginning; to be registered.
@@ -87,13 +72,18 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         KvmError: there is no KVM here, or no way to read its statistics.
     """
 
-    def __init__(self, ways: Sequence[MakeWay] = (LibvirtVms, DebugfsVms)) -> None:
+    def __init__(
+        self,
+        ways: Sequence[MakeWay] = (LibvirtVms, DebugfsVms),
+        recorder: ClearRecorder | None = None,
+        held: bool = False,
+    ) -> None:
         with OwnVm() as own:
             self._vm, self._vcpu = read_sections(own)
             taken = TakenVms(own.vcpu.data_size, self._complain)
         self._ways: list[Way] = [taken, *(make(self._vm, self._vcpu) for make in ways)]
         self._bpf: BpfVms | None = None
-        self._vms: dict[str, _Vm] = {}
+        self._vms: dict[str, HostVm] = {}
         self._files: dict[int, scanning.KvmFiles] = {}
         self._pidfds: dict[int, int] = {}  # by process
         self._told: set[str] = set()  # the names of VMs that uevents told
@@ -106,10 +96,20 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._tried = 0.0
         self._complaints: set[str] = set()
         self._stopping = False
+        self._recorder = recorder
+        self._heard = 0  # the number of the last uevent
+        self._frozen = 0.0  # until when readers get the numbers that were handed over
+        self._turn = threading.Lock()  # to hear and to look; taken while this is held
+        self._holding: list[None] = []
         self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)
         with ExitStack() as stack:
             self.source: Final = Source(
-                "kvm", retain=True, collapse=False, refresh=self._refresh, blocking=False
+                "kvm",
+                retain=True,
+                collapse=False,
+                refresh=self._refresh,
+                blocking=False,
+                recorder=recorder,
             )
             stack.callback(self.source.put)
             list_at_once(self.source)
@@ -128,7 +128,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                     text = " and ".join(missing)
                     raise KvmError(f"{why_not}; other ways need {text}", missing)
                 self._complain(f"{why_not}: only what other ways can read is shown")
-            self._look()
+            if held:
+                self.hold()
+                if self._bpf is None:
+                    self._find()  # a way that must ask has its answers when it begins
+            else:
+                self._look()
             self._thread.start()
             self._closing = stack.pop_all()
 
@@ -143,6 +148,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         """
         if not self._stopping:
             self._stopping = True
+            self._let_go()
             os.eventfd_write(self._wake, 1)
             self._thread.join()
             self._closing.close()
@@ -175,21 +181,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._wake_up()  # the next look fails, too, and ends it
                 raise
 
-    def _refresh_vm(self, vm: _Vm) -> None:
+    def _refresh_vm(self, vm: HostVm) -> None:
         way = vm.way
         if way is None:
             raise KvmError("no way to read it", vm.name)
-        numbers = way.read(vm.name)
-        with vm.lock:
-            # Late numbers must not replace those of another way.
-            if vm.way is way and not vm.moving:
-                self._take(vm, numbers)
-
-    def _take(self, vm: _Vm, numbers: Numbers) -> None:
-        block, vcpus = numbers
-        for number, one in ((None, block), *vcpus.items()):
-            if one is not None:
-                vm.sources.take(number, one)
+        if time.monotonic() >= self._frozen:
+            vm.take(way, way.read(vm.name))
 
     # BPF
 
@@ -245,14 +242,15 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _run(self) -> None:
         while True:
             try:
-                for fd, _ in self._poll.poll(self._find_pace()):
-                    if fd == self._wake:
-                        os.eventfd_read(self._wake)
-                    elif fd == self._uevents.fileno():
+                ready = {fd for fd, _ in self._poll.poll(self._find_pace())}
+                if self._wake in ready:
+                    os.eventfd_read(self._wake)
+                with self._turn:
+                    if self._stopping:
+                        return
+                    if self._uevents.fileno() in ready:
                         self._hear()
-                if self._stopping:
-                    return
-                self._look()
+                    self._look()
             except Exception:  # else all numbers would be old from now on
                 log.exception("kvm: a look failed")
             time.sleep(_PAUSE)
@@ -265,6 +263,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _hear(self) -> None:
         events, overrun = self._uevents.read()
         for event in events:
+            if 0 < event.number <= self._heard:
+                continue  # the process before this one heard it
+            self._heard = event.number
             name = event.name or f"{event.thread}-"  # a kernel without debugfs has no name
             if event.created and name in self._own:
                 self._own.remove(name)
@@ -285,6 +286,18 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._unseen.add("")
 
     def _look(self) -> None:
+        found = self._find()
+        self._note_unread(found.keys())
+        for vm in list(self._vms.values()):
+            if vm.name not in found:
+                (self._hide if self._is_there(vm) else self._end)(vm)
+        for way_found, one in found.values():
+            try:
+                self._show(way_found, one)
+            except Exception:  # one VM that is odd must not hide all others for ever
+                log.exception("kvm: %s cannot be shown", one.name)
+
+    def _find(self) -> "dict[str, tuple[Way | BpfVms, FoundVm]]":
         found: dict[str, tuple[Way | BpfVms, FoundVm]] = {}
         for one in self._look_by_bpf():
             assert self._bpf is not None
@@ -299,15 +312,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._files = {}
         for way in self._ways:
             found.update((one.name, (way, one)) for one in way.look(self._files, found.keys()))
-        self._note_unread(found.keys())
-        for vm in list(self._vms.values()):
-            if vm.name not in found:
-                (self._hide if self._is_there(vm) else self._end)(vm)
-        for way_found, one in found.values():
-            try:
-                self._show(way_found, one)
-            except Exception:  # one VM that is odd must not hide all others for ever
-                log.exception("kvm: %s cannot be shown", one.name)
+        return found
 
     def _note_unread(self, found: Collection[str]) -> None:
         # A QEMU opens descriptors, and libvirt knows a domain, some time after the VM is made.
@@ -335,7 +340,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         files = ((pid, scanning.find_files(pid)) for pid in pids)
         self._files = {pid: one for pid, one in files if one is not None}
 
-    def _is_there(self, vm: _Vm) -> bool:
+    def _is_there(self, vm: HostVm) -> bool:
         files = self._files.get(vm.pid)
         return files is not None and int(vm.name.partition("-")[2]) in files.vms
 
@@ -343,7 +348,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _show(self, way: "Way | BpfVms", found: FoundVm) -> None:
         vm = self._vms.get(found.name)
-        if vm is not None and vm.way is way and vm.key != found.key:
+        if vm is not None and vm.is_another(way, found):
             self._end(vm)
             vm = None
         vm = vm or self._make(found)
@@ -352,7 +357,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if vm.way is not way:
             self._read_by(vm, way, found)
         elif way is not self._bpf:
-            self._take(vm, found.numbers)
+            vm.take_all(found.numbers)
         if vm.sources.vcpus != found.numbers[1].keys():
             try:
                 vm.sources.arrange(self._limit(vm, found.numbers[1]))
@@ -368,68 +373,67 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             except DuplicateNameError as error:  # another way that is not ours shows it
                 self._complain(str(error))
 
-    def _vms_of(self, user: int | None) -> list[_Vm]:
+    def _vms_of(self, user: int | None) -> list[HostVm]:
         return [vm for vm in self._vms.values() if vm.user == user]
 
-    def _limit(self, vm: _Vm, vcpus: Mapping[int, bytes]) -> Mapping[int, bytes]:
+    def _limit(self, vm: HostVm, vcpus: Mapping[int, bytes]) -> Mapping[int, bytes]:
         others = sum(len(one.sources.vcpus) for one in self._vms_of(vm.user) if one is not vm)
         if len(vcpus) <= _VCPUS - others:
             return vcpus
         self._complain(f"of user {vm.user} {_VCPUS} vCPUs are shown, and no more")
         return {number: vcpus[number] for number in sorted(vcpus)[: _VCPUS - others]}
 
-    def _make(self, found: FoundVm) -> _Vm | None:
+    def _make(self, found: FoundVm) -> HostVm | None:
         user = scanning.find_user(found.pid)
         if len(self._vms_of(user)) >= _VMS:
             self._complain(f"of user {user} {_VMS} VMs are shown, and no more")
             return None
-        identity = identify(found.pid)
-        label = self._find_label(found.name, identity)
+        return self._make_shown(found.name, found.pid, user)
+
+    def _make_shown(self, name: str, pid: int, user: int | None, label: str = "") -> HostVm:
+        identity = identify(pid)
+        label = label or find_label(name, identity, self._vms.values())
         info = {
-            "pid": str(found.pid),
+            "pid": str(pid),
             "vmm": identity.vmm,
             "uuid": identity.uuid,
             "kvm.name": identity.name,
             "kvm.machine": identity.machine,
         }
-        vm: _Vm
+        vm: HostVm
         sources = VmSources(
-            found.name,
+            name,
             self._vm,
             self._vcpu,
             label_value=label,
             refresh=lambda: self._refresh_vm(vm),
+            recorder=self._recorder,
         )
-        vm = _Vm(found.name, found.pid, user, label, sources, {k: v for k, v in info.items() if v})
-        self._vms[found.name] = vm
-        if found.pid not in self._pidfds:
+        info = {key: text for key, text in info.items() if text}
+        vm = HostVm(name, pid, scanning.find_beginning(pid), user, label, sources, info)
+        self._vms[name] = vm
+        if pid not in self._pidfds:
             with suppress(OSError):
-                pidfd = self._pidfds[found.pid] = os.pidfd_open(found.pid)
+                pidfd = self._pidfds[pid] = os.pidfd_open(pid)
                 # Once: until its VMs are gone it would go on.
                 self._poll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
         return vm
 
-    def _find_label(self, name: str, identity: Identity) -> str:
-        # A VM's name, which its owner chose, unless another one's series have it.
-        taken = {vm.label for vm in self._vms.values()}
-        wanted = identity.name
-        return name if not wanted or wanted in taken or _A_NAME.fullmatch(wanted) else wanted
-
-    def _read_by(self, vm: _Vm, way: "Way | BpfVms", found: FoundVm) -> None:
+    def _read_by(self, vm: HostVm, way: "Way | BpfVms", found: FoundVm) -> None:
         with vm.lock:
-            vm.way, vm.key, vm.moving = way, found.key, True
+            vm.way, vm.read_by, vm.key, vm.moving = way, way.name, describe(found.key), True
         try:
             vm.sources.show(way.known, found.numbers[1])
             vm.sources.set_refresh(idle=way is self._bpf, blocking=way.blocking)
             vm.sources.source.info = {**vm.info, "kvm.source": way.name}
-            self._take(vm, found.numbers)
+            vm.take_all(found.numbers)
         finally:
             vm.moving = False
         if isinstance(way, BpfVms):
             way.bind(found.key, vm.sources)
         log.info("kvm: %s is read by %s", vm.name, way.name)
 
-    def _hide(self, vm: _Vm) -> None:
+    def _hide(self, vm: HostVm) -> None:
         # It runs on, but nothing can read it now: what it counted is kept.
         vm.way = None
         vm.sources.set_refresh(idle=False)
@@ -437,7 +441,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             vm.shown = False
             self.source.remove_subordinate(vm.sources.source)
 
-    def _end(self, vm: _Vm) -> None:
+    def _end(self, vm: HostVm) -> None:
         del self._vms[vm.name]
         if self._bpf is not None:
             self._bpf.unbind(vm.sources)
@@ -448,3 +452,21 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             pidfd = self._pidfds.pop(vm.pid, None)
             if pidfd is not None:
                 os.close(pidfd)
+
+    # Takeovers
+
+    def hold(self) -> None:
+        """Leave the tree as it is, until `go_on`; KvmError if that takes too long."""
+        if not self._turn.acquire(timeout=_PATIENCE):
+            raise KvmError("its VMs cannot be handed over: a look at them does not end", self)
+        self._holding.append(None)
+
+    def go_on(self) -> None:
+        """Look again."""
+        self._let_go()
+        self._wake_up()
+
+    def _let_go(self) -> None:
+        with suppress(IndexError):
+            self._holding.pop()
+            self._turn.release()

@@ -11,18 +11,20 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final
 
 from statsfs.exceptions import QmpError, StatsfsError
 from statsfs.formats.binary import Number
+from statsfs.kvm.kept import KeptTarget
 from statsfs.kvm.qmp import QmpConnection
 from statsfs.kvm.qmp_answers import AnswerParser
 from statsfs.kvm.qmp_channel import QmpChannel
 from statsfs.kvm.values import index_values, make_values
 from statsfs.model.external import Numbers
 from statsfs.model.values import Value
+from statsfs.tree.index import ClearRecorder
 from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.refresh import Read, current_reads
 from statsfs.tree.source import Source
@@ -59,6 +61,15 @@ class _Target:
         self._numbers.take(self._row)
         self._names, self._answered = names, time.monotonic()
 
+    def keep(self, vcpu: int | None) -> KeptTarget:
+        return KeptTarget(vcpu, self._numbers.numbers, self._numbers.baselines)
+
+    def restore(self, baselines: Mapping[str, Any]) -> None:
+        # Subtracts what was cleared before.
+        values = {value.name for value in self.values}
+        self._numbers.baselines |= {n: one for n, one in baselines.items() if n in values}
+        self._numbers.take(self._row)
+
     def find_missing(self, names: frozenset[str] | None) -> frozenset[str] | None:
         # What is to be queried so that these names, or all, are new. What is read next after one
         # name is probably another one (`grep -r`): then all are queried.
@@ -75,11 +86,15 @@ class QemuVm:
     Args:
         channel: the way to it.
         fd: its process's descriptor of the VM.
+        recorder: that of all sources.
     """
 
-    def __init__(self, channel: QmpChannel, fd: int) -> None:
+    def __init__(self, channel: QmpChannel, fd: int, recorder: ClearRecorder | None = None) -> None:
         self._channel = channel
-        self.source = Source("%d-%d", channel.pid, fd, label="vm", refresh=self._refresh)
+        self._recorder = recorder
+        self.source = Source(
+            "%d-%d", channel.pid, fd, label="vm", refresh=self._refresh, recorder=recorder
+        )
         list_at_once(self.source)
         self._loop = asyncio.get_running_loop()
         self._vcpus: Mapping[str, _Target] = {}  # by qom-path; replaced, not changed
@@ -88,7 +103,8 @@ class QemuVm:
         self._turn = threading.Lock()  # of the refresh that queries
         self._answer: Future[None] | None = None
         self._lock = threading.Lock()  # of what `_refresh` shares with the loop
-        self._ended = False
+        self._ended = ""  # why it is not queried any more
+        self._frozen = 0.0  # until when the numbers stay, as they were handed over
 
     async def describe(self) -> list[tuple[Value, ...]]:
         """Query what it has, and make the sources; return the arrays of a VM and of a vCPU."""
@@ -101,7 +117,7 @@ class QemuVm:
             self._vm = _Target(self.source, AnswerParser(schemas["vm"], vm), vm)
             self._parser = AnswerParser(schemas["vcpu"], next(iter(vcpus.values())))
             self._arrange(await connection.query_cpus(), vcpus)
-        return [self._vm.values, make_values(self._parser.descriptors)]
+        return [*self.arrays]
 
     def _arrange(self, numbers: Mapping[str, int], stats: Mapping[str, Any]) -> None:
         # Makes and removes the sources of vCPUs: a vCPU has a number and statistics.
@@ -111,7 +127,8 @@ class QemuVm:
                 self.source.remove_subordinate(vcpus.pop(path).source)
             new = stats.keys() & numbers.keys() - vcpus.keys()
             for path in sorted(new, key=lambda path: numbers[path]):
-                with Source("vcpu%d", numbers[path], label="vcpu") as source:
+                recorder = self._recorder
+                with Source("vcpu%d", numbers[path], label="vcpu", recorder=recorder) as source:
                     vcpu = _Target(source, self._parser, stats[path])
                     self.source.add_subordinate(source)
                 vcpus[path] = vcpu
@@ -121,6 +138,8 @@ class QemuVm:
     def _refresh(self) -> None:
         # What a reader left behind that gave up is waited for first, however long it takes.
         reads = current_reads()
+        if self._is_frozen():
+            return
         if not self._turn.acquire(timeout=_PATIENCE):
             raise self._no_answer()
         try:
@@ -136,7 +155,7 @@ class QemuVm:
         with self._lock:
             if self._ended:
                 work.close()
-                raise QmpError("the VM has ended", self.source)
+                raise QmpError(self._ended, self.source)
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _wait(self) -> None:
@@ -167,10 +186,14 @@ class QemuVm:
         return {target: found for target, found in missing.items() if found != frozenset()}
 
     async def _take(self, wanted: "dict[_Target, frozenset[str] | None]") -> None:
+        if self._is_frozen():
+            return
         async with self._channel.connected() as connection:
             if self._vm in wanted:
                 names = wanted[self._vm]
                 answer = await connection.query_stats("vm", names)
+                if self._is_frozen():
+                    return
                 self._vm.take(answer.get("", {}), names)
             vcpus = {path: vcpu for path, vcpu in self._vcpus.items() if vcpu in wanted}
             if vcpus.keys() != self._vcpus.keys():
@@ -182,6 +205,8 @@ class QemuVm:
             names = frozenset().union(*some) if len(some) == len(lists) else None
             whole = vcpus.keys() == self._vcpus.keys()
             stats = await connection.query_stats("vcpu", names, None if whole else vcpus)
+        if self._is_frozen():
+            return
         if stats.keys() != vcpus.keys():
             self._begin_plug()
         for path in vcpus.keys() & stats.keys():
@@ -208,15 +233,47 @@ class QemuVm:
             async with self._channel.connected() as connection:
                 numbers = await connection.query_cpus()
                 stats = await connection.query_stats("vcpu")
-            self._arrange(numbers, stats)
+            if not self._is_frozen():
+                self._arrange(numbers, stats)
         except StatsfsError as error:
             log.info("%s: cannot update the vCPUs: %s", self.source.path, error)
         finally:
             self._plugging = None
 
+    # Takeovers
+
+    def _is_frozen(self) -> bool:
+        return time.monotonic() < self._frozen
+
+    def freeze(self, until: float) -> None:
+        """Leave the numbers, and the vCPUs, as they are until some moment."""
+        self._frozen = until
+
+    def keep(self) -> list[KeptTarget]:
+        """Return the numbers for another process, while they are frozen."""
+        vcpus = self._vcpus.values()
+        names = [(int(one.source.name.removeprefix("vcpu")), one) for one in vcpus]
+        return [self._vm.keep(None), *(vcpu.keep(number) for number, vcpu in names)]
+
+    @property
+    def arrays(self) -> tuple[tuple[Value, ...], tuple[Value, ...]]:
+        """The arrays of the VM, and of each vCPU."""
+        return self._vm.values, make_values(self._parser.descriptors)
+
+    def restore(self, find: Callable[[int | None], Mapping[str, Any]]) -> None:
+        """Subtract what was cleared in another process: of a vCPU, or of the VM for None."""
+        self._vm.restore(find(None))
+        for vcpu in self._vcpus.values():
+            vcpu.restore(find(int(vcpu.source.name.removeprefix("vcpu"))))
+
+    def leave(self) -> None:
+        """Query it no longer: another process does, and QMP serves one client."""
+        with self._lock:
+            self._ended = "another process reads it now"
+
     async def end(self) -> None:
         """Close the channel, which ends all refreshes, and put the source."""
         with self._lock:
-            self._ended = True
+            self._ended = "the VM has ended"
         await self._channel.close()
         self.source.put()

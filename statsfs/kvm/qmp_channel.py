@@ -120,9 +120,10 @@ class QmpChannel:
                     pass
 
     def _rest(self) -> None:
-        self._begin(self._close_idle())
+        self._begin(self.rest())
 
-    async def _close_idle(self) -> None:
+    async def rest(self) -> None:
+        """Close the connection after the query under way; the next query makes another one."""
         async with self._turn:
             await self._disconnect()
 

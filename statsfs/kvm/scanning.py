@@ -10,7 +10,15 @@ import os
 import re
 from typing import Final, NamedTuple
 
-__all__ = ["KvmFiles", "find_files", "find_process", "find_user", "parse_link", "scan"]
+__all__ = [
+    "KvmFiles",
+    "find_beginning",
+    "find_files",
+    "find_process",
+    "find_user",
+    "parse_link",
+    "scan",
+]
 
 # Newer kernels put the name in brackets, where a file system's own name could be mistaken for it.
 _LINK: Final = re.compile(r"anon_inode:(\[)?kvm-(?:(vm)|(vcpu|vcpu-stats):(\d+))(?(1)\])")
@@ -78,6 +86,19 @@ def find_process(thread: int) -> int | None:
 def find_user(pid: int) -> int | None:
     """Return the user who runs a process; None if it has ended."""
     return _find_number(pid, "Uid")
+
+
+def find_beginning(pid: int) -> int | None:
+    """Return when a process began, in ticks since the boot; None if it has ended.
+
+    With its number this tells it from all others.
+    """
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name of the program, in parentheses, may have spaces and parentheses.
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except OSError:
+        return None
 
 
 def _find_number(thread: int, name: str) -> int | None:

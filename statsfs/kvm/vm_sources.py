@@ -16,12 +16,14 @@ from types import MappingProxyType
 from typing import Final
 
 from statsfs.formats.binary import Layout
+from statsfs.kvm.kept import KeptTarget, KeptVm, Names, restore_rows
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.steal import SCHEDULER_VALUES
 from statsfs.kvm.values import make_values
 from statsfs.kvm.ways import ALL, Known
 from statsfs.model.packed import PackedNumbers, Place
 from statsfs.model.values import Value
+from statsfs.tree.index import ClearRecorder
 from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.lock import TreeChange, apply_change
 from statsfs.tree.source import Source, directory_of
@@ -118,6 +120,19 @@ class _Target:
                 self.source.remove_values(values)
                 self._shown.remove(values)
 
+    def keep(self, vcpu: int | None) -> KeptTarget:
+        """Return the numbers for another process."""
+        return KeptTarget(vcpu, self.numbers.numbers, self.numbers.baselines)
+
+    def restore(self, kept: KeptTarget | None) -> None:
+        """Take the numbers of another process."""
+        if kept is not None:
+            self.numbers.restore(kept.numbers, kept.baselines)
+
+
+def _names(values: tuple[Value, ...]) -> list[str]:
+    return [value.name for value in values]
+
 
 def _are_known(values: tuple[Value, ...], known: Collection[str]) -> bool:
     return all(value.name in known for value in values)
@@ -131,6 +146,7 @@ class VmSources:
         vm, vcpu: what the kernel counts.
         label_value: how Prometheus calls the VM.
         refresh: brings the numbers up to date, see `set_refresh`.
+        recorder: that of all sources.
 
     Attributes:
         source: the VM's.
@@ -144,6 +160,7 @@ class VmSources:
         *,
         label_value: str,
         refresh: Callable[[], object],
+        recorder: ClearRecorder | None = None,
     ) -> None:
         self.source: Final = Source(
             name,
@@ -152,7 +169,9 @@ class VmSources:
             retain=True,
             collapse=False,
             refresh=refresh,
+            recorder=recorder,
         )
+        self._recorder = recorder
         list_at_once(self.source)
         self._own = _Target(self.source, vm)
         self._section = vcpu
@@ -249,16 +268,26 @@ class VmSources:
         for number in self._vcpus.keys() - blocks.keys() - {ALL}:
             self._remove(self._vcpus.pop(number))
         for number in sorted(blocks.keys() - self._vcpus.keys()):
+            target = self._make_vcpu(number)
             if number == ALL:
-                target = _Target(Source("vcpus", hidden=True), self._section)
                 target.numbers.take(self._subtract(blocks[number]))
                 target.show(self._section.plain)
             else:
-                target = _Target(Source("vcpu%d", number, label="vcpu"), self._section)
                 target.numbers.take(blocks[number])
                 target.show(self._known[1])
-            self.source.add_subordinate(target.source)
-            self._vcpus[number] = target
+            self._add(number, target)
+
+    def _make_vcpu(self, number: int) -> _Target:
+        recorder = self._recorder
+        if number == ALL:
+            source = Source("vcpus", hidden=True, recorder=recorder)
+        else:
+            source = Source("vcpu%d", number, label="vcpu", recorder=recorder)
+        return _Target(source, self._section)
+
+    def _add(self, number: int, target: _Target) -> None:
+        self.source.add_subordinate(target.source)
+        self._vcpus[number] = target
 
     def _subtract(self, block: bytes) -> bytes:
         # The totals have the earlier numbers of each vCPU, but for values that go up and down. A
@@ -280,6 +309,44 @@ class VmSources:
         """Return the base of a vCPU's values, or of the VM's for None; None for an unknown vCPU."""
         target = self._own if vcpu is None else self._vcpus.get(vcpu)
         return None if target is None else target.numbers
+
+    # Takeovers
+
+    def keep(self) -> tuple[Names, Names, list[KeptTarget]]:
+        """Return the values that are known, those that ever were, and the numbers."""
+        own = {value.name for values in self.source.retained for value in values}
+        had = [one for one in self._own._section.arrays if own.issuperset(_names(one))]
+        declared = [*self._own._shown, *had], [*self._declared]
+        known = tuple(sorted(names) for names in self._known)
+        ever = tuple(sorted({name for one in some for name in _names(one)}) for some in declared)
+        targets = [self._own.keep(None), *(one.keep(n) for n, one in self._vcpus.items())]
+        return (known[0], known[1]), (ever[0], ever[1]), targets
+
+    def restore(self, kept: KeptVm) -> None:
+        """Become what the sources of another process were, before they are in the tree.
+
+        The values that the way does not know are shown first, and then taken away: so they return
+        as they would have there.
+        """
+        self.show(kept.declared, {})
+        self._own.restore(next((one for one in kept.targets if one.vcpu is None), None))
+        for one in kept.targets:
+            if one.vcpu is not None:
+                target = self._make_vcpu(one.vcpu)
+                target.restore(one)
+                target.show(self._section.plain if one.vcpu == ALL else kept.declared[1])
+                self._add(one.vcpu, target)
+        vcpus = {number: target.numbers.raw for number, target in self._vcpus.items()}
+        self.show(kept.known, vcpus)
+        restore_rows(self.source, kept.retained)
+
+    def clear_values(self, names: Collection[str]) -> None:
+        """Clear the cumulative ones of these values, while they are not in the tree."""
+        for target in (self._own, *self._vcpus.values()):
+            for name in names:
+                place = target._section.places.get(name)
+                if place is not None and place.value.cumulative:
+                    target.numbers.clear_value(name)
 
     def put(self) -> None:
         """Put the sources."""

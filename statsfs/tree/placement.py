@@ -32,6 +32,7 @@ __all__ = [
     "note_events",
     "remove",
     "renumber",
+    "replace",
     "settle",
 ]
 
@@ -64,9 +65,19 @@ def remove(parent: "Source", change: TreeChange, folding: Folding, source: "Sour
     exchange(change, folding, find_lineage(parent), leaving=[source])
 
 
+@folding_change
+def replace(
+    parent: "Source", change: TreeChange, folding: Folding, old: "Source", new: "Source"
+) -> None:
+    """Put a source in the place of another one, whose numbers it has: they are not retained."""
+    check(parent)
+    check_orphan(new)
+    exchange(change, None, find_lineage(parent), coming=[new], leaving=[old])
+
+
 def exchange(
     change: TreeChange,
-    folding: Folding,
+    folding: Folding | None,
     lineage: "Sequence[Source]",
     *,
     coming: "Sequence[Source]" = (),
@@ -77,7 +88,7 @@ def exchange(
 
     Args:
         change: gets the steps; no other of its steps may concern what these sources count.
-        folding: that of the change.
+        folding: that of the change; None if nothing is to be retained.
         lineage: of the parent.
         coming: none of them is in `leaving`, but one may have the name of one that leaves.
         leaving: subordinates of the parent.
@@ -86,7 +97,7 @@ def exchange(
     Returns:
         Whether all could be read; else there are no steps.
     """
-    retaining = folding.retain(change, lineage, leaving)
+    retaining = {} if folding is None else folding.retain(change, lineage, leaving)
     if retaining is None:
         return False
     joining = _join_indexes(coming, entries)

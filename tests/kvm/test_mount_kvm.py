@@ -5,7 +5,6 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from statsfs.cli import daemon
 from statsfs.demo.real_kvm import RealKvm
 from statsfs.kvm import KvmStats
 from statsfs.kvm.debugfs_vms import DebugfsVms
-from statsfs.kvm.host import KvmHost
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.tree.registry import Registry
 from tests.support.deadlines import wait_until
@@ -168,11 +166,14 @@ def test_a_named_socket_comes_before_debugfs(
     class Made(Exception):
         pass
 
-    def make(ways: Sequence[object] = signature(KvmHost).parameters["ways"].default) -> None:
+    def make(ways: Sequence[object], *_: object) -> None:
         raise Made(ways[-1])
 
     monkeypatch.setattr(daemon, "KvmHost", make)
-    with pytest.raises(Made) as made, daemon._filling(Registry(), True, sockets, []):
+    with (
+        pytest.raises(Made) as made,
+        daemon._showing_vms(Registry(), kvm=True, sockets=sockets, held=False),
+    ):
         pass
     assert made.value.args == (last,)
 

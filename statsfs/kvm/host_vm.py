@@ -1,0 +1,102 @@
+"""A VM of a `KvmHost`: how it is read now, and whether it is in the tree.
+
+Threading: as `host`; the lock is for readers' numbers.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from statsfs.kvm.bpf_vms import BpfVms
+from statsfs.kvm.identity import Identity
+from statsfs.kvm.kept import KeptVm
+from statsfs.kvm.vm_sources import VmSources
+from statsfs.kvm.ways import FoundVm, Numbers, Way
+
+__all__ = ["HostVm", "describe", "find_label"]
+
+_A_NAME: Final = re.compile(r"\d+-\d+")
+
+
+@dataclass(eq=False)
+class HostVm:
+    """One VM.
+
+    Attributes:
+        name: that of debugfs.
+        pid: its process.
+        began: when that began.
+        user: who runs it.
+        label: how Prometheus calls it.
+        sources: it in the tree.
+        info: its texts.
+        way: how it is read; None if nothing can read it.
+        read_by: the name of the way that reads it, or read it last.
+        key: as text, what tells it from other VMs of that name for this way.
+        shown: whether it is in the tree. Hidden it may come back: it runs on, but nothing can read
+            it.
+        moving: from one way to another: readers' numbers are dropped.
+        frozen: until when they are dropped as well, as its numbers were handed over.
+        lock: held while readers' numbers are taken.
+    """
+
+    name: str
+    pid: int
+    began: int | None
+    user: int | None
+    label: str
+    sources: VmSources
+    info: dict[str, str]
+    way: "Way | BpfVms | None" = None
+    read_by: str = ""
+    key: str | None = None
+    shown: bool = False
+    moving: bool = False
+    frozen: float = 0.0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, way: "Way | BpfVms", numbers: Numbers) -> None:
+        """Take a reader's numbers, unless they are late: those of another way, or handed over."""
+        with self.lock:
+            late = self.moving or time.monotonic() < self.frozen
+            if self.way is way and not late:
+                self.take_all(numbers)
+
+    def take_all(self, numbers: Numbers) -> None:
+        """Take numbers of it and its vCPUs."""
+        block, vcpus = numbers
+        for number, one in ((None, block), *vcpus.items()):
+            if one is not None:
+                self.sources.take(number, one)
+
+    def freeze(self, until: float) -> None:
+        """Have the numbers stay as they are until some moment."""
+        with self.lock:
+            self.frozen = until
+
+    def is_another(self, way: "Way | BpfVms", found: FoundVm) -> bool:
+        """Tell whether a way found another VM of the same name."""
+        return self.read_by == way.name and self.key != describe(found.key)
+
+    def keep(self) -> KeptVm:
+        """Return what the next process needs of it."""
+        known, declared, targets = self.sources.keep()
+        return KeptVm(
+            self.name, self.pid, self.began, self.read_by, self.key or "", self.label, self.shown,
+            known, declared, self.sources.source.retained, targets,
+        )  # fmt: skip
+
+
+def describe(key: object) -> str:
+    """Return the key of a VM as text, which another process compares."""
+    return repr(key)
+
+
+def find_label(name: str, identity: Identity, others: Iterable[HostVm]) -> str:
+    """Return a VM's name, which its owner chose, unless another one's series have it."""
+    taken = {vm.label for vm in others}
+    wanted = identity.name
+    return name if not wanted or wanted in taken or _A_NAME.fullmatch(wanted) else wanted
