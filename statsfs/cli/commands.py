@@ -6,7 +6,6 @@ never a traceback. Threading: main thread only.
 
 import errno
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -24,7 +23,12 @@ from statsfs.cli.status import status
 from statsfs.cli.systemd import prioritize
 from statsfs.cli.top import top
 from statsfs.exceptions import MountError, StatsfsError
-from statsfs.filesystem.mountpoints import FILESYSTEM, find_mount, unmount
+from statsfs.filesystem.mountpoints import (
+    FILESYSTEM,
+    find_mount,
+    resolve_mountpoint,
+    unmount,
+)
 
 __all__ = ["cli", "run"]
 
@@ -72,7 +76,7 @@ def umount(mountpoint: str) -> None:
     Example:
       statsfs umount ./stats
     """
-    path = os.path.realpath(mountpoint)
+    path = resolve_mountpoint(mountpoint)  # a server that hangs is not asked
     if find_mount(path) != FILESYSTEM:
         raise click.ClickException(f"{mountpoint} is not a mounted statsfs")
     try:

@@ -18,6 +18,7 @@ from typing import Final, NoReturn
 from statsfs.cli.remount import find_new_options, remount
 from statsfs.cli.surroundings import open_standard_streams
 from statsfs.exceptions import MountError
+from statsfs.filesystem.mountpoints import resolve_mountpoint
 
 __all__ = ["list_options", "main", "translate"]
 
@@ -72,7 +73,7 @@ def main() -> NoReturn:
             _check_remount(positional, options, sloppy=sloppy)
         else:
             command = _make_command(positional, texts, sloppy=sloppy)
-    except (_WrongUsage, getopt.GetoptError) as error:
+    except (_WrongUsage, getopt.GetoptError, MountError) as error:
         print(f"mount.statsfs: error: {error}", file=sys.stderr)
         sys.exit(_WRONG)
     if "-N" in given:
@@ -139,7 +140,7 @@ def _is_for_others(name: str, equals: str) -> bool:
 
 def _check_remount(positional: Sequence[str], options: Sequence[str], *, sloppy: bool) -> None:
     # Not by `translate`: the table of mounts has options of FUSE's own.
-    path = os.path.realpath(_split(positional)[1])
+    path = resolve_mountpoint(_split(positional)[1])
     for option in find_new_options(path, options):
         name, equals, _ = option.partition("=")
         if not (sloppy or _is_for_others(name, equals)):
@@ -149,7 +150,7 @@ def _check_remount(positional: Sequence[str], options: Sequence[str], *, sloppy:
 
 def _remount(directory: str, options: Sequence[str]) -> int:
     try:
-        remount(os.path.realpath(directory), options)
+        remount(resolve_mountpoint(directory), options)
     except MountError as error:
         print(f"mount.statsfs: error: {error}", file=sys.stderr)
         return _CODES[1]

@@ -46,6 +46,7 @@ _PROC: Final = "/proc"
 _USUAL_PATH: Final = "/usr/bin:/bin:/usr/sbin:/sbin"
 _NO_FUSERMOUNT: Final = "there is no fusermount3; apt install fuse3"
 _PATIENCE: Final = 5.0  # seconds
+_LINKS_MAX: Final = 40  # in a path, as in the kernel
 _HOST_PIDS: Final = 0xEFFFFFFC  # PROC_PID_INIT_INO: the kernel's first namespace of processes
 
 
@@ -153,12 +154,14 @@ def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
         text = os.fsdecode(path)
         if not text:
             raise ValueError("it is empty")
+        if "\0" in text:
+            raise ValueError("it has a null byte")
         absolute = os.path.abspath(text)
         # The kernel's own paths are without symbolic links; and lstat(2) would wait for a server
         # that hangs.
         if ".." not in text.split("/") and find_mount(absolute) is not None:
             return absolute
-        return os.path.realpath(text)
+        return _follow_links(text if os.path.isabs(text) else os.path.join(os.getcwd(), text))
     except (TypeError, ValueError) as error:
         raise MountError(f"{path!r} is not a path: {error}", path, errno.EINVAL) from None
     except FileNotFoundError as error:  # from getcwd(2)
@@ -168,6 +171,26 @@ def resolve_mountpoint(path: str | bytes | os.PathLike[str]) -> str:
         raise
     except OSError as error:  # the table of mounts cannot be opened
         raise _refusal(text, str(error.strerror), error.errno) from None
+
+
+def _follow_links(path: str) -> str:
+    # As os.path.realpath, but looks at no mount point, which is never a link.
+    left = path.split("/")[::-1]
+    found, links = "/", 0
+    while left:
+        name = left.pop()
+        if name == "..":
+            found = os.path.dirname(found)
+        elif name not in ("", "."):
+            found = os.path.join(found, name)
+            if find_mount(found) is None and os.path.islink(found):
+                links += 1
+                if links > _LINKS_MAX:
+                    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+                target = os.readlink(found)
+                found = "/" if target.startswith("/") else os.path.dirname(found)
+                left += target.split("/")[::-1]
+    return found
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.debugfs_vms import DebugfsVms
-from statsfs.kvm.host_vm import HostVm, describe, find_label
+from statsfs.kvm.host_vm import HostVm, describe_key, describe_vm, find_label
 from statsfs.kvm.identity import identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
@@ -148,7 +148,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         """
         if not self._stopping:
             self._stopping = True
-            self._let_go()
+            self.go_on()
             os.eventfd_write(self._wake, 1)
             self._thread.join()
             self._closing.close()
@@ -393,13 +393,6 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _make_shown(self, name: str, pid: int, user: int | None, label: str = "") -> HostVm:
         identity = identify(pid)
         label = label or find_label(name, identity, self._vms.values())
-        info = {
-            "pid": str(pid),
-            "vmm": identity.vmm,
-            "uuid": identity.uuid,
-            "kvm.name": identity.name,
-            "kvm.machine": identity.machine,
-        }
         vm: HostVm
         sources = VmSources(
             name,
@@ -409,7 +402,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             refresh=lambda: self._refresh_vm(vm),
             recorder=self._recorder,
         )
-        info = {key: text for key, text in info.items() if text}
+        info = describe_vm(pid, identity)
         vm = HostVm(name, pid, scanning.find_beginning(pid), user, label, sources, info)
         self._vms[name] = vm
         if pid not in self._pidfds:
@@ -421,7 +414,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _read_by(self, vm: HostVm, way: "Way | BpfVms", found: FoundVm) -> None:
         with vm.lock:
-            vm.way, vm.read_by, vm.key, vm.moving = way, way.name, describe(found.key), True
+            vm.way, vm.read_by, vm.key, vm.moving = way, way.name, describe_key(found.key), True
         try:
             vm.sources.show(way.known, found.numbers[1])
             vm.sources.set_refresh(idle=way is self._bpf, blocking=way.blocking)
@@ -463,10 +456,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def go_on(self) -> None:
         """Look again."""
-        self._let_go()
-        self._wake_up()
-
-    def _let_go(self) -> None:
         with suppress(IndexError):
             self._holding.pop()
             self._turn.release()
+        self._wake_up()

@@ -16,7 +16,7 @@ from statsfs.kvm.kept import KeptVm
 from statsfs.kvm.vm_sources import VmSources
 from statsfs.kvm.ways import FoundVm, Numbers, Way
 
-__all__ = ["HostVm", "describe", "find_label"]
+__all__ = ["HostVm", "describe_key", "describe_vm", "find_label"]
 
 _A_NAME: Final = re.compile(r"\d+-\d+")
 
@@ -79,7 +79,7 @@ class HostVm:
 
     def is_another(self, way: "Way | BpfVms", found: FoundVm) -> bool:
         """Tell whether a way found another VM of the same name."""
-        return self.read_by == way.name and self.key != describe(found.key)
+        return self.read_by == way.name and self.key != describe_key(found.key)
 
     def keep(self) -> KeptVm:
         """Return what the next process needs of it."""
@@ -90,9 +90,21 @@ class HostVm:
         )  # fmt: skip
 
 
-def describe(key: object) -> str:
+def describe_key(key: object) -> str:
     """Return the key of a VM as text, which another process compares."""
     return repr(key)
+
+
+def describe_vm(pid: int, identity: Identity) -> dict[str, str]:
+    """Return the texts that a VM's source shows."""
+    info = {
+        "pid": str(pid),
+        "vmm": identity.vmm,
+        "uuid": identity.uuid,
+        "kvm.name": identity.name,
+        "kvm.machine": identity.machine,
+    }
+    return {key: text for key, text in info.items() if text}
 
 
 def find_label(name: str, identity: Identity, others: Iterable[HostVm]) -> str:
