@@ -1,8 +1,7 @@
 """Every VM of this host, whatever program runs it, with nothing to configure.
 
-Owns which VMs there are, by which of the ways each is read, and what it is called. KVM's uevents
-and pidfds tell what comes and goes; a look every 2 s finds what they leave out, such as vCPUs
-that are plugged in, and keeps what VMs counted that nobody reads.
+Owns which VMs there are, and by which of the ways each is read. KVM's uevents and pidfds tell what
+comes and goes; a look every 2 s finds the rest, such as new vCPUs, and reads what nobody reads.
 Threading: one thread looks, and changes the tree, under no lock: a change may wait for a reader,
 who waits for a pass. Refreshes come from other threads.
 """
@@ -95,10 +94,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._next_try: float | None = None
         self._tried = 0.0
         self._complaints: set[str] = set()
-        self._stopping = False
-        self._recorder = recorder
-        self._heard = 0  # the number of the last uevent
-        self._frozen = 0.0  # until when readers get the numbers that were handed over
+        self._stopping, self._recorder = False, recorder
+        # The number of the last uevent; until when readers get numbers that were handed over.
+        self._heard, self._frozen = 0, 0.0
         self._turn = threading.Lock()  # to hear and to look; taken while this is held
         self._holding: list[None] = []
         self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)

@@ -12,6 +12,7 @@ import struct
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 
@@ -26,6 +27,7 @@ from statsfs.model.values import Value
 from statsfs.tree.index import ClearRecorder
 from statsfs.tree.late_refresh import list_at_once
 from statsfs.tree.lock import TreeChange, apply_change
+from statsfs.tree.retained import find_records
 from statsfs.tree.source import Source, directory_of
 
 __all__ = ["SCHEDULE_SIZE", "Section", "VmSources", "read_sections"]
@@ -342,11 +344,19 @@ class VmSources:
 
     def clear_values(self, names: Collection[str]) -> None:
         """Clear the cumulative ones of these values, while they are not in the tree."""
+        for name in names:
+            apply_change(partial(self._forget, name))
         for target in (self._own, *self._vcpus.values()):
             for name in names:
                 place = target._section.places.get(name)
                 if place is not None and place.value.cumulative:
                     target.numbers.clear_value(name)
+
+    def _forget(self, name: str, change: TreeChange) -> None:
+        for record in find_records(self.source):
+            for index, value in enumerate(record.array.values):
+                if value.name == name:
+                    record.clear(change, index)
 
     def put(self) -> None:
         """Put the sources."""
