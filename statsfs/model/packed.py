@@ -129,15 +129,20 @@ class PackedNumbers:
 
     @locked
     def restore(self, numbers: Mapping[str, Any], baselines: Mapping[str, Any]) -> None:
-        """Take numbers and baselines of another process; those of unknown names are left out."""
+        """Take numbers and baselines of another process; those that do not fit are left out."""
         block = bytearray(self.raw)
-        for name in numbers.keys() & self._places.keys():
+        for name, integers in self._choose(numbers):
             field, offset = self._field(name)
-            field.pack_into(block, offset, *_list_integers(numbers[name]))
-        known = baselines.keys() & self._places.keys()
-        self._baselines |= {name: tuple(_list_integers(baselines[name])) for name in known}
+            field.pack_into(block, offset, *integers)
+        self._baselines |= dict(self._choose(baselines))
         self.raw = bytes(block)
         self.block = self._subtract(self.raw)
+
+    def _choose(self, numbers: Mapping[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+        # Those of values that are here, and of their sizes.
+        known = [name for name in numbers if name in self._places]
+        found = [(name, tuple(_list_integers(numbers[name]))) for name in known]
+        return [(name, some) for name, some in found if len(some) == self._places[name].value.size]
 
     @property
     def cleared(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.qmp_sockets import find_vm
 from statsfs.kvm.scanning import (
     KvmFiles,
+    find_beginning,
     find_files,
     find_process,
     find_user,
@@ -100,3 +101,17 @@ def test_the_process_of_a_thread() -> None:
     thread.start()
     thread.join()
     assert [*found, find_process(os.getpid())] == [os.getpid()] * 2
+
+
+def test_when_a_process_began() -> None:
+    """It stays the same, differs from that of an earlier one, and is unknown after the end."""
+    own = find_beginning(os.getpid())
+    assert own is not None
+    command = [sys.executable, "-c", "open('/proc/self/comm', 'w').write(') 1 2'); input()"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        began = find_beginning(process.pid)
+        assert began is not None
+        assert began > own
+        assert find_beginning(process.pid) == began
+    assert find_beginning(process.pid) is None
+    assert find_beginning(os.getpid()) == own

@@ -210,3 +210,23 @@ if not child:
 assert os.waitpid(child, 0)[1] == 0, "the child hangs"
 """
     assert run_forking(program, measured=True) == (0, "")
+
+
+def test_numbers_of_another_process() -> None:
+    """They and the baselines go over by name; what is unknown or of another size is left out."""
+    source, numbers = make_source(NUMBERS, (WAITS,))
+    numbers.take(block(7, 1, 9, (1, 2, 3)))
+    source.clear_value("exits")
+    source.clear_value("waits")
+    numbers.take(block(10, 1, 9, (1, 2, 8)))
+    assert numbers.numbers == {"waits": [1, 2, 8], "exits": 10, "running": 1, "deepest": 9}
+    assert numbers.baselines == {"exits": 7, "waits": [1, 2, 3]}
+    again, restored = make_source(NUMBERS, (WAITS,))
+    restored.restore({**numbers.numbers, "other": 1}, {**numbers.baselines, "other": 1})
+    assert (
+        read(again) == read(source) == {"deepest": 9, "exits": 3, "running": 1, "waits": [0, 0, 5]}
+    )
+    restored.restore({"waits": [1], "exits": [1, 2]}, {"waits": 4})
+    assert read(again) == read(source)
+    restored.take(block(6))
+    assert again.get_value("exits") == 6
