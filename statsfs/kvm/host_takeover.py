@@ -59,6 +59,8 @@ class HostTakeover:
 
     def go_on(self) -> None:
         """Look again, and read."""
+        # First: another VM may be where one was that has ended, with its name.
+        self._host._hear()
         self._freeze(0.0)
         self._host.go_on()
 

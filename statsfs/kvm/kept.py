@@ -25,6 +25,7 @@ __all__ = [
     "Values",
     "decode",
     "encode",
+    "fits",
     "restore_rows",
 ]
 
@@ -209,6 +210,13 @@ def _check_row(array: Values, row: Sequence[Any]) -> tuple[Any, ...]:
     if len(row) != len(array):
         raise ValueError(f"{len(row)} numbers for {len(array)} values")
     return tuple(row)
+
+
+def fits(value: Value, number: Any) -> bool:
+    """Tell whether something is a number of a value: an integer, or of a histogram its buckets."""
+    if not value.histogram:
+        return isinstance(number, int)
+    return isinstance(number, list) and len(number) == value.size
 
 
 def restore_rows(source: Source, rows: Rows) -> None:

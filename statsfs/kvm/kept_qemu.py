@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from statsfs.exceptions import QmpError
 from statsfs.kvm import scanning
-from statsfs.kvm.kept import KeptTarget, KeptVm
+from statsfs.kvm.kept import KeptTarget, KeptVm, fits
 from statsfs.kvm.values import index_values
 from statsfs.model.external import Numbers
 from statsfs.model.values import Value
@@ -51,12 +51,12 @@ class KeptQemu:
         by_name = index_values(values)
         numbers = self._numbers[kept.vcpu] = Numbers(by_name)
         for name, baseline in kept.baselines.items():
-            if name in by_name and _fits(by_name[name], baseline):
+            if name in by_name and fits(by_name[name], baseline):
                 numbers.baselines[name] = baseline
         given = [kept.numbers.get(one.name) for one in values]
         numbers.take(
             [
-                one if _fits(value, one) else value.zero
+                one if fits(value, one) else value.zero
                 for value, one in zip(values, given, strict=True)
             ]
         )
@@ -72,10 +72,5 @@ class KeptQemu:
 
     def find_baselines(self, vcpu: int | None) -> Mapping[str, Any]:
         """Return what was cleared by now of a vCPU, or of the VM for None."""
-        return self._numbers[vcpu].baselines if vcpu in self._numbers else {}
-
-
-def _fits(value: Value, number: Any) -> bool:
-    if not value.histogram:
-        return isinstance(number, int)
-    return isinstance(number, list) and len(number) == value.size
+        shown = self._numbers.get(vcpu) if self.socket else None
+        return self._kept.find_baselines(vcpu) if shown is None else shown.baselines

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, AsyncExitStack, suppress
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -122,15 +122,15 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
 
     # Takeovers
 
-    def _call(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_SETUP)
-
     def hold(self) -> None:
         """Leave the tree as it is until `go_on` or `leave`, and its numbers for a second at most.
 
-        Nothing is connected any more.
+        Nothing is connected any more. KvmError: that takes too long.
         """
-        self._call(self._hold())
+        try:
+            asyncio.run_coroutine_threadsafe(self._hold(), self._loop).result(_SETUP)
+        except TimeoutError as error:
+            raise KvmError("its VMs cannot be handed over: QMP is busy", self) from error
 
     async def _hold(self) -> None:
         self._free.clear()
@@ -140,7 +140,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             await asyncio.wait(resting, timeout=_RESTING)
 
     def _freeze(self, until: float) -> None:
-        for shown in self._shown.values():
+        for shown in list(self._shown.values()):
             shown.vm.freeze(until)
 
     def keep(self) -> list[KeptVm]:
@@ -171,16 +171,14 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
 
     def go_on(self) -> None:
         """Query again, and show what comes."""
-        self._call(self._go_on())
-
-    async def _go_on(self) -> None:
         self._freeze(0.0)
-        self._free.set()
+        with suppress(RuntimeError):  # the loop is closed already
+            self._loop.call_soon_threadsafe(self._free.set)
 
     def leave(self) -> None:
         """Query nothing any more, and show nothing new: another process does."""
         self._left = True
-        for shown in self._shown.values():
+        for shown in list(self._shown.values()):
             shown.vm.leave()
         self.go_on()
 
@@ -196,7 +194,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     def begin(self) -> None:
         """Connect, and wait a moment for the VMs that were adopted."""
         self._forget_ended()
-        self._loop.call_soon_threadsafe(self._free.set)
+        self.go_on()
         if any(map(self._shows, self._kept.values())):
             self._whole.wait(_CONNECTING)
 
@@ -206,8 +204,12 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     def _forget_ended(self) -> None:
         for name, vm in list(self._kept.items()):
             if not vm.runs():
-                del self._kept[name]
-                self._remove(vm.source)
+                self._drop(name, vm)
+
+    def _drop(self, name: str, vm: KeptQemu) -> None:
+        del self._kept[name]
+        self._remove(vm.source)
+        vm.source.put()
 
     def close(self) -> None:
         """Remove the VMs, close the connections, end the thread; closing again does nothing.
@@ -236,8 +238,8 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
-        for kept in self._kept.values():
-            self._remove(kept.source)
+        for name, kept in list(self._kept.items()):
+            self._drop(name, kept)
 
     async def _wait_until_free(self) -> None:
         waits = [asyncio.create_task(one.wait()) for one in (self._free, self._stop)]
@@ -310,7 +312,8 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             replace(self._kvm, kept.source, vm.source)
         else:
             self._kvm.add_subordinate(vm.source)
-        self._kept.pop(vm.source.name, None)
+        if kept is not None:
+            self._drop(vm.source.name, kept)
         if not any(map(self._shows, self._kept.values())):
             self._whole.set()
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from statsfs.exceptions import QmpError, StatsfsError
 from statsfs.formats.binary import Number
-from statsfs.kvm.kept import KeptTarget
+from statsfs.kvm.kept import KeptTarget, fits
 from statsfs.kvm.qmp import QmpConnection
 from statsfs.kvm.qmp_answers import AnswerParser
 from statsfs.kvm.qmp_channel import QmpChannel
@@ -66,8 +66,9 @@ class _Target:
 
     def restore(self, baselines: Mapping[str, Any]) -> None:
         # Subtracts what was cleared before.
-        values = {value.name for value in self.values}
-        self._numbers.baselines |= {n: one for n, one in baselines.items() if n in values}
+        for value in self.values:
+            if value.name in baselines and fits(value, baselines[value.name]):
+                self._numbers.baselines[value.name] = baselines[value.name]
         self._numbers.take(self._row)
 
     def find_missing(self, names: frozenset[str] | None) -> frozenset[str] | None:

@@ -95,6 +95,7 @@ def test_by_qmp_to_qmp(daemons: Daemons, vm: Qemu) -> None:
     assert vcpu0(new_kvm, vm) < 200
     old.leave()
     assert kvm.subordinates
+    wait_until(lambda: vcpu0_or_none(kvm, vm) is None, "the end of what was just read")
     with pytest.raises(UnavailableError, match="another process reads it now"):
         find(kvm, vm).get_value("exits")
     with pytest.raises(SegmentError, match="has taken over"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from statsfs.exceptions import FormatError
-from statsfs.kvm.kept import KeptKvm, KeptTarget, KeptVm, decode, encode, restore_rows
+from statsfs.kvm.kept import KeptKvm, KeptTarget, KeptVm, decode, encode, fits, restore_rows
 from statsfs.model.values import Aggregate, Kind, Value
 from statsfs.tree.source import Source
 
@@ -107,3 +107,10 @@ def test_rows_that_are_partly_there() -> None:
         source.restore((WAITS,), ([1, 1, 5],))
         restore_rows(source, ROWS)
         assert source.retained == {ARRAY: (5, 9, 0), (WAITS,): ([1, 2, 3],)}
+
+
+def test_what_fits() -> None:
+    """Integers, and as many buckets as there are."""
+    assert fits(EXITS, 5)
+    assert fits(WAITS, [1, 2, 3])
+    assert not any((fits(EXITS, [5]), fits(EXITS, None), fits(WAITS, [1]), fits(WAITS, 5)))
