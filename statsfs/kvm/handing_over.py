@@ -98,8 +98,9 @@ class KvmHandover:
     def _adopt(self, kept: KeptKvm) -> None:
         found = () if self._host is None else self._host.find_names(kept.vms)
         for vm in kept.vms:
-            by_qmp = self._monitor is not None and vm.socket and vm.name not in found
-            if self._host is not None and not by_qmp:
-                self._host.adopt(vm)
-            elif self._monitor is not None:
+            by_qmp = vm.socket and vm.name not in found
+            if self._monitor is not None and (by_qmp or self._host is None):
                 self._monitor.adopt(vm)
+            else:
+                assert self._host is not None
+                self._host.adopt(vm)

@@ -16,7 +16,7 @@ from typing import Final
 
 from statsfs.kvm import scanning
 from statsfs.kvm.host import KvmHost
-from statsfs.kvm.kept import KeptVm, Values
+from statsfs.kvm.kept import KeptVm
 from statsfs.tree.index import Part
 
 __all__ = ["HostTakeover"]
@@ -37,11 +37,6 @@ class HostTakeover:
         self._host = host
 
     @property
-    def arrays(self) -> Sequence[Values]:
-        """The arrays of a VM, and of a vCPU."""
-        return (*self._host._vm.arrays, *self._host._vcpu.arrays)
-
-    @property
     def heard(self) -> int:
         """The number of the last uevent that was heard; 0 if none was."""
         return self._host._heard
@@ -59,8 +54,9 @@ class HostTakeover:
 
     def go_on(self) -> None:
         """Look again, and read."""
-        # First: another VM may be where one was that has ended, with its name.
-        self._host._hear()
+        if self._host._holding:
+            # First: another VM may be where one was that has ended, with its name.
+            self._host._hear()
         self._freeze(0.0)
         self._host.go_on()
 
