@@ -200,7 +200,8 @@ def test_vms_before_during_and_after(guests: RealKvm, tmp_path: Path) -> None:
             guests.destroy_vm(after)
             made.wait_for(after.name, there=False)
         ended = MANY + len(ending) * 100
-        assert retained + ended <= made.retained < retained + ended + MANY // 2
+        # Of a VM that ends before anything reads it nothing is known.
+        assert retained + MANY <= made.retained < retained + ended + MANY // 2
         made.clear("exits")
         made.replace()
         assert made.retained < MANY // 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from statsfs.exceptions import SegmentError, UnavailableError
+from statsfs.exceptions import KvmError, SegmentError, UnavailableError
 from statsfs.kvm.clears import Clears
 from statsfs.kvm.handing_over import KvmHandover
 from statsfs.kvm.host import KvmHost
@@ -196,3 +196,23 @@ def test_from_qmp_to_all_vms_and_back(daemons: Daemons, vm: Qemu) -> None:
     assert again.begin(host.hold()) == ""
     assert find(again_kvm, vm).get_value("exits") < 300
     host.leave()
+
+
+def test_a_monitor_that_is_busy(
+    daemons: Daemons, vm: Qemu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It cannot be handed over, and goes on."""
+    kvm, old = daemons.start()
+    stand_still(kvm, vm)
+    with monkeypatch.context() as patch:
+        patch.setattr("statsfs.kvm.qemu._SETUP", 0.0)
+        with pytest.raises(KvmError, match="QMP is busy"):
+            old.hold()
+    old.go_on()
+    assert vcpu0(kvm, vm) >= 0
+
+
+def test_one_that_never_begins(daemons: Daemons) -> None:
+    """A held one ends well, though nothing was handed over."""
+    kvm, _ = daemons.start(held=True)
+    assert kvm.subordinates == ()
