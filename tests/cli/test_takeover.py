@@ -519,8 +519,12 @@ def test_a_server_that_hangs(host: Host) -> None:
     try:
         with pytest.raises(MountError, match="does not answer"):
             Predecessor(str(host.stats), "daemon")
-        # Nor does the command itself ask the mount for anything before.
+        # Nor does the command itself ask the mount for anything before, through links either.
         assert "does not answer" in host.try_to_replace("--segments", host.segments)
+        link = host.place / "link"
+        link.symlink_to("stats")
+        command = [*STATSFS, "mount", link, "--replace", "--segments", host.segments]
+        assert "does not answer" in run(*command, status=1).stderr
     finally:
         old.send_signal(signal.SIGCONT)
     host.replace()

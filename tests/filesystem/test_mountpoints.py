@@ -441,3 +441,11 @@ def open_directory(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def test_links_that_lead_in_circles(tmp_path: Path) -> None:
+    """They are refused, as by the kernel."""
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to(tmp_path / "one")
+    with pytest.raises(MountError, match="Too many levels of symbolic links"):
+        resolve_mountpoint(tmp_path / "one")
