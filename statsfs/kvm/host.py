@@ -42,7 +42,6 @@ _LOOK: Final = 2.0  # seconds between two looks where nothing happens
 _EAGER: Final = 0.1  # the same while a VM is young: vCPUs have no uevents
 _YOUTH: Final = 5.0  # seconds
 _SCAN: Final = 30.0  # seconds between two looks at all processes, without BPF
-_PATIENCE: Final = 5.0  # seconds for the end of a look
 _RETRY: Final = 30.0  # seconds until BPF is tried again that has worked before
 # Limits of one user: else one could fill the tree for all.
 _VMS: Final = 1024
@@ -90,15 +89,14 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
         self._young: dict[str, float] = {}  # VMs that uevents told, and until when they are young
         self._unread: dict[str, float] = {}  # VMs that no way reads, and since when
-        self._next_scan = 0.0
         self._next_try: float | None = None
-        self._tried = 0.0
+        self._next_scan = self._tried = 0.0
         self._complaints: set[str] = set()
         self._stopping, self._recorder = False, recorder
         # The number of the last uevent; until when readers get numbers that were handed over.
         self._heard, self._frozen = 0, 0.0
         self._turn = threading.Lock()  # to hear and to look; taken while this is held
-        self._holding: list[None] = []
+        self._holding: list[bool] = []
         self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)
         with ExitStack() as stack:
             self.source: Final = Source(
@@ -127,7 +125,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                     raise KvmError(f"{why_not}; other ways need {text}", missing)
                 self._complain(f"{why_not}: only what other ways can read is shown")
             if held:
-                self.hold()
+                self._holding.append(self._turn.acquire())
                 if self._bpf is None:
                     self._find()  # a way that must ask has its answers when it begins
             else:
@@ -383,10 +381,10 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _make(self, found: FoundVm) -> HostVm | None:
         user = scanning.find_user(found.pid)
-        if len(self._vms_of(user)) >= _VMS:
-            self._complain(f"of user {user} {_VMS} VMs are shown, and no more")
-            return None
-        return self._make_shown(found.name, found.pid, user)
+        if len(self._vms_of(user)) < _VMS:
+            return self._make_shown(found.name, found.pid, user)
+        self._complain(f"of user {user} {_VMS} VMs are shown, and no more")
+        return None
 
     def _make_shown(self, name: str, pid: int, user: int | None, label: str = "") -> HostVm:
         identity = identify(pid)
@@ -444,16 +442,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             if pidfd is not None:
                 os.close(pidfd)
 
-    # Takeovers
-
-    def hold(self) -> None:
-        """Leave the tree as it is, until `go_on`; KvmError if that takes too long."""
-        if not self._turn.acquire(timeout=_PATIENCE):
-            raise KvmError("its VMs cannot be handed over: a look at them does not end", self)
-        self._holding.append(None)
-
     def go_on(self) -> None:
-        """Look again."""
+        """Look again, after a takeover that failed, or at its end."""
         with suppress(IndexError):
             self._holding.pop()
             self._turn.release()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
+from statsfs.exceptions import KvmError
 from statsfs.kvm import scanning
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.kept import KeptVm
@@ -24,6 +25,7 @@ __all__ = ["HostTakeover"]
 # Seconds. Readers get the numbers that were handed over while the mounts are swapped, which takes a
 # few ms; and if the successor hangs, new ones again.
 _FROZEN: Final = 1.0
+_PATIENCE: Final = 5.0  # seconds for the end of a look
 
 
 class HostTakeover:
@@ -45,7 +47,9 @@ class HostTakeover:
 
     def hold(self) -> None:
         """Leave the tree as it is, and its numbers, for a second at most; KvmError: it is busy."""
-        self._host.hold()
+        if not self._host._turn.acquire(timeout=_PATIENCE):
+            raise KvmError("its VMs cannot be handed over: a look at them does not end", self)
+        self._host._holding.append(True)
         self._freeze(time.monotonic() + _FROZEN)
 
     def keep(self) -> list[KeptVm]:

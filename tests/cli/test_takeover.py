@@ -523,8 +523,8 @@ def test_a_server_that_hangs(host: Host) -> None:
         assert "does not answer" in host.try_to_replace("--segments", host.segments)
         link = host.place / "link"
         link.symlink_to("stats")
-        command = [*STATSFS, "mount", link, "--replace", "--segments", host.segments]
-        assert "does not answer" in run(*command, status=1).stderr
+        options = ("--replace", "--segments", host.segments)
+        assert "does not answer" in run(*STATSFS, "mount", link, *options, status=1).stderr
     finally:
         old.send_signal(signal.SIGCONT)
     host.replace()
