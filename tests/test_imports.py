@@ -21,7 +21,7 @@ ORDER: tuple[tuple[str, ...], ...] = (
     ("tree",),
     ("formats",),
     ("eyes", "filesystem", "kvm", "monitoring", "segments"),
-    ("collector", "demo", "top"),
+    ("collector", "demo", "recordings", "top"),
     ("cli",),
 )
 CORE = ("model", "tree")
@@ -33,6 +33,9 @@ THIRD_PARTIES = {
     "click": {"cli"},
     "rich": {"cli", "top"},
     "textual": {"top"},
+    "pyarrow": {"recordings"},
+    "numpy": {"recordings"},
+    "matplotlib": {"recordings"},
     "qemu": {"kvm"},
     "inotify_simple": {"collector"},
 }
@@ -199,7 +202,7 @@ import sys, tempfile
 class Blocker:
     blocked = {
         "pyfuse3", "trio", "click", "rich", "prometheus_client", "h11", "qemu", "inotify_simple",
-        "textual",
+        "textual", "pyarrow", "numpy", "matplotlib",
     }
 
     def find_spec(self, name, path=None, target=None):

@@ -1,0 +1,213 @@
+"""A recording, read: its moments, sources and numbers.
+
+Threading: one thread's.
+"""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from statsfs.exceptions import SampleError
+from statsfs.eyes.descriptions import Description
+from statsfs.recordings.growing_file import mend
+from statsfs.recordings.tables import FORMAT, METADATA_KEY
+
+__all__ = ["Recorded", "Recording", "Series", "open_recording"]
+
+_Times = npt.NDArray[np.float64]
+_HALF: Final = 5e-7  # times have microseconds
+_TRIES: Final = 3
+
+
+@dataclass(slots=True)
+class Recorded:
+    """A source of a recording.
+
+    Attributes:
+        name: its place and path.
+        labels: those of its samples in Prometheus.
+        values: the descriptions of its files, by name.
+    """
+
+    name: str
+    labels: dict[str, str] = field(default_factory=dict)
+    values: dict[str, Description] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """A number over time: it is `numbers[i]` from `times[i]` on.
+
+    Attributes:
+        times: seconds since 1970.
+        exact: modulo 2^64, so that differences are right.
+        numbers: the same; not a number where it was not there.
+    """
+
+    times: _Times
+    exact: npt.NDArray[np.int64]
+    numbers: _Times
+
+    def sample(self, moments: _Times) -> "Series":
+        """Return what the number was at each of some moments."""
+        index = np.searchsorted(self.times, moments + _HALF, side="right") - 1
+        kept = np.maximum(index, 0)
+        numbers = np.where(index < 0, np.nan, self.numbers[kept])
+        return Series(moments, self.exact[kept], numbers)
+
+    def differences(self) -> _Times:
+        """Return what a counter grew by from one time to the next.
+
+        It is not a number where that is not known: it was cleared, came or left.
+        """
+        grown = np.diff(self.exact)
+        missing = np.isnan(self.numbers)
+        return np.where((grown < 0) | missing[1:] | missing[:-1], np.nan, grown)
+
+
+class Recording:
+    """A file of `statsfs record`.
+
+    Attributes:
+        name: the file's.
+        places: what was recorded.
+        moments: when samples were taken, in seconds since 1970.
+        sources: by name, in the order in which they came.
+    """
+
+    def __init__(
+        self, name: str, file: pq.ParquetFile, progress: Callable[[float], object] = id
+    ) -> None:
+        self.name = name
+        self._file = file
+        self._progress = progress
+        about = json.loads(file.metadata.metadata[METADATA_KEY])
+        if about["format"] != FORMAT:
+            raise SampleError(f"{name}: format {about['format']} is of a newer statsfs", name)
+        self.places: list[str] = about["places"]
+        self.sources: dict[str, Recorded] = {}
+        self._left: dict[str, list[float]] = {}
+        self.moments = self._read_heads()
+
+    def _groups(self, columns: list[str], share: float, of: float) -> Iterator[pa.Table]:
+        count = self._file.num_row_groups
+        for index in range(count):
+            self._progress(share + (of - share) * index / count)
+            yield self._file.read_row_group(index, columns=columns)
+
+    def _read_heads(self) -> _Times:
+        # The rows without a number: moments, and sources that came and left.
+        moments: list[float] = []
+        for table in self._groups(["time", "source", "value", "labels", "schema"], 0, 0.5):
+            heads = table.filter(pc.is_null(table["value"]))
+            times = (heads["time"].cast(pa.int64()).to_numpy() / 1e6).tolist()
+            texts = [heads[name].to_pylist() for name in ("source", "labels", "schema")]
+            for time, source, labels, schema in zip(times, *texts, strict=True):
+                if source is None:
+                    moments.append(time)
+                elif labels is None:
+                    self._left.setdefault(source, []).append(time)
+                else:
+                    self._announce(source, labels, schema)
+        return np.array(moments)
+
+    def _announce(self, source: str, labels: str, schema: str) -> None:
+        known = self.sources.setdefault(source, Recorded(source))
+        known.labels = json.loads(labels) or known.labels
+        described = {one["name"]: Description(**_freeze(one)) for one in json.loads(schema)}
+        known.values |= described
+
+    def read(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str, int], Series]:
+        """Return the numbers of some values of some sources.
+
+        Args:
+            wanted: pairs of a source's name and a value's.
+
+        Returns:
+            the series by source, value and bucket, which is -1 where the value is no histogram.
+        """
+        sources = pa.array(sorted({source for source, _ in wanted}), pa.string())
+        values = pa.array(sorted({value for _, value in wanted}), pa.string())
+        found: dict[tuple[str, str, int], list[Series]] = {}
+        columns = ["time", "source", "value", "bucket", "number", "unsigned"]
+        for table in self._groups(columns, 0.5, 1):
+            table = table.unify_dictionaries().combine_chunks()
+            chosen = pc.and_(
+                pc.is_in(table["source"].cast(pa.string()), sources),
+                pc.is_in(table["value"].cast(pa.string()), values),
+            )
+            for key, part in _split(table.filter(chosen)):
+                if key[:2] in wanted:
+                    found.setdefault(key, []).append(part)
+        return {key: self._join(key[0], parts) for key, parts in found.items()}
+
+    def _join(self, source: str, parts: list[Series]) -> Series:
+        left = np.array(self._left.get(source, []), np.float64)
+        gone = Series(left, np.zeros(len(left), np.int64), np.full(len(left), np.nan))
+        parts = [*parts, gone]
+        times = np.concatenate([part.times for part in parts])
+        order = np.argsort(times, kind="stable")
+        exact = np.concatenate([part.exact for part in parts])
+        numbers = np.concatenate([part.numbers for part in parts])
+        return Series(times[order], exact[order], numbers[order])
+
+
+def _split(table: pa.Table) -> Iterator[tuple[tuple[str, str, int], Series]]:
+    # Each series of a table by itself.
+    if not table.num_rows:
+        return
+    table = table.combine_chunks()
+    texts = [table[name].combine_chunks().dictionary_encode() for name in ("source", "value")]
+    source, value = (text.indices.to_numpy() for text in texts)
+    bucket = pc.fill_null(table["bucket"], -1).to_numpy()
+    times = table["time"].cast(pa.int64()).to_numpy() / 1e6
+    unsigned = pc.fill_null(table["unsigned"], 0).to_numpy()
+    exact = pc.fill_null(table["number"], 0).to_numpy() + unsigned.view(np.int64)
+    number = np.where(unsigned > 0, unsigned.astype(np.float64), exact.astype(np.float64))
+    number[pc.and_(pc.is_null(table["number"]), pc.is_null(table["unsigned"])).to_numpy()] = np.nan
+    order = np.lexsort((times, bucket, value, source))
+    key = np.stack([source, value, bucket])[:, order]
+    edges = np.flatnonzero(np.any(key[:, 1:] != key[:, :-1], axis=0)) + 1
+    for indices in np.split(order, edges):
+        first = indices[0]
+        name = tuple(text.dictionary[text.indices[int(first)].as_py()].as_py() for text in texts)
+        part = Series(times[indices], exact[indices], number[indices])
+        yield (name[0], name[1], int(bucket[first])), part
+
+
+def _freeze(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in found.items()}
+
+
+def open_recording(name: str, progress: Callable[[float], object] = id) -> tuple[Recording, bool]:
+    """Open a recording, which may be in the making.
+
+    Args:
+        name: the file's.
+        progress: is called with what share of the file was read, from time to time.
+
+    Returns:
+        the recording, and whether an unfinished interval was cut off.
+
+    Raises:
+        SampleError: it is none.
+    """
+    for tries in range(_TRIES, -1, -1):
+        mended = mend(name)
+        try:
+            file = pq.ParquetFile(name)
+            if METADATA_KEY not in (file.metadata.metadata or {}):
+                raise SampleError(f"{name}: a Parquet file, but not a recording", name)
+            return Recording(name, file, progress), mended
+        except (pa.ArrowException, OSError) as error:
+            # A recorder may write it just now.
+            if isinstance(error, SampleError) or not tries:
+                raise SampleError(f"{name}: not a recording: {error}", name) from error
+    raise AssertionError("the last try returns or raises")

@@ -1,0 +1,209 @@
+"""The recorder: what changed in each interval becomes rows of a file.
+
+Owns what is known of each source: the numbers that were written last. An interval is written at
+once, as a row group of its own; those of some minutes are then written anew as one.
+
+Threading: one thread's.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from statsfs.exceptions import SampleError
+from statsfs.eyes.descriptions import Description, Path, Schema
+from statsfs.eyes.places import Place
+from statsfs.eyes.samples import Number, Sample
+from statsfs.recordings.growing_file import create_file
+from statsfs.recordings.tables import (
+    Announcement,
+    Interval,
+    Names,
+    Packed,
+    encode,
+    make_schema,
+    make_table,
+)
+
+__all__ = ["Recorder", "describe", "join"]
+
+_ROWS_MAX: Final = 4_000_000  # 80 MB in memory until they are sorted
+_INTERVALS_MAX: Final = 300
+_ASKED_MAX: Final = 8  # schemas of single sources in an interval; for more, that of all
+_SKIPPED: Final = {"name"}
+
+
+def join(place: str, path: Path) -> str:
+    """Return the name of a source in a recording: its place, and its path there."""
+    return "/".join((place.rstrip("/"), *path)) or "/"
+
+
+def describe(descriptions: Mapping[str, Description]) -> str:
+    """Return the descriptions of a source's files as JSON, without what is as usual."""
+    usual = Description("")
+    return json.dumps(
+        [
+            {"name": name}
+            | {
+                key: value
+                for key in Description.__slots__
+                if (value := getattr(what, key)) != getattr(usual, key) and key not in _SKIPPED
+            }
+            for name, what in descriptions.items()
+        ]
+    )
+
+
+class Recorder:
+    """Records places into a file.
+
+    Args:
+        name: the file's; it must not exist, or be empty.
+        places: what is recorded.
+        interval: the seconds between two samples, for the file to tell.
+
+    Attributes:
+        intervals: how many were written.
+        rows: how many rows they had.
+    """
+
+    def __init__(self, name: str, places: Sequence[Place], interval: float) -> None:
+        about = {"places": [place.name for place in places], "interval": interval}
+        self._schema = make_schema(about)
+        self._file = create_file(name, encode(self._schema.empty_table()))
+        self._sources, self._values = Names(), Names()
+        self._parts = [_Part(place, self._sources, self._values) for place in places]
+        self._waiting: list[Packed] = []
+        self._waiting_rows = 0
+        self.intervals = self.rows = 0
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file."""
+        return self._file.size
+
+    def record(self, time: float) -> list[SampleError]:
+        """Take a sample of each place and write what changed.
+
+        A place without numbers is one whose sources have left; the errors say why.
+
+        Args:
+            time: the seconds since 1970.
+
+        Raises:
+            SampleError: it could not be written. The file is as it was before.
+        """
+        interval = Interval(round(time * 1e6))
+        errors = []
+        for part in self._parts:
+            try:
+                part.add(interval, part.place.read_sample())
+            except SampleError as error:
+                part.add(interval, None)
+                errors.append(error)
+        packed = interval.pack()
+        self._file.append(self._encode([packed]))
+        self._waiting.append(packed)
+        self._waiting_rows += len(packed.numbers)
+        self.intervals += 1
+        self.rows += len(packed.numbers)
+        if self._waiting_rows >= _ROWS_MAX or len(self._waiting) >= _INTERVALS_MAX:
+            self._settle()
+        return errors
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            if len(self._waiting) > 1:
+                self._settle()
+        finally:
+            self._file.close()
+
+    def _settle(self) -> None:
+        self._file.settle(self._encode(self._waiting))
+        self._waiting, self._waiting_rows = [], 0
+
+    def _encode(self, intervals: Sequence[Packed]) -> memoryview:
+        return encode(make_table(intervals, [*self._sources], [*self._values], self._schema))
+
+
+class _Part:
+    # One place, and what was last written of its sources.
+
+    def __init__(self, place: Place, sources: Names, values: Names) -> None:
+        self.place = place
+        self._sources = sources
+        self._values = values
+        self._known: dict[Path, tuple[int, Mapping[str, Number]]] = {}
+        self._texts: dict[int, tuple[Mapping[str, Description], str]] = {}
+        self._unknown: set[Path] = set()  # no schema yet
+
+    def add(self, interval: Interval, sample: Sample | None) -> None:
+        known, self._known = self._known, {}
+        changed = self._unknown  # whose description may be another
+        for path, numbers in () if sample is None else sample.walk():
+            entry = known.pop(path, None)
+            if entry is None:
+                entry = self._sources[join(self.place.name, path)], {}
+                changed.add(path)
+            source, before = entry
+            if numbers == before:
+                self._known[path] = entry
+                continue
+            self._known[path] = source, numbers
+            if not numbers.keys() <= before.keys():
+                changed.add(path)
+            self._compare(interval, source, before, numbers)
+        interval.announcements += [Announcement(source, None, None) for source, _ in known.values()]
+        self._unknown = set()
+        if changed := changed & self._known.keys():
+            self._announce(interval, changed)
+
+    def _compare(
+        self, interval: Interval, source: int, before: Mapping[str, Any], now: Mapping[str, Any]
+    ) -> None:
+        for name, number in now.items():
+            old = before.get(name)
+            if number == old:
+                continue
+            value = self._values[name]
+            if not isinstance(number, list):
+                interval.add(source, value, number)
+                continue
+            if not isinstance(old, list) or len(old) != len(number):
+                old = [None] * len(number)
+            for bucket, (count, was) in enumerate(zip(number, old, strict=True)):
+                if count != was:
+                    interval.add(source, value, count, bucket)
+        for name in before.keys() - now.keys():
+            interval.add(source, self._values[name], None)
+
+    def _announce(self, interval: Interval, paths: Iterable[Path]) -> None:
+        # Only the outermost are asked for, as their schema has those below them.
+        asked = [path for path in paths if path[:-1] not in paths or not path]
+        if len(asked) > _ASKED_MAX:
+            asked = [()]
+        schemas = [(path, schema) for path in asked if (schema := self._read_schema(path))]
+        for path in sorted(paths):
+            labels, text = {}, None
+            for top, schema in schemas:
+                if path[: len(top)] == top and (found := schema.find(path[len(top) :])) is not None:
+                    labels, text = dict(schema.labels(path[len(top) :])), self._describe(found)
+            if text is None:
+                self._unknown.add(path)
+            source = self._known[path][0]
+            interval.announcements.append(Announcement(source, json.dumps(labels), text or "[]"))
+
+    def _read_schema(self, path: Path) -> Schema | None:
+        try:
+            return self.place.read_schema(path)
+        except SampleError:
+            return None  # it has left meanwhile; else it is asked for again
+
+    def _describe(self, found: Mapping[str, Description]) -> str:
+        # Sources that are alike share one dictionary, and so one text. It is kept, so that its id
+        # is not another's.
+        kept = self._texts.get(id(found))
+        if kept is None:
+            kept = self._texts[id(found)] = found, describe(found)
+        return kept[1]

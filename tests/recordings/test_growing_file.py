@@ -1,0 +1,250 @@
+"""A file that grows: readable after each step, and after a kill in any of them."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from statsfs.exceptions import SampleError
+from statsfs.recordings.footers import MAGIC, parse_footer
+from statsfs.recordings.growing_file import GrowingFile, create_file, mend
+from statsfs.recordings.tables import Interval, Packed, encode, make_schema, make_table
+
+SCHEMA = make_schema({"places": ["/x"], "interval": 1})
+EMPTY = encode(SCHEMA.empty_table())
+
+
+def interval(number: int) -> Packed:
+    made = Interval(1_800_000_000_000_000 + number)
+    for source in range(20):
+        made.add(source % 2, source // 2, number * 7919 % 1000)
+    return made.pack()
+
+
+def table(*numbers: int) -> memoryview:
+    names = [f"value{number}" for number in range(10)]
+    return encode(make_table([interval(n) for n in numbers], ["a", "b/c"], names, SCHEMA))
+
+
+def rows(file: Path) -> list[Any]:
+    read = pq.read_table(file)
+    keys = [read[name].to_pylist() for name in ("time", "source", "value", "number")]
+    return sorted(zip(*keys, strict=True), key=repr)
+
+
+def test_the_file_can_be_read_after_each_step(tmp_path: Path) -> None:
+    """Settling keeps the rows, leaves one row group of many, and makes the file smaller."""
+    name = tmp_path / "r.parquet"
+    file = create_file(str(name), EMPTY)
+    assert rows(name) == []
+    for begin in (0, 5):
+        for number in range(begin, begin + 5):
+            file.append(table(number))
+            assert len(rows(name)) == 21 * (number + 1)
+            assert file.size == name.stat().st_size
+        before = rows(name), file.size
+        file.settle(table(*range(begin, begin + 5)))
+        assert rows(name) == before[0]
+        assert file.size == name.stat().st_size < before[1]
+    file.close()
+    assert pq.ParquetFile(name).num_row_groups == 2
+    assert mend(str(name)) is False
+
+
+def test_what_is_not_smaller_stays_behind(tmp_path: Path) -> None:
+    """There is no room for the row group in place of a smaller one."""
+    name = tmp_path / "r.parquet"
+    file = create_file(str(name), EMPTY)
+    file.append(table(0))
+    file.settle(table(*range(50)))
+    file.append(table(50))
+    file.close()
+    assert len(rows(name)) == 21 * 51
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("settling", [False, True])
+def test_a_kill_between_any_two_writes_loses_one_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settling: bool
+) -> None:
+    """Whatever was written of the next interval, all before it is there once it is mended."""
+    real = os.pwrite
+    step = 0
+    while True:
+        name = tmp_path / f"{step}.parquet"
+        file = create_file(str(name), EMPTY)
+        for number in range(4):
+            file.append(table(number))
+        before = rows(name)
+        left = step * 397
+
+        def write(descriptor: int, data: memoryview, at: int) -> int:
+            nonlocal left
+            if not left:
+                raise _Killed
+            count = min(left, len(data), 397)
+            left -= count
+            return real(descriptor, data[:count], at)
+
+        monkeypatch.setattr(os, "pwrite", write)
+        try:
+            if settling:
+                file.settle(table(*range(4)))
+            else:
+                file.append(table(4))
+            done = True
+        except _Killed:
+            done = False
+        monkeypatch.setattr(os, "pwrite", real)
+        file.close()
+        if done:
+            return
+        mend(str(name))
+        assert mend(str(name)) is False
+        assert rows(name) == before
+        name.unlink()
+        step += 1
+
+
+def test_a_recorder_keeps_others_away(tmp_path: Path) -> None:
+    """No other may write its file; what it has not finished is not cut off."""
+    name = str(tmp_path / "r.parquet")
+    file = create_file(name, EMPTY)
+    with pytest.raises(SampleError, match="another recorder writes it"):
+        create_file(name, EMPTY)
+    with open(name, "ab") as more:
+        more.write(b"unfinished")
+    assert mend(name) is False
+    file.close()
+    assert mend(name) is True
+    with pytest.raises(SampleError, match="it exists; remove it"):
+        create_file(name, EMPTY)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("none/r", "No such file or directory"), (".", "Is a directory"), ("fifo", "not a file")],
+)
+def test_what_cannot_be_created_is_said(tmp_path: Path, name: str, reason: str) -> None:
+    """In one line."""
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SampleError, match=reason):
+        create_file(str(tmp_path / name), EMPTY)
+
+
+LIMITED = """
+import resource, signal, sys
+from tests.recordings.test_growing_file import EMPTY, rows, table
+from statsfs.exceptions import SampleError
+from statsfs.recordings.growing_file import create_file
+from pathlib import Path
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+limit = int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    file = create_file(sys.argv[1], EMPTY)
+    number = 0
+    while True:
+        file.append(table(number))
+        number += 1
+        if number % 4 == 0:
+            before = len(rows(Path(sys.argv[1])))
+            file.settle(table(*range(number - 4, number)))
+except SampleError as error:
+    print(error)
+    if "file" in globals() and file.size > 2000:
+        assert len(rows(Path(sys.argv[1]))) == 21 * number
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [100, 9_000, 13_000, 20_000, 30_000])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
+    """The error is one line, and the file is as it was before."""
+    name = tmp_path / "r.parquet"
+    command = [sys.executable, "-c", LIMITED, str(name), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"{name}: File too large\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "not a recording"),
+        (b"hello, this is a text", "not a recording"),
+        (MAGIC, "it has no footer"),
+        (MAGIC + struct.pack("<I", 1 << 30) + MAGIC, "it has no footer"),
+        (MAGIC + b"\xff" * 30 + struct.pack("<I", 30) + MAGIC, "it has no footer"),
+        (MAGIC + b"\x00" + struct.pack("<I", 1) + MAGIC, "it has no footer"),
+    ],
+)
+def test_other_files_are_refused(tmp_path: Path, text: bytes, reason: str) -> None:
+    """Nothing of them is cut off."""
+    name = tmp_path / "r.parquet"
+    name.write_bytes(text)
+    with pytest.raises(SampleError, match=reason):
+        mend(str(name))
+    assert name.read_bytes() == text
+    with pytest.raises(SampleError, match="No such file"):
+        mend(str(tmp_path / "none"))
+    with pytest.raises(SampleError, match="not a recording"):
+        mend(str(tmp_path))
+
+
+@pytest.mark.root
+def test_what_cannot_be_cut_off_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file on a read-only filesystem, for instance."""
+    name = tmp_path / "r.parquet"
+    GrowingFile(str(name), os.open(name, os.O_RDWR | os.O_CREAT), EMPTY).close()
+    with name.open("ab") as more:
+        more.write(b"unfinished")
+
+    def refuse(_name: str, _size: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "truncate", refuse)
+    with pytest.raises(SampleError, match="cannot be cut off: Read-only file system"):
+        mend(str(name))
+
+
+def test_a_footer_survives_being_read_and_written() -> None:
+    """Also one with fields of types that ours do not have."""
+    data = pa.table({"a": [1.5, 2.5, None], "b": [[1], [2, 3], []], "c": [b"x", b"y", b"z"]})
+    sink = pa.BufferOutputStream()
+    pq.write_table(data, sink, row_group_size=1)
+    whole = bytes(sink.getvalue())
+    (length,) = struct.unpack("<I", whole[-8:-4])
+    footer, groups = parse_footer(whole[-8 - length : -8])
+    assert len(groups) == 3
+    again = whole[: -8 - length] + footer.render(groups)
+    assert pq.read_table(pa.BufferReader(again)).equals(data)
+    two = whole[: -8 - length] + footer.render(groups[:2] * 10)
+    assert pq.read_table(pa.BufferReader(two)).num_rows == 20
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\x1c" * 40 + b"\0",  # a struct in a struct in a struct …
+        b"\x1b\0",  # a map
+        b"\x18\x7f",  # a text that is too short
+        b"\x15\x02\0",  # no row groups
+        b"\x15\x02\0more",
+    ],
+)
+def test_what_is_no_footer_is_refused(text: bytes) -> None:
+    """As ValueError, whatever it is."""
+    with pytest.raises(ValueError, match="footer"):
+        parse_footer(text)

@@ -1,0 +1,208 @@
+"""What changed becomes rows, and is read back as it was."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas
+import polars
+import pytest
+
+from statsfs import Registry
+from statsfs.exceptions import SampleError
+from statsfs.recordings import recorder
+from statsfs.recordings.reading import open_recording
+from statsfs.recordings.recorder import Recorder, join
+from tests.support.registry_place import BEGUN, Place, Tree
+
+APP, WORKER = "/run/stats/app", "/run/stats/app/worker0"
+
+
+def query(text: str) -> list[Any]:
+    """What DuckDB answers."""
+    answer = duckdb.sql(text)
+    assert answer is not None
+    return answer.fetchall()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    return Tree(tmp_path / "r.parquet")
+
+
+def numbers(tree: Tree, source: str, value: str, bucket: int = -1) -> list[float]:
+    """What a value was at each moment."""
+    recording = tree.read()
+    series = recording.read({(source, value)})[source, value, bucket]
+    sampled: list[float] = series.sample(recording.moments).numbers.tolist()
+    return sampled
+
+
+def test_numbers_are_read_back(tree: Tree) -> None:
+    """Also where nothing changed, of totals, and of histograms; all moments are there."""
+    for add in (3, 0, 4):
+        tree.workers[0].requests += add
+        tree.workers[0].latency.observe(5)
+        tree.tick()
+    tree.recorder.close()
+    assert numbers(tree, WORKER, "requests") == numbers(tree, APP, "requests") == [3, 3, 7]
+    assert numbers(tree, APP, "latency", 3) == [1, 2, 3]
+    assert tree.read().moments.tolist() == [BEGUN, BEGUN + 1, BEGUN + 2]
+    # What did not change has no row.
+    frame = pandas.read_parquet(tree.file, dtype_backend="pyarrow")
+    rows = frame[(frame.source == WORKER) & (frame.value == "requests")]
+    assert rows.number.tolist() == [3, 7]
+
+
+def test_sources_have_labels_and_descriptions(tree: Tree) -> None:
+    """As the schema has them; only what is not as usual is written."""
+    tree.tick()
+    source = tree.read().sources[WORKER]
+    assert source.labels == {"worker": "worker0"}
+    wait = source.values["wait_ns"]
+    assert (wait.unit, wait.exponent, wait.kind) == ("seconds", -9, "cumulative")
+    assert source.values["latency"].size == 8
+    assert "size" not in json.loads(recorder.describe({"wait_ns": wait}))[0]
+
+
+def test_sources_come_and_leave(tree: Tree) -> None:
+    """Where a source is not there, there are no numbers, and no differences across it."""
+    tree.workers[1].requests = 5
+    tree.tick()
+    tree.remove("worker1")
+    tree.tick()
+    stats = tree.add("worker1")
+    stats.requests = 9
+    tree.tick()
+    stats.requests = 11
+    tree.tick()
+    recording = tree.read()
+    series = recording.read({(join("/run/stats", ("app", "worker1")), "requests")})
+    (found,) = series.values()
+    sampled = found.sample(recording.moments)
+    assert np.array_equal(sampled.numbers, [5, math.nan, 9, 11], equal_nan=True)
+    assert np.array_equal(sampled.differences(), [math.nan, math.nan, 2], equal_nan=True)
+    assert tree.place.asked == [(), ("app", "worker1")]
+
+
+def test_all_integers_are_exact(tree: Tree) -> None:
+    """From the lowest of 64 bits with a sign to the highest without one."""
+    stats = tree.workers[0]
+    for number in (0, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1):
+        stats.requests = number
+        stats.memory = -(2**63) if number else 0
+        tree.tick()
+    rows = query(
+        f"SELECT coalesce(number::HUGEINT, unsigned::HUGEINT) AS n FROM '{tree.file}' "
+        f"WHERE source = '{WORKER}' AND value = 'requests' ORDER BY time"
+    )
+    assert [n for (n,) in rows] == [0, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1]
+    recording = tree.read()
+    (series,) = recording.read({(WORKER, "requests")}).values()
+    assert series.differences()[2] == 1.0
+    assert numbers(tree, WORKER, "memory")[-1] == -(2**63)
+
+
+def test_a_number_that_is_gone_is_null(tree: Tree) -> None:
+    """A file that cannot be read now has no number; nor has a histogram of another size its old."""
+    tree.tick()
+    sample = tree.place.read_sample()
+    node: Any = sample.root["subordinates"]["app"]["subordinates"]["worker0"]["values"]
+    del node["requests"]
+    node["latency"] = [1, 2]
+    tree.place.read_sample = lambda: sample  # type: ignore[method-assign]
+    tree.tick()
+    assert np.array_equal(numbers(tree, WORKER, "requests"), [0, math.nan], equal_nan=True)
+    assert numbers(tree, WORKER, "latency", 1) == [0, 2]
+
+
+def test_a_place_without_numbers_is_told(tree: Tree) -> None:
+    """Its sources have left until it is back."""
+    tree.tick()
+    tree.place.error = "gone"
+    assert [str(error) for error in tree.tick()] == ["/run/stats: gone"]
+    tree.place.error = ""
+    assert tree.tick() == []
+    assert np.array_equal(numbers(tree, WORKER, "requests"), [0, math.nan, 0], equal_nan=True)
+
+
+def test_a_schema_that_cannot_be_read_is_asked_for_again(tree: Tree) -> None:
+    """A source without descriptions has its numbers nevertheless."""
+    tree.place.schemas = False
+    tree.tick()
+    assert tree.read().sources[WORKER].values == {}
+    tree.place.schemas = True
+    tree.tick()
+    assert "requests" in tree.read().sources[WORKER].values
+
+
+def test_the_schema_of_all_is_read_where_many_come(tree: Tree) -> None:
+    """Not one by one."""
+    tree.tick()
+    for number in range(20):
+        tree.add(f"more{number}")
+    tree.tick()
+    assert tree.place.asked == [(), ()]
+    assert tree.read().sources["/run/stats/app/more19"].labels == {"worker": "more19"}
+
+
+@pytest.mark.parametrize("bound", ["_ROWS_MAX", "_INTERVALS_MAX"])
+def test_intervals_are_settled_in_time(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    """After so many rows or intervals they are one row group; nothing is lost."""
+    monkeypatch.setattr(recorder, bound, 7)
+    for _ in range(30):
+        tree.workers[0].requests += 1
+        tree.tick()
+    tree.recorder.close()
+    assert numbers(tree, WORKER, "requests") == list(range(1, 31))
+    assert tree.recorder.intervals == 30
+    assert tree.recorder.size == tree.file.stat().st_size
+
+
+def test_pandas_polars_and_duckdb_agree(tree: Tree) -> None:
+    """The schema of the manual is what they find."""
+    for number in range(5):
+        tree.workers[0].requests += number
+        tree.tick()
+        last = pandas.read_parquet(tree.file)
+        assert len(last) == tree.recorder.rows + tree.recorder.intervals + 4
+    wanted = [0, 1, 3, 6, 10]
+    duck = query(
+        f"SELECT number FROM '{tree.file}' WHERE value = 'requests' AND source = '{WORKER}' "
+        "ORDER BY time"
+    )
+    assert [number for (number,) in duck] == wanted
+    table = polars.read_parquet(tree.file).filter(
+        (polars.col("value") == "requests") & (polars.col("source") == WORKER)
+    )
+    assert table.sort("time")["number"].to_list() == wanted
+    assert list(last.columns) == [
+        "time", "source", "value", "bucket", "number", "unsigned", "labels", "schema",
+    ]  # fmt: skip
+
+
+def test_other_parquet_files_are_no_recordings(tmp_path: Path, tree: Tree) -> None:
+    """Nor are those of a newer format, nor what pyarrow cannot read."""
+    name = tmp_path / "other.parquet"
+    pandas.DataFrame({"a": [1]}).to_parquet(name)
+    with pytest.raises(SampleError, match="but not a recording"):
+        open_recording(str(name))
+    text = tree.file.read_bytes().replace(b'"format": 1', b'"format": 2')
+    name.write_bytes(text)
+    with pytest.raises(SampleError, match="format 2 is of a newer statsfs"):
+        open_recording(str(name))
+
+
+def test_a_recording_of_an_empty_tree(tmp_path: Path) -> None:
+    """It has moments, and nothing else."""
+    made = Recorder(str(tmp_path / "r"), [Place(Registry())], 1.0)
+    made.record(BEGUN)
+    made.close()
+    recording, mended = open_recording(str(tmp_path / "r"))
+    assert (len(recording.moments), [*recording.sources], mended) == (1, ["/run/stats"], False)
+    assert recording.read({("a", "b")}) == {}
