@@ -17,8 +17,11 @@ from statsfs.cli.demo import demo
 from statsfs.cli.install_mount_helper import install_mount_helper
 from statsfs.cli.kvm_check import kvm_check
 from statsfs.cli.paths import PATH
+from statsfs.cli.plot import plot
+from statsfs.cli.record import record
 from statsfs.cli.serving import EPILOG, complete_directory, silence
 from statsfs.cli.signals import Stopped
+from statsfs.cli.stat import stat
 from statsfs.cli.status import status
 from statsfs.cli.systemd import prioritize
 from statsfs.cli.top import top
@@ -51,7 +54,17 @@ class _Group(click.Group):
 
 @click.group(
     cls=_Group,
-    commands=[demo, install_mount_helper, kvm_check, mount_command, status, top],
+    commands=[
+        demo,
+        install_mount_helper,
+        kvm_check,
+        mount_command,
+        plot,
+        record,
+        stat,
+        status,
+        top,
+    ],
     epilog=EPILOG,
     context_settings={"max_content_width": 100},
 )
@@ -91,7 +104,9 @@ def umount(mountpoint: str) -> None:
 def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
     """Run a command, as `statsfs.cli.main`; return the exit code."""
     try:
-        cli.main(arguments, prog_name="statsfs", standalone_mode=False)
+        # A command that runs another one returns its exit status.
+        status = cli.main(arguments, prog_name="statsfs", standalone_mode=False)
+        return status or 0
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         return error.exit_code
@@ -99,7 +114,7 @@ def run(arguments: Sequence[str] | None, program: str = "statsfs") -> int:
         command = error.ctx.command_path if error.ctx else "statsfs"
         return _fail(program, f"{error.format_message()} (see {command} --help)", error.exit_code)
     except (click.ClickException, StatsfsError) as error:
-        return _fail(program, error.message)
+        return _fail(program, error.message, getattr(error, "exit_code", 1))
     except (Stopped, click.Abort):
         silence()
     except OSError as error:

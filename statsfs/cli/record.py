@@ -1,0 +1,176 @@
+"""`statsfs record`: the numbers of a tree over time, into a file.
+
+Owns the command, its options and the course of time. Threading: main thread only.
+"""
+
+import contextlib
+import math
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from statsfs.cli import serving
+from statsfs.cli.measured import Command, find_places, path_option
+from statsfs.cli.signals import Stop
+from statsfs.eyes.descriptions import Description
+from statsfs.eyes.numbers import format_number
+from statsfs.eyes.places import Place
+from statsfs.recordings.openmetrics_file import MetricsRecorder
+
+if TYPE_CHECKING:
+    from statsfs.recordings.recorder import Recorder
+
+__all__ = ["needing", "record"]
+
+EPILOG: Final = """\b
+Exit codes:
+  that of COMMAND; without one:
+  0  done, also when stopped by SIGTERM or SIGINT
+  1  failed: no statsfs at PATH, FILE exists or cannot be written, pyarrow is not installed
+  2  wrong usage
+"""
+_BYTES: Final = Description("size", unit="bytes")
+
+
+@contextlib.contextmanager
+def needing(command: str, *packages: str) -> Iterator[None]:
+    """Say on one line which package of the extra `record` is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in packages:
+            raise
+        text = f"statsfs {command} needs {missing}: pip install 'statsfs[record]'"
+        raise click.ClickException(text) from None
+
+
+@click.command(
+    epilog=EPILOG,
+    context_settings={"show_default": True, "allow_interspersed_args": False},
+)
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Write there; it must not exist."
+)
+@click.option(
+    "-i",
+    "--interval",
+    type=serving.Number(0.05),
+    default=1.0,
+    metavar="SECONDS",
+    help="Read so often.",
+)
+@path_option
+@click.option(
+    "--for",
+    "duration",
+    type=serving.Number(0),
+    metavar="SECONDS",
+    help="End by itself; without it, at SIGINT (Ctrl-C) or SIGTERM, or with COMMAND.",
+)
+@click.option(
+    "--openmetrics",
+    is_flag=True,
+    help="Write OpenMetrics text, for `promtool tsdb create-blocks-from openmetrics`.",
+)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def record(
+    output: str,
+    interval: float,
+    paths: tuple[str, ...],
+    duration: float | None,
+    openmetrics: bool,
+    command: tuple[str, ...],
+) -> int:
+    """Record all numbers into FILE, until the end or while COMMAND runs.
+
+    FILE is one Parquet file, for `statsfs plot`, pandas, polars and DuckDB. It can be read at any
+    moment; a recorder that is killed loses the last interval.
+
+    \b
+    Examples:
+      statsfs record -o stats.parquet
+      statsfs record -o build.parquet -i 0.1 -p /run/stats/app -- make
+      statsfs record -o stats.om --openmetrics --for 3600
+    """
+    if command and duration is not None:
+        raise click.UsageError("--for and COMMAND: give one of them")
+    places = find_places(paths)
+    for place in places:
+        place.read_sample()  # what is wrong with it is told before there is a file
+    if openmetrics:
+        recorder: Recorder | MetricsRecorder = MetricsRecorder(output, [p.name for p in places])
+    else:
+        recorder = _make_recorder(output, places, interval)
+    with contextlib.closing(_Course(recorder, interval)) as course:
+        if not command:
+            _run(course, duration)
+            return 0
+        program = Command(command)
+        status, _ = program.run(course.tick)
+        course.record()
+    return program.end(status)
+
+
+def _make_recorder(output: str, places: list[Place], interval: float) -> "Recorder":
+    with needing("record", "pyarrow", "numpy"):
+        from statsfs.recordings.recorder import Recorder
+    return Recorder(output, places, interval)
+
+
+def _run(course: "_Course", duration: float | None) -> None:
+    stop = Stop()
+    end = math.inf if duration is None else time.monotonic() + duration
+    while (left := end - time.monotonic()) > 0:
+        if stop.wait(min(course.tick(), left)):
+            break
+    course.record()
+
+
+class _Course:
+    # The times of the samples, and what is said of them.
+
+    def __init__(self, recorder: "Recorder | MetricsRecorder", interval: float) -> None:
+        self._recorder = recorder
+        self._interval = interval
+        self._due = time.monotonic()
+        # Times go on as that clock does, which nobody sets, and which suspends do not stop.
+        self._offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._failing: set[str] = set()
+        self._shown = sys.stderr.isatty()
+
+    def tick(self) -> float:
+        """Record if it is time to; return the seconds until the next time."""
+        now = time.monotonic()
+        if now >= self._due:
+            self.record()
+            # What was missed is not made up for.
+            now = time.monotonic()
+            self._due += self._interval * (1 + max(0, now - self._due) // self._interval)
+        return max(0.0, self._due - now)
+
+    def record(self) -> None:
+        """Record the numbers of now."""
+        moment = self._offset + time.clock_gettime(time.CLOCK_BOOTTIME)
+        failing = {str(error) for error in self._recorder.record(moment)}
+        for reason in sorted(failing - self._failing):
+            self._say(f"statsfs: {reason}; the recording goes on")
+        self._failing = failing
+        if self._shown:
+            click.echo(f"\r\033[K{self._describe()}", nl=False, err=True)
+
+    def close(self) -> None:
+        """Finish the recording, and say what it has."""
+        self._recorder.close()
+        self._say(f"statsfs: recorded {self._describe()}")
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads it
+            click.echo(f"\r\033[K{text}" if self._shown else text, err=True)
+
+    def _describe(self) -> str:
+        size = format_number(self._recorder.size, _BYTES)
+        return f"{self._recorder.intervals:,} samples, {self._recorder.rows:,} numbers, {size}"
