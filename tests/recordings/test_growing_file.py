@@ -150,7 +150,8 @@ from pathlib import Path
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 limit = int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+before_limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before_limits[1]))
 try:
     file = create_file(sys.argv[1], EMPTY)
     number = 0
@@ -161,6 +162,7 @@ try:
             before = len(rows(Path(sys.argv[1])))
             file.settle(table(*range(number - 4, number)))
 except SampleError as error:
+    resource.setrlimit(resource.RLIMIT_FSIZE, before_limits)  # coverage writes a file too
     print(error)
     if "file" in globals() and file.size > 2000:
         assert len(rows(Path(sys.argv[1]))) == 21 * number
