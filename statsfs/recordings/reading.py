@@ -19,7 +19,10 @@ from statsfs.eyes.descriptions import Description
 from statsfs.recordings.growing_file import mend
 from statsfs.recordings.tables import FORMAT, METADATA_KEY
 
-__all__ = ["Recorded", "Recording", "Series", "open_recording"]
+__all__ = ["Key", "Recorded", "Recording", "Series", "open_recording"]
+
+Key = tuple[str, str, int]
+"""A series: its source, its value, and its bucket, or -1."""
 
 _Times = npt.NDArray[np.float64]
 _HALF: Final = 5e-7  # times have microseconds
@@ -47,7 +50,7 @@ class Series:
 
     Attributes:
         times: seconds since 1970.
-        exact: modulo 2^64, so that differences are right.
+        exact: modulo 2^64, so that differences are right; where there is no number, 0.
         numbers: the same; not a number where it was not there.
     """
 
@@ -124,7 +127,7 @@ class Recording:
         described = {one["name"]: Description(**_freeze(one)) for one in json.loads(schema)}
         known.values |= described
 
-    def read(self, wanted: Collection[tuple[str, str]]) -> dict[tuple[str, str, int], Series]:
+    def read(self, wanted: Collection[tuple[str, str]]) -> dict[Key, Series]:
         """Return the numbers of some values of some sources.
 
         Args:
@@ -135,8 +138,8 @@ class Recording:
         """
         sources = pa.array(sorted({source for source, _ in wanted}), pa.string())
         values = pa.array(sorted({value for _, value in wanted}), pa.string())
-        found: dict[tuple[str, str, int], list[Series]] = {}
-        columns = ["time", "source", "value", "bucket", "number", "unsigned"]
+        found: dict[Key, list[_Changes]] = {}
+        columns = ["time", "source", "value", "bucket", "change"]
         for table in self._groups(columns, 0.5, 1):
             table = table.unify_dictionaries().combine_chunks()
             chosen = pc.and_(
@@ -146,20 +149,38 @@ class Recording:
             for key, part in _split(table.filter(chosen)):
                 if key[:2] in wanted:
                     found.setdefault(key, []).append(part)
-        return {key: self._join(key[0], parts) for key, parts in found.items()}
+        return {
+            key: self._join(key, parts, found.get((*key[:2], -1), []))
+            for key, parts in found.items()
+        }
 
-    def _join(self, source: str, parts: list[Series]) -> Series:
-        left = np.array(self._left.get(source, []), np.float64)
-        gone = Series(left, np.zeros(len(left), np.int64), np.full(len(left), np.nan))
-        parts = [*parts, gone]
-        times = np.concatenate([part.times for part in parts])
+    def _join(self, key: Key, parts: list["_Changes"], plain: list["_Changes"]) -> Series:
+        # A histogram that is gone has no row for each bucket.
+        gone = [part.times[part.gone] for part in plain] if key[2] >= 0 else []
+        gone.append(np.array(self._left.get(key[0], []), np.float64))
+        ends = np.concatenate(gone)
+        times = np.concatenate([*(part.times for part in parts), ends])
+        exact = np.cumsum(np.concatenate([part.changes for part in parts]))
+        missing = np.concatenate([*(part.gone for part in parts), np.ones(len(ends), np.bool_)])
+        exact = np.concatenate([exact, np.zeros(len(ends), np.int64)])
+        described = self.sources[key[0]].values.get(key[1]) if key[0] in self.sources else None
+        numbers = exact.astype(np.float64)
+        if described is not None and described.type.startswith("u"):
+            numbers = exact.view(np.uint64).astype(np.float64)
+        numbers[missing] = np.nan
         order = np.argsort(times, kind="stable")
-        exact = np.concatenate([part.exact for part in parts])
-        numbers = np.concatenate([part.numbers for part in parts])
         return Series(times[order], exact[order], numbers[order])
 
 
-def _split(table: pa.Table) -> Iterator[tuple[tuple[str, str, int], Series]]:
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    # The rows of a series in a row group.
+    times: _Times
+    changes: npt.NDArray[np.int64]
+    gone: npt.NDArray[np.bool_]
+
+
+def _split(table: pa.Table) -> Iterator[tuple[Key, _Changes]]:
     # Each series of a table by itself.
     if not table.num_rows:
         return
@@ -168,17 +189,15 @@ def _split(table: pa.Table) -> Iterator[tuple[tuple[str, str, int], Series]]:
     source, value = (text.indices.to_numpy() for text in texts)
     bucket = pc.fill_null(table["bucket"], -1).to_numpy()
     times = table["time"].cast(pa.int64()).to_numpy() / 1e6
-    unsigned = pc.fill_null(table["unsigned"], 0).to_numpy()
-    exact = pc.fill_null(table["number"], 0).to_numpy() + unsigned.view(np.int64)
-    number = np.where(unsigned > 0, unsigned.astype(np.float64), exact.astype(np.float64))
-    number[pc.and_(pc.is_null(table["number"]), pc.is_null(table["unsigned"])).to_numpy()] = np.nan
-    order = np.lexsort((times, bucket, value, source))
+    change = pc.fill_null(table["change"], 0).to_numpy()
+    gone = pc.is_null(table["change"]).to_numpy()
+    order = np.lexsort((times, bucket, value, source))  # it is stable
     key = np.stack([source, value, bucket])[:, order]
     edges = np.flatnonzero(np.any(key[:, 1:] != key[:, :-1], axis=0)) + 1
     for indices in np.split(order, edges):
         first = indices[0]
         name = tuple(text.dictionary[text.indices[int(first)].as_py()].as_py() for text in texts)
-        part = Series(times[indices], exact[indices], number[indices])
+        part = _Changes(times[indices], change[indices], gone[indices])
         yield (name[0], name[1], int(bucket[first])), part
 
 

@@ -1,12 +1,14 @@
 """The recorder: what changed in each interval becomes rows of a file.
 
 Owns what is known of each source: the numbers that were written last. An interval is written at
-once, as a row group of its own; those of some minutes are then written anew as one.
+once, as a row group of its own; those of some minutes are then written anew, sorted by source.
 
 Threading: one thread's.
 """
 
+import itertools
 import json
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,12 +24,12 @@ from statsfs.recordings.tables import (
     Packed,
     encode,
     make_schema,
-    make_table,
+    make_tables,
 )
 
 __all__ = ["Recorder", "describe", "join"]
 
-_ROWS_MAX: Final = 4_000_000  # 80 MB in memory until they are sorted
+_WAITING_MAX: Final = 64 << 20  # bytes in memory until they are sorted
 _INTERVALS_MAX: Final = 300
 _ASKED_MAX: Final = 8  # schemas of single sources in an interval; for more, that of all
 _SKIPPED: Final = {"name"}
@@ -70,11 +72,11 @@ class Recorder:
     def __init__(self, name: str, places: Sequence[Place], interval: float) -> None:
         about = {"places": [place.name for place in places], "interval": interval}
         self._schema = make_schema(about)
-        self._file = create_file(name, encode(self._schema.empty_table()))
+        self._file = create_file(name, encode(self._schema))
         self._sources, self._values = Names(), Names()
         self._parts = [_Part(place, self._sources, self._values) for place in places]
         self._waiting: list[Packed] = []
-        self._waiting_rows = 0
+        self._waiting_size = 0
         self.intervals = self.rows = 0
 
     @property
@@ -101,13 +103,14 @@ class Recorder:
             except SampleError as error:
                 part.add(interval, None)
                 errors.append(error)
-        packed = interval.pack()
+        before = self._waiting[-1] if self._waiting else None
+        packed = interval.pack(before)
         self._file.append(self._encode([packed]))
         self._waiting.append(packed)
-        self._waiting_rows += len(packed.numbers)
+        self._waiting_size += packed.size(before)
         self.intervals += 1
-        self.rows += len(packed.numbers)
-        if self._waiting_rows >= _ROWS_MAX or len(self._waiting) >= _INTERVALS_MAX:
+        self.rows += len(packed)
+        if self._waiting_size >= _WAITING_MAX or len(self._waiting) >= _INTERVALS_MAX:
             self._settle()
         return errors
 
@@ -121,10 +124,11 @@ class Recorder:
 
     def _settle(self) -> None:
         self._file.settle(self._encode(self._waiting))
-        self._waiting, self._waiting_rows = [], 0
+        self._waiting, self._waiting_size = [], 0
 
     def _encode(self, intervals: Sequence[Packed]) -> memoryview:
-        return encode(make_table(intervals, [*self._sources], [*self._values], self._schema))
+        tables = make_tables(intervals, [*self._sources], [*self._values], self._schema)
+        return encode(self._schema, tables)
 
 
 class _Part:
@@ -135,6 +139,7 @@ class _Part:
         self._sources = sources
         self._values = values
         self._known: dict[Path, tuple[int, Mapping[str, Number]]] = {}
+        self._columns: dict[tuple[str, ...], tuple[list[int], list[int]]] = {}
         self._texts: dict[int, tuple[Mapping[str, Description], str]] = {}
         self._unknown: set[Path] = set()  # no schema yet
 
@@ -154,29 +159,56 @@ class _Part:
             if not numbers.keys() <= before.keys():
                 changed.add(path)
             self._compare(interval, source, before, numbers)
-        interval.announcements += [Announcement(source, None, None) for source, _ in known.values()]
+        for source, before in known.values():
+            self._compare(interval, source, before, dict.fromkeys(before, 0))  # its sum is 0 then
+            interval.announcements.append(Announcement(source, None, None))
         self._unknown = set()
         if changed := changed & self._known.keys():
             self._announce(interval, changed)
 
     def _compare(
-        self, interval: Interval, source: int, before: Mapping[str, Any], now: Mapping[str, Any]
+        self,
+        interval: Interval,
+        source: int,
+        before: Mapping[str, Number],
+        now: Mapping[str, Number],
     ) -> None:
+        names = tuple(now)
+        if not before or names == tuple(before):
+            # The usual case, at the speed of C: all are integers, as they were.
+            columns = self._columns.get(names)
+            if columns is None:
+                columns = [self._values[name] for name in names], [-1] * len(names)
+                self._columns[names] = columns
+            old: Iterable[Any] = before.values() if before else itertools.repeat(0)
+            new: Iterable[Any] = now.values()
+            try:
+                changes = list(map(operator.sub, new, old))
+            except TypeError:
+                pass  # there are histograms
+            else:
+                interval.add(source, columns[0], changes, columns[1], first=not before)
+                return
         for name, number in now.items():
-            old = before.get(name)
-            if number == old:
-                continue
-            value = self._values[name]
-            if not isinstance(number, list):
-                interval.add(source, value, number)
-                continue
-            if not isinstance(old, list) or len(old) != len(number):
-                old = [None] * len(number)
-            for bucket, (count, was) in enumerate(zip(number, old, strict=True)):
-                if count != was:
-                    interval.add(source, value, count, bucket)
+            self._compare_one(interval, source, name, before.get(name), number)
         for name in before.keys() - now.keys():
-            interval.add(source, self._values[name], None)
+            self._compare_one(interval, source, name, before[name], 0)
+            interval.add(source, [self._values[name]], [None], [-1])
+
+    def _compare_one(
+        self, interval: Interval, source: int, name: str, before: Number | None, now: Number
+    ) -> None:
+        changes: list[int] = []
+        buckets: list[int] = []
+        if isinstance(before, int) or isinstance(now, int):
+            old, new = (one if isinstance(one, int) else 0 for one in (before, now))
+            changes, buckets = [new - old], [-1]
+        if isinstance(before, list) or isinstance(now, list):
+            lists = (one if isinstance(one, list) else [] for one in (now, before))
+            changes += [new - old for new, old in itertools.zip_longest(*lists, fillvalue=0)]
+            buckets += range(len(changes) - len(buckets))
+        values = [self._values[name]] * len(changes)
+        interval.add(source, values, changes, buckets, first=before is None)
 
     def _announce(self, interval: Interval, paths: Iterable[Path]) -> None:
         # Only the outermost are asked for, as their schema has those below them.

@@ -1,14 +1,17 @@
 """The rows of a recording, as tables: its columns, and how they are encoded.
 
-A row is a number that is another one than before, of one file (`value`) of one directory
-(`source`); README, "Records and pictures", has the schema. Rows of many intervals are sorted by
-value and source, so that what changes alike is side by side.
+A row is by how much a number differs from the one before, of one file (`value`) of one directory
+(`source`); the manual, "Records and pictures", has the schema. Differences are small, where numbers
+are not: that makes a recording a third as large. Rows of many intervals are sorted by source and
+value, so that what changes alike is side by side.
 
 Threading: pure.
 """
 
+import inspect
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -19,24 +22,22 @@ import pyarrow.parquet as pq
 
 __all__ = [
     "FORMAT",
-    "GONE",
     "METADATA_KEY",
-    "NUMBER",
     "SCHEMA",
-    "UNSIGNED",
     "Announcement",
     "Interval",
     "Names",
+    "Packed",
     "encode",
     "make_schema",
-    "make_table",
-    "wrap",
+    "make_tables",
+    "split",
 ]
 
 FORMAT: Final = 1
 METADATA_KEY: Final = b"statsfs"
-NUMBER, UNSIGNED, GONE = 0, 1, 2  # what a row has: an int64; an uint64 above those; no number
-_WRAP: Final = 1 << 64
+_LOW, _HIGH = -(1 << 63), (1 << 63) - 1
+_PART_ROWS: Final = 4_000_000  # sorted and encoded at once: 200 MB in memory
 
 _TEXTS: Final = pa.dictionary(pa.int32(), pa.string())
 SCHEMA: Final = pa.schema(
@@ -45,12 +46,20 @@ SCHEMA: Final = pa.schema(
         ("source", _TEXTS),
         ("value", _TEXTS),
         ("bucket", pa.int32()),
-        ("number", pa.int64()),
-        ("unsigned", pa.uint64()),
+        ("change", pa.int64()),
         ("labels", pa.string()),
         ("schema", pa.string()),
     ]
 )
+
+# A page is what is compressed at once. In small ones the names of 10,000 sources, which each value
+# has again in the same order, are never found again: 430 in place of 13 MB in an hour.
+_PAGES: Final[dict[str, Any]] = {"data_page_size": 1 << 26, "dictionary_pagesize_limit": 1 << 26}
+_ROWS_OF_PAGE: Final = (
+    "max_rows_per_page"  # of newer pyarrows, which have a small bound of that too
+)
+
+_Numbers = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,47 +73,113 @@ class Announcement:
 
 @dataclass(slots=True)
 class Interval:
-    """What changed between two samples; each row is the item at one index of the four lists."""
+    """What changed between two samples."""
 
     time: int  # microseconds since 1970
     announcements: list[Announcement] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
-    values: list[int] = field(default_factory=list)
-    buckets: list[int] = field(default_factory=list)  # -1 where the value is no histogram
-    numbers: list[int | None] = field(default_factory=list)
+    _sources: list[int] = field(default_factory=list)
+    _values: list[Sequence[int]] = field(default_factory=list)  # of each of these sources
+    _buckets: list[Sequence[int]] = field(default_factory=list)
+    _first: list[bool] = field(default_factory=list)
+    _changes: list[int | None] = field(default_factory=list)
 
-    def add(self, source: int, value: int, number: int | None, bucket: int = -1) -> None:
-        """Add a number."""
-        self.sources.append(source)
-        self.values.append(value)
-        self.buckets.append(bucket)
-        self.numbers.append(number)
+    def add(
+        self,
+        source: int,
+        values: Sequence[int],
+        changes: Iterable[int | None],
+        buckets: Sequence[int],
+        *,
+        first: bool = False,
+    ) -> None:
+        """Add changes of a source: as many as there are values and buckets.
 
-    def pack(self) -> "Packed":
-        """Return the same in a tenth of the memory."""
-        numbers, states = wrap(self.numbers)
-        return Packed(
-            self.time,
-            self.announcements,
-            np.array(self.sources, np.int32),
-            np.array(self.values, np.int32),
-            np.array(self.buckets, np.int32),
-            numbers,
-            states,
+        Args:
+            source: its number.
+            values: the number of the value of each change.
+            changes: None where a number is gone. Those of 0 are left out later.
+            buckets: of each; -1 where the value is no histogram.
+            first: whether there was no number before; then a change of 0 stays.
+        """
+        self._changes += changes
+        self._sources.append(source)
+        self._values.append(values)
+        self._buckets.append(buckets)
+        self._first.append(first)
+
+    def pack(self, before: "Packed | None" = None) -> "Packed":
+        """Return the same in a tenth of the memory.
+
+        Args:
+            before: the interval before, whose arrays are shared if its rows are of the same files.
+        """
+        counts = [len(values) for values in self._values]
+        sources = np.repeat(np.array(self._sources, np.int32), counts)
+        values, buckets = (
+            np.fromiter(itertools.chain.from_iterable(found), np.int32, len(sources))
+            for found in (self._values, self._buckets)
         )
+        first = np.repeat(np.array(self._first, np.bool_), counts)
+        gone = None
+        try:
+            changes = np.array(self._changes, np.int64)
+            kept = first | (changes != 0)
+        except (OverflowError, TypeError):
+            parts = [split(change) for change in self._changes]
+            again = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+            sources, values, buckets = sources[again], values[again], buckets[again]
+            flat = list(itertools.chain.from_iterable(parts))
+            gone = np.array([change is None for change in flat])
+            changes = np.array([change or 0 for change in flat], np.int64)
+            kept = first[again] | gone | (changes != 0)
+            gone = gone[kept]
+        rows = Rows(sources[kept], values[kept], buckets[kept])
+        if before is not None and rows.same(before.rows):
+            rows = before.rows
+        return Packed(self.time, self.announcements, rows, _shrink(changes[kept]), gone)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Which files the rows of an interval are of."""
+
+    sources: _Numbers
+    values: _Numbers
+    buckets: _Numbers  # -1 where the value is no histogram
+
+    def same(self, other: "Rows") -> bool:
+        """Tell whether they are of the same files in the same order."""
+        pairs = zip(self.arrays, other.arrays, strict=True)
+        return all(np.array_equal(one, two) for one, two in pairs)
+
+    @property
+    def arrays(self) -> tuple[_Numbers, _Numbers, _Numbers]:
+        """All three."""
+        return self.sources, self.values, self.buckets
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """An interval as arrays."""
+    """An interval as arrays.
+
+    Attributes:
+        rows: may be those of other intervals too.
+        gone: which of the numbers are gone; None for none.
+    """
 
     time: int
     announcements: Sequence[Announcement]
-    sources: npt.NDArray[np.int32]
-    values: npt.NDArray[np.int32]
-    buckets: npt.NDArray[np.int32]
-    numbers: npt.NDArray[np.int64]
-    states: npt.NDArray[np.uint8] | None
+    rows: Rows
+    changes: npt.NDArray[np.signedinteger[Any]]
+    gone: npt.NDArray[np.bool_] | None
+
+    def __len__(self) -> int:
+        return len(self.changes)
+
+    def size(self, before: "Packed | None") -> int:
+        """Return the bytes in memory, besides those of the interval before."""
+        shared = before is not None and before.rows is self.rows
+        return self.changes.nbytes + (0 if shared else 12 * len(self))
 
 
 class Names(dict[str, int]):
@@ -115,18 +190,23 @@ class Names(dict[str, int]):
         return number
 
 
-def wrap(
-    numbers: Sequence[int | None],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint8] | None]:
-    """Return integers modulo 2^64, and what each is; None if all are of 64 bits with a sign."""
-    try:
-        return np.array(numbers, np.int64), None
-    except (OverflowError, TypeError):
-        pass
-    states = [GONE if n is None else UNSIGNED if n >= 1 << 63 else NUMBER for n in numbers]
-    pairs = zip(numbers, states, strict=True)
-    wrapped = [(n or 0) - (_WRAP if state == UNSIGNED else 0) for n, state in pairs]
-    return np.array(wrapped, np.int64), np.array(states, np.uint8)
+def split(change: int | None) -> list[int | None]:
+    """Return parts of a change that fit into 64 bits with a sign: mostly itself."""
+    parts: list[int | None] = []
+    while change is not None and not _LOW <= change <= _HIGH:
+        parts.append(part := _LOW if change < 0 else _HIGH)
+        change -= part
+    return [*parts, change]
+
+
+def _shrink(changes: npt.NDArray[np.int64]) -> npt.NDArray[np.signedinteger[Any]]:
+    # In the smallest type in which all have room.
+    low, high = (int(changes.min()), int(changes.max())) if len(changes) else (0, 0)
+    kinds: tuple[type[np.signedinteger[Any]], ...] = (np.int8, np.int16, np.int32)
+    for kind in kinds:
+        if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max:
+            return changes.astype(kind)
+    return changes
 
 
 def make_schema(about: Mapping[str, Any]) -> pa.Schema:
@@ -134,46 +214,76 @@ def make_schema(about: Mapping[str, Any]) -> pa.Schema:
     return SCHEMA.with_metadata({METADATA_KEY: json.dumps({"format": FORMAT, **about})})
 
 
-def make_table(
+def make_tables(
     intervals: Sequence[Packed], sources: Sequence[str], values: Sequence[str], schema: pa.Schema
-) -> pa.Table:
-    """Return the rows of intervals: first those without a number, then sorted."""
+) -> Iterator[pa.Table]:
+    """Yield the rows of intervals: first those without a change, then sorted ones.
+
+    Each table has other sources, and its number of rows is bounded.
+    """
     head = _make_head(intervals, sources)
-    counts = [len(one.numbers) for one in intervals]
-    times = np.repeat(np.array([one.time for one in intervals], np.int64), counts)
-    source = np.concatenate([one.sources for one in intervals])
-    value = np.concatenate([one.values for one in intervals])
-    bucket = np.concatenate([one.buckets for one in intervals])
-    number = np.concatenate([one.numbers for one in intervals])
-    state = np.concatenate(
+    rows = sum(len(one) for one in intervals)
+    edges = _find_edges(intervals, -(-rows // _PART_ROWS), len(sources))
+    for low, high in itertools.pairwise(edges):
+        body = _make_body(intervals, low, high, sources, values)
+        whole = pa.concat_tables([head, body]).unify_dictionaries()
+        if whole.num_rows:
+            yield whole.replace_schema_metadata(schema.metadata)
+        head = head.slice(0, 0)
+
+
+def _find_edges(intervals: Sequence[Packed], parts: int, sources: int) -> list[int]:
+    # The numbers of sources at which tables end, so that all have about as many rows.
+    if parts < 2:
+        return [0, sources]
+    counts = sum(np.bincount(one.rows.sources, minlength=sources) for one in intervals)
+    ends = np.cumsum(counts)
+    inner = np.searchsorted(ends, ends[-1] * np.arange(1, parts) // parts) + 1
+    return [0, *sorted({int(edge) for edge in inner} - {sources}), sources]
+
+
+def _make_body(
+    intervals: Sequence[Packed], low: int, high: int, sources: Sequence[str], values: Sequence[str]
+) -> pa.Table:
+    chosen = [(one.rows.sources >= low) & (one.rows.sources < high) for one in intervals]
+    times = np.repeat(
+        np.array([one.time for one in intervals], np.int64), [part.sum() for part in chosen]
+    )
+    source, value, bucket = (
+        np.concatenate(
+            [one.rows.arrays[index][part] for one, part in zip(intervals, chosen, strict=True)]
+        )
+        for index in range(3)
+    )
+    change = np.concatenate(
+        [one.changes[part] for one, part in zip(intervals, chosen, strict=True)]
+    ).astype(np.int64)
+    gone = np.concatenate(
         [
-            np.zeros(len(one.numbers), np.uint8) if one.states is None else one.states
-            for one in intervals
+            np.zeros(part.sum(), np.bool_) if one.gone is None else one.gone[part]
+            for one, part in zip(intervals, chosen, strict=True)
         ]
     )
     if len(intervals) > 1:
         # They are in the order of time already, which a stable sort keeps.
-        key = value.astype(np.int64) << 44 | source.astype(np.int64) << 20 | (bucket + 1)
+        key = source.astype(np.int64) << 39 | value.astype(np.int64) << 20 | (bucket + 1)
         order = np.argsort(key, kind="stable")
-        times, source, value, bucket, number, state = (
-            column[order] for column in (times, source, value, bucket, number, state)
+        times, source, value, bucket, change, gone = (
+            column[order] for column in (times, source, value, bucket, change, gone)
         )
-    rows = len(number)
-    body = pa.Table.from_arrays(
+    none = pa.nulls(len(change), pa.string())
+    return pa.Table.from_arrays(
         [
             pa.array(times, pa.int64()).cast(SCHEMA.field("time").type),
             _look_up(source, sources),
             _look_up(value, values),
             pa.array(bucket, mask=bucket < 0),
-            pa.array(number, mask=state != NUMBER),
-            pa.array(number.view(np.uint64), mask=state != UNSIGNED),
-            pa.nulls(rows, pa.string()),
-            pa.nulls(rows, pa.string()),
+            pa.array(change, mask=gone),
+            none,
+            none,
         ],
         schema=SCHEMA,
     )
-    whole = pa.concat_tables([head, body]).unify_dictionaries()
-    return whole.replace_schema_metadata(schema.metadata)
 
 
 def _make_head(intervals: Sequence[Packed], sources: Sequence[str]) -> pa.Table:
@@ -191,7 +301,6 @@ def _make_head(intervals: Sequence[Packed], sources: Sequence[str]) -> pa.Table:
             none.cast(pa.string()).dictionary_encode(),
             none.cast(pa.int32()),
             none.cast(pa.int64()),
-            none.cast(pa.uint64()),
             pa.array(labels, pa.string()),
             pa.array(schemas, pa.string()),
         ],
@@ -199,30 +308,29 @@ def _make_head(intervals: Sequence[Packed], sources: Sequence[str]) -> pa.Table:
     )
 
 
-def _look_up(indices: npt.NDArray[np.int32], names: Sequence[str]) -> pa.DictionaryArray:
+def _look_up(indices: _Numbers, names: Sequence[str]) -> pa.DictionaryArray:
     # With a dictionary of only those that are there: it is written with each row group.
     used, inverse = np.unique(indices, return_inverse=True)
     texts = pa.array([names[index] for index in used], pa.string())
     return pa.DictionaryArray.from_arrays(inverse.astype(np.int32), texts)
 
 
-def encode(table: pa.Table) -> memoryview:
-    """Return a Parquet file of one row group, or of none."""
+def encode(schema: pa.Schema, tables: Iterable[pa.Table] = ()) -> memoryview:
+    """Return a Parquet file of a row group for each table."""
     sink = pa.BufferOutputStream()
+    pages = dict(_PAGES)
+    if _ROWS_OF_PAGE in inspect.signature(pq.write_table).parameters:
+        pages[_ROWS_OF_PAGE] = 1 << 40
     with pq.ParquetWriter(
         sink,
-        table.schema,
+        schema,
         compression="zstd",
         compression_level=3,
         use_dictionary=["time", "source", "value", "labels", "schema"],
-        dictionary_pagesize_limit=1 << 26,
-        column_encoding={
-            "bucket": "DELTA_BINARY_PACKED",
-            "number": "BYTE_STREAM_SPLIT",
-            "unsigned": "PLAIN",
-        },
+        column_encoding={"bucket": "DELTA_BINARY_PACKED", "change": "BYTE_STREAM_SPLIT"},
         write_statistics=["time", "source", "value"],
+        **pages,
     ) as writer:
-        if table.num_rows:
+        for table in tables:
             writer.write_table(table, row_group_size=table.num_rows)
     return memoryview(sink.getvalue())

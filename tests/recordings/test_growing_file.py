@@ -14,27 +14,28 @@ import pytest
 from statsfs.exceptions import SampleError
 from statsfs.recordings.footers import MAGIC, parse_footer
 from statsfs.recordings.growing_file import GrowingFile, create_file, mend
-from statsfs.recordings.tables import Interval, Packed, encode, make_schema, make_table
+from statsfs.recordings.tables import Interval, Packed, encode, make_schema, make_tables
 
 SCHEMA = make_schema({"places": ["/x"], "interval": 1})
-EMPTY = encode(SCHEMA.empty_table())
+EMPTY = encode(SCHEMA)
 
 
 def interval(number: int) -> Packed:
     made = Interval(1_800_000_000_000_000 + number)
     for source in range(20):
-        made.add(source % 2, source // 2, number * 7919 % 1000)
+        made.add(source % 2, [source // 2], [number * 7919 % 1000 + 1], [-1])
     return made.pack()
 
 
 def table(*numbers: int) -> memoryview:
     names = [f"value{number}" for number in range(10)]
-    return encode(make_table([interval(n) for n in numbers], ["a", "b/c"], names, SCHEMA))
+    tables = make_tables([interval(n) for n in numbers], ["a", "b/c"], names, SCHEMA)
+    return encode(SCHEMA, tables)
 
 
 def rows(file: Path) -> list[Any]:
     read = pq.read_table(file)
-    keys = [read[name].to_pylist() for name in ("time", "source", "value", "number")]
+    keys = [read[name].to_pylist() for name in ("time", "source", "value", "change")]
     return sorted(zip(*keys, strict=True), key=repr)
 
 

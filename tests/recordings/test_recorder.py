@@ -54,7 +54,7 @@ def test_numbers_are_read_back(tree: Tree) -> None:
     # What did not change has no row.
     frame = pandas.read_parquet(tree.file, dtype_backend="pyarrow")
     rows = frame[(frame.source == WORKER) & (frame.value == "requests")]
-    assert rows.number.tolist() == [3, 7]
+    assert rows.change.tolist() == [3, 4]
 
 
 def test_sources_have_labels_and_descriptions(tree: Tree) -> None:
@@ -96,8 +96,8 @@ def test_all_integers_are_exact(tree: Tree) -> None:
         stats.memory = -(2**63) if number else 0
         tree.tick()
     rows = query(
-        f"SELECT coalesce(number::HUGEINT, unsigned::HUGEINT) AS n FROM '{tree.file}' "
-        f"WHERE source = '{WORKER}' AND value = 'requests' ORDER BY time"
+        f"SELECT sum(sum(change)) OVER (ORDER BY time) FROM '{tree.file}' "
+        f"WHERE source = '{WORKER}' AND value = 'requests' GROUP BY time ORDER BY time"
     )
     assert [n for (n,) in rows] == [0, 2**53 + 1, 2**63 - 1, 2**63, 2**64 - 1]
     recording = tree.read()
@@ -149,7 +149,7 @@ def test_the_schema_of_all_is_read_where_many_come(tree: Tree) -> None:
     assert tree.read().sources["/run/stats/app/more19"].labels == {"worker": "more19"}
 
 
-@pytest.mark.parametrize("bound", ["_ROWS_MAX", "_INTERVALS_MAX"])
+@pytest.mark.parametrize("bound", ["_WAITING_MAX", "_INTERVALS_MAX"])
 def test_intervals_are_settled_in_time(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
@@ -173,16 +173,22 @@ def test_pandas_polars_and_duckdb_agree(tree: Tree) -> None:
         assert len(last) == tree.recorder.rows + tree.recorder.intervals + 4
     wanted = [0, 1, 3, 6, 10]
     duck = query(
-        f"SELECT number FROM '{tree.file}' WHERE value = 'requests' AND source = '{WORKER}' "
-        "ORDER BY time"
+        "SELECT sum(change) OVER (PARTITION BY source, value, bucket ORDER BY time) "
+        f"FROM '{tree.file}' WHERE value = 'requests' AND source = '{WORKER}' ORDER BY time"
     )
     assert [number for (number,) in duck] == wanted
     table = polars.read_parquet(tree.file).filter(
         (polars.col("value") == "requests") & (polars.col("source") == WORKER)
     )
-    assert table.sort("time")["number"].to_list() == wanted
+    summed = table.sort("time").with_columns(
+        number=polars.col("change").cum_sum().over("source", "value", "bucket")
+    )
+    assert summed["number"].to_list() == wanted
+    rows = last[(last.value == "requests") & (last.source == WORKER)]
+    series = rows.groupby(["source", "value"], observed=True)
+    assert series.change.cumsum().tolist() == wanted
     assert list(last.columns) == [
-        "time", "source", "value", "bucket", "number", "unsigned", "labels", "schema",
+        "time", "source", "value", "bucket", "change", "labels", "schema",
     ]  # fmt: skip
 
 
