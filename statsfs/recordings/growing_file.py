@@ -3,7 +3,7 @@
 Owns the bytes on disk. After each interval the file ends in a footer. The new data and the new
 footer are written behind the old footer, which is good until then: a writer that is killed at any
 moment leaves a file that ends in a footer, or in an unfinished interval behind one, which `mend`
-cuts off. From time to time the row groups of the last intervals are replaced by one, which is
+cuts off. From time to time the row groups of the last intervals are replaced by others, which are
 smaller; the old footers go then.
 
 Threading: one thread's. A lock on the file, held until it is closed, keeps other writers away.
@@ -15,7 +15,7 @@ import mmap
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from statsfs.exceptions import SampleError
@@ -41,58 +41,61 @@ class GrowingFile:
         _, self._footer, _ = split_file(empty, len(MAGIC))
         self._settled: list[RowGroup] = []  # those before `_place`, which stay as they are
         self._waiting: list[RowGroup] = []
-        self._place = self.size = len(MAGIC)
-        self._write(0, MAGIC + self._footer.render([]))
+        self._place = len(MAGIC)
+        self.size = 0
+        self._write(0, MAGIC, [])
 
-    def append(self, table: memoryview) -> None:
-        """Add the row groups of a Parquet file of the same schema; OSError leaves it as it was."""
-        data, _, groups = split_file(table, self.size)
+    def append(self, tables: Sequence[memoryview]) -> None:
+        """Add the row groups of Parquet files of the same schema.
+
+        Raises:
+            SampleError: they could not be written. The file is as it was before.
+        """
+        data, groups = _lay(tables, self.size)
+        self._write(self.size, data, [*self._settled, *self._waiting, *groups])
         self._waiting += groups
-        try:
-            self._write_end(self.size, data)
-        except OSError:
-            del self._waiting[-len(groups) :]
-            raise
 
-    def settle(self, table: memoryview) -> None:
-        """Replace what was added since the last time by one table of the same rows."""
+    def settle(self, sorted_: Sequence[memoryview], newer: Sequence[memoryview] = ()) -> None:
+        """Replace what was added since the last time by tables of the same rows.
+
+        Args:
+            sorted_: those that stay as they are.
+            newer: those behind them, which are replaced the next time.
+
+        Raises:
+            SampleError: they could not be written. The file is as it was before.
+        """
+        first, settled = _lay(sorted_, self._place)
+        later, waiting = _lay(newer, self._place + len(first))
+        low = first + later + self._footer.render([*self._settled, *settled, *waiting])
         high = self.size
-        before, self._waiting = self._waiting, []
-        data, _, groups = split_file(table, high)
-        self._settled += groups
-        try:
-            self._write_end(high, data)
-        except OSError:
-            del self._settled[-len(groups) :]
-            self._waiting = before
-            raise
-        # The same once more, where the replaced row groups are: until the file is cut, its end
-        # is right, and cutting is one step.
-        del self._settled[-len(groups) :]
-        data, _, low = split_file(table, self._place)
-        text = bytes(data) + self._footer.render([*self._settled, *low])
-        if self._place + len(text) <= high:
-            self._settled += low
-            self._put(self._place, text)
-            self.size = self._place + len(text)
-            os.ftruncate(self._descriptor, self.size)
-            self._place += len(data)
-        else:
-            self._settled += groups
-            self._place = high + len(data)
+        if self._place + len(low) > high:  # there is nothing to gain
+            kept = len(self._waiting) - len(waiting)
+            self._settled += self._waiting[:kept]
+            del self._waiting[:kept]
+            self._place = self._settled[-1].end
+            return
+        # It is written behind the end first, then where the replaced row groups are: until the
+        # file is cut, its end is right, and cutting is one step.
+        data, groups = _lay([*sorted_, *newer], high)
+        self._write(high, data, [*self._settled, *groups])
+        self._put(self._place, low)
+        self.size = self._place + len(low)
+        os.ftruncate(self._descriptor, self.size)
+        self._settled += settled
+        self._waiting = waiting
+        self._place += len(first)
 
     def close(self) -> None:
         """Close the file, which is whole."""
         os.close(self._descriptor)
 
-    def _write_end(self, at: int, data: memoryview) -> None:
-        self._write(at, bytes(data) + self._footer.render([*self._settled, *self._waiting]))
-
-    def _write(self, at: int, text: bytes) -> None:
+    def _write(self, at: int, data: bytes, groups: Sequence[RowGroup]) -> None:
+        text = data + self._footer.render(groups)
         try:
             self._put(at, text)
         except OSError as error:
-            os.ftruncate(self._descriptor, self.size if at else 0)
+            os.ftruncate(self._descriptor, self.size)
             raise SampleError(f"{self._name}: {error.strerror}", self._name) from error
         self.size = at + len(text)
 
@@ -102,6 +105,17 @@ class GrowingFile:
             written = os.pwrite(self._descriptor, left, at)
             at += written
             left = left[written:]
+
+
+def _lay(tables: Sequence[memoryview], at: int) -> tuple[bytes, list[RowGroup]]:
+    # The data of files in memory one behind the other, and their row groups as if it were `at`.
+    laid = bytearray()
+    groups: list[RowGroup] = []
+    for table in tables:
+        data, _, found = split_file(table, at + len(laid))
+        laid += data
+        groups += found
+    return bytes(laid), groups
 
 
 def create_file(name: str, empty: memoryview) -> GrowingFile:

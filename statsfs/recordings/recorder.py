@@ -3,13 +3,15 @@
 Owns what is known of each source: the numbers that were written last. An interval is written at
 once, as a row group of its own; those of some minutes are then written anew, sorted by source.
 
-Threading: one thread's.
+Threading: one thread's. Sorting many intervals takes longer than one, so a thread of the recorder
+does it meanwhile.
 """
 
 import itertools
 import json
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
 from statsfs.exceptions import SampleError
@@ -30,6 +32,7 @@ from statsfs.recordings.tables import (
 __all__ = ["Recorder", "describe", "join"]
 
 _WAITING_MAX: Final = 64 << 20  # bytes in memory until they are sorted
+_ROWS_MAX: Final = 16_000_000
 _INTERVALS_MAX: Final = 300
 _ASKED_MAX: Final = 8  # schemas of single sources in an interval; for more, that of all
 _SKIPPED: Final = {"name"}
@@ -72,11 +75,14 @@ class Recorder:
     def __init__(self, name: str, places: Sequence[Place], interval: float) -> None:
         about = {"places": [place.name for place in places], "interval": interval}
         self._schema = make_schema(about)
-        self._file = create_file(name, encode(self._schema))
+        self._file = create_file(name, encode(self._schema.empty_table()))
         self._sources, self._values = Names(), Names()
         self._parts = [_Part(place, self._sources, self._values) for place in places]
         self._waiting: list[Packed] = []
-        self._waiting_size = 0
+        self._waiting_size = self._waiting_rows = 0
+        self._appended: list[memoryview] = []  # those in `_waiting`, as they were written
+        self._sorter = ThreadPoolExecutor(1, "statsfs-record")
+        self._sorted: Future[list[memoryview]] | None = None
         self.intervals = self.rows = 0
 
     @property
@@ -105,30 +111,52 @@ class Recorder:
                 errors.append(error)
         before = self._waiting[-1] if self._waiting else None
         packed = interval.pack(before)
-        self._file.append(self._encode([packed]))
+        tables = self._encode([packed])
+        self._file.append(tables)
+        self._appended += tables
         self._waiting.append(packed)
         self._waiting_size += packed.size(before)
+        self._waiting_rows += len(packed)
         self.intervals += 1
         self.rows += len(packed)
-        if self._waiting_size >= _WAITING_MAX or len(self._waiting) >= _INTERVALS_MAX:
+        if self._sorted is not None and (self._sorted.done() or self._is_full()):
             self._settle()
+        if self._sorted is None and self._is_full():
+            self._sort()
         return errors
 
     def close(self) -> None:
         """Finish the file."""
         try:
+            self._settle()
             if len(self._waiting) > 1:
+                self._sort()
                 self._settle()
         finally:
+            self._sorter.shutdown()
             self._file.close()
 
-    def _settle(self) -> None:
-        self._file.settle(self._encode(self._waiting))
-        self._waiting, self._waiting_size = [], 0
+    def _is_full(self) -> bool:
+        return (
+            self._waiting_size >= _WAITING_MAX
+            or self._waiting_rows >= _ROWS_MAX
+            or len(self._waiting) >= _INTERVALS_MAX
+        )
 
-    def _encode(self, intervals: Sequence[Packed]) -> memoryview:
+    def _sort(self) -> None:
+        self._sorted = self._sorter.submit(self._encode, self._waiting)
+        self._waiting, self._appended = [], []
+        self._waiting_size = self._waiting_rows = 0
+
+    def _settle(self) -> None:
+        # Writes what was sorted, and behind it what came since.
+        if self._sorted is not None:
+            self._file.settle(self._sorted.result(), self._appended)
+            self._sorted = None
+
+    def _encode(self, intervals: Sequence[Packed]) -> list[memoryview]:
         tables = make_tables(intervals, [*self._sources], [*self._values], self._schema)
-        return encode(self._schema, tables)
+        return [encode(table) for table in tables]
 
 
 class _Part:
@@ -145,7 +173,8 @@ class _Part:
 
     def add(self, interval: Interval, sample: Sample | None) -> None:
         known, self._known = self._known, {}
-        changed = self._unknown  # whose description may be another
+        again, self._unknown = self._unknown, set()
+        changed = set(again)  # whose description may be another
         for path, numbers in () if sample is None else sample.walk():
             entry = known.pop(path, None)
             if entry is None:
@@ -162,9 +191,8 @@ class _Part:
         for source, before in known.values():
             self._compare(interval, source, before, dict.fromkeys(before, 0))  # its sum is 0 then
             interval.announcements.append(Announcement(source, None, None))
-        self._unknown = set()
         if changed := changed & self._known.keys():
-            self._announce(interval, changed)
+            self._announce(interval, changed, again)
 
     def _compare(
         self,
@@ -210,8 +238,9 @@ class _Part:
         values = [self._values[name]] * len(changes)
         interval.add(source, values, changes, buckets, first=before is None)
 
-    def _announce(self, interval: Interval, paths: Iterable[Path]) -> None:
-        # Only the outermost are asked for, as their schema has those below them.
+    def _announce(self, interval: Interval, paths: Set[Path], again: Set[Path]) -> None:
+        # Only the outermost are asked for, as their schema has those below them. Those that were
+        # announced without a schema are announced again once there is one.
         asked = [path for path in paths if path[:-1] not in paths or not path]
         if len(asked) > _ASKED_MAX:
             asked = [()]
@@ -221,9 +250,11 @@ class _Part:
             for top, schema in schemas:
                 if path[: len(top)] == top and (found := schema.find(path[len(top) :])) is not None:
                     labels, text = dict(schema.labels(path[len(top) :])), self._describe(found)
+            source = self._known[path][0]
             if text is None:
                 self._unknown.add(path)
-            source = self._known[path][0]
+                if path in again:
+                    continue
             interval.announcements.append(Announcement(source, json.dumps(labels), text or "[]"))
 
     def _read_schema(self, path: Path) -> Schema | None:

@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 __all__ = [
@@ -37,7 +38,8 @@ __all__ = [
 FORMAT: Final = 1
 METADATA_KEY: Final = b"statsfs"
 _LOW, _HIGH = -(1 << 63), (1 << 63) - 1
-_PART_ROWS: Final = 4_000_000  # sorted and encoded at once: 200 MB in memory
+_PART_ROWS: Final = 1_000_000  # sorted and encoded at once: 100 MB in memory
+_RUN: Final = 4  # equal changes in a row from which on they are encoded as runs
 
 _TEXTS: Final = pa.dictionary(pa.int32(), pa.string())
 SCHEMA: Final = pa.schema(
@@ -215,7 +217,7 @@ def make_schema(about: Mapping[str, Any]) -> pa.Schema:
 
 
 def make_tables(
-    intervals: Sequence[Packed], sources: Sequence[str], values: Sequence[str], schema: pa.Schema
+    intervals: Sequence[Packed], sources: list[str], values: list[str], schema: pa.Schema
 ) -> Iterator[pa.Table]:
     """Yield the rows of intervals: first those without a change, then sorted ones.
 
@@ -243,7 +245,7 @@ def _find_edges(intervals: Sequence[Packed], parts: int, sources: int) -> list[i
 
 
 def _make_body(
-    intervals: Sequence[Packed], low: int, high: int, sources: Sequence[str], values: Sequence[str]
+    intervals: Sequence[Packed], low: int, high: int, sources: list[str], values: list[str]
 ) -> pa.Table:
     chosen = [(one.rows.sources >= low) & (one.rows.sources < high) for one in intervals]
     times = np.repeat(
@@ -286,7 +288,7 @@ def _make_body(
     )
 
 
-def _make_head(intervals: Sequence[Packed], sources: Sequence[str]) -> pa.Table:
+def _make_head(intervals: Sequence[Packed], sources: list[str]) -> pa.Table:
     # A row for each moment, then those of sources that came and left.
     rows: list[tuple[int, str | None, str | None, str | None]]
     rows = [(one.time, None, None, None) for one in intervals]
@@ -308,29 +310,43 @@ def _make_head(intervals: Sequence[Packed], sources: Sequence[str]) -> pa.Table:
     )
 
 
-def _look_up(indices: _Numbers, names: Sequence[str]) -> pa.DictionaryArray:
+def _look_up(indices: _Numbers, names: list[str]) -> pa.DictionaryArray:
     # With a dictionary of only those that are there: it is written with each row group.
-    used, inverse = np.unique(indices, return_inverse=True)
+    used = np.flatnonzero(np.bincount(indices, minlength=len(names)))
+    places = np.zeros(len(names), np.int32)
+    places[used] = np.arange(len(used))
     texts = pa.array([names[index] for index in used], pa.string())
-    return pa.DictionaryArray.from_arrays(inverse.astype(np.int32), texts)
+    return pa.DictionaryArray.from_arrays(places[indices], texts)
 
 
-def encode(schema: pa.Schema, tables: Iterable[pa.Table] = ()) -> memoryview:
-    """Return a Parquet file of a row group for each table."""
+def encode(table: pa.Table) -> memoryview:
+    """Return a Parquet file of one row group, or of none."""
     sink = pa.BufferOutputStream()
     pages = dict(_PAGES)
     if _ROWS_OF_PAGE in inspect.signature(pq.write_table).parameters:
         pages[_ROWS_OF_PAGE] = 1 << 40
+    names = ["time", "source", "value", "labels", "schema"]
+    encodings = {"bucket": "DELTA_BINARY_PACKED"}
+    if _is_even(table):
+        names.append("change")
+    else:
+        encodings["change"] = "BYTE_STREAM_SPLIT"
     with pq.ParquetWriter(
         sink,
-        schema,
+        table.schema,
         compression="zstd",
         compression_level=3,
-        use_dictionary=["time", "source", "value", "labels", "schema"],
-        column_encoding={"bucket": "DELTA_BINARY_PACKED", "change": "BYTE_STREAM_SPLIT"},
+        use_dictionary=names,
+        column_encoding=encodings,
         write_statistics=["time", "source", "value"],
         **pages,
     ) as writer:
-        for table in tables:
+        if table.num_rows:
             writer.write_table(table, row_group_size=table.num_rows)
     return memoryview(sink.getvalue())
+
+
+def _is_even(table: pa.Table) -> bool:
+    # Whether most changes are the same as the one before: then runs of them are encoded.
+    changes = pc.fill_null(table["change"], 0).to_numpy()
+    return bool(np.count_nonzero(changes[1:] != changes[:-1]) * _RUN < len(changes))

@@ -17,7 +17,7 @@ from statsfs.recordings.growing_file import GrowingFile, create_file, mend
 from statsfs.recordings.tables import Interval, Packed, encode, make_schema, make_tables
 
 SCHEMA = make_schema({"places": ["/x"], "interval": 1})
-EMPTY = encode(SCHEMA)
+EMPTY = encode(SCHEMA.empty_table())
 
 
 def interval(number: int) -> Packed:
@@ -27,10 +27,10 @@ def interval(number: int) -> Packed:
     return made.pack()
 
 
-def table(*numbers: int) -> memoryview:
+def table(*numbers: int) -> list[memoryview]:
     names = [f"value{number}" for number in range(10)]
     tables = make_tables([interval(n) for n in numbers], ["a", "b/c"], names, SCHEMA)
-    return encode(SCHEMA, tables)
+    return [encode(one) for one in tables]
 
 
 def rows(file: Path) -> list[Any]:
@@ -58,15 +58,23 @@ def test_the_file_can_be_read_after_each_step(tmp_path: Path) -> None:
     assert mend(str(name)) is False
 
 
-def test_what_is_not_smaller_stays_behind(tmp_path: Path) -> None:
-    """There is no room for the row group in place of a smaller one."""
+def test_what_is_not_smaller_is_not_written(tmp_path: Path) -> None:
+    """The row groups stay as they are, and what comes behind them is replaced the next time."""
     name = tmp_path / "r.parquet"
     file = create_file(str(name), EMPTY)
     file.append(table(0))
-    file.settle(table(*range(50)))
     file.append(table(50))
+    size = file.size
+    file.settle(table(0) * 9, table(50))
+    assert file.size == size == name.stat().st_size
+    for number in range(51, 60):
+        file.append(table(number))
+    before = rows(name)
+    file.settle(table(*range(50, 59)), table(59))
     file.close()
-    assert len(rows(name)) == 21 * 51
+    assert rows(name) == before
+    assert len(before) == 21 * 11
+    assert pq.ParquetFile(name).num_row_groups == 3
 
 
 class _Killed(BaseException):
@@ -99,7 +107,7 @@ def test_a_kill_between_any_two_writes_loses_one_interval(
         monkeypatch.setattr(os, "pwrite", write)
         try:
             if settling:
-                file.settle(table(*range(4)))
+                file.settle(table(*range(3)), table(3))
             else:
                 file.append(table(4))
             done = True
