@@ -6,13 +6,12 @@ Owns the command and its options. Threading: main thread only.
 import math
 import os
 import re
-import sys
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import click
 
-from statsfs.cli.record import needing
+from statsfs.cli.progress import Progress, needing
 
 __all__ = ["plot"]
 
@@ -90,7 +89,7 @@ def plot(
         from statsfs.recordings.panels import list_values, make_panels
         from statsfs.recordings.pictures import draw
         from statsfs.recordings.reading import open_recording
-    progress = _Progress()
+    progress = Progress()
     try:
         recording, mended = open_recording(file, progress.show)
         names = list_values(recording, values)
@@ -115,22 +114,3 @@ def plot(
     click.echo(f"statsfs: drew {output}")
     if left := ", ".join(panel.value for panel in panels[len(drawn) :]):
         progress.say(f"of {len(panels)} values the first {len(drawn)}; --value draws: {left}")
-
-
-class _Progress:
-    # A line on a terminal: how much of the file was read.
-
-    def __init__(self) -> None:
-        self._shown = sys.stderr.isatty()
-
-    def show(self, share: float) -> None:
-        if self._shown:
-            click.echo(f"\r\033[Kreading: {share:.0%}", nl=False, err=True)
-
-    def clear(self) -> None:
-        if self._shown:
-            click.echo("\r\033[K", nl=False, err=True)
-
-    def say(self, text: str) -> None:
-        self.clear()
-        click.echo(f"statsfs: {text}", err=True)

@@ -7,13 +7,13 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from statsfs.cli import serving
 from statsfs.cli.measured import Command, find_places, path_option
+from statsfs.cli.progress import needing
 from statsfs.cli.signals import Stop
 from statsfs.eyes.descriptions import Description
 from statsfs.eyes.numbers import format_number
@@ -23,7 +23,7 @@ from statsfs.recordings.openmetrics_file import MetricsRecorder
 if TYPE_CHECKING:
     from statsfs.recordings.recorder import Recorder
 
-__all__ = ["needing", "record"]
+__all__ = ["record"]
 
 EPILOG: Final = """\b
 Exit codes:
@@ -33,19 +33,6 @@ Exit codes:
   2  wrong usage
 """
 _BYTES: Final = Description("size", unit="bytes")
-
-
-@contextlib.contextmanager
-def needing(command: str, *packages: str) -> Iterator[None]:
-    """Say on one line which package of the extra `record` is missing."""
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in packages:
-            raise
-        text = f"statsfs {command} needs {missing}: pip install 'statsfs[record]'"
-        raise click.ClickException(text) from None
 
 
 @click.command(

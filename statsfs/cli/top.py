@@ -18,8 +18,9 @@ from rich.console import Console
 
 from statsfs.cli import serving
 from statsfs.cli.paths import PATH
+from statsfs.cli.progress import Progress, needing
 from statsfs.cli.signals import Stop
-from statsfs.eyes.places import Place, open_place
+from statsfs.eyes.places import Place, Player, open_place
 from statsfs.eyes.rates import Rates
 from statsfs.filesystem.mountpoints import find_mounts
 from statsfs.top.known import Known
@@ -30,7 +31,8 @@ __all__ = ["top"]
 EPILOG: Final = """\b
 Exit codes:
   0  done, also when stopped by SIGTERM, SIGINT or SIGHUP
-  1  failed: no statsfs at PATH, no such server, textual is not installed
+  1  failed: no statsfs or recording at PATH, no such server, textual is not installed, or for a
+     recording pyarrow
   2  wrong usage
 """
 _TURN: Final = 0.1  # seconds until it is seen whether to stop
@@ -78,18 +80,23 @@ def top(
 ) -> None:
     """Look at the numbers of PATH: values, rates, the last two minutes.
 
-    PATH is a directory of a mounted statsfs, or http://HOST:PORT, where --listen of a daemon is.
-    Without it, it is the current directory, or the only mount that there is. Nobody needs more
-    rights than to read. F1 shows the keys.
+    PATH is a directory of a mounted statsfs, http://HOST:PORT, where --listen of a daemon is, or a
+    recording of `statsfs record`, which is played: --once is its end, --csv all of it. Without
+    PATH, it is the current directory, or the only mount that there is. Nobody needs more rights
+    than to read. F1 shows the keys.
 
     \b
     Examples:
       statsfs top /run/stats/kvm
       statsfs top http://host:9464
       statsfs top --once -f 'vcpu0/.*exits$'
+      statsfs top stats.parquet
       statsfs top --csv -i 10 /run/stats > stats.csv
     """  # fmt: skip
-    place = open_place(_find_place() if path is None else path)
+    place = _open(_find_place() if path is None else path)
+    if isinstance(place, Player) and (once or as_csv):
+        _print_recording(place, pattern, as_csv)
+        return
     if once or as_csv:
         _print(place, interval, pattern, once, as_csv)
         return
@@ -106,6 +113,24 @@ def top(
         term = os.environ.get("TERM")
         raise click.ClickException(f"nothing can be drawn on a terminal of type {term}; try --once")
     TopApp(place, interval, pattern).run()
+
+
+def _open(path: str) -> Place:
+    # A file is a recording, if it is not one of a mount.
+    if not os.path.isfile(path) or os.path.exists(
+        os.path.join(os.path.dirname(path), ".stats.json")
+    ):
+        return open_place(path)
+    with needing("top", "pyarrow", "numpy"):
+        from statsfs.recordings.playing import Playback
+    progress = Progress()
+    try:
+        place = Playback(path, progress.show)
+        if place.mended:
+            progress.say(f"{path}: its recorder was killed; the unfinished interval is cut off")
+    finally:
+        progress.clear()
+    return place
 
 
 def _find_place() -> str:
@@ -144,6 +169,19 @@ def _print(
         click.echo(text, nl=False)
         if once:
             return
+
+
+def _print_recording(place: Player, pattern: re.Pattern[str] | None, as_csv: bool) -> None:
+    known, rates = Known(place), Rates()
+    known.read(time.monotonic())
+    if as_csv:
+        click.echo(CSV_HEADER, nl=False)
+    for sample in place.replay(None if as_csv else 2):
+        rates.add(sample)
+        if as_csv:
+            click.echo(format_csv(sample.time, list_all(rates, known.find, pattern)), nl=False)
+    if not as_csv:
+        click.echo(format_table(list_all(rates, known.find, pattern)), nl=False)
 
 
 def _ask(question: Callable[[], Any], stop: Stop | None = None) -> Any:

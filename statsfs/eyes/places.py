@@ -10,14 +10,15 @@ import http.client
 import os
 import time
 import zlib
-from typing import Final, Protocol
+from collections.abc import Iterator
+from typing import Final, Protocol, runtime_checkable
 from urllib.parse import quote, unquote, urlsplit
 
 from statsfs.exceptions import SampleError
 from statsfs.eyes.descriptions import Path, Schema, find_node, parse_schema
 from statsfs.eyes.samples import Sample, parse_sample
 
-__all__ = ["Directory", "Place", "Server", "open_place"]
+__all__ = ["Directory", "Place", "Player", "Server", "open_place"]
 
 _PATIENCE: Final = 10.0  # seconds
 _ANSWER_MAX: Final = 1 << 30
@@ -44,6 +45,41 @@ class Place(Protocol):
 
     def clear(self, path: Path, name: str) -> None:
         """Write 0 to a file; SampleError if it is refused."""
+
+
+@runtime_checkable
+class Player(Place, Protocol):
+    """A recording: a place that can be played, stopped and searched.
+
+    Attributes:
+        paused: whether time stands still.
+        speed: how many seconds of the recording pass in one.
+        begin: the time of the first sample, in seconds since 1970.
+        end: the time of the last one.
+    """
+
+    paused: bool
+    speed: float
+    begin: float
+    end: float
+
+    def step(self, count: int) -> None:
+        """Stand still, so many samples further on, or back."""
+
+    def skip(self, seconds: float) -> None:
+        """Go some seconds further on, or back."""
+
+    def seek(self, share: float) -> None:
+        """Go to a part of the recording: 0 is its beginning, 1 its end."""
+
+    def accelerate(self, factor: float) -> None:
+        """Play so many times as fast."""
+
+    def start_of(self, sample: Sample) -> Sample | None:
+        """Return the sample before one that was jumped to, for rates; None if it was not."""
+
+    def replay(self, last: int | None = None) -> Iterator[Sample]:
+        """Yield all samples, or so many of the last."""
 
 
 class Directory:

@@ -3,6 +3,7 @@
 Threading: one thread's.
 """
 
+import bisect
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from statsfs.eyes.descriptions import Description
 from statsfs.recordings.growing_file import mend
 from statsfs.recordings.tables import FORMAT, METADATA_KEY
 
-__all__ = ["Key", "Recorded", "Recording", "Series", "open_recording"]
+__all__ = ["Events", "Key", "Recorded", "Recording", "Series", "open_recording"]
 
 Key = tuple[str, str, int]
 """A series: its source, its value, and its bucket, or -1."""
@@ -42,6 +43,29 @@ class Recorded:
     name: str
     labels: dict[str, str] = field(default_factory=dict)
     values: dict[str, Description] = field(default_factory=dict)
+
+
+class Events:
+    """When sources came and left, by the indices of moments.
+
+    Args:
+        found: moment, source, and whether it is there from then on; in the order of time.
+    """
+
+    def __init__(self, found: list[tuple[int, str, bool]]) -> None:
+        self._found = found
+        self._moments = [moment for moment, _, _ in found]
+        self._left = sorted({moment for moment, _, there in found if not there})
+
+    def between(self, after: int, to: int) -> list[tuple[str, bool]]:
+        """Return the sources that came or left behind one moment up to another."""
+        low, high = (bisect.bisect_right(self._moments, moment) for moment in (after, to))
+        return [(source, there) for _, source, there in self._found[low:high]]
+
+    def left_after(self, moment: int) -> list[int]:
+        """Return the next moment at which one left, if there is one."""
+        index = bisect.bisect_right(self._left, moment)
+        return self._left[index : index + 1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +107,7 @@ class Recording:
         places: what was recorded.
         moments: when samples were taken, in seconds since 1970.
         sources: by name, in the order in which they came.
+        events: when they came and left.
     """
 
     def __init__(
@@ -97,13 +122,40 @@ class Recording:
         self.places: list[str] = about["places"]
         self.sources: dict[str, Recorded] = {}
         self._left: dict[str, list[float]] = {}
+        self._came_or_left: list[tuple[float, str, bool]] = []
         self.moments = self._read_heads()
+        times = np.array([time for time, _, _ in self._came_or_left])
+        found = zip(np.searchsorted(self.moments, times).tolist(), self._came_or_left, strict=True)
+        self.events = Events([(moment, source, there) for moment, (_, source, there) in found])
+
+    def is_unsigned(self, source: str, value: str) -> bool:
+        """Tell whether a value has no sign."""
+        described = self.sources[source].values.get(value)
+        return described is not None and described.type.startswith("u")
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The first and the last time of each row group, in microseconds since 1970."""
+        metadata = self._file.metadata
+        found = []
+        for group in range(metadata.num_row_groups):
+            times = metadata.row_group(group).column(0).statistics
+            found.append((times.min_raw, times.max_raw))
+        return found
+
+    def read_group(self, index: int, columns: list[str]) -> pa.Table:
+        """Return a row group; SampleError if it cannot be read."""
+        try:
+            return self._file.read_row_group(index, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            text = f"{self.name}: it changed while it was read; try again: {error}"
+            raise SampleError(text, self.name) from error
 
     def _groups(self, columns: list[str], share: float, of: float) -> Iterator[pa.Table]:
         count = self._file.num_row_groups
         for index in range(count):
             self._progress(share + (of - share) * index / count)
-            yield self._file.read_row_group(index, columns=columns)
+            yield self.read_group(index, columns)
 
     def _read_heads(self) -> _Times:
         # The rows without a number: moments, and sources that came and left.
@@ -115,7 +167,9 @@ class Recording:
             for time, source, labels, schema in zip(times, *texts, strict=True):
                 if source is None:
                     moments.append(time)
-                elif labels is None:
+                    continue
+                self._came_or_left.append((time, source, labels is not None))
+                if labels is None:
                     self._left.setdefault(source, []).append(time)
                 else:
                     self._announce(source, labels, schema)
@@ -163,9 +217,8 @@ class Recording:
         exact = np.cumsum(np.concatenate([part.changes for part in parts]))
         missing = np.concatenate([*(part.gone for part in parts), np.ones(len(ends), np.bool_)])
         exact = np.concatenate([exact, np.zeros(len(ends), np.int64)])
-        described = self.sources[key[0]].values.get(key[1]) if key[0] in self.sources else None
         numbers = exact.astype(np.float64)
-        if described is not None and described.type.startswith("u"):
+        if self.is_unsigned(*key[:2]):
             numbers = exact.view(np.uint64).astype(np.float64)
         numbers[missing] = np.nan
         order = np.argsort(times, kind="stable")

@@ -19,7 +19,7 @@ from textual.widgets import Footer, Input, Static
 from statsfs.exceptions import SampleError
 from statsfs.eyes.descriptions import Path
 from statsfs.eyes.numbers import clean_text
-from statsfs.eyes.places import Place
+from statsfs.eyes.places import Place, Player
 from statsfs.eyes.rates import Rates
 from statsfs.eyes.samples import Sample
 from statsfs.model.counts import count_of
@@ -31,6 +31,7 @@ from statsfs.top.known import Known
 from statsfs.top.outline import Outline, natural_key
 from statsfs.top.panes import TablePane, TreePane
 from statsfs.top.plain import format_table
+from statsfs.top.playing import PLAYER_BINDINGS, describe_position, move
 from statsfs.top.rows import Rows
 from statsfs.top.table import ORDERS, list_entries, measure, sort_entries
 
@@ -75,6 +76,7 @@ class TopApp(App[None]):
         Binding("r", "reset", "Reset"),
         Binding("f9,0", "clear", "Write 0", key_display="F9"),
         Binding("c,y", "copy", "Copy"),
+        *PLAYER_BINDINGS,
         Binding("escape", "unfilter", "No filter", show=False),
         Binding("f10,q", "quit", "Quit", key_display="F10"),
         Binding("ctrl+z", "suspend_process", "Suspend", show=False, priority=True),
@@ -86,6 +88,7 @@ class TopApp(App[None]):
     ) -> None:
         super().__init__()
         self._place = place
+        self._player = place if isinstance(place, Player) else None
         self._known = Known(place)
         self._feed = Feed(place, self._known, interval, self._hear, self._hear_refusal)
         self._rates = Rates()
@@ -158,9 +161,21 @@ class TopApp(App[None]):
             if self._rates.after is None:
                 self._outline.begin(sample)
                 self._begin(sample)
-            self._rates.add(sample)
+            self._jump(sample)
+            if sample is not self._rates.after:  # which it is of a recording that stands still
+                self._rates.add(sample)
             self._history.add(sample, {*self._tree.shown, self._source})
         self._show()
+
+    def _jump(self, sample: Sample) -> None:
+        # Rates at a moment that was jumped to are those of the interval before it.
+        start = None if self._player is None else self._player.start_of(sample)
+        if self._rates.after is not None and sample.moment < self._rates.after.moment:
+            self._history.reset()
+            self._since = None
+            self._rates.before = self._rates.after = None
+        if start is not None and sample is not self._rates.after:
+            self._rates.add(start)
 
     def _begin(self, sample: Sample) -> None:
         # The cursor begins where there are numbers: a mount's root has none.
@@ -200,6 +215,8 @@ class TopApp(App[None]):
         # What matters most comes first: a narrow terminal cuts the rest.
         if self._feed.held:
             head.append("  HELD", "reverse")
+        if self._player is not None and self._player.paused:
+            head.append("  PAUSED", "reverse")
         if self._finished:
             head.append("  END OF THE RECORDING", "reverse")
         if self._error:
@@ -209,9 +226,12 @@ class TopApp(App[None]):
         if sample is not None and sample.find(self._source) is None:
             head.append(f"  waiting: {'/'.join(self._source)} has gone", "reverse")
         head.append(f"  {self._place.name}")
-        if sample is not None:
+        if self._player is not None and sample is not None:
+            head.append(f"  {describe_position(self._player, sample.time)}")
+        elif sample is not None:
             head.append(f"  {time.strftime('%H:%M:%S', time.localtime(sample.time))}")
-        head.append(f"  every {self._feed.pace:.3g} s")
+        if self._player is None:
+            head.append(f"  every {self._feed.pace:.3g} s")
         if self._pattern is not None:
             head.append(f"  filter: {self._pattern.pattern}")
         head.plain = clean_text(head.plain)
@@ -303,7 +323,19 @@ class TopApp(App[None]):
 
     def action_hold(self) -> None:
         """Stop, or go on."""
-        self._feed.held = not self._feed.held
+        if self._player is not None:
+            self._player.paused = not self._player.paused
+        else:
+            self._feed.held = not self._feed.held
+        self._feed.wake()
+        self._show()
+
+    def action_play(self, what: str, number: float) -> None:
+        """Go to another moment of a recording, or play it at another speed."""
+        if self._player is None:
+            self._tell(f"{self._place.name} is live, not a recording", severity="warning")
+            return
+        move(self._player, what, number)
         self._feed.wake()
         self._show()
 

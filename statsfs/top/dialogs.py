@@ -29,6 +29,13 @@ _KEYS: Final = (
     ("F9 0", "write 0: clear the value; it asks"),
     ("c y", "copy the numbers as text"),
     ("F10 q", "quit"),
+    ("", ""),
+    ("", "of a recording:"),
+    ("Z p", "pause, play"),
+    (". ,", "pause, one sample on, one back"),
+    ("] [", "twice as fast, half"),
+    ("} {", "a minute on, back"),
+    ("1 … 9", "to a tenth of it; Ctrl-Home and Ctrl-End"),
 )
 _REST: Final = """
 A click selects, one on a title sorts, a double click folds.

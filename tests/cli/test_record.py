@@ -158,6 +158,9 @@ recorder.close()
         (["plot", "NEW"], 1, ["No such file"]),
         (["plot", "FILE", "--value", "none"], 1, ["no value none"]),
         (["plot", "FILE", "--by", "none"], 1, ["no source has the label none"]),
+        (["top", "--once", "/etc/passwd"], 1, ["/etc/passwd: not a recording"]),
+        (["top", "--once", "STATS/kvm/exits"], 1, ["exits: not a directory"]),
+        (["stat", "-p", "FILE", "--", "true"], 1, ["not a directory"]),
         (["plot", "FILE", "-o", "x.gif"], 2, [".png, .svg or .html"]),
         (["plot", "FILE", "--since", "yesterday"], 2, ["--since"]),
         (["plot", "FILE", "--since", "2999-01-01"], 1, ["fewer than two samples"]),
@@ -174,11 +177,16 @@ def test_errors_are_one_line(
 ) -> None:
     """With the status that is documented; no file is left of a recording that did not begin."""
     names = {"STATS": demo.mountpoint, "FILE": recording, "NEW": tmp_path / "new"}
-    assert_error(run(*[str(names.get(one, one)) for one in arguments]), status, *words)
+    arguments = [str(names.get(one, one)) for one in arguments]
+    arguments = [one.replace("STATS/", f"{demo.mountpoint}/") for one in arguments]
+    assert_error(run(*arguments), status, *words)
     assert not os.path.exists(tmp_path / "new")
 
 
-@pytest.mark.parametrize(("command", "missing"), [("record", "pyarrow"), ("plot", "matplotlib")])
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [("record", "pyarrow"), ("plot", "matplotlib"), ("top", "pyarrow")],
+)
 def test_a_missing_package_is_said(
     demo: CommandServer, recording: Path, tmp_path: Path, command: str, missing: str
 ) -> None:
@@ -193,6 +201,20 @@ def test_a_missing_package_is_said(
         check=False,
     )
     assert_error(done, 1, f"statsfs {command} needs {missing}: pip install 'statsfs[record]'")
+
+
+def test_top_prints_a_recording(recording: Path) -> None:
+    """Its end with rates, or all of it."""
+    done = run("top", "--once", "-f", "kvm/exits$", str(recording))
+    assert (done.returncode, done.stderr) == (0, "")
+    last = run("top", "--csv", "-f", "^kvm/exits$", str(recording)).stdout.splitlines()
+    assert len(last) == count_samples(recording) + 1
+    assert last[0] == "time,path,name,value,rate"
+    number, rate = last[-1].split(",")[3:]
+    assert float(number) >= float(rate) >= 0
+    assert last[1].endswith(",")  # there is no rate at the first
+    assert done.stdout.startswith("kvm/exits ")
+    assert f"{int(number):,}" in done.stdout
 
 
 def test_a_mount_that_goes_and_comes_back(tmp_path: Path) -> None:
