@@ -27,8 +27,8 @@ class Changes:
     """What changed between two moments.
 
     Attributes:
-        sums: of each series its number, the sum of its changes, and the place of its last row.
-        gone: the numbers of the series whose numbers went, and the place of that row.
+        sums: of each series its number, the sum of its changes, and the moment of the last one.
+        gone: the numbers of the series whose numbers went, and when.
     """
 
     sums: Sequence[tuple[int, int, int]]
@@ -55,15 +55,15 @@ class Batch:
         """Return what changed behind one moment up to another."""
         low, high = np.searchsorted(self.moments, [after, to], side="right")
         series, changes = self.series[low:high], self.changes[low:high]
-        gone = np.flatnonzero(self.gone[low:high])
-        lost = list(zip(series[gone].tolist(), gone.tolist(), strict=True))
+        moments, gone = self.moments[low:high], self.gone[low:high]
+        lost = list(zip(series[gone].tolist(), moments[gone].tolist(), strict=True))
         if not len(series):
             return Changes([], lost)
         order = np.argsort(series, kind="stable")
         found = series[order]
         begins = np.flatnonzero(np.concatenate([[True], found[1:] != found[:-1]]))
         ends = np.concatenate([begins[1:], [len(found)]]) - 1
-        columns = (found[begins], np.add.reduceat(changes[order], begins), order[ends])
+        columns = (found[begins], np.add.reduceat(changes[order], begins), moments[order[ends]])
         return Changes(list(zip(*(column.tolist() for column in columns), strict=True)), lost)
 
 

@@ -16,7 +16,7 @@ __all__ = ["MAGIC", "Footer", "RowGroup", "parse_footer", "split_file"]
 
 MAGIC: Final = b"PAR1"
 
-_TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 1, 2, 3, 7, 8, 9, 10, 12
+_TRUE, _FALSE, _BYTE, _BINARY, _LIST, _STRUCT = 1, 2, 3, 8, 9, 12  # those of a footer
 _INTEGERS: Final = (4, 5, 6)
 _DEPTH_MAX: Final = 16  # Parquet nests 6 deep
 
@@ -97,9 +97,8 @@ def _make_group(fields: _Struct, shift: int) -> RowGroup:
         end = max(end, min(begins) + meta[_COMPRESSED_SIZE][1])
         kind, offset = chunk[_CHUNK_OFFSET]
         chunk[_CHUNK_OFFSET] = kind, offset and offset + shift
-    if _GROUP_OFFSET in fields:
-        kind, offset = fields[_GROUP_OFFSET]
-        fields[_GROUP_OFFSET] = kind, offset + shift
+    kind, offset = fields[_GROUP_OFFSET]
+    fields[_GROUP_OFFSET] = kind, offset + shift
     fields.pop(_ORDINAL, None)  # it would have to differ, and only encryption needs it
     return RowGroup(_encode_struct(fields), fields[_GROUP_ROWS][1], end)
 
@@ -155,9 +154,9 @@ class _Reader:
             return self._take(self._varint())
         if kind == _STRUCT:
             return self.struct()
-        if kind in (_BYTE, _DOUBLE):
-            return self._take(1 if kind == _BYTE else 8)
-        if kind in (_LIST, _SET):
+        if kind == _BYTE:
+            return self._take(1)
+        if kind == _LIST:
             return self._list()
         raise ValueError(f"type {kind} in a footer")
 
@@ -166,8 +165,6 @@ class _Reader:
         kind, count = head & 15, head >> 4
         if count == 15:
             count = self._varint()
-        if kind in (_TRUE, _FALSE):
-            return kind, [self._byte() == _TRUE for _ in range(count)]
         return kind, [self._value(kind) for _ in range(count)]
 
 
@@ -192,13 +189,10 @@ def _encode(kind: int, value: Any) -> bytes:
         return _varint(len(value)) + bytes(value)
     if kind == _STRUCT:
         return _encode_struct(value)
-    if isinstance(value, bytes):  # a byte, a double, or a list that is encoded already
+    if isinstance(value, bytes):  # a byte, or a list that is encoded already
         return value
     inner, items = value
-    if inner in (_TRUE, _FALSE):
-        encoded = [bytes([_TRUE if item else _FALSE]) for item in items]
-    else:
-        encoded = [_encode(inner, item) for item in items]
+    encoded = [_encode(inner, item) for item in items]
     return _list_header(inner, len(items)) + b"".join(encoded)
 
 

@@ -21,7 +21,7 @@ from statsfs.recordings.reading import open_recording
 
 __all__ = ["Playback"]
 
-_KEPT_MAX: Final = 16  # samples to go back to
+_KEPT_MAX: Final = 8  # samples to go back to
 _SPEED_MIN, _SPEED_MAX = 1 / 16, 4096.0
 
 _ALL: Final = 1 << 64
@@ -48,28 +48,31 @@ class Playback:
     partial = False
 
     def __init__(self, name: str, progress: Any = id) -> None:
-        recording, self.mended = open_recording(name, progress)
         self.name = name
-        self._recording = recording
-        self._moments = recording.moments
-        if not len(self._moments):
-            raise SampleError(f"{name}: a recording without samples", name)
-        self.begin, self.end = float(self._moments[0]), float(self._moments[-1])
+        self.mended = self._open(progress)
+        self.begin = float(self._moments[0])
         self.paused = False
         self.speed = 1.0
-        self._paths = {source: _find_path(recording.places, source) for source in recording.sources}
-        self._batches = Batches(recording)
-        self._events = recording.events
         self._lock = threading.Lock()
         self._goal: int | None = 0
         self._time = self.begin
         self._clock = time.monotonic()
-        self._index = -1  # of the newest sample's moment
-        self._root: _Node = _make_node()
         self._sample: Sample | None = None
         self._start: tuple[Sample, Sample] | None = None
-        self._kept: list[tuple[int, _Node]] = [(-1, self._root)]
-        self._tree = _Tree(self._root)
+
+    def _open(self, progress: Any = id) -> bool:
+        recording, mended = open_recording(self.name, progress)
+        if not len(recording.moments):
+            raise SampleError(f"{self.name}: a recording without samples", self.name)
+        self._recording = recording
+        self._moments = recording.moments
+        self.end = float(self._moments[-1])
+        self._paths = {source: _find_path(recording.places, source) for source in recording.sources}
+        self._batches = Batches(recording)
+        self._index = -1  # of the moment that the tree is of
+        self._tree = _Tree(_make_node())
+        self._kept: list[tuple[int, _Node]] = [(-1, self._tree.root)]
+        return mended
 
     # What keys do
 
@@ -154,16 +157,24 @@ class Playback:
             yield self._read(index)
 
     def _read(self, index: int) -> Sample:
+        try:
+            return self._go(index)
+        except SampleError:
+            # A recorder that is at work has sorted what was read here. No moment is lost by that.
+            self._open()
+            return self._go(index)
+
+    def _go(self, index: int) -> Sample:
         if index < self._index:
             self._index, root = next(kept for kept in reversed(self._kept) if kept[0] <= index)
             self._tree = _Tree(root)
         while self._index < index:
             batch = self._batches.find(self._index + 1)
             # A source that leaves and comes back begins anew: each leave is a step.
-            ends = [batch.end, index, *self._events.left_after(self._index)]
+            ends = [batch.end, index, *self._recording.events.left_after(self._index)]
             step = min(ends)
             self._tree.apply(self._batches, batch, self._index, step, self._paths)
-            for source, there in self._events.between(self._index, step):
+            for source, there in self._recording.events.between(self._index, step):
                 self._tree.place(self._paths[source], there)
             self._index = step
             self._tree = _Tree(self._tree.root)
@@ -192,8 +203,7 @@ class _Tree:
         """Add the changes behind one moment up to another."""
         changes = batch.sum_up(after, to)
         gone = {batches.keys[series][:2]: last for series, last in changes.gone}
-        for (source, value), _ in gone.items():
-            self._copy(paths[source])["values"].pop(value, None)
+        back = set()
         for series, change, last in changes.sums:
             source, value, bucket = batches.keys[series]
             if last <= gone.get((source, value), -1):
@@ -209,6 +219,9 @@ class _Tree:
                 buckets += [0] * (bucket + 1 - len(buckets))
                 buckets[bucket] += change
                 values[value] = buckets
+            back.add((source, value))
+        for source, value in gone.keys() - back:
+            self._copy(paths[source])["values"].pop(value, None)
 
     def place(self, path: Path, there: bool) -> None:
         """Let a source be there, or not."""

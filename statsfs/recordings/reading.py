@@ -4,6 +4,7 @@ Threading: one thread's.
 """
 
 import bisect
+import contextlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ Key = tuple[str, str, int]
 
 _Times = npt.NDArray[np.float64]
 _HALF: Final = 5e-7  # times have microseconds
-_TRIES: Final = 3
+_TRIES: Final = 4
 
 
 @dataclass(slots=True)
@@ -145,8 +146,13 @@ class Recording:
 
     def read_group(self, index: int, columns: list[str]) -> pa.Table:
         """Return a row group; SampleError if it cannot be read."""
-        try:
+        with self._reading():
             return self._file.read_row_group(index, columns=columns)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowException, OSError) as error:
             text = f"{self.name}: it changed while it was read; try again: {error}"
             raise SampleError(text, self.name) from error
@@ -155,7 +161,7 @@ class Recording:
         count = self._file.num_row_groups
         for index in range(count):
             self._progress(share + (of - share) * index / count)
-            yield self.read_group(index, columns)
+            yield self._file.read_row_group(index, columns=columns)
 
     def _read_heads(self) -> _Times:
         # The rows without a number: moments, and sources that came and left.
@@ -194,15 +200,16 @@ class Recording:
         values = pa.array(sorted({value for _, value in wanted}), pa.string())
         found: dict[Key, list[_Changes]] = {}
         columns = ["time", "source", "value", "bucket", "change"]
-        for table in self._groups(columns, 0.5, 1):
-            table = table.unify_dictionaries().combine_chunks()
-            chosen = pc.and_(
-                pc.is_in(table["source"].cast(pa.string()), sources),
-                pc.is_in(table["value"].cast(pa.string()), values),
-            )
-            for key, part in _split(table.filter(chosen)):
-                if key[:2] in wanted:
-                    found.setdefault(key, []).append(part)
+        with self._reading():
+            for table in self._groups(columns, 0.5, 1):
+                table = table.unify_dictionaries().combine_chunks()
+                chosen = pc.and_(
+                    pc.is_in(table["source"].cast(pa.string()), sources),
+                    pc.is_in(table["value"].cast(pa.string()), values),
+                )
+                for key, part in _split(table.filter(chosen)):
+                    if key[:2] in wanted:
+                        found.setdefault(key, []).append(part)
         return {
             key: self._join(key, parts, found.get((*key[:2], -1), []))
             for key, parts in found.items()
@@ -271,15 +278,17 @@ def open_recording(name: str, progress: Callable[[float], object] = id) -> tuple
     Raises:
         SampleError: it is none.
     """
-    for tries in range(_TRIES, -1, -1):
+    tries = _TRIES
+    while True:
         mended = mend(name)
         try:
-            file = pq.ParquetFile(name)
+            file = pq.ParquetFile(name, page_checksum_verification=True)
             if METADATA_KEY not in (file.metadata.metadata or {}):
                 raise SampleError(f"{name}: a Parquet file, but not a recording", name)
             return Recording(name, file, progress), mended
         except (pa.ArrowException, OSError) as error:
-            # A recorder may write it just now.
-            if isinstance(error, SampleError) or not tries:
+            tries -= 1  # a recorder may write it just now
+            if isinstance(error, SampleError):
+                raise
+            if not tries:
                 raise SampleError(f"{name}: not a recording: {error}", name) from error
-    raise AssertionError("the last try returns or raises")

@@ -56,10 +56,11 @@ SCHEMA: Final = pa.schema(
 
 # A page is what is compressed at once. In small ones the names of 10,000 sources, which each value
 # has again in the same order, are never found again: 430 in place of 13 MB in an hour.
-_PAGES: Final[dict[str, Any]] = {"data_page_size": 1 << 26, "dictionary_pagesize_limit": 1 << 26}
-_ROWS_OF_PAGE: Final = (
-    "max_rows_per_page"  # of newer pyarrows, which have a small bound of that too
-)
+_PAGES: Final[dict[str, Any]] = {
+    "data_page_size": 1 << 26,
+    "dictionary_pagesize_limit": 1 << 26,
+    "max_rows_per_page": 1 << 40,  # only newer pyarrows have this, with a small bound
+}
 
 _Numbers = npt.NDArray[np.int32]
 
@@ -229,8 +230,7 @@ def make_tables(
     for low, high in itertools.pairwise(edges):
         body = _make_body(intervals, low, high, sources, values)
         whole = pa.concat_tables([head, body]).unify_dictionaries()
-        if whole.num_rows:
-            yield whole.replace_schema_metadata(schema.metadata)
+        yield whole.replace_schema_metadata(schema.metadata)
         head = head.slice(0, 0)
 
 
@@ -240,8 +240,10 @@ def _find_edges(intervals: Sequence[Packed], parts: int, sources: int) -> list[i
         return [0, sources]
     counts = sum(np.bincount(one.rows.sources, minlength=sources) for one in intervals)
     ends = np.cumsum(counts)
-    inner = np.searchsorted(ends, ends[-1] * np.arange(1, parts) // parts) + 1
-    return [0, *sorted({int(edge) for edge in inner} - {sources}), sources]
+    inner = {
+        int(edge) + 1 for edge in np.searchsorted(ends, ends[-1] * np.arange(1, parts) // parts)
+    }
+    return [0, *sorted(edge for edge in inner if ends[edge - 1] < ends[-1]), sources]
 
 
 def _make_body(
@@ -322,9 +324,8 @@ def _look_up(indices: _Numbers, names: list[str]) -> pa.DictionaryArray:
 def encode(table: pa.Table) -> memoryview:
     """Return a Parquet file of one row group, or of none."""
     sink = pa.BufferOutputStream()
-    pages = dict(_PAGES)
-    if _ROWS_OF_PAGE in inspect.signature(pq.write_table).parameters:
-        pages[_ROWS_OF_PAGE] = 1 << 40
+    known = inspect.signature(pq.write_table).parameters
+    pages = {name: size for name, size in _PAGES.items() if name in known}
     names = ["time", "source", "value", "labels", "schema"]
     encodings = {"bucket": "DELTA_BINARY_PACKED"}
     if _is_even(table):
@@ -339,6 +340,7 @@ def encode(table: pa.Table) -> memoryview:
         use_dictionary=names,
         column_encoding=encodings,
         write_statistics=["time", "source", "value"],
+        write_page_checksum=True,
         **pages,
     ) as writer:
         if table.num_rows:

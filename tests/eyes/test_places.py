@@ -2,18 +2,14 @@
 
 import gzip
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from statsfs.exceptions import SampleError
 from statsfs.eyes.places import Directory, Server, open_place
 from statsfs.eyes.samples import parse_sample
+from tests.support.answers import answering
 
 STATS = {"values": {}, "subordinates": {"a b": {"values": {"n": 7}, "subordinates": {}}}}
 SCHEMA = {
@@ -24,34 +20,6 @@ SCHEMA = {
                     "aggregate": [], "mode": 420}],
     }},
 }  # fmt: skip
-
-
-@contextmanager
-def answering(answers: dict[str, tuple[int, bytes, dict[str, str]]]) -> Iterator[str]:
-    """A server of these answers."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, body, headers = answers[self.path]
-            self.send_response(status)
-            for name, text in headers.items():
-                self.send_header(name, text)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Say nothing."""
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def test_a_directory_is_read_by_its_views(tmp_path: Path) -> None:

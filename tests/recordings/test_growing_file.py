@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -242,6 +244,28 @@ def test_a_footer_survives_being_read_and_written() -> None:
     assert pq.read_table(pa.BufferReader(again)).equals(data)
     two = whole[: -8 - length] + footer.render(groups[:2] * 10)
     assert pq.read_table(pa.BufferReader(two)).num_rows == 20
+
+
+@pytest.mark.parametrize("library", ["duckdb", "polars", "pyarrow"])
+def test_footers_of_others_are_read(tmp_path: Path, library: str) -> None:
+    """A file of another program is told from what is no Parquet file at all."""
+    name = tmp_path / "x.parquet"
+    if library == "duckdb":
+        duckdb.sql(f"COPY (SELECT 1::UTINYINT AS a, [2] AS b) TO '{name}'")
+    elif library == "polars":
+        polars.DataFrame({"a": [1], "b": [[2]]}).write_parquet(name)
+    else:
+        pq.write_table(pa.table({"a": pa.array([1], pa.uint8())}), name)
+    assert mend(str(name)) is False
+
+
+def test_what_follows_a_footer_is_refused() -> None:
+    """Its length is known."""
+    (length,) = struct.unpack("<I", EMPTY[-8:-4])
+    text = bytes(EMPTY[-8 - length : -8])
+    parse_footer(text)
+    with pytest.raises(ValueError, match="footer"):
+        parse_footer(text + b"x")
 
 
 @pytest.mark.parametrize(

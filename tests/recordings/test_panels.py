@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from statsfs import Source, Stats, counter, gauge
 from statsfs.exceptions import SampleError
+from statsfs.eyes.samples import Sample
 from statsfs.recordings import panels
 from statsfs.recordings.panels import Panel, list_values, make_panels
 from statsfs.recordings.pictures import draw
@@ -67,6 +69,40 @@ def test_heats_of_histograms(tree: Tree) -> None:
     (heat,) = panel.heats
     assert heat.rates.shape == (8, 5)
     assert heat.rates.sum(axis=1).tolist() == [0, 0, 0, 5, 5, 0, 0, 0]
+
+
+def test_values_without_numbers_or_the_label_are_not_drawn(tree: Tree) -> None:
+    """A value that could never be read, one of a source without a label; the others are."""
+    other = Source("other")
+    lonely = Lonely()
+    other.add_values(Lonely, lonely)
+    tree.registry.register(other)
+    real = tree.place.read_sample
+
+    def read() -> Sample:
+        sample = real()
+        sample.root["subordinates"]["other"]["values"].pop("never")
+        if tree.time > BEGUN + 7:
+            for node in sample.root["subordinates"]["app"]["subordinates"].values():
+                node["values"].pop("latency")
+        return sample
+
+    tree.place.read_sample = read  # type: ignore[method-assign]
+    for number in (0, -5, -7, -3):
+        lonely.depth = number
+        tree.tick()
+    assert [panel.value for panel in make(tree, "never", "depth")] == ["depth"]
+    assert [panel.value for panel in make(tree, "depth", "requests", by="worker")] == ["requests"]
+    (panel,) = make(tree, "depth")
+    assert np.nanmin(panel.lines[0].numbers) == -7
+    assert draw([panel], "png", "x").startswith(b"\x89PNG")
+    (panel,) = make(tree, "latency", by="worker")
+    assert [heat.rates[:, -2:].sum() for heat in panel.heats] == [0, 0]
+
+
+class Lonely(Stats):
+    never = counter()
+    depth = gauge()
 
 
 def test_what_cannot_be_drawn_is_said(tree: Tree) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from statsfs.exceptions import SampleError
 from statsfs.eyes.places import Player
-from statsfs.recordings import playing, recorder
+from statsfs.recordings import playing, recorder, tables
 from statsfs.recordings.playing import Playback
 from statsfs.recordings.recorder import Recorder
 from tests.support.registry_place import BEGUN, Place, Tree
@@ -29,6 +29,10 @@ class Watched(Place):
         except SampleError:
             self.roots.append({"values": {}, "subordinates": {}})
             raise
+        if len(self.roots) % 4 == 3:  # a file that cannot be read now
+            workers: Any = sample.root["subordinates"]["app"]["subordinates"]
+            del workers["worker0"]["values"]["longest"]
+            del workers["worker1"]["values"]["latency"]
         self.roots.append(sample.root)
         return sample
 
@@ -67,13 +71,16 @@ def at(player: Playback, index: int) -> Any:
     return sample.root
 
 
-@pytest.fixture(params=["sorted", "not sorted", "many batches"])
+@pytest.fixture(params=["sorted", "not sorted", "many batches", "many parts"])
 def recorded(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Any]:
     """A recording and what it is of; as a file has it in the making and later."""
     if request.param == "not sorted":
         monkeypatch.setattr(Recorder, "_sort", lambda self: None)
     elif request.param == "many batches":
         monkeypatch.setattr(recorder, "_INTERVALS_MAX", 3)
+    elif request.param == "many parts":
+        monkeypatch.setattr(tables, "_PART_ROWS", 100)
+        monkeypatch.setattr(recorder, "_INTERVALS_MAX", 20)
     file = tmp_path / "r.parquet"
     return file, make(file, 60)
 
@@ -179,3 +186,28 @@ def test_a_recording_without_samples_is_refused(tmp_path: Path) -> None:
     Recorder(str(tmp_path / "r"), [], 1.0).close()
     with pytest.raises(SampleError, match="a recording without samples"):
         Playback(str(tmp_path / "r"))
+
+
+def test_a_recorder_at_work_may_sort_meanwhile(tmp_path: Path) -> None:
+    """What was read is then somewhere else in the file; the same samples are found there."""
+    tree = Tree(tmp_path / "r.parquet")
+    for _ in range(40):
+        tree.workers[0].requests += 1
+        tree.tick()
+    player = Playback(str(tree.file))
+    samples = player.replay()
+    assert next(samples).time == BEGUN
+    tree.recorder.close()
+    app = [sample.root["subordinates"]["app"]["values"]["requests"] for sample in samples]
+    assert app == list(range(2, 41))
+
+
+def test_nothing_changes_in_an_idle_tree(tmp_path: Path) -> None:
+    """Its samples are there nevertheless."""
+    tree = Tree(tmp_path / "r.parquet")
+    for _ in range(5):
+        tree.tick()
+    player = Playback(str(tree.file))
+    assert len({id(sample.root) for sample in player.replay()}) == 1
+    assert player.end == BEGUN + 4
+    tree.recorder.close()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import duckdb
 import numpy as np
 import pandas
 import polars
+import pyarrow.parquet as pq
 import pytest
 
 from statsfs import Registry
@@ -16,6 +18,7 @@ from statsfs.exceptions import SampleError
 from statsfs.recordings import recorder
 from statsfs.recordings.reading import open_recording
 from statsfs.recordings.recorder import Recorder, join
+from tests.support.deadlines import DEADLINE
 from tests.support.registry_place import BEGUN, Place, Tree
 
 APP, WORKER = "/run/stats/app", "/run/stats/app/worker0"
@@ -51,6 +54,8 @@ def test_numbers_are_read_back(tree: Tree) -> None:
     assert numbers(tree, WORKER, "requests") == numbers(tree, APP, "requests") == [3, 3, 7]
     assert numbers(tree, APP, "latency", 3) == [1, 2, 3]
     assert tree.read().moments.tolist() == [BEGUN, BEGUN + 1, BEGUN + 2]
+    wanted = {(WORKER, "requests"), (APP, "memory")}
+    assert tree.read().read(wanted).keys() == {(*one, -1) for one in wanted}
     # What did not change has no row.
     frame = pandas.read_parquet(tree.file, dtype_backend="pyarrow")
     rows = frame[(frame.source == WORKER) & (frame.value == "requests")]
@@ -137,6 +142,94 @@ def test_a_schema_that_cannot_be_read_is_asked_for_again(tree: Tree) -> None:
     tree.place.schemas = True
     tree.tick()
     assert "requests" in tree.read().sources[WORKER].values
+
+
+def test_a_source_without_a_schema_is_announced_once(tree: Tree) -> None:
+    """Not at each sample until there is one."""
+    tree.place.schemas = False
+    for _ in range(3):
+        tree.tick()
+    (count,) = query(f"SELECT count(labels) FROM '{tree.file}'")
+    assert count == (4,)
+
+
+def test_a_source_that_left_before_its_schema_was_read(tree: Tree) -> None:
+    """It has no descriptions."""
+    tree.tick()
+    tree.add("brief")
+    real = tree.place.read_schema
+    tree.place.read_schema = lambda path=(): real(())  # type: ignore[method-assign]
+    tree.tick()
+    assert tree.read().sources["/run/stats/app/brief"].values == {}
+
+
+def test_a_histogram_that_is_gone_and_back(tree: Tree) -> None:
+    """What it counted before is not counted again."""
+    tree.workers[0].latency.observe(5)
+    tree.tick()
+    real = tree.place.read_sample
+    sample = real()
+    del sample.root["subordinates"]["app"]["subordinates"]["worker0"]["values"]["latency"]
+    tree.place.read_sample = lambda: sample  # type: ignore[method-assign]
+    tree.tick()
+    tree.place.read_sample = real  # type: ignore[method-assign]
+    tree.workers[0].latency.observe(5)
+    tree.tick()
+    tree.workers[0].latency.observe(5)
+    tree.tick()
+    assert np.array_equal(numbers(tree, WORKER, "latency", 3), [1, math.nan, 2, 3], equal_nan=True)
+
+
+def test_a_recorder_at_work_is_waited_for(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be read just now is read again; a file that never can be is refused."""
+    tree.tick()
+    real = pq.ParquetFile
+    left = 2
+
+    def read(*arguments: Any, **named: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError("Corrupt snappy compressed data")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(pq, "ParquetFile", read)
+    assert len(tree.read().moments) == 1
+    left = 100
+    with pytest.raises(SampleError, match="not a recording: Corrupt"):
+        tree.read()
+
+
+def test_a_recording_that_changes_while_it_is_read(tree: Tree) -> None:
+    """Is one line."""
+    for _ in range(40):
+        tree.workers[0].requests += 1
+        tree.tick()
+    recording = tree.read()
+    tree.recorder.close()
+    with pytest.raises(SampleError, match="it changed while it was read; try again"):
+        recording.read({(WORKER, "requests")})
+
+
+def test_a_slow_sort_does_not_hold_up_samples(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is recorded meanwhile is behind it; only when that is as much is it waited for."""
+    monkeypatch.setattr(recorder, "_INTERVALS_MAX", 5)
+    real = Recorder._encode
+    going = threading.Event()
+
+    def encode(self: Recorder, intervals: Any) -> Any:
+        if len(intervals) > 1:
+            assert going.wait(DEADLINE)
+        return real(self, intervals)
+
+    monkeypatch.setattr(Recorder, "_encode", encode)
+    for tick in range(23):
+        tree.workers[0].requests += 1
+        if tick == 9:
+            going.set()
+        tree.tick()
+    tree.recorder.close()
+    assert numbers(tree, WORKER, "requests") == list(range(1, 24))
 
 
 def test_the_schema_of_all_is_read_where_many_come(tree: Tree) -> None:
