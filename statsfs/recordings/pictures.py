@@ -139,6 +139,9 @@ def _draw_heat(figure: Figure, axes: Axes, panel: Panel, heat: Heat) -> None:
     mesh = axes.pcolormesh(times, np.arange(low, high + 1), rates, norm=norm, cmap="viridis")
     bar = figure.colorbar(mesh, ax=axes, pad=0.01)
     bar.ax.set_title("/s", fontsize=8)
+    plain = FuncFormatter(lambda number, _: f"{number:,.3g}")  # not 4 × 10²
+    bar.ax.yaxis.set_major_formatter(plain)
+    bar.ax.yaxis.set_minor_formatter(plain)
     edges = find_edges(len(heat.rates), panel.what)
     ticks = np.arange(low, high + 1, max(1, -(-(high - low) // _TICKS)))
     axes.set_yticks(ticks, [_name_edge(edges[tick], panel) for tick in ticks])
