@@ -127,6 +127,7 @@ class _Course:
         # Times go on as that clock does, which nobody sets, and which suspends do not stop.
         self._offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self._failing: set[str] = set()
+        self._failed = False
         self._shown = sys.stderr.isatty()
 
     def tick(self) -> float:
@@ -142,7 +143,9 @@ class _Course:
     def record(self) -> None:
         """Record the numbers of now."""
         moment = self._offset + time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._failed = True  # if this raises: then the error is all that is said
         failing = {str(error) for error in self._recorder.record(moment)}
+        self._failed = False
         for reason in sorted(failing - self._failing):
             self._say(f"statsfs: {reason}; the recording goes on")
         self._failing = failing
@@ -152,7 +155,8 @@ class _Course:
     def close(self) -> None:
         """Finish the recording, and say what it has."""
         self._recorder.close()
-        self._say(f"statsfs: recorded {self._describe()}")
+        if not self._failed:
+            self._say(f"statsfs: recorded {self._describe()}")
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(OSError):  # nobody reads it

@@ -58,12 +58,12 @@ class MetricsRecorder:
             for line in text.splitlines():
                 if not line.startswith(b"#"):
                     lines.append(line + stamp)
-                    self.rows += 1
                 elif line != b"# EOF" and line not in self._described:
                     described.add(line)
                     lines.append(line)
         self._write(lines)
         self._described |= described
+        self.rows += sum(not line.startswith(b"#") for line in lines)
         self.intervals += 1
         return errors
 

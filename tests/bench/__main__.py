@@ -22,6 +22,7 @@ from tests.bench import (
     looking,
     memory,
     migrating,
+    recording,
     results,
     sampling,
     segmenting,
@@ -49,6 +50,7 @@ TOPICS = {
     "viewing": viewing.main,
     "migrating": migrating.main,
     "looking": looking.main,
+    "recording": recording.main,
 }
 
 
