@@ -23,6 +23,7 @@ import pytest
 
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT, is_mounted
+from tests.support.registry_place import Tree
 
 TOP = (sys.executable, "-m", "statsfs", "top")
 
@@ -318,3 +319,20 @@ def test_where_there_is_no_terminal_it_says_what_scripts_use(tmp_path: Path) -> 
     done = run_top(str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "statsfs: error: not a terminal; --once and --csv are for scripts\n"
+
+
+def test_a_recording_is_played_on_a_terminal(tmp_path: Path) -> None:
+    """It goes on by itself, keys stop it, and it says where it is."""
+    tree = Tree(tmp_path / "r.parquet")
+    for _ in range(101):
+        tree.workers[0].requests += 5
+        tree.tick()
+    tree.recorder.close()
+    terminal = Terminal("-i", "0.1", str(tree.file))
+    terminal.wait_for("worker0")
+    terminal.press("5")
+    terminal.wait_for(r"[5-9]\d% of 1:40")  # it goes on from the middle
+    terminal.press(".")
+    terminal.wait_for("PAUSED")
+    terminal.press("q")
+    assert terminal.end() == 0
