@@ -225,10 +225,10 @@ class TopApp(App[None]):
             head.append(f"  waiting: no answer for {waited:.0f} s", "reverse")
         if sample is not None and sample.find(self._source) is None:
             head.append(f"  waiting: {'/'.join(self._source)} has gone", "reverse")
-        head.append(f"  {self._place.name}")
         if self._player is not None and sample is not None:
             head.append(f"  {describe_position(self._player, sample.time)}")
-        elif sample is not None:
+        head.append(f"  {self._place.name}")
+        if self._player is None and sample is not None:
             head.append(f"  {time.strftime('%H:%M:%S', time.localtime(sample.time))}")
         if self._player is None:
             head.append(f"  every {self._feed.pace:.3g} s")
