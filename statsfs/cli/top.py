@@ -93,7 +93,7 @@ def top(
       statsfs top stats.parquet
       statsfs top --csv -i 10 /run/stats > stats.csv
     """  # fmt: skip
-    place = _open(_find_place() if path is None else path)
+    place: Place = _ask(lambda: _open(_find_place() if path is None else path))
     if isinstance(place, Player) and (once or as_csv):
         _print_recording(place, pattern, as_csv)
         return
