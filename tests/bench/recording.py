@@ -23,7 +23,7 @@ from tests.bench.measuring import Line, show
 
 SOURCES, VALUES = 10_000, 47
 VMS = 100
-SAMPLES = 35  # after 34 of them 470,000 changes each are sorted
+SAMPLES = 68  # in which 470,000 changes each are sorted twice
 MOST = 200.0  # MB in an hour
 
 _Numbers = npt.NDArray[np.int64]
