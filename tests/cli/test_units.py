@@ -53,12 +53,13 @@ def test_nothing_hides_the_mount(file: Path) -> None:
 
 def test_what_the_unit_runs() -> None:
     """The command of the unit is one that we have."""
-    command, *arguments = read_settings(UNIT)["ExecStart"].split()
+    settings = read_settings(UNIT)
+    command, *arguments = settings["ExecStart"].split()
     assert Path(command).name == "statsfs"
-    assert arguments == ["mount", "--create", "/run/stats"]
-    assert read_settings(UNIT)["Type"] == "notify"
-    reload = read_settings(UNIT)["ExecReload"].split()
-    assert reload == [command, *arguments, "--replace", "--background"]
+    assert arguments == ["mount", "--create", "/run/stats", "$OPTIONS"]
+    assert (settings["Type"], settings["Environment"]) == ("notify", "OPTIONS=")
+    # The package looks for the first command in the second.
+    assert settings["ExecReload"] == f"{settings['ExecStart']} --replace --background"
 
 
 @pytest.mark.mount
