@@ -9,9 +9,9 @@ trap 'rm -rf "$work"' EXIT
 . /etc/os-release
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' statsfs/__init__.py)+$ID${VERSION_ID:-$VERSION_CODENAME}
 mkdir "$work/statsfs"
-tar --exclude=__pycache__ --create statsfs packaging/man_pages.py examples docs pyproject.toml README.md CHANGELOG.md LICENSE |
+tar --exclude=__pycache__ --create statsfs packaging examples docs pyproject.toml README.md CHANGELOG.md LICENSE |
 	tar --directory="$work/statsfs" --extract
-cp -r packaging/debian "$work/statsfs/debian"
+mv "$work/statsfs/packaging/debian" "$work/statsfs/debian"
 cat >"$work/statsfs/debian/changelog" <<END
 statsfs ($version) $VERSION_CODENAME; urgency=medium
 

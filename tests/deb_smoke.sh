@@ -88,7 +88,9 @@ wait $!
 install python3-libvirt
 /usr/lib/statsfs/bin/python3 -c 'import libvirt'
 
-# The manual, completions, the unit.
+# Upgrades. The manual, completions, the unit.
+. ./deb_upgrade.sh
+check_upgrades
 install man-db bash-completion zsh fish systemd
 for page in statsfs.1 mount.statsfs.8; do
 	says "/usr/share/man/man${page##*.}/$page.gz" man --where "${page##*.}" "${page%.*}"
