@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 import click
-
 import roff
+
 import statsfs
 from statsfs.cli import mount_helper
 from statsfs.cli.commands import cli

@@ -104,9 +104,7 @@ def _inline(node: SyntaxTreeNode, change: Callable[[str], str] = str) -> str:
     return "".join(_inline_parts(node.children, change))
 
 
-def _inline_parts(
-    nodes: list[SyntaxTreeNode], change: Callable[[str], str] = str
-) -> Iterator[str]:
+def _inline_parts(nodes: list[SyntaxTreeNode], change: Callable[[str], str] = str) -> Iterator[str]:
     for node in nodes:
         match node.type:
             case "inline":

@@ -25,7 +25,7 @@ main() {
 		fresh=deb-fresh-$suite
 		rm -rf "${cache:?}/$fresh"
 		cp -a "$cache/deb-$suite" "$cache/$fresh"
-		cp "$cache/deb-build-$suite"/srv/statsfs/dist/*.deb tests/deb_smoke.sh tests/deb_upgrade.sh "$cache/$fresh/srv/"
+		cp "$cache/deb-build-$suite"/srv/statsfs/dist/*.deb tests/deb_smoke.sh tests/deb_upgrade.sh tests/deb_complete.zsh "$cache/$fresh/srv/"
 		in_root "$fresh" 'sh /srv/deb_smoke.sh'
 		rm -r "${cache:?}/$fresh"
 	done

@@ -92,10 +92,13 @@ install python3-libvirt
 . ./deb_upgrade.sh
 check_upgrades
 install man-db bash-completion zsh fish systemd
-for page in statsfs.1 mount.statsfs.8; do
-	says "/usr/share/man/man${page##*.}/$page.gz" man --where "${page##*.}" "${page%.*}"
+for file in /usr/share/man/man*/*statsfs*; do
+	page=$(basename "$file" .gz)
+	[ -L "$file" ] || says "$file" man --where "${page##*.}" "${page%.*}"
 	says "" sh -c "man --warnings --ditroff ${page##*.} ${page%.*} 2>&1 >/dev/null"
 done
+says /usr/share/man/man1/statsfs-mount.1.gz man --where statsfs mount
+says /usr/share/man/man5/statsfs.5.gz man --where 5 statsfs
 says mount bash -c '
 	. /usr/share/bash-completion/bash_completion
 	_comp_load statsfs 2>/dev/null || __load_completion statsfs
@@ -103,12 +106,26 @@ says mount bash -c '
 	_statsfs_completion statsfs
 	echo "${COMPREPLY[@]}"
 '
-says _statsfs zsh -c 'autoload -Uz compinit; compinit -D -u; echo $_comps[statsfs]'
+says "statsfs mount [OPTIONS] MOUNTPOINT" timeout 60 zsh ./deb_complete.zsh
 says mount sh -c "fish -c 'complete -C \"statsfs mo\"' | cut -f 1"
 says "" systemd-analyze verify statsfs.service
 says disabled sh -c 'systemctl is-enabled statsfs || :'
 
+# updatedb leaves out a mount: as its service runs it, and as its own package has it.
+install plocate
+mkdir /srv/stats
+mount -t statsfs statsfs /srv/stats -o segments=/srv/segments
+command=$(sed -n 's/^ExecStart=\(..*\)/\1/p' /usr/lib/systemd/system/plocate-updatedb.service.d/statsfs.conf)
+says "${command%% *}" sed -n 's/^ExecStart=//p' /usr/lib/systemd/system/plocate-updatedb.service
+says "/srv/stats/statsfs" sh -c "${command%% *} && locate --existing --regexp stats/statsfs\$"
+says "" sh -c "$command && { locate --existing --regexp stats/statsfs\$ || :; }"
+umount /srv/stats
+wait_until ended
+rm -r /srv/segments
+
 # Nothing of it stays.
+test -d /run/statsfs || fail "there is no /run/statsfs"
 apt-get -qq -y purge statsfs >/dev/null
+says "" find /run /tmp -name '*statsfs*' ! -name '*.deb' ! -path '/tmp/newer/*'
 says "" find_left
 echo "$(. /etc/os-release; echo "$PRETTY_NAME"): statsfs $version is installed, works, and is purged"

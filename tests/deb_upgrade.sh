@@ -56,7 +56,7 @@ upgrade() { # VERSION
 }
 
 served_version() {
-	getfattr --only-values --name=user.statsfs.version /run/stats/statsfs
+	getfattr --absolute-names --only-values --name=user.statsfs.version /run/stats/statsfs
 }
 
 check_upgrades() {

@@ -1,6 +1,8 @@
 """What is distributed: the wheel and the sdist, and the manual that the Debian package has."""
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -44,19 +46,132 @@ def test_dist(tmp_path: Path) -> None:
     assert said == run(sys.executable, "-m", "statsfs", "--version")
 
 
-def test_manual(tmp_path: Path) -> None:
-    """Each command and each option has its place in the manual, as have the options of mount(8)."""
-    run(sys.executable, "packaging/man_pages.py", tmp_path)
-    page = (tmp_path / "statsfs.1").read_text()
+@pytest.fixture(scope="module")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pages, in the directories in which man(1) looks for them."""
+    made = tmp_path_factory.mktemp("made")
+    run(sys.executable, "packaging/man_pages.py", made)
+    root = tmp_path_factory.mktemp("man")
+    for page in made.iterdir():
+        directory = root / f"man{page.suffix[1:]}"
+        directory.mkdir(exist_ok=True)
+        page.rename(directory / page.name)
+    return root
+
+
+def test_manual(manual: Path) -> None:
+    """Each command has a page with each option, and the options of mount(8) have one."""
+    overview = (manual / "man1/statsfs.1").read_text()
     for name, command in cli.commands.items():
-        section = page.partition(f".SS statsfs {name}\n".replace("-", "\\-"))[2]
-        section = section.partition("\n.S")[0]
+        escaped = f"statsfs-{name}".replace("-", "\\-")
+        assert f"\n.BR {escaped} (1)\n" in overview
+        page = (manual / f"man1/statsfs-{name}.1").read_text()
+        assert f"\n{escaped} \\- " in page
         for parameter in command.params:
             for option in [*parameter.opts, *parameter.secondary_opts]:
-                assert not option.startswith("-") or option.replace("-", "\\-") in section
-    page = (tmp_path / "mount.statsfs.8").read_text()
+                assert not option.startswith("-") or option.replace("-", "\\-") in page
+    page = (manual / "man8/mount.statsfs.8").read_text()
     for option in mount_helper.list_options():
         assert f"\n.B {option}" in page
+
+
+def test_the_page_of_formats(manual: Path) -> None:
+    """statsfs(5) has every word of the two pages of docs/, once man(1) has made text of it."""
+    command = ["man", "--local-file", str(manual / "man5/statsfs.5")]
+    if shutil.which(command[0]) is None:
+        pytest.skip("there is no man")
+    shown = run(*command, MANWIDTH="10000", LC_ALL="C.UTF-8").lower()
+    for name in ("tree", "segments"):
+        text = (ROOT / f"docs/{name}.md").read_text()
+        text = re.sub(r"\]\([^)]*\)", "", text)  # where links lead to
+        for word in re.findall(r"\w+", text.lower()):
+            assert word in shown, word
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["man", "--warnings", "--ditroff", "--local-file"],
+        ["mandoc", "-T", "lint", "-W", "warning"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_nothing_warns_of_the_manual(manual: Path, command: list[str]) -> None:
+    """No program that shows the pages has anything to say of their markup."""
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"there is no {command[0]}")
+    for page in manual.glob("*/*"):
+        done = subprocess.run([*command, page], capture_output=True, text=True, errors="replace")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert command[0] == "man" or done.stdout == ""
+
+
+def test_markdown_in_the_manual() -> None:
+    """All that is known of Markdown is shown; what is not known is an error, and not left out."""
+    program = "import roff, sys; print(*roff.from_markdown(sys.stdin.read()), sep='\\n')"
+
+    def convert(text: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT / "packaging",
+            input=text,
+            capture_output=True,
+            text=True,
+        )
+
+    text = """\
+# It's `a-b`
+
+.one **two
+three** *four*
+[here](page.md) [there](https://a.b/) <https://c.d/>
+
+- five
+  1. six
+
+     seven
+
+| x | `y` |
+|---|---|
+| 8 \\| 9 | .10 |
+
+```
+'11'  -\\
+```
+"""
+    assert convert(text).stdout.splitlines() == [
+        ".SH IT\\(aqS \\fBa\\-b\\fP",
+        "\\&.one \\fBtwo three\\fP \\fIfour\\fP here there <https://a.b/> https://c.d/",
+        *(".IP \\(bu 4", "five", ".RS 4", ".IP 1. 4", "six", ".RS 4", ".PP", "seven", ".RE", ".RE"),
+        *(".PP", ".TS", "lB lBx", "l lx."),
+        *("x\tT{", "\\fBy\\fP", "T}", "8 | 9\tT{", "\\&.10", "T}", ".TE"),
+        *(".PP", ".RS 4", ".nf", "\\(aq11\\(aq  \\-\\e", ".fi", ".RE"),
+    ]
+    for unknown in ("> quoted", "a ![picture](x.png)", "<b>HTML</b>", "---"):
+        done = convert(unknown)
+        assert done.returncode == 1
+        assert "ValueError: unknown Markdown: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        ([], 2, "usage: python packaging/man_pages.py DIRECTORY\n"),
+        (["a", "b"], 2, "usage: python packaging/man_pages.py DIRECTORY\n"),
+        (["pyproject.toml"], 1, "packaging/man_pages.py: error: [Errno 17] "),
+    ],
+)
+def test_wrong_usage_of_the_manual(arguments: list[str], status: int, says: str) -> None:
+    """It is one line: it was a traceback."""
+    done = subprocess.run(
+        [sys.executable, "packaging/man_pages.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (status, "")
+    assert done.stderr.startswith(says)
+    assert done.stderr.count("\n") == 1
 
 
 def test_completion() -> None:
