@@ -10,12 +10,24 @@ from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
+from typing import Final
 
 from statsfs.exceptions import FormatError
 from statsfs.formats.binary import Descriptor
 from statsfs.model.values import Aggregate, Kind, Type, Unit, Value
 
 __all__ = ["index_values", "make_values"]
+
+
+def _load_descriptions() -> Mapping[str, str]:
+    # The names of VMs and vCPUs are disjoint.
+    path = files("statsfs") / "data" / "kvm_descriptions.json"
+    sections: dict[str, dict[str, str]] = json.loads(path.read_text())
+    return {name: text for section in sections.values() for name, text in section.items()}
+
+
+# Not when the first is wanted: an upgrade may have replaced the file by then.
+_DESCRIPTIONS: Final = _load_descriptions()
 
 
 def make_values(descriptors: Sequence[Descriptor]) -> tuple[Value, ...]:
@@ -53,20 +65,12 @@ def _make_value(one: Descriptor) -> Value:
             unit=one.unit,
             base=one.base,
             exponent=one.exponent,
-            description=_descriptions().get(one.name, ""),
+            description=_DESCRIPTIONS.get(one.name, ""),
             size=one.size,
             bucket_size=one.bucket_size,
         )
     except ValueError as error:
         raise FormatError(f"invalid description of {one.name[:40]!r}: {error}", one) from error
-
-
-@lru_cache(maxsize=1)
-def _descriptions() -> Mapping[str, str]:
-    # The names of VMs and vCPUs are disjoint.
-    path = files("statsfs") / "data" / "kvm_descriptions.json"
-    sections: dict[str, dict[str, str]] = json.loads(path.read_text())
-    return {name: text for section in sections.values() for name, text in section.items()}
 
 
 @lru_cache(maxsize=64)

@@ -242,6 +242,7 @@ class MetricsServer(AbstractContextManager["MetricsServer"]):
 
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        load_page()  # not when it is asked for: an upgrade may have replaced the file by then
         renderings = SharedRenderings(self._registry)
         self._listening = Listening(self._listener, _Answers(renderings, self.stats).answer)
         if self._paused:
