@@ -21,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check docs lint pyright bench soak fleet setup anew system tools qemu boot chromium browser matrix dist deb debtest clean
+.PHONY: help demo test quick check docs lint pyright bench soak fleet setup anew system tools qemu boot chromium browser matrix dist release deb debtest clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -178,6 +178,12 @@ dist: setup ## build a wheel and an sdist in dist/, and install each in a fresh 
 	@rm -f dist/*.whl dist/*.tar.gz
 	@$(bin)/python -m build --no-isolation --outdir dist >/dev/null
 	@for file in dist/*.whl dist/*.tar.gz; do tests/support/install_dist.sh "$$file" || exit; done
+
+release: ## check that this commit can be released: version, changelog, packages, manual; publishes nothing
+	@packaging/check_release.sh before
+	@$(MAKE) --no-print-directory dist
+	@$(MAKE) --no-print-directory docs
+	@packaging/check_release.sh after
 
 # What Build-Depends says, and build-essential, which it implies.
 deb: ## build a Debian package in dist/, for this release of Debian
