@@ -1,7 +1,7 @@
 """The markup of manual pages: text, and Markdown, as roff with the macros of man(7) and tbl(1).
 
 Owns escapes, line lengths, and that part of Markdown which the manual in docs/ has: headings,
-paragraphs, lists, tables, code, emphasis, links. All else is an error, and not left out.
+paragraphs, lists, tables, code, emphasis, links. Comments are left out; all else is an error.
 Threading: none.
 """
 
@@ -76,6 +76,8 @@ def _render(node: SyntaxTreeNode) -> Iterator[str]:
                 yield from _render_item(item)
         case "table":
             yield from _render_table(node)
+        case "html_block" if node.content.startswith("<!--"):
+            pass
         case _:
             raise ValueError(f"unknown Markdown: {node.type}, line {(node.map or [0])[0] + 1}")
 
