@@ -32,7 +32,10 @@ pretend_systemd() {
 			echo "$name={ path=/usr/bin/statsfs ; argv[]=$(setting "$name") ; ignore_errors=no ; start_time=[n/a] }"
 			;;
 		*" reload statsfs.service "*) [ ! -e /tmp/old-linux ] && is_active && eval "$(command ExecReload)" ;;
-		*" stop statsfs.service "*) ! is_active || umount /run/stats ;;
+		*" stop statsfs.service "*)
+			! is_active || kill "$(getfattr --only-values --name=user.statsfs.daemon.pid /run/stats/statsfs 2>/dev/null)"
+			while is_active; do sleep 0.1; done
+			;;
 		*" start statsfs.service "*) eval "$(command ExecStart) --background" ;;
 		*" restart statsfs.service "*) "$0" stop statsfs.service && sleep 1 && "$0" start statsfs.service ;;
 		esac
