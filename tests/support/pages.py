@@ -36,7 +36,7 @@ _BLOCK: Final = re.compile(
 )
 _NAMED: Final = re.compile(r"`([\w./-]+)`:\n*(?:<!--[^\n]*-->\n*)?\Z")
 # Ports of the pages: each test has others, as several run at a time.
-_PORTS: Final = ("8000", "8080", "9090", "9464")
+_PORTS: Final = ("8000", "8080", "8081", "9090", "9464")
 # What only looks is typed again if it shows something else yet: a person is slower than a test.
 _LOOKS: Final = re.compile(r"(cat|grep|ls|promtool query|statsfs top --once|curl [^|]*/metrics)\b")
 # What bash tells of a job that has ended, when it types the next prompt.
