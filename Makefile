@@ -21,7 +21,7 @@ comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check docs lint pyright bench soak fleet setup anew system tools qemu boot chromium browser matrix dist release deb debtest clean
+.PHONY: help demo test quick check docs lint pyright uwsgi bench soak fleet setup anew system tools qemu boot chromium browser matrix dist release deb debtest clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -35,7 +35,7 @@ demo: setup ## mount the mock KVM at ./stats until Ctrl-C
 
 # Tests that measure how long a service waits come last, when no others take the processors. If ARGS leaves no
 # test of one kind, pytest says 5.
-test: setup qemu ## run the tests, measuring coverage
+test: setup qemu uwsgi ## run the tests, measuring coverage
 	@$(MAKE) --no-print-directory chromium
 	@$(bin)/coverage erase
 	$(bin)/coverage run -m pytest --alone=not -n auto --dist loadfile $(ARGS); status=$$?; \
@@ -67,6 +67,11 @@ docs: setup ## build the manual in dist/docs; a warning is an error
 pyright: setup
 	@[ -x $(bin)/pyright ] || $(bin)/pip install -qq --disable-pip-version-check --editable '.[pyright]' || \
 		echo "there is no pyright: mypy alone checks the examples" >&2
+
+# A recipe of the manual runs it. It is compiled.
+uwsgi: setup
+	@[ -x $(bin)/uwsgi ] || $(bin)/pip install -qq --disable-pip-version-check --editable '.[uwsgi]' || \
+		echo "there is no uWSGI: the test of its recipe is skipped" >&2
 
 bench: setup ## run the benchmarks
 	$(bin)/python -m tests.bench $(ARGS)
@@ -137,7 +142,8 @@ tools: setup
 	for package in *.deb; do dpkg-deb --fsys-tarfile $$package | tar -x ./usr/bin || exit; done; \
 	rm -f *.deb
 
-# Where there is KVM, the tests run real virtual machines; the C header is for C++, too, lines of JSON for jq, and the manual for curl. After `tools`: apt does one thing at a time.
+# Where there is KVM, the tests run real virtual machines; the C header is for C++, too, lines of JSON for jq, and pages of the
+# manual ask with curl. After `tools`: apt does one thing at a time.
 # libvirt-daemon starts nothing; it has no unit.
 qemu: tools
 	@missing=; \
