@@ -89,8 +89,8 @@ def demo(
       statsfs demo ./stats --real --vms 2
     """
     if vms * vcpus > _MOST:
-        what = f"{vms} VMs of {count_of(vcpus, 'vCPU')}"
-        raise click.UsageError(f"{what} are more than {_MOST} threads, one for each vCPU")
+        what = f"{count_of(vms, 'VM')} of {count_of(vcpus, 'vCPU')}"
+        raise click.UsageError(f"{what}: no more than {_MOST} vCPUs, as each is a thread")
     stop = Stop()
     registry = Registry()
     with _make_kvm(registry, real, rate, seed) as kvm:

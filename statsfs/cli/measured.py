@@ -13,6 +13,7 @@ from typing import Final
 
 import click
 
+from statsfs.cli.paths import PATH
 from statsfs.eyes.places import Place, open_place
 from statsfs.filesystem.mountpoints import find_mounts
 
@@ -24,6 +25,7 @@ path_option: Final = click.option(
     "-p",
     "--path",
     "paths",
+    type=PATH,
     multiple=True,
     metavar="PATH",
     help="A directory of a mounted statsfs, or http://HOST:PORT, where --listen of a daemon is; "

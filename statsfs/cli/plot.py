@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import click
 
+from statsfs.cli.paths import PATH
 from statsfs.cli.progress import Progress, needing
 
 __all__ = ["plot"]
@@ -42,7 +43,7 @@ class _Since(click.ParamType[float]):
 
 
 @click.command(epilog=EPILOG, context_settings={"show_default": True})
-@click.argument("file")
+@click.argument("file", type=PATH)
 @click.option(
     "--value",
     "values",
@@ -65,6 +66,7 @@ class _Since(click.ParamType[float]):
 @click.option(
     "-o",
     "--output",
+    type=PATH,
     metavar="OUT",
     help="Write there: .png, .svg or .html, one page that needs nothing else.  [default: FILE.png]",
 )

@@ -13,11 +13,13 @@ import click
 
 from statsfs.cli import serving
 from statsfs.cli.measured import Command, find_places, path_option
+from statsfs.cli.paths import PATH
 from statsfs.cli.progress import needing
 from statsfs.cli.signals import Stop
 from statsfs.eyes.descriptions import Description
 from statsfs.eyes.numbers import format_number
 from statsfs.eyes.places import Place
+from statsfs.model.counts import count_of
 from statsfs.recordings.openmetrics_file import MetricsRecorder
 
 if TYPE_CHECKING:
@@ -40,7 +42,12 @@ _BYTES: Final = Description("size", unit="bytes")
     context_settings={"show_default": True, "allow_interspersed_args": False},
 )
 @click.option(
-    "-o", "--output", required=True, metavar="FILE", help="Write there; it must not exist."
+    "-o",
+    "--output",
+    type=PATH,
+    required=True,
+    metavar="FILE",
+    help="Write there; it must not exist.",
 )
 @click.option(
     "-i",
@@ -164,4 +171,5 @@ class _Course:
 
     def _describe(self) -> str:
         size = format_number(self._recorder.size, _BYTES)
-        return f"{self._recorder.intervals:,} samples, {self._recorder.rows:,} numbers, {size}"
+        samples = count_of(self._recorder.intervals, "sample", ",")
+        return f"{samples}, {count_of(self._recorder.rows, 'number', ',')}, {size}"

@@ -11,6 +11,7 @@ from typing import Any, Final, TextIO
 import click
 
 from statsfs.cli.measured import Command, find_places, path_option
+from statsfs.cli.paths import PATH
 from statsfs.exceptions import SampleError
 from statsfs.eyes.moved import Moved, Repeated, find_totals, list_moved, measure, repeat
 from statsfs.eyes.numbers import format_number, format_percentiles, format_rate
@@ -46,9 +47,7 @@ _WIDTH: Final = 18
     help="Run COMMAND so many times; print the mean and the standard deviation of a run.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one object of JSON.")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False), help="Print there, and not on stderr."
-)
+@click.option("-o", "--output", type=PATH, metavar="FILE", help="Print there, and not on stderr.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def stat(
     paths: tuple[str, ...],

@@ -125,7 +125,10 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     def hold(self) -> None:
         """Leave the tree as it is until `go_on` or `leave`, and its numbers for a second at most.
 
-        Nothing is connected any more. KvmError: that takes too long.
+        Nothing is connected any more.
+
+        Raises:
+            KvmError: that takes too long.
         """
         try:
             asyncio.run_coroutine_threadsafe(self._hold(), self._loop).result(_SETUP)

@@ -13,7 +13,7 @@ from statsfs.cli.paths import DIRECTORY, PATH
 from tests.support.commands import assert_error, run
 
 # Parameters that are texts and no paths.
-TEXTS = {"gid", "listen", "load", "root", "uid"}
+TEXTS = {"by", "gid", "listen", "load", "root", "uid", "values"}
 
 
 def list_parameters() -> Iterator[tuple[str, click.Parameter]]:
@@ -82,6 +82,13 @@ WRONG = {
     "\udcff/not/UTF-8": "o such ",
     "two\nlines/below/it": "o such ",
 }
+# What a command says in place of the reason: in all cases, or in one.
+OTHERS: dict[str | tuple[str, str], str] = {
+    "status": "not a mounted statsfs",
+    "umount": "not a mounted statsfs",
+    ("umount", "loop"): WRONG["loop"],
+    ("top", "file"): "not a recording",
+}
 COMMANDS = [
     ["top"],
     ["umount"],
@@ -104,8 +111,7 @@ def test_paths_that_lead_elsewhere(path: str, tmp_path: Path) -> None:
         # A log is a file; it may not be a directory.
         is_log = command[-1] == "--log"
         done = run(*command, f"{path}/log" if is_log else path, cwd=tmp_path)
-        is_mount = command[0] in ("umount", "status")
-        assert_error(done, 1, "not a mounted statsfs" if is_mount else WRONG[path])
+        assert_error(done, 1, OTHERS.get((command[0], path)) or OTHERS.get(command[0], WRONG[path]))
     assert sorted(os.listdir(tmp_path)) == before
 
 

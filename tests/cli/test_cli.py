@@ -58,7 +58,7 @@ def test_no_command() -> None:
         (["demo", "stats", "--nothing"], "--nothing"),
         (["demo", "stats", "--vms", "-1"], "--vms"),
         (["demo", "stats", "--vcpus", "0"], "--vcpus"),
-        (["demo", "stats", "--vms", "9" * 20], "more than 10000 threads"),
+        (["demo", "stats", "--vms", "9" * 20], "no more than 10000 vCPUs"),
         (["demo", "stats", "--vms", "5001", "--vcpus", "2"], "5001 VMs of 2 vCPUs"),
         (["demo", "stats", "--rate", "nan"], "--rate"),
         (["demo", "stats", "--for", "inf"], "--for"),

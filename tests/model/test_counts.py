@@ -50,6 +50,10 @@ NEVER_ONE = """
     {count} values, not 1 to
     {len(digits)} digits
     {len(listed)} values.
+    {len(kept)} bytes of VMs
+    {_MOST} vCPUs
+    {len(array)} values
+    {len(panels)} values the first
 """
 NOUNS = re.compile(
     r"\} (?:open )?(?:bytes|views|sources|files|values|names|lines|users|VMs|vCPUs|readers|labels"

@@ -42,7 +42,9 @@ NAMES = (*(f"statsfs.{name}" for name in statsfs.__all__), *_OTHERS)
 # What other rooms of the package need of a public class: the manual does not name it.
 _INTERNAL = {
     "Collector": "follow go_on halt hold prepare settle start_held",
+    "KvmHost": "go_on",
     "MetricsServer": "leave listener pause resume",
+    "QemuMonitor": "adopt begin go_on hold keep leave",
     "Registry": "add_listener notify remove_listener tell tell_no_more",
     "Samples": "decode entries",
     "Snapshot": "decoded find_silent",
