@@ -39,7 +39,6 @@ nitpick_ignore_regex = [
     ("py:class", r"Array|CollectorRegistry|MetricsServer|Section|Session|TheirMetric"),
 ]
 
-_ENTRY = re.compile(r"^(\w+)\n", re.MULTILINE)
 # A link to a text of the repository that is no page.
 _LINK = re.compile(r"\[([^\]]+)\]\((\.\.[\w./-]+\.md)\)")
 _CODE = re.compile(r"(?<![`:])`([^`]+)`(?!`)(\w?)")
@@ -55,10 +54,6 @@ def _link_file(found: re.Match[str], page: Path) -> str:
 
 def _read(_app: Sphinx, page: str, source: list[str]) -> None:
     """Let links to other files of the repository be downloads."""
-    if page == "index":  # a page that is not there yet has no entry
-        source[0] = _ENTRY.sub(
-            lambda found: found[0] if (DOCS / f"{found[1]}.md").exists() else "", source[0]
-        )
     source[0] = _LINK.sub(lambda found: _link_file(found, DOCS / page), source[0])
 
 
