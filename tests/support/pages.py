@@ -50,7 +50,7 @@ while IFS= read -r -u 3 -d '' command; do
     eval "$command" </dev/null 3<&-
     printf '\0%d\0' $?
 done
-kill -CONT $(jobs -p) 2>/dev/null; kill $(jobs -p) 2>/dev/null
+for job in $(jobs -p); do kill -- -$job; kill -CONT -- -$job; done 2>/dev/null
 wait 2>/dev/null
 """
 
@@ -225,15 +225,15 @@ class Shell:
         assert status == 0 or command.output, (status, command.text, printed)
 
     def close(self) -> None:
-        """End what runs in the background, and see that it ends."""
-        os.close(self._commands)
-        try:
-            self._process.wait(30)
-        finally:
-            self.kill()
+        """End what runs in the background, and see that it ends and leaves nothing."""
+        self._hang_up()
+        self._process.wait(30)
+        wait_until(lambda: not [*_processes_of(self._process.pid)], "the end of all processes")
+        wait_until(lambda: not self._mounts(), "the unmount")
 
     def kill(self) -> None:
-        """Kill what is left."""
+        """Kill what is left, if there is anything."""
+        self._hang_up()
         for process in _processes_of(self._process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
@@ -241,10 +241,18 @@ class Shell:
         self._reader.join()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        for line in Path("/proc/self/mountinfo").read_text().splitlines():
-            mountpoint = Path(line.split()[4])
-            if self.directory.resolve() in mountpoint.parents:
-                detach(mountpoint)
+        for mountpoint in self._mounts():
+            detach(mountpoint)
+
+    def _hang_up(self) -> None:
+        if self._commands >= 0:
+            os.close(self._commands)
+            self._commands = -1
+
+    def _mounts(self) -> list[Path]:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        found = [Path(line.split()[4]) for line in lines]
+        return [path for path in found if self.directory.resolve() in path.parents]
 
 
 def _processes_of(session: int) -> Iterator[int]:
@@ -292,5 +300,4 @@ def type_page(page: Path, directory: Path, *, exact: bool = True, **environment:
                     shell.type(command, exact=exact and block.remark != "numbers vary")
         shell.close()
     finally:
-        with contextlib.suppress(OSError):
-            shell.kill()
+        shell.kill()
