@@ -28,12 +28,14 @@ _DEMO = "statsfs demo ./stats {} >demo.log 2>&1 &\nuntil mountpoint -q stats; do
 # What is typed before the first command of a page; and what a page needs.
 BEFORE = {
     "README.md": _DEMO.format(""),
+    "docs/looking.md": _DEMO.format(""),
     "docs/tree.md": _DEMO.format("--rate 0"),
 }
 MARKS: dict[str, list[pytest.MarkDecorator]] = {
     "README.md": [pytest.mark.mount],
     "docs/command_line.md": [pytest.mark.slow],
     "docs/kvm.md": [pytest.mark.mount, pytest.mark.kvm],
+    "docs/looking.md": [pytest.mark.mount],
     "docs/monitoring.md": [pytest.mark.mount, pytest.mark.tools],
     "docs/tree.md": [pytest.mark.mount, pytest.mark.tools],
 }

@@ -113,10 +113,14 @@ class Recorder:
         packed = interval.pack(before)
         tables = self._encode([packed])
         self._file.append(tables)
-        self._appended += tables
-        self._waiting.append(packed)
-        self._waiting_size += packed.size(before)
-        self._waiting_rows += len(packed)
+        if self.intervals:
+            self._appended += tables
+            self._waiting.append(packed)
+            self._waiting_size += packed.size(before)
+            self._waiting_rows += len(packed)
+        else:
+            # Whole numbers: among changes they would not become smaller, and changes larger.
+            self._file.settle(tables)
         self.intervals += 1
         self.rows += len(packed)
         if self._sorted is not None and (self._sorted.done() or self._is_full()):

@@ -50,6 +50,22 @@ _STAND_INS: Final = {
         "    run()": "registry, run = Registry(), lambda: None",
         "await run()": "run = trio.lowlevel.checkpoint",
     },
+    "docs/looking.md": {
+        "duckdb.sql": """
+            import subprocess, sys
+            class VmStats(Stats):
+                exits = counter("VM exits")
+            kvm, stats, registry = Source("kvm"), VmStats(), Registry()
+            kvm.add_values(VmStats, stats)
+            registry.register(kvm)
+            with mount(registry, "stats"):
+                arguments = "record -i 0.1 -o r.parquet -p stats --for 0.5".split()
+                command = [sys.executable, "-m", "statsfs", *arguments]
+                recorder = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+                while recorder.poll() is None:
+                    stats.exits += 1
+        """,
+    },
     "docs/monitoring.md": {
         "serve_metrics": "import prometheus_client; registry = Registry()",
         "show_prometheus": "server.close()",
