@@ -120,7 +120,7 @@ __all__ = [
     "values_of",
 ]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
