@@ -476,9 +476,10 @@ def test_every_example_is_tested() -> None:
 
 def test_tests_of_counters() -> None:
     """The tests of a program's counters pass, and each is in the manual as it is there."""
-    run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", EXAMPLES / "test_jobs.py")
-    program = (EXAMPLES / "test_jobs.py").read_text()
+    programs = [EXAMPLES / "test_jobs.py", EXAMPLES / "test_published.py"]
+    run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *programs)
+    program = "".join(path.read_text() for path in programs)
     page = (EXAMPLES.parent / "docs" / "howto" / "testing.md").read_text()
     lines = [line.split("  #")[0] for line in re.findall(r"^ *assert .*", page, re.MULTILINE)]
-    assert len(lines) == 5
+    assert len(lines) == 7
     assert [line for line in lines if line.strip() not in program] == []
