@@ -11,10 +11,8 @@ Threading: one thread's. A lock on the file, held until it is closed, keeps othe
 
 import contextlib
 import fcntl
-import mmap
 import os
 import stat
-import struct
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -24,6 +22,7 @@ from statsfs.recordings.footers import MAGIC, RowGroup, parse_footer, split_file
 __all__ = ["GrowingFile", "create_file", "mend", "open_new"]
 
 _FOOTER_MAX: Final = 1 << 28
+_BLOCK: Final = 1 << 16  # bytes that are searched at once
 
 
 class GrowingFile:
@@ -63,7 +62,7 @@ class GrowingFile:
             newer: those behind them, which are replaced the next time.
 
         Raises:
-            SampleError: they could not be written. The file is as it was before.
+            SampleError: they could not be written. The rows of the file are as before.
         """
         first, settled = _lay(sorted_, self._place)
         later, waiting = _lay(newer, self._place + len(first))
@@ -79,9 +78,14 @@ class GrowingFile:
         # file is cut, its end is right, and cutting is one step.
         data, groups = _lay([*sorted_, *newer], high)
         self._write(high, data, [*self._settled, *groups])
-        self._put(self._place, low)
+        try:
+            self._put(self._place, low)
+            os.ftruncate(self._descriptor, self._place + len(low))
+        except OSError as error:
+            # The rows are those behind the end now: the replaced ones may be overwritten.
+            self._place, self._waiting = high, groups
+            raise SampleError(f"{self._name}: {error.strerror}", self._name) from error
         self.size = self._place + len(low)
-        os.ftruncate(self._descriptor, self.size)
         self._settled += settled
         self._waiting = waiting
         self._place += len(first)
@@ -144,6 +148,8 @@ def open_new(name: str) -> int:
             return descriptor
     except BlockingIOError:
         reason = "another recorder writes it"
+    except OSError as error:  # a filesystem without locks
+        reason = str(error.strerror)
     os.close(descriptor)
     raise SampleError(f"{name}: {reason}", name)
 
@@ -159,20 +165,24 @@ def mend(name: str) -> bool:
         except OSError as error:
             raise SampleError(f"{name}: {error.strerror}", name) from error
         stack.callback(os.close, descriptor)
+        # It is read, and not mapped: a recorder at work may cut it, and then the memory behind its
+        # end would be gone, which ends the process.
         try:
             size = os.fstat(descriptor).st_size
-            view = stack.enter_context(mmap.mmap(descriptor, size, prot=mmap.PROT_READ))
-        except (OSError, ValueError):  # a directory, a device; an empty file
-            raise SampleError(f"{name}: not a recording", name) from None
-        if view[: len(MAGIC)] != MAGIC:
+            magic = os.pread(descriptor, len(MAGIC), 0)
+        except OSError:  # a directory, a pipe
+            magic = b""
+        if magic != MAGIC:
             raise SampleError(f"{name}: not a recording", name)
-        end = next(_find_ends(view), None)
+        end = next(_find_ends(descriptor, size), None)
         if end is None:
             raise SampleError(f"{name}: not a recording: it has no footer", name)
         if end == size:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_size != size:
+                return False  # a recorder wrote it meanwhile, and ended
             os.truncate(name, end)
         except BlockingIOError:
             return False
@@ -182,21 +192,26 @@ def mend(name: str) -> bool:
         return True
 
 
-def _find_ends(view: mmap.mmap) -> Iterator[int]:
+def _find_ends(descriptor: int, size: int) -> Iterator[int]:
     # Where footers end, from the last one backwards.
-    at = len(view)
-    while (at := view.rfind(MAGIC, 0, at)) >= 8:
-        if _is_footer(view, at):
-            yield at + len(MAGIC)
+    begin = size
+    while begin > 0:
+        begin, end = max(0, begin - _BLOCK), begin
+        # A magic that begins in the block may end behind it.
+        block = os.pread(descriptor, end - begin + len(MAGIC) - 1, begin)
+        at = len(block)
+        while (at := block.rfind(MAGIC, 0, at)) >= 0:
+            if _is_footer(descriptor, begin + at):
+                yield begin + at + len(MAGIC)
 
 
-def _is_footer(view: mmap.mmap, at: int) -> bool:
-    (length,) = struct.unpack("<I", view[at - 4 : at])
+def _is_footer(descriptor: int, at: int) -> bool:
+    length = int.from_bytes(os.pread(descriptor, 4, max(0, at - 4)), "little")
     begin = at - 4 - length
     if begin < len(MAGIC) or length > _FOOTER_MAX:
         return False
     try:
-        _, groups = parse_footer(view[begin : at - 4])
+        _, groups = parse_footer(os.pread(descriptor, length, begin))
     except ValueError:
         return False
     return all(group.end <= begin for group in groups)

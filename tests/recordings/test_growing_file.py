@@ -1,5 +1,6 @@
 """A file that grows: readable after each step, and after a kill in any of them."""
 
+import fcntl
 import os
 import struct
 import subprocess
@@ -139,6 +140,104 @@ def test_a_recorder_keeps_others_away(tmp_path: Path) -> None:
     assert mend(name) is True
     with pytest.raises(SampleError, match="it exists; remove it"):
         create_file(name, EMPTY)
+
+
+def test_a_recorder_may_end_while_its_file_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it wrote last was cut off: the file had an unfinished interval when it was looked at."""
+    name = tmp_path / "r.parquet"
+    file = create_file(str(name), EMPTY)
+    with open(name, "ab") as more:
+        more.write(b"unfinished")
+    real = fcntl.flock
+
+    def lock(descriptor: int, how: int) -> None:
+        file.append(table(0))
+        file.close()
+        real(descriptor, how)
+
+    monkeypatch.setattr(fcntl, "flock", lock)
+    assert mend(str(name)) is False
+    monkeypatch.undo()
+    assert len(rows(name)) == 21
+    assert mend(str(name)) is False
+
+
+def test_a_recorder_may_cut_its_file_while_it_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file was mapped into memory: that ended the process by SIGBUS."""
+    name = tmp_path / "r.parquet"
+    file = create_file(str(name), EMPTY)
+    size = name.stat().st_size
+    real = os.fstat
+
+    def look(descriptor: int) -> os.stat_result:
+        status = real(descriptor)
+        os.truncate(name, size)
+        return status
+
+    with open(name, "ab") as more:
+        more.write(bytes(1 << 20))
+    monkeypatch.setattr(os, "fstat", look)
+    assert mend(str(name)) is False
+    monkeypatch.undo()
+    file.close()
+    assert mend(str(name)) is False
+
+
+@pytest.mark.parametrize("after", ["data", "half of the data", "cut"])
+def test_sorted_rows_that_cannot_be_written_leave_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    """An OSError escaped, and what was added then was behind a footer of overwritten rows."""
+    name = tmp_path / "r.parquet"
+    file = create_file(str(name), EMPTY)
+    for number in range(5):
+        file.append(table(number))
+    before = rows(name)
+    pwrite = os.pwrite
+    calls = 0
+
+    def write(descriptor: int, data: Any, at: int) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1 or after == "cut":
+            return pwrite(descriptor, data, at)
+        if calls == 2 and after == "half of the data":
+            return pwrite(descriptor, data[: len(data) // 2], at)
+        raise OSError(28, "No space left on device")
+
+    def cut(_descriptor: int, _size: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "ftruncate", cut)
+    with pytest.raises(SampleError, match=r"r\.parquet: "):
+        file.settle(table(*range(5)))
+    monkeypatch.undo()
+    assert rows(name) == before
+    file.settle(table(*range(5)))
+    file.append(table(5))
+    assert len(rows(name)) == len(before) + 21
+    file.close()
+    assert mend(str(name)) is False
+
+
+def test_a_filesystem_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An OSError escaped, and the descriptor stayed open."""
+
+    def refuse(_descriptor: int, _how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SampleError, match="r: No locks available"):
+        create_file(str(tmp_path / "r"), EMPTY)
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize(
