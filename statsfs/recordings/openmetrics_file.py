@@ -4,6 +4,7 @@ The samples are those of the view `.stats.openmetrics`, or of a server's `/metri
 in `# EOF` after each interval. Threading: one thread's.
 """
 
+import http.client
 import os
 import urllib.error
 import urllib.request
@@ -39,7 +40,11 @@ class MetricsRecorder:
         self._described: set[bytes] = set()  # families, whose lines are written once
         self._descriptor = open_new(name)
         self.intervals = self.rows = self.size = 0
-        self._write([])
+        try:
+            self._write([])
+        except SampleError:
+            os.close(self._descriptor)
+            raise
 
     def record(self, time: float) -> list[SampleError]:
         """Write the samples of now; the errors say of which places there are none.
@@ -102,6 +107,6 @@ def _read(place: str) -> bytes:
         reason = "not a directory of a statsfs"
     except urllib.error.URLError as error:
         reason = str(error.reason)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or str(error)
     raise SampleError(f"{place}: {reason}", place)

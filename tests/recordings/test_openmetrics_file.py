@@ -1,6 +1,8 @@
 """A recording as OpenMetrics text."""
 
 import os
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,43 @@ def test_a_server_is_asked_for_openmetrics(tmp_path: Path) -> None:
         assert made.record(1.0) == []
         made.close()
     assert 'a_total{b="c"} 3 1.000' in (tmp_path / "out").read_text()
+
+
+def test_what_does_not_answer_with_http_is_told(place: Path) -> None:
+    """An exception of http.client escaped, which is no OSError."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"SSH-2.0-OpenSSH\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        made = MetricsRecorder(str(place / "out"), [url])
+        errors = [str(error) for error in made.record(1.0)]
+        thread.join()
+        made.close()
+    assert errors == [f"{url}: SSH-2.0-OpenSSH\r\n"]
+
+
+def test_a_full_disk_at_the_beginning_leaves_no_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stayed open."""
+
+    def write(_descriptor: int, data: Any, _at: int) -> int:
+        if data:
+            raise OSError(28, "No space left on device")
+        return 0
+
+    monkeypatch.setattr(os, "pwrite", write)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(SampleError, match="No space left on device"):
+        MetricsRecorder(str(tmp_path / "out"), [])
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize("after", [0, 1])
