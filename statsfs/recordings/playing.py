@@ -55,6 +55,7 @@ class Playback:
         self.speed = 1.0
         self._lock = threading.Lock()
         self._goal: int | None = 0
+        self._wanted = 0  # the sample that was read last, or is being read
         self._time = self.begin
         self._clock = time.monotonic()
         self._sample: Sample | None = None
@@ -80,7 +81,7 @@ class Playback:
         """Stand still, so many samples further on, or back."""
         with self._lock:
             self.paused = True
-            self._set_goal((self._index if self._goal is None else self._goal) + count)
+            self._set_goal((self._wanted if self._goal is None else self._goal) + count)
 
     def skip(self, seconds: float) -> None:
         """Go some seconds further on, or back."""
@@ -138,6 +139,7 @@ class Playback:
                 if index == self._index:
                     at_end = index == len(self._moments) - 1
                     return None if at_end and not self.paused else self._sample
+            self._wanted = index if goal is None else goal
         if goal is None:
             self._sample = self._read(index)
         elif goal != self._index or self._sample is None:

@@ -157,6 +157,27 @@ def test_a_jump_has_the_sample_before_it(tmp_path: Path) -> None:
     assert player.start_of(sample) is None
 
 
+def test_a_step_during_a_jump_is_one_from_where_it_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was one from where the reader was on its way there."""
+    make(tmp_path / "r", 20)
+    player = Playback(str(tmp_path / "r"))
+    find = player._batches.find
+
+    def step(moment: int) -> Any:
+        monkeypatch.undo()
+        player.step(1)
+        return find(moment)
+
+    player.step(7)
+    monkeypatch.setattr(player._batches, "find", step)
+    for index in (7, 8):
+        sample = player.read_sample()
+        assert sample is not None
+        assert sample.time == BEGUN + index
+
+
 def test_descriptions_are_those_of_the_recording(tmp_path: Path) -> None:
     """Of sources that have left too; nothing can be cleared."""
     make(tmp_path / "r", 10)
