@@ -90,6 +90,8 @@ class Command:
         except OSError as error:
             status = 126 if isinstance(error, PermissionError) else 127
             raise _NotRun(f"{self._words[0]}: {error.strerror}", status) from None
+        if self.told is not None and self.told != signal.SIGINT:
+            self._child.send_signal(self.told)  # it came while the program was started
         with self._child as child:
             while child.returncode is None:
                 try:
