@@ -21,9 +21,8 @@ from matplotlib.ticker import FuncFormatter, MultipleLocator
 from statsfs.eyes.numbers import find_edges, format_number, format_rate
 from statsfs.recordings.panels import Heat, Panel
 
-__all__ = ["FORMATS", "draw"]
+__all__ = ["draw"]
 
-FORMATS: Final = ("png", "svg", "html")
 _WIDTH, _HEIGHT, _HEADING = 10.0, 2.7, 0.7  # inches
 _TICKS: Final = 6
 _STYLE: Final[dict[Any, Any]] = {
@@ -59,7 +58,7 @@ nav a {{ margin-right: 1em; }}
 
 
 def draw(panels: Sequence[Panel], form: str, title: str) -> bytes:
-    """Return a picture of panels; `form` is one of `FORMATS`."""
+    """Return a picture of panels; `form` is "png", "svg" or "html"."""
     with matplotlib.rc_context(_STYLE):
         if form == "html":
             return _make_page(panels, title).encode()
