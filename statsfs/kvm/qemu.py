@@ -130,13 +130,14 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
         Raises:
             KvmError: that takes too long.
         """
+        # Not by the coroutine: it begins later, perhaps after what a `go_on` has called.
+        self._loop.call_soon_threadsafe(self._free.clear)
         try:
             asyncio.run_coroutine_threadsafe(self._hold(), self._loop).result(_SETUP)
         except TimeoutError as error:
             raise KvmError("its VMs cannot be handed over: QMP is busy", self) from error
 
     async def _hold(self) -> None:
-        self._free.clear()
         self._freeze(time.monotonic() + _FROZEN)
         resting = [asyncio.create_task(channel.rest()) for channel in self._channels]
         if resting:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from statsfs.exceptions import QmpError, UnavailableError
+from statsfs.exceptions import KvmError, QmpError, UnavailableError
 from statsfs.kvm import qemu, qemu_vm, qmp, qmp_channel, qmp_sockets
 from statsfs.kvm.qemu import QemuMonitor
 from statsfs.kvm.values import make_values
@@ -1046,3 +1046,22 @@ def test_what_the_library_leaves_behind(caplog: pytest.LogCaptureFixture) -> Non
         qemu._note_loop_error(runner.get_loop(), {"message": "odd", "exception": EOFError()})
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
     assert "odd: EOFError()" in caplog.text
+
+
+def test_a_takeover_that_came_too_early_does_not_hold_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the takeover came first where the loop was busy, and no VM was shown any more."""
+    go_on = threading.Event()
+    with QemuMonitor(Source("kvm"), [str(tmp_path / "a.qmp")]) as monitor:
+        loop = monitor._loop
+        loop.call_soon_threadsafe(go_on.wait, DEADLINE)
+        with monkeypatch.context() as patch:
+            patch.setattr(qemu, "_SETUP", 0.0)
+            with pytest.raises(KvmError, match="QMP is busy"):
+                monitor.hold()
+        monitor.go_on()
+        go_on.set()
+        for _ in range(3):  # what was called by then has run
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(DEADLINE)
+        assert monitor._free.is_set()
