@@ -234,10 +234,10 @@ def test_a_filesystem_without_locks_is_said(
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    before = os.listdir("/proc/self/fd")
+    before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(SampleError, match="r: No locks available"):
         create_file(str(tmp_path / "r"), EMPTY)
-    assert os.listdir("/proc/self/fd") == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(
