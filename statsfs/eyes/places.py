@@ -141,13 +141,14 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.name = url
-        parts = urlsplit(url)
+        refusal = SampleError(f"{url}: not http://HOST:PORT", url)
         try:
+            parts = urlsplit(url)
             host, port = parts.hostname, parts.port
-        except ValueError:
-            host, port = None, None
+        except ValueError as error:
+            raise refusal from error
         if parts.scheme != "http" or not host or parts.query or parts.username:
-            raise SampleError(f"{url}: not http://HOST:PORT", url)
+            raise refusal
         self._host, self._port = host, port or 80
         self._path: Path = tuple(unquote(name) for name in parts.path.split("/") if name)
 
@@ -176,9 +177,9 @@ class Server:
         return SampleError(f"{self.name}: no source {'/'.join(map(quote, self._path))}", self.name)
 
     def _get(self, target: str) -> bytes:
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
-        with contextlib.closing(connection):
-            try:
+        try:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
+            with contextlib.closing(connection):
                 connection.request("GET", target, headers={"Accept-Encoding": "gzip"})
                 answer = connection.getresponse()
                 reason = f"{answer.status} {answer.reason} for {target}"
@@ -187,8 +188,9 @@ class Server:
                     body = gzip.decompress(body)
                 if answer.status == 200:
                     return body
-            except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
-                reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        # UnicodeError: the host is no name of DNS, as `a..b`.
+        except (OSError, http.client.HTTPException, EOFError, UnicodeError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise SampleError(f"{self.name}: {reason}", self.name)
 
 

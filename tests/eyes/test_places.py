@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -114,7 +115,17 @@ def test_a_server_that_answers_something_else_is_told_in_one_line() -> None:
             Server(url).read_sample()
 
 
-@pytest.mark.parametrize("url", ["https://a", "http://", "http://a:b", "http://a?b", "http://u@a"])
+@pytest.mark.parametrize("url", ["http://a b:1", "http://a..b:1", f"http://{'a' * 64}:1"])
+def test_a_host_that_has_no_name_of_dns_is_told_in_one_line(url: str) -> None:
+    """An InvalidURL or a UnicodeError once came out of it."""
+    with pytest.raises(SampleError, match=re.escape(url)):
+        Server(url).read_sample()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a", "http://", "http://a:b", "http://a?b", "http://u@a", "http://[::1", "http://[a]"],
+)
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
     """In one line."""
     with pytest.raises(SampleError, match="not http://HOST:PORT"):
