@@ -404,7 +404,7 @@ class TopApp(App[None]):
     def _set_filter(self, text: str) -> None:
         try:
             pattern = re.compile(text) if text else None
-        except re.error:
+        except (re.error, OverflowError, RecursionError):
             pattern = re.compile(re.escape(text))  # half of an expression, while one types
         if self._filtered is self._tree:
             self._outline.pattern = pattern

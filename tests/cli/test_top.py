@@ -277,6 +277,7 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
         (("http://127.0.0.1:1", "--once"), 1, "Connection refused"),
         (("https://127.0.0.1",), 1, "not http://HOST:PORT"),
         (("-f", "("), 2, "not a regular expression"),
+        (("-f", "a{99999999999}"), 2, "not a regular expression"),
         (("-i", "0"), 2, "0.0 is not in the range"),
         (("-i", "1e308"), 2, "1e+308 is not in the range"),
     ):

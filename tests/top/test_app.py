@@ -103,6 +103,17 @@ def test_what_is_typed_filters_the_pane_with_the_focus(monkeypatch: Any) -> None
     run(monkeypatch, test)
 
 
+def test_a_filter_that_re_does_not_take_is_a_text(monkeypatch: Any) -> None:
+    """An OverflowError once ended the app."""
+
+    async def test(driven: Driven) -> None:
+        await driven.press("tab", "f4")
+        keys = ["a", "left_curly_bracket", *"99999999999", "right_curly_bracket"]
+        assert r"filter: a\{99999999999\}" in await driven.press(*keys)
+
+    run(monkeypatch, test)
+
+
 def test_both_panes_are_sorted(monkeypatch: Any) -> None:
     """By the next column, the one before, or the column that is clicked."""
 
