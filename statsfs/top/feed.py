@@ -81,14 +81,16 @@ class Feed:
     def _run(self) -> None:
         due = time.monotonic()
         while not self._ended:
-            self._woken.clear()
             if not self.held or self._clears:
                 self._asked = time.monotonic()
                 cost = self._read()
                 self._asked = None
                 self.pace = max(self._interval, cost / _SHARE)
-            due = max(due + self.pace, time.monotonic())
-            self._woken.wait(due - time.monotonic())
+            now = time.monotonic()
+            # A read that was asked for comes before it is due: it must not put off the next one.
+            due = min(max(due + self.pace, now), now + self.pace)
+            self._woken.wait(due - now)
+            self._woken.clear()  # before what was asked for is looked at, so that none is lost
 
     def _read(self) -> float:
         # Returns the seconds of CPU that it took; what the schema takes is spent once.

@@ -37,10 +37,17 @@ class Heard:
 def feeding(place: Any, heard: Heard, interval: float = 0.01) -> Iterator[Feed]:
     """A feed, which ends."""
     feed = Feed(place, Known(place), interval, heard.hear, heard.refuse)
+    with running(feed):
+        yield feed
+
+
+@contextmanager
+def running(feed: Feed) -> Iterator[None]:
+    """Its thread, which ends."""
     feed.start()
     (thread,) = (one for one in threading.enumerate() if one.name == "statsfs-top")
     try:
-        yield feed
+        yield
     finally:
         feed.stop()
         thread.join()
@@ -123,3 +130,27 @@ def test_a_held_feed_does_not_read() -> None:
         feed.held = False
         feed.wake()
         wait_until(lambda: place.second == 2)
+
+
+def test_reads_that_were_asked_for_do_not_put_off_the_next() -> None:
+    """Each key of a recording once put the next sample off by an interval."""
+    waits: list[float | None] = []
+
+    class Waking(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            waits.append(timeout)
+            return super().wait(timeout)
+
+    def wait_for_waits(count: int) -> None:
+        wait_until(lambda: len(waits) == count)
+
+    place, heard = MadePlace(), Heard()
+    feed = Feed(place, Known(place), 1000, heard.hear, heard.refuse)
+    feed._woken = Waking()
+    with running(feed):
+        wait_for_waits(1)
+        for count in range(2, 6):
+            feed.wake()
+            wait_for_waits(count)
+    assert len(heard.samples) == 5
+    assert all(wait is not None and 0 < wait <= 1000 for wait in waits)
