@@ -51,7 +51,8 @@ class History:
     def interrupt(self) -> None:
         """Know that there was no sample: nothing is drawn from the one before to the next."""
         for points in self._points.values():
-            points.append((points[-1][0], {}))
+            if points[-1][1]:  # one is enough, however long there is none
+                points.append((points[-1][0], {}))
 
     def levels(self, path: Path, name: str, now: float, width: int) -> list[float | None]:
         """Return the newest number in each of so many parts of the two minutes; None for none."""

@@ -50,6 +50,15 @@ def test_a_source_that_goes_keeps_its_past_until_it_is_too_old() -> None:
     assert history.levels(("a",), "n", 60, 2) == [None, None]
 
 
+def test_an_outage_takes_no_memory() -> None:
+    """Each tick without a sample once left a point, which none took away."""
+    history = History()
+    history.add(sample(0, n=5), [("a",)])
+    for _ in range(9):
+        history.interrupt()
+    assert [*history._points[("a",)]] == [(0, {"n": 5}), (0, {})]
+
+
 def test_few_sources_are_kept() -> None:
     """Those that were shown last."""
     history = History()
