@@ -5,8 +5,6 @@ difference: a number that fell was cleared or restarted, or one of its sources l
 came has counted for longer than since the sample before. Threading: one thread's.
 """
 
-from collections.abc import Iterator
-
 from statsfs.eyes.descriptions import Path
 from statsfs.eyes.samples import Number, Sample
 
@@ -63,13 +61,3 @@ class Rates:
         if grown is None or elapsed <= 0:
             return None
         return (sum(grown) if isinstance(grown, list) else grown) / elapsed
-
-    def differences(self) -> Iterator[tuple[Path, dict[str, Number]]]:
-        """Yield each source and what is known of how its numbers moved, from the top down."""
-        if self.before is None or self.after is None:
-            return
-        for path, numbers in self.after.walk():
-            node = self.before.find(path)
-            old = {} if node is None else node["values"]
-            grown = {name: subtract(old.get(name), number) for name, number in numbers.items()}
-            yield path, {name: number for name, number in grown.items() if number is not None}

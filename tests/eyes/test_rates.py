@@ -38,17 +38,22 @@ def test_what_fell_or_changed_its_shape_has_no_difference(
 def test_a_source_that_came_has_a_rate_from_its_second_sample_on() -> None:
     """What it counted before it was seen is not counted in an interval."""
     rates = Rates()
-    assert (rates.elapsed, rates.rate(("a",), "n"), list(rates.differences())) == (0, None, [])
+    assert (rates.elapsed, rates.rate(("a",), "n"), rates.difference(("a",), "n")) == (
+        0,
+        None,
+        None,
+    )
     rates.add(sample(10, a={"n": 5, "h": [1, 1]}))
-    assert (rates.elapsed, rates.rate(("a",), "n"), list(rates.differences())) == (0, None, [])
+    assert (rates.elapsed, rates.rate(("a",), "n"), rates.difference(("a",), "n")) == (
+        0,
+        None,
+        None,
+    )
     rates.add(sample(12, a={"n": 9, "h": [2, 4]}, b={"n": 1000}))
     assert (rates.elapsed, rates.rate(("a",), "n"), rates.rate(("b",), "n")) == (2, 2.0, None)
     assert rates.rate(("a",), "h") == 2.0
-    assert list(rates.differences()) == [
-        ((), {}),
-        (("a",), {"n": 4, "h": [1, 3]}),
-        (("b",), {}),
-    ]
+    assert (rates.difference(("a",), "n"), rates.difference(("a",), "h")) == (4, [1, 3])
+    assert rates.difference(("b",), "n") is None
     rates.add(sample(13, a={"n": 2}, b={"n": 1001}))
     assert (rates.rate(("a",), "n"), rates.rate(("b",), "n")) == (None, 1.0)
     rates.add(sample(13, b={"n": 1001}))
