@@ -273,7 +273,7 @@ def test_what_is_wrong_is_told_in_one_line(tmp_path: Path) -> None:
     for arguments, code, reason in (
         ((str(tmp_path),), 1, "not a directory of a statsfs"),
         ((str(tmp_path / "none"), "--once"), 1, "No such file or directory"),
-        ((str(tmp_path / "file"), "--csv"), 1, "not a directory; give the one that it is in"),
+        ((str(tmp_path / "file"), "--csv"), 1, "file: not a recording"),
         (("http://127.0.0.1:1", "--once"), 1, "Connection refused"),
         (("https://127.0.0.1",), 1, "not http://HOST:PORT"),
         (("-f", "("), 2, "not a regular expression"),
