@@ -93,12 +93,16 @@ def top(
       statsfs top stats.parquet
       statsfs top --csv -i 10 /run/stats > stats.csv
     """  # fmt: skip
-    place: Place = _ask(lambda: _open(_find_place() if path is None else path))
-    if isinstance(place, Player) and (once or as_csv):
-        _print_recording(place, pattern, as_csv)
+    # Before the first look at PATH, which may hang: a signal is no failure then, either.
+    stop = Stop() if once or as_csv else None
+    place: Place | None = _ask(lambda: _open(_find_place() if path is None else path), stop)
+    if place is None:
         return
-    if once or as_csv:
-        _print(place, interval, pattern, once, as_csv)
+    if stop is not None:
+        if isinstance(place, Player):
+            _print_recording(place, pattern, as_csv, stop)
+        else:
+            _print(place, interval, pattern, once, as_csv, stop)
         return
     try:
         from statsfs.top.app import TopApp
@@ -145,10 +149,14 @@ def _find_place() -> str:
 
 
 def _print(
-    place: Place, interval: float, pattern: re.Pattern[str] | None, once: bool, as_csv: bool
+    place: Place,
+    interval: float,
+    pattern: re.Pattern[str] | None,
+    once: bool,
+    as_csv: bool,
+    stop: Stop,
 ) -> None:
     # A rate takes two samples, so the first is printed after an interval.
-    stop = Stop()
     known, rates = Known(place), Rates()
     if _ask(partial(_read, place, known, rates), stop) is None:
         return
@@ -171,12 +179,16 @@ def _print(
             return
 
 
-def _print_recording(place: Player, pattern: re.Pattern[str] | None, as_csv: bool) -> None:
+def _print_recording(
+    place: Player, pattern: re.Pattern[str] | None, as_csv: bool, stop: Stop
+) -> None:
     known, rates = Known(place), Rates()
     known.read(time.monotonic())
     if as_csv:
         click.echo(CSV_HEADER, nl=False)
     for sample in place.replay(None if as_csv else 2):
+        if stop.wait(0):
+            return
         rates.add(sample)
         if as_csv:
             click.echo(format_csv(sample.time, list_all(rates, known.find, pattern)), nl=False)
