@@ -82,7 +82,7 @@ def list_entries(
         find: returns what a file is.
         since: the sample of the last reset.
         pattern: what the path of a file must have in it, as `vm/exits`.
-    """  # fmt: skip
+    """
     node = None if rates.after is None else rates.after.find(path)
     if node is None:
         return []

@@ -61,7 +61,7 @@ async def driving(
     size: tuple[int, int] = (150, 36),
     **arguments: Any,
 ) -> AsyncIterator[Driven]:
-    """An app with two samples."""  # fmt: skip
+    """An app with two samples."""
     made = MadePlace() if place is None else place
     monkeypatch.setattr(Feed, "start", lambda self: None)
     app = TopApp(made, **arguments)
