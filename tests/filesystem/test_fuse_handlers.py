@@ -294,7 +294,7 @@ def test_the_errno_table() -> None:
     assert {kind.__name__ for kind in others} == {
         "StatsfsError", "TreeError", "DuplicateNameError", "InvalidNameError",
         "BaseMismatchError", "FormatError", "MountError", "SegmentError", "QmpError",
-        "KvmError",
+        "KvmError", "SampleError",
     }  # fmt: skip
 
 

@@ -247,7 +247,7 @@ def test_a_domain_that_tells_nothing(
     missing: str, pretended: LibvirtSource, library: Library
 ) -> None:
     """As where another question waits for it; and one whose vCPUs are others."""
-    with pytest.raises(KvmError, match=r"libvirt tells of 1 vCPUs of process \d+, KVM of 2"):
+    with pytest.raises(KvmError, match=r"libvirt tells of 1 vCPU of process \d+, KVM of 2"):
         pretended.read(os.getpid(), {0, 1})
     library.stats = {k: v for k, v in library.stats.items() if not k.startswith(missing)}
     with pytest.raises(KvmError, match=f"libvirt tells nothing of process {os.getpid()} now"):
