@@ -35,7 +35,11 @@ path_option: Final = click.option(
 
 def find_places(paths: Sequence[str]) -> list[Place]:
     """Return the places that a user names; without any, all mounts of statsfs."""
-    names = [name if "://" in name else os.path.realpath(name) for name in paths]
+    # What is not there is called as the user has it; the error may tell what was meant.
+    names = [
+        name if "://" in name or not os.path.exists(name) else os.path.realpath(name)
+        for name in paths
+    ]
     names = names or find_mounts("fuse.statsfs")
     if not names:
         raise click.UsageError("no statsfs is mounted; give a PATH or http://HOST:PORT with -p")

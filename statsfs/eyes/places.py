@@ -5,9 +5,11 @@ Threading: a place is used by one thread at a time.
 """
 
 import contextlib
+import errno
 import gzip
 import http.client
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
@@ -18,10 +20,13 @@ from statsfs.exceptions import SampleError
 from statsfs.eyes.descriptions import Path, Schema, find_node, parse_schema
 from statsfs.eyes.samples import Sample, parse_sample
 
-__all__ = ["Directory", "Place", "Player", "Server", "open_place"]
+__all__ = ["Directory", "Place", "Player", "Server", "explain", "open_place"]
 
 _PATIENCE: Final = 10.0  # seconds
 _ANSWER_MAX: Final = 1 << 30
+_DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)  # of a mount; no client's socket has them
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+_ADDRESS: Final = re.compile(r"(\[[^]/\s]+\]|[^][:/\s]+):[0-9]{1,5}(/.*)?")
 
 
 class Place(Protocol):
@@ -97,12 +102,15 @@ class Directory:
 
     def read_schema(self, path: Path = ()) -> Schema:
         """Return what is known of a source and those below it."""
-        return parse_schema(self._read(os.path.join(self.name, *path, ".schema.json")))
+        text = self._read(os.path.join(self.name, *path, ".schema.json"))
+        with _naming(self.name):
+            return parse_schema(text)
 
     def read_sample(self) -> Sample:
         """Return the numbers of now."""
         text = self._read(os.path.join(self.name, ".stats.json"))
-        return parse_sample(text, time.time(), time.monotonic())
+        with _naming(self.name):
+            return parse_sample(text, time.time(), time.monotonic())
 
     def clear(self, path: Path, name: str) -> None:
         """Write 0 to a file."""
@@ -114,18 +122,22 @@ class Directory:
             finally:
                 os.close(descriptor)
         except OSError as error:
-            raise SampleError(f"{file}: {error.strerror}", file) from error
+            raise SampleError(f"{file}: {explain(error)}", file) from error
 
     def _read(self, path: str) -> bytes:
         try:
             with open(path, "rb", buffering=0) as file:
                 return file.read()
         except FileNotFoundError as error:
-            reason = "not a directory of a statsfs" if os.path.isdir(self.name) else error.strerror
+            reason = explain(error)
+            if os.path.isdir(self.name):
+                reason = "not a directory of a statsfs"
+            elif _ADDRESS.fullmatch(self.name):
+                reason += f"; a server is http://{self.name}"
         except NotADirectoryError:
             reason = "not a directory; give the one that it is in"
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
+            reason = explain(error)
         raise SampleError(f"{self.name}: {reason}", self.name)
 
 
@@ -141,27 +153,25 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.name = url
-        refusal = SampleError(f"{url}: not http://HOST:PORT", url)
-        try:
-            parts = urlsplit(url)
-            host, port = parts.hostname, parts.port
-        except ValueError as error:
-            raise refusal from error
-        if parts.scheme != "http" or not host or parts.query or parts.username:
-            raise refusal
-        self._host, self._port = host, port or 80
-        self._path: Path = tuple(unquote(name) for name in parts.path.split("/") if name)
+        found = _parse_url(url)
+        if found is None:
+            raise SampleError(f"{url}: not http://HOST:PORT", url)
+        self._host, self._port, self._path = found
 
     def read_schema(self, path: Path = ()) -> Schema:
         """Return what is known of all sources; of one alone the server does not tell."""
-        schema = parse_schema(self._get("/api/schema")).below((*self._path, *path))
+        text = self._get("/api/schema")
+        with _naming(self.name):
+            schema = parse_schema(text).below((*self._path, *path))
         if schema is None:
             raise self._gone()
         return schema
 
     def read_sample(self) -> Sample:
         """Return the numbers of now."""
-        sample = parse_sample(self._get("/api/stats"), time.time(), time.monotonic())
+        text = self._get("/api/stats")
+        with _naming(self.name):
+            sample = parse_sample(text, time.time(), time.monotonic())
         if not self._path:
             return sample
         node = find_node(sample.root, self._path)
@@ -177,9 +187,9 @@ class Server:
         return SampleError(f"{self.name}: no source {'/'.join(map(quote, self._path))}", self.name)
 
     def _get(self, target: str) -> bytes:
-        try:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
-            with contextlib.closing(connection):
+        connection = http.client.HTTPConnection(self._host, self._port, timeout=_PATIENCE)
+        with contextlib.closing(connection):
+            try:
                 connection.request("GET", target, headers={"Accept-Encoding": "gzip"})
                 answer = connection.getresponse()
                 reason = f"{answer.status} {answer.reason} for {target}"
@@ -188,12 +198,42 @@ class Server:
                     body = gzip.decompress(body)
                 if answer.status == 200:
                     return body
-        # UnicodeError: the host is no name of DNS, as `a..b`.
-        except (OSError, http.client.HTTPException, EOFError, UnicodeError, zlib.error) as error:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
+                reason = explain(error)
         raise SampleError(f"{self.name}: {reason}", self.name)
 
 
 def open_place(name: str) -> Place:
     """Return the place that a user names: a path, or `http://host:port`."""
     return Server(name) if "://" in name else Directory(name)
+
+
+def explain(error: Exception) -> str:
+    """Return in a few words why a place could not be read."""
+    if isinstance(error, OSError) and error.errno in _DEAD:
+        return "its server is dead; fusermount3 -uz removes the mount"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def _parse_url(url: str) -> tuple[str, int, Path] | None:
+    # Returns the host, the port and the path of a source; None if no server can be asked there.
+    # urlsplit() drops control characters, and the encoding refuses what no name server knows.
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", 80 if parts.port is None else parts.port
+        host.encode("idna")
+    except ValueError:
+        return None
+    more = parts.query or parts.fragment or "@" in parts.netloc or " " in host
+    if parts.scheme != "http" or not host or not port or more or _CONTROL.search(url):
+        return None
+    return host, port, tuple(unquote(name) for name in parts.path.split("/") if name)
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    # Has an error of what was read there begin with the place.
+    try:
+        yield
+    except SampleError as error:
+        raise SampleError(f"{name}: {error}", name) from error

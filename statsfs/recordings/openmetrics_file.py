@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from statsfs.exceptions import SampleError
+from statsfs.eyes.places import explain
 from statsfs.formats.openmetrics import CONTENT_TYPE
 from statsfs.recordings.growing_file import open_new
 
@@ -108,5 +109,5 @@ def _read(place: str) -> bytes:
     except urllib.error.URLError as error:
         reason = str(error.reason)
     except (OSError, ValueError, http.client.HTTPException) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        reason = explain(error)
     raise SampleError(f"{place}: {reason}", place)
