@@ -34,6 +34,7 @@ Exit codes:
   1  failed: no statsfs at PATH, FILE exists or cannot be written, pyarrow is not installed
   2  wrong usage
 """
+_LONGEST: Final = 1e9  # seconds of a recording; 31 years
 _BYTES: Final = Description("size", unit="bytes")
 
 
@@ -52,7 +53,7 @@ _BYTES: Final = Description("size", unit="bytes")
 @click.option(
     "-i",
     "--interval",
-    type=serving.Number(0.05),
+    type=serving.Number(0.05, serving.LONGEST_INTERVAL),
     default=1.0,
     metavar="SECONDS",
     help="Read so often.",
@@ -61,7 +62,7 @@ _BYTES: Final = Description("size", unit="bytes")
 @click.option(
     "--for",
     "duration",
-    type=serving.Number(0),
+    type=serving.Number(0, _LONGEST),
     metavar="SECONDS",
     help="End by itself; without it, at SIGINT (Ctrl-C) or SIGTERM, or with COMMAND.",
 )

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EPILOG",
+    "LONGEST_INTERVAL",
     "Number",
     "announce",
     "complete_directory",
@@ -79,6 +80,8 @@ def _parse_address(
     return host or "127.0.0.1", int(port)
 
 
+LONGEST_INTERVAL: Final = 86_400.0
+"""Seconds between two samples."""
 listen_option: Final = click.option(
     "--listen",
     metavar="[HOST:]PORT",

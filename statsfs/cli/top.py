@@ -36,7 +36,6 @@ Exit codes:
   2  wrong usage
 """
 _TURN: Final = 0.1  # seconds until it is seen whether to stop
-_LONGEST: Final = 86_400.0  # seconds between two samples
 _NO_TEXTUAL: Final = "statsfs top needs textual: pip install 'statsfs[top]'"
 
 
@@ -55,7 +54,7 @@ class _Pattern(click.ParamType[re.Pattern[str]]):
 @click.option(
     "-i",
     "--interval",
-    type=serving.Number(0.1, _LONGEST),
+    type=serving.Number(0.1, serving.LONGEST_INTERVAL),
     default=1.0,
     metavar="SECONDS",
     help="Read so often.",
