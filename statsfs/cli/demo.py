@@ -116,10 +116,12 @@ def demo(
 
 
 def _suggest(mounted: Mount) -> None:
-    # Two lines, and so that each command can be pasted into any shell.
+    # Two lines, and so that each command can be pasted into any shell. Without the extra `record`,
+    # its command says what to install.
     root = shlex.quote(mounted.mountpoint)
     kvm = root if mounted.root else shlex.quote(f"{mounted.mountpoint}/kvm")
-    serving.say(f"try: statsfs top {root}")
+    looking = f"statsfs top {root}; statsfs stat -p {root} -- sleep 5"
+    serving.say(f"try: {looking}; statsfs record -o demo.parquet -p {root} -- sleep 5")
     serving.say(f"try: cat {kvm}/exits; cat {kvm}/.stats.json; echo 0 > {kvm}/exits")
 
 

@@ -145,6 +145,15 @@ def test_demo_with_a_background_shells_signals(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def show_looking(mountpoint: Path) -> str:
+    """What the demo's first line says to try."""
+    measured = f"-p {mountpoint} -- sleep 5"
+    return (
+        f"statsfs top {mountpoint}; statsfs stat {measured}; "
+        f"statsfs record -o demo.parquet {measured}"
+    )
+
+
 @pytest.mark.mount
 def test_demo_prints_lines(tmp_path: Path) -> None:
     """Where no terminal is, it says what there is now, and then one line a second."""
@@ -155,7 +164,7 @@ def test_demo_prints_lines(tmp_path: Path) -> None:
     assert first == f"statsfs: mounted at {tmp_path}/stats"
     url = metrics.removeprefix("statsfs: metrics at ").removesuffix("metrics")
     assert page == f"statsfs: page at {url}"
-    assert looking == f"statsfs: try: statsfs top {tmp_path}/stats"
+    assert looking == f"statsfs: try: {show_looking(tmp_path / 'stats')}"
     assert reading.startswith(f"statsfs: try: cat {tmp_path}/stats/kvm/exits; cat ")
     assert last == f"statsfs: unmounted {tmp_path}/stats"
     assert len(lines) == 2
@@ -393,7 +402,7 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
             for vm in kvm.glob("*-*"):
                 until(vm.name.encode())
             commands = re.findall(r"^statsfs: try: (.*)\r$", seen, re.MULTILINE)
-            assert commands[0] == f"statsfs top {tmp_path}/stats"
+            assert commands[0] == show_looking(tmp_path / "stats")
             done = subprocess.run(["sh", "-c", commands[1]], check=True, capture_output=True)
             assert re.match(rb"[0-9]+\n\{", done.stdout)
             assert commands[1].endswith(f"echo 0 > {kvm}/exits")
