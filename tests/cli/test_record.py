@@ -154,6 +154,13 @@ recorder.close()
         (["record", "-o", "NEW", "-p", "/"], 1, ["/: not a directory of a statsfs"]),
         (["record", "-o", "NEW", "-p", "STATS", "--for", "1", "--", "true"], 2, ["--for"]),
         (["record", "-p", "STATS"], 2, ["-o"]),
+        (["record", "-o", "NEW", "-p", "STATS", "-i", "86401"], 2, ["-i", "not in the range"]),
+        (["record", "-o", "NEW", "-p", "STATS", "-i", "1e308"], 2, ["-i", "not in the range"]),
+        (
+            ["record", "-o", "NEW", "-p", "STATS", "--for", "1e308"],
+            2,
+            ["--for", "not in the range"],
+        ),
         (["plot", "/etc/passwd"], 1, ["/etc/passwd: not a recording"]),
         (["plot", "NEW"], 1, ["No such file"]),
         (["plot", "FILE", "--value", "none"], 1, ["no value none"]),

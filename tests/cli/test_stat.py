@@ -4,12 +4,13 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import STATSFS, CommandServer, assert_error, run, serving
+from tests.support.commands import STATSFS, CommandServer, assert_error, mounting, run, serving
 from tests.support.deadlines import DEADLINE, wait_until
 
 pytestmark = pytest.mark.mount
@@ -99,6 +100,101 @@ def test_sigterm_is_passed_on(demo: CommandServer) -> None:
         process.communicate(timeout=DEADLINE)
     assert process.returncode == -signal.SIGTERM
     wait_until(lambda: not os.path.exists(f"/proc/{child}"))
+
+
+PROGRAM = """
+import sys
+from statsfs import Aggregate, Registry, Source, Stats, gauge, log_hist, mount, u64
+
+class Work(Stats):
+    jobs = u64(Aggregate.SUM)
+    busy = gauge()
+    wait = log_hist(8)
+
+def make(name, *, jobs, wait=()):
+    stats = Work()
+    stats.jobs = jobs
+    for one in wait:
+        stats.wait.observe(one)
+    source = Source(name)
+    source.add_values(Work, stats)
+    app.add_subordinate(source)
+    return source, stats
+
+mountpoint, asked, answered = sys.argv[1:]
+registry = Registry()
+app = Source("app")
+registry.register(app)
+stays = make("stays", jobs=100, wait=[1, 5])
+goes, returns = make("goes", jobs=7), make("returns", jobs=50)
+with mount(registry, mountpoint):
+    while True:
+        with open(asked) as step:
+            exec(step.read())
+        with open(answered, "w") as answer:
+            answer.write("done")
+"""
+STEP = 'printf "%s" "$1" > "$2"; cat "$3"'
+
+
+@pytest.mark.parametrize("per_source", [False, True])
+def test_sources_come_and_go_and_counters_begin_anew(tmp_path: Path, per_source: bool) -> None:
+    """No counter grows by less than nothing: what is not known is said."""
+    stats, asked, answered = tmp_path / "stats", tmp_path / "asked", tmp_path / "answered"
+    stats.mkdir()
+    os.mkfifo(asked)
+    os.mkfifo(answered)
+    program: list[str | Path] = [sys.executable, "-c", PROGRAM, stats, asked, answered]
+
+    def during(step: str, *options: str) -> "subprocess.CompletedProcess[str]":
+        command = ["sh", "-c", STEP, "sh", step, str(asked), str(answered)]
+        options = (*options, *(["--per-source"] if per_source else []))
+        done = run("stat", *options, "-p", str(stats), "--", *command)
+        assert (done.returncode, done.stdout) == (0, "done")
+        return done
+
+    def read(step: str) -> dict[str, int | list[int] | None]:
+        out = tmp_path / "out.json"
+        assert during(step, "--json", "-o", str(out)).stderr == ""
+        rows = json.loads(out.read_text())["values"]
+        for row in rows:
+            if row["difference"] is None:
+                assert row["rate"] is None
+        return {f"{row['source']}/{row['value']}": row["difference"] for row in rows}
+
+    with mounting(program, stats):
+        # One comes and goes meanwhile; one comes and stays.
+        found = read(
+            "comes = make('comes', jobs=3)\n"
+            "passes = make('passes', jobs=9)\n"
+            "app.remove_subordinate(passes[0])\n"
+            "stays[1].jobs += 1\n"
+        )
+        assert not any("passes" in name for name in found)
+        assert found.get("app/comes/jobs") == (3 if per_source else None)
+        assert found.get("app/stays/jobs") == (1 if per_source else None)
+        assert_grown(found)
+        # One goes: its total falls, or has what it retained.
+        found = read("app.remove_subordinate(goes[0])\nstays[1].jobs += 1\n")
+        assert not any("goes" in name for name in found)
+        assert_grown(found)
+        # One returns with less: a worker that was restarted.
+        found = read("app.remove_subordinate(returns[0])\nreturns = make('returns', jobs=2)\n")
+        if per_source:
+            assert found["app/returns/jobs"] is None
+        assert_grown(found)
+        # Numbers are cleared.
+        clear = "app.clear_value('jobs')\nstays[1].jobs += 1\n"
+        assert "<cleared>  app/jobs" in during(clear).stderr
+        assert read("app.clear_value('jobs')\n")["app/jobs"] is None
+
+
+def assert_grown(found: "dict[str, int | list[int] | None]") -> None:
+    """No counter has become less."""
+    for name, difference in found.items():
+        if not name.endswith("busy") and difference is not None:
+            parts = difference if isinstance(difference, list) else [difference]
+            assert min(parts) >= 0, found
 
 
 @pytest.mark.parametrize(
