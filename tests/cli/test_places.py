@@ -74,10 +74,9 @@ def refused(command: str, place: str, directory: Path, *words: str) -> None:
 )  # fmt: skip
 def test_what_is_no_place(place: str, reason: str, tmp_path: Path) -> None:
     """Whatever is in a URL, it is not looked up if no server can be there."""
-    named = " ".join(place.encode(errors="replace").decode().split())
-    words = [reason] if reason != NO_URL else [f"{named}: {reason}\n"]
-    if "\udcff" in place:
-        words = [reason]
+    words = [reason]
+    if reason == NO_URL and "\udcff" not in place:
+        words = [" ".join(f"{place}: {reason}".split()) + "\n"]
     refused("stat", place, tmp_path, *words)
 
 
