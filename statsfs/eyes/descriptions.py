@@ -6,7 +6,7 @@ Threading: pure.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, get_origin
 
 from statsfs.exceptions import SampleError
 
@@ -63,7 +63,7 @@ class Description:
         return not (total and self.aggregate and "sum" not in self.aggregate)
 
 
-_FIELDS = frozenset(field.name for field in fields(Description))
+_FIELDS = {field.name: get_origin(field.type) or field.type for field in fields(Description)}
 
 
 class Schema:
@@ -127,15 +127,28 @@ def parse_schema(text: bytes) -> Schema:
 
     try:
         root = json.loads(text, object_hook=convert)
-        if not isinstance(root["values"], dict):
-            raise TypeError("no values")
+        _check(root)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise SampleError("invalid schema: it is not a .schema.json of statsfs") from error
     return Schema(root)
+
+
+def _check(root: Any) -> None:
+    # Whatever a server sends, or a file that has the name, is a tree of descriptions.
+    waiting = [root]
+    while waiting:
+        node = waiting.pop()
+        if not isinstance(node["values"], dict) or not isinstance(node["labels"], dict):
+            raise TypeError("no source")
+        waiting += node["subordinates"].values()
 
 
 def _describe(found: Mapping[str, Any]) -> Description:
     def freeze(item: Any) -> Any:
         return tuple(item) if isinstance(item, list) else item
 
-    return Description(**{key: freeze(item) for key, item in found.items() if key in _FIELDS})
+    described = {key: freeze(item) for key, item in found.items() if key in _FIELDS}
+    for key, item in described.items():
+        if type(item) is not _FIELDS[key]:
+            raise TypeError(f"{key} is {item!r}")
+    return Description(**described)

@@ -6,7 +6,6 @@ Threading: a place is used by one thread at a time.
 
 import contextlib
 import errno
-import gzip
 import http.client
 import os
 import re
@@ -195,12 +194,21 @@ class Server:
                 reason = f"{answer.status} {answer.reason} for {target}"
                 body = answer.read(_ANSWER_MAX)
                 if answer.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
+                    body = _unpack(body)
                 if answer.status == 200:
                     return body
             except (OSError, http.client.HTTPException, EOFError, zlib.error) as error:
                 reason = explain(error)
         raise SampleError(f"{self.name}: {reason}", self.name)
+
+
+def _unpack(body: bytes) -> bytes:
+    # Not more than an answer may have: a few bytes may be made to be many.
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    text = unpacking.decompress(body, _ANSWER_MAX)
+    if not unpacking.eof:
+        raise EOFError("the compressed answer ended too early, or is too large")
+    return text
 
 
 def open_place(name: str) -> Place:

@@ -80,6 +80,10 @@ def test_what_counts_has_a_rate_and_what_does_not_has_none(registry: Registry) -
     "text",
     [b"", b"[]", b"7", b"{}", b'{"values": [{"name": 1}], "subordinates": {}}', b'{"values": {}',
      b'{"values": 5, "subordinates": {}}',
+     b'{"labels": {}, "values": [], "subordinates": {"a": 5}}',
+     b'{"labels": {}, "values": [], "subordinates": {"a": {"values": [], "subordinates": {}}}}',
+     b'{"labels": {}, "subordinates": {}, '
+     b'"values": [{"name": "n", "kind": "", "unit": "", "aggregate": [], "mode": ""}]}',
      json.dumps({"values": {"n": 1}}).encode() * 2, b"[" * 100_000, b"\xff"],
 )  # fmt: skip
 def test_what_is_no_schema_is_refused(text: bytes) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from statsfs.exceptions import SampleError
+from statsfs.eyes import places
 from statsfs.eyes.places import Directory, Server, open_place
 from statsfs.eyes.samples import parse_sample
 from tests.support.answers import answering
@@ -99,7 +100,9 @@ def test_a_server_is_asked_for_both_views() -> None:
         place.read_sample()
 
 
-def test_a_server_that_answers_something_else_is_told_in_one_line() -> None:
+def test_a_server_that_answers_something_else_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Another status, another text, broken gzip."""
     answers: dict[str, tuple[int, bytes, dict[str, str]]] = {
         "/api/stats": (404, b"", {}),
@@ -108,10 +111,14 @@ def test_a_server_that_answers_something_else_is_told_in_one_line() -> None:
     with answering(answers) as url:
         with pytest.raises(SampleError, match="404 Not Found for /api/stats"):
             Server(url).read_sample()
-        with pytest.raises(SampleError, match="gzip"):
+        with pytest.raises(SampleError, match="incorrect header"):
             Server(url).read_schema()
         answers["/api/stats"] = (200, gzip.compress(b"{}")[:-9], {"Content-Encoding": "gzip"})
         with pytest.raises(SampleError, match="ended"):
+            Server(url).read_sample()
+        monkeypatch.setattr(places, "_ANSWER_MAX", 1 << 16)
+        answers["/api/stats"] = (200, gzip.compress(bytes(1 << 20)), {"Content-Encoding": "gzip"})
+        with pytest.raises(SampleError, match="too large"):
             Server(url).read_sample()
 
 
