@@ -39,6 +39,7 @@ _NAMED: Final = re.compile(r"`([\w./-]+)`:\n*(?:<!--[^\n]*-->\n*)?\Z")
 _PORTS: Final = ("8000", "8080", "8081", "9090", "9464")
 # What only looks is typed again if it shows something else yet: a person is slower than a test.
 _LOOKS: Final = re.compile(r"(cat|grep|ls|promtool query|statsfs top --once|curl [^|]*/metrics)\b")
+_REFUSED: Final = 7  # curl's status
 # What bash tells of a job that has ended, when it types the next prompt.
 _ENDED: Final = re.compile(
     r"^\[\d+\][+-]? +(Done|Exit|Interrupt|Killed|Terminated).*\n", re.MULTILINE
@@ -202,6 +203,15 @@ class Shell:
         expected = " ".join(command.output).split() if columns else command.output
         pattern = _pattern_of(expected, exact=exact)
         status, printed = self.run(command.text)
+
+        def is_refused() -> bool:
+            # A server that was just started does not listen yet: it was asked for nothing.
+            nonlocal status, printed
+            if refused := status == _REFUSED and command.text.startswith("curl "):
+                status, printed = self.run(command.text)
+            return refused
+
+        wait_until(lambda: not is_refused(), command.text)
 
         def matches() -> bool:
             nonlocal status
