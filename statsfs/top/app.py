@@ -121,8 +121,8 @@ class TopApp(App[None]):
         """Begin to read, and end when a signal says so: the terminal is to be as it was."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGHUP is under nohup
-                loop.add_signal_handler(number, self.exit)
+            # SIGHUP also under nohup, which ignores it: a screen has no use without its terminal.
+            loop.add_signal_handler(number, self.exit)
         self._tree.name_of_root = self._place.name.rstrip("/").rpartition("/")[2] or "/"
         self._tree.focus()
         self._feed.start()

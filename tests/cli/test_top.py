@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -54,15 +55,19 @@ def demo(path: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 class Terminal:
     """A program on a terminal, and what it wrote there."""
 
+    living: ClassVar[set["Terminal"]] = set()
+
     def __init__(
         self, *arguments: str, program: Sequence[str] = TOP, term: str = "xterm-256color"
     ) -> None:
         self.pid, self._fd = pty.fork()
         if self.pid == 0:
             os.environ.update(TERM=term, PYTHONPATH=str(ROOT))
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
             os.execvp(program[0], [*program, *arguments])
         fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", 36, 150, 0, 0))
         self.text = ""
+        self.living.add(self)
 
     def wait_for(self, pattern: str) -> None:
         """Wait until something is written."""
@@ -85,7 +90,17 @@ class Terminal:
         except OSError:  # the other side is closed
             pass
         os.close(self._fd)
+        self.living.remove(self)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """A test that fails leaves no program behind."""
+    yield
+    for terminal in [*Terminal.living]:
+        os.kill(terminal.pid, signal.SIGKILL)
+        terminal.end()
 
 
 @pytest.mark.mount
