@@ -5,8 +5,11 @@ Threading: textual's loop; `Feed` has a thread of its own, and its answers come 
 
 import asyncio
 import contextlib
+import errno
+import os
 import re
 import signal
+import termios
 import time
 from typing import Any, ClassVar, Final, Literal
 
@@ -122,11 +125,16 @@ class TopApp(App[None]):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             # SIGHUP also under nohup, which ignores it: a screen has no use without its terminal.
-            loop.add_signal_handler(number, self.exit)
+            loop.add_signal_handler(number, self._leave)
         self._tree.name_of_root = self._place.name.rstrip("/").rpartition("/")[2] or "/"
         self._tree.focus()
         self._feed.start()
         self.set_interval(_SILENCE, self._notice_silence)
+
+    def _leave(self) -> None:
+        if _is_hung_up():
+            os._exit(0)  # textual would wait for ever until the terminal takes its last bytes
+        self.exit()
 
     def on_unmount(self) -> None:
         """End reading."""
@@ -414,3 +422,12 @@ class TopApp(App[None]):
         if (entry := self._table.selected) is not None and entry.name != self._value:
             self._value = entry.name
             self._show()
+
+
+def _is_hung_up() -> bool:
+    # Whether the terminal was closed.
+    try:
+        termios.tcgetattr(0)
+    except termios.error as error:
+        return bool(error.args[0] == errno.EIO)
+    return False

@@ -89,6 +89,10 @@ class Terminal:
                 pass
         except OSError:  # the other side is closed
             pass
+        return self.close()
+
+    def close(self) -> int:
+        """Close the terminal; return the status."""
         os.close(self._fd)
         self.living.remove(self)
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
@@ -233,6 +237,16 @@ def test_a_mount_that_hangs_is_told_of_on_a_terminal(tmp_path: Path) -> None:
             os.kill(terminal.pid, number)
             terminal.wait_for(r"\x1b\[\?1049l")
             assert terminal.end() == 0
+
+
+@pytest.mark.mount
+def test_a_terminal_that_is_closed_ends_it(tmp_path: Path) -> None:
+    """There is nothing to give back; nor to wait for."""
+    stats = tmp_path / "stats"
+    with demo(stats):
+        terminal = Terminal("-i", "0.1", str(stats))
+        terminal.wait_for(r"kvm/exits = ")
+        assert terminal.close() == 0
 
 
 @pytest.mark.mount
