@@ -126,10 +126,9 @@ class _Target:
         """Return the numbers for another process."""
         return KeptTarget(vcpu, self.numbers.numbers, self.numbers.baselines)
 
-    def restore(self, kept: KeptTarget | None) -> None:
+    def restore(self, kept: KeptTarget) -> None:
         """Take the numbers of another process."""
-        if kept is not None:
-            self.numbers.restore(kept.numbers, kept.baselines)
+        self.numbers.restore(kept.numbers, kept.baselines)
 
 
 def _names(values: tuple[Value, ...]) -> list[str]:
@@ -331,9 +330,10 @@ class VmSources:
         as they would have there.
         """
         self.show(kept.declared, {})
-        self._own.restore(next((one for one in kept.targets if one.vcpu is None), None))
         for one in kept.targets:
-            if one.vcpu is not None:
+            if one.vcpu is None:
+                self._own.restore(one)
+            else:
                 target = self._make_vcpu(one.vcpu)
                 target.restore(one)
                 target.show(self._section.plain if one.vcpu == ALL else kept.declared[1])
