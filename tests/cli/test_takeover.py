@@ -242,15 +242,15 @@ def test_what_is_open(host: Host) -> None:
 
 def test_a_clear_of_what_is_somebody_elses_now(host: Host) -> None:
     """What was written is passed on to the same file alone: of the same owner, and mode."""
-    (host.segments / "app").mkdir(0o755)
-    os.chown(host.segments / "app", NOBODY, NOBODY)
-    old = host.start()
-    file = host.stats / "app/one/requests"
     directory = host.segments / "app"
+    directory.mkdir(0o755)
+    os.chown(directory, NOBODY, NOBODY)
+    file = host.stats / "app/one/requests"
     with publish("app/one", values=AppStats, directory=directory) as one:
         assert one.file is not None
         os.chown(one.file, NOBODY, NOBODY)
         count(one, 5)
+        old = host.start()  # not before: it would refuse root's file there
         wait_until(file.exists, "one")
         with open(file, "wb", 0) as writing:
             host.replace()

@@ -315,10 +315,12 @@ sys.exit(main())
 OLD_SUCCESSOR = """
 import sys
 from statsfs.cli import main, takeover
-ask = takeover.Predecessor.make_ready
-def make_ready(self, **wish):
-    return ask(self)
-takeover.Predecessor.make_ready = make_ready
+ask, make_ready = takeover.Predecessor.make_ready, takeover.Inheritance.make_ready
+def make_ready_without_vms(self, vms):
+    make_ready(self)
+    vms.begin(None)
+takeover.Predecessor.make_ready = lambda self, **wish: ask(self)
+takeover.Inheritance.make_ready = make_ready_without_vms
 sys.exit(main())
 """
 OTHER_VERSION = """
@@ -355,8 +357,13 @@ def test_another_release(
         made.wait_for(ended.name, there=False)
         made.clear(f"{vm.name}/exits")
         made.replace(command=commands[1])
-        lines = [*made.said(0).splitlines(), *made.said(1).splitlines()]
-        (line,) = [line for line in lines if "taken over without" in line]
+
+        def find_lines() -> list[str]:
+            lines = [*made.said(0).splitlines(), *made.said(1).splitlines()]
+            return [line for line in lines if "taken over without" in line]
+
+        wait_until(find_lines, "the line")  # the old daemon tells when the new one serves
+        (line,) = find_lines()
         assert re.search(why, line), line
         assert 500 <= made.get(f"{vm.name}/exits") < 600
         assert made.retained < MANY

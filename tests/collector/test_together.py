@@ -219,6 +219,12 @@ def end(pid, status):
     assert found in status, found
     return found
 
+def wait_for_folds(directory, collector, left):
+    how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    wait_until(
+        lambda: len(files_in(directory)) <= left or os.waitid(os.P_PID, collector, how)
+    )
+
 for most in count():
     directory = place / str(most)
     directory.mkdir(0o755)
@@ -230,9 +236,12 @@ for most in count():
     collector, reading = collect(directory, most)
     os.read(reading, 1)  # nothing, if it was killed at the start
     os.close(reading)
-    for pid in living:
+    # One after the other, so that there are as many steps each time.
+    wait_for_folds(directory, collector, 2)
+    for left, pid in enumerate(living):
         os.kill(pid, signal.SIGKILL)
         end(pid, [-9])
+        wait_for_folds(directory, collector, 1 - left)
     found = end(collector, [-9, 0])
     print(json.dumps(found), flush=True)
     if not found:
