@@ -241,6 +241,8 @@ def mount_command(
                         text = f"{mounted.mountpoint}: unmounted by somebody else"
                         raise click.ClickException(text)
                     notify("STOPPING=1")
+    if mounted.replaced:
+        handover.report()
     what = "was replaced at" if mounted.replaced else "unmounted"
     tell(f"{what} {mounted.mountpoint}")
     left = [thread.name for thread in threading.enumerate() if not thread.daemon][1:]

@@ -137,11 +137,14 @@ class DaemonHandover(Handover):
             collector.follow()
         self._close_memory()
         if self.vms is not None:
-            if not self._told:
-                log.warning("%s", _WITHOUT.format("the new daemon is of another release"))
             self.vms.leave()
         if self.server is not None:
             self.server.leave()
+
+    def report(self) -> None:
+        """Tell what the successor did not get."""
+        if self.vms is not None and not self._told:
+            log.warning("%s", _WITHOUT.format("the new daemon is of another release"))
 
 
 class Inheritance:
