@@ -183,14 +183,22 @@ def _follow_links(path: str) -> str:
             found = os.path.dirname(found)
         elif name not in ("", "."):
             found = os.path.join(found, name)
-            if find_mount(found) is None and os.path.islink(found):
+            target = "" if find_mount(found) is not None else _read_link(found)
+            if target:
                 links += 1
                 if links > _LINKS_MAX:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-                target = os.readlink(found)
                 found = "/" if target.startswith("/") else os.path.dirname(found)
                 left += target.split("/")[::-1]
     return found
+
+
+def _read_link(path: str) -> str:
+    # Where it leads; "" if it is no link, or not there.
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ def mend(name: str) -> bool:
     """
     with contextlib.ExitStack() as stack:
         try:
-            descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise SampleError(f"{name}: {error.strerror}", name) from error
         stack.callback(os.close, descriptor)

@@ -117,10 +117,16 @@ class Recording:
         self.name = name
         self._file = file
         self._progress = progress
-        about = json.loads(file.metadata.metadata[METADATA_KEY])
-        if about["format"] != FORMAT:
-            raise SampleError(f"{name}: format {about['format']} is of a newer statsfs", name)
-        self.places: list[str] = about["places"]
+        try:
+            about = json.loads(file.metadata.metadata[METADATA_KEY])
+            version = about["format"]
+            self.places: list[str] = about["places"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise SampleError(
+                f"{name}: not a recording: its metadata are of something else", name
+            ) from error
+        if version != FORMAT:
+            raise SampleError(f"{name}: format {version} is of a newer statsfs", name)
         self.sources: dict[str, Recorded] = {}
         self._left: dict[str, list[float]] = {}
         self._came_or_left: list[tuple[float, str, bool]] = []

@@ -35,7 +35,6 @@ _WAITING_MAX: Final = 64 << 20  # bytes in memory until they are sorted
 _ROWS_MAX: Final = 16_000_000
 _INTERVALS_MAX: Final = 300
 _ASKED_MAX: Final = 8  # schemas of single sources in an interval; for more, that of all
-_SKIPPED: Final = {"name"}
 
 
 def join(place: str, path: Path) -> str:
@@ -52,7 +51,7 @@ def describe(descriptions: Mapping[str, Description]) -> str:
             | {
                 key: value
                 for key in Description.__slots__
-                if (value := getattr(what, key)) != getattr(usual, key) and key not in _SKIPPED
+                if (value := getattr(what, key)) != getattr(usual, key) and key != "name"
             }
             for name, what in descriptions.items()
         ]

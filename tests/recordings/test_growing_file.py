@@ -310,8 +310,10 @@ def test_other_files_are_refused(tmp_path: Path, text: bytes, reason: str) -> No
     assert name.read_bytes() == text
     with pytest.raises(SampleError, match="No such file"):
         mend(str(tmp_path / "none"))
-    with pytest.raises(SampleError, match="not a recording"):
-        mend(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    for other in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(SampleError, match="not a recording"):
+            mend(str(other))
 
 
 @pytest.mark.root

@@ -10,6 +10,7 @@ import duckdb
 import numpy as np
 import pandas
 import polars
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,6 +19,7 @@ from statsfs.exceptions import SampleError
 from statsfs.recordings import recorder
 from statsfs.recordings.reading import open_recording
 from statsfs.recordings.recorder import Recorder, join
+from statsfs.recordings.tables import METADATA_KEY
 from tests.support.deadlines import DEADLINE
 from tests.support.registry_place import BEGUN, Place, Tree
 
@@ -295,6 +297,11 @@ def test_other_parquet_files_are_no_recordings(tmp_path: Path, tree: Tree) -> No
     name.write_bytes(text)
     with pytest.raises(SampleError, match="format 2 is of a newer statsfs"):
         open_recording(str(name))
+    for about in (b"no JSON", b"[]", b"{}"):
+        table = pa.table({"a": [1]}).replace_schema_metadata({METADATA_KEY: about})
+        pq.write_table(table, name)
+        with pytest.raises(SampleError, match="its metadata are of something else"):
+            open_recording(str(name))
 
 
 def test_a_recording_of_an_empty_tree(tmp_path: Path) -> None:
