@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -1065,3 +1066,119 @@ def test_a_takeover_that_came_too_early_does_not_hold_it(
         for _ in range(3):  # what was called by then has run
             asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop).result(DEADLINE)
         assert monitor._free.is_set()
+
+
+@pytest.fixture
+def held_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A takeover takes as long as the test wants, and does not wait for answers."""
+    monkeypatch.setattr(qemu, "_FROZEN", DEADLINE)
+    monkeypatch.setattr(qemu, "_RESTING", 0.01)
+
+
+@pytest.mark.usefixtures("held_long")
+@pytest.mark.parametrize("read", ["exits", "mmu_cache_miss"])
+def test_an_answer_that_comes_while_it_is_held(
+    read: str,
+    watch: Watch,
+    kvm: Source,
+    server: QmpServer,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The numbers stay as they were handed over, and who waited for it asks nothing."""
+    monitor = watch()
+    vm = appear(kvm, name)
+    asking: Any = refresher_of(vm).function
+    before = server.asked("query-stats")
+    server.flowing.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(qemu_vm, "_PATIENCE", 0.01)
+        with pytest.raises(UnavailableError, match="no answer within"):
+            vm.get_value(read)
+    wait_until(asking.__self__._channel._turn.locked, "the query")
+    with ThreadPoolExecutor(1) as pool:
+        next_read = pool.submit(asking)
+        wait_until(asking.__self__._turn.locked, "the next reader")
+        monitor.hold()
+        kept = monitor.keep()
+        server.vm["mmu_cache_miss"] = server.vcpus["/machine/cpu[0]"]["exits"] = 5
+        server.flowing.set()
+        next_read.result(DEADLINE)
+    assert server.asked("query-stats") == before + 1
+    assert monitor.keep() == kept
+    assert vm.get_value(read) == 0
+    monitor.go_on()
+    assert vm.get_value(read) == 5
+
+
+@pytest.mark.usefixtures("held_long")
+def test_a_vcpu_that_comes_while_it_is_held(
+    watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """It is not shown until the takeover is over: it would be missing in what is handed over."""
+    monitor = watch()
+    vm = appear(kvm, name)
+    asking: Any = refresher_of(vm).function
+    server.vcpus["/machine/new"] = server.vcpus["/machine/cpu[0]"] | {"exits": 5}
+    server.cpus["/machine/new"] = 2
+    server.last_heard = "query-stats"
+    assert vm.get_value("exits") == 0
+    wait_until(asking.__self__._channel._turn.locked, "the query which there are")
+    before = server.asked("query-cpus-fast")
+    monitor.hold()
+    server.flowing.set()
+    wait_until(lambda: asking.__self__._plugging is None, "its answer")
+    assert server.asked("query-cpus-fast") == before + 1
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1"]
+    monitor.go_on()
+    wait_until(lambda: vm.get_value("exits") == 5)
+    assert [one.name for one in vm.subordinates] == ["vcpu0", "vcpu1", "vcpu2"]
+
+
+@pytest.mark.usefixtures("held_long")
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_vm_that_is_found_in_a_takeover(
+    leaves: bool, watch: Watch, kvm: Source, server: QmpServer, name: str
+) -> None:
+    """It is shown when that is over; never, if another process shows it then."""
+    server.last_heard = "query-stats-schemas"
+    monitor = watch()
+    wait_until(lambda: not server.flowing.is_set(), "its description")
+    monitor.hold()
+    server.flowing.set()
+    wait_until(lambda: server.asked("qom-get") == 2 and server.client is None, "its rest")
+    assert not kvm.subordinates
+    if leaves:
+        monitor.leave()
+        wait_until(lambda: not monitor._channels, "the end of its connection")
+        assert not kvm.subordinates
+    else:
+        monitor.go_on()
+        assert appear(kvm, name).get_value("exits") == 0
+
+
+@pytest.mark.usefixtures("held_long")
+def test_a_successor_of_which_one_vm_does_not_answer(
+    watch: Watch, kvm: Source, server: QmpServer, name: str, tmp_path: Path
+) -> None:
+    """It waits for all, a moment; it shows that one as it was, and leaves nothing of it."""
+    server.vcpus["/machine/cpu[0]"]["exits"] = 5
+    old = watch("a.qmp")
+    assert appear(kvm, name).get_value("exits") == 5
+    old.hold()
+    (kept,) = old.keep()
+    hung = tmp_path / "b.qmp"
+    with QmpServer(hung, silent=True), Source("kvm") as shown:
+        with QemuMonitor(shown, [str(server.path), str(hung)], held=True) as successor:
+            for one in (kept, replace(kept, name="1-1", socket=str(hung))):
+                successor.adopt(one)
+            server.vcpus["/machine/cpu[0]"]["exits"] = 7
+            assert shown.get_value("exits") == 10
+            successor.begin()
+            old.leave()
+            wait_until(lambda: number(appear(shown, name)) == 7, "its connection")
+            assert not successor._whole.is_set()
+            with pytest.raises(UnavailableError, match="it is not connected yet"):
+                appear(shown, "1-1").get_value("exits")
+            assert shown.get_value("exits") == 12
+        assert shown.subordinates == ()

@@ -76,6 +76,7 @@ class QmpServer:
         target: the architecture.
         answers: for a command, or "greeting", the line to send in place of the answer.
         flowing: cleared, the server hears nothing, as a stopped QEMU.
+        last_heard: a command with whose next answer `flowing` is cleared.
 
     Args:
         path: of its socket.
@@ -93,6 +94,7 @@ class QmpServer:
         self.answers: dict[str, bytes] = {}
         self.flowing = threading.Event()
         self.flowing.set()
+        self.last_heard = ""
         self._ending = False
         self._client: socket.socket | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -164,7 +166,11 @@ class QmpServer:
                 received = received[end:].lstrip()
                 self.flowing.wait()
                 self.commands.append(message["execute"])
-                client.sendall(self._answer(message["execute"], message))
+                answer = self._answer(message["execute"], message)
+                if message["execute"] == self.last_heard:
+                    self.last_heard = ""
+                    self.flowing.clear()
+                client.sendall(answer)
 
     def _answer(self, command: str, message: dict[str, Any]) -> bytes:
         if command in self.answers:
