@@ -13,9 +13,9 @@ stamp := .venv/.installed
 tools := .venv/debian/usr/bin
 # After an upgrade of the system, the packages in .venv may be those of a Python that is gone.
 works := $(if $(wildcard $(stamp)),$(shell $(bin)/python -Ic 'import statsfs' 2>/dev/null && echo yes))
-# Covered to the last branch is all that decides what a reader sees; not what talks to FUSE, KVM, QEMU and people.
+# Covered to the last branch is all that decides what a reader sees; not what talks to FUSE, KVM and people.
 adapters := filesystem/fuse_handlers filesystem/invalidator filesystem/request_loop filesystem/session filesystem/trio_session filesystem/mounting \
-	filesystem/mountpoints filesystem/watcher filesystem/beneath filesystem/takeover kvm/qemu kvm/qemu_vm demo/real_kvm __main__ cli/*
+	filesystem/mountpoints filesystem/watcher filesystem/beneath filesystem/takeover demo/real_kvm __main__ cli/*
 empty :=
 comma := ,
 omit := $(subst $(empty) $(empty),$(comma),$(adapters:%=statsfs/%.py))
