@@ -204,11 +204,15 @@ def test_a_monitor_that_is_busy(
     """It cannot be handed over, and goes on."""
     kvm, old = daemons.start()
     stand_still(kvm, vm)
+    vm.send_signal(signal.SIGSTOP)
+    wait_until(lambda: vcpu0_or_none(kvm, vm) is None, "a query, which a takeover waits for")
     with monkeypatch.context() as patch:
         patch.setattr("statsfs.kvm.qemu._SETUP", 0.0)
         with pytest.raises(KvmError, match="QMP is busy"):
             old.hold()
+    vm.send_signal(signal.SIGCONT)
     old.go_on()
+    wait_until(lambda: vcpu0_or_none(kvm, vm) is not None, "its answer")
     assert vcpu0(kvm, vm) >= 0
 
 
