@@ -141,6 +141,18 @@ def test_fences_are_seen() -> None:
         assert len(ends) == len(blocks_of(page)) or ELSEWHERE.fullmatch(name_of(page)), page
 
 
+def test_each_prometheus_has_data_of_its_own() -> None:
+    """Debian's would write to /var/lib/prometheus: as root only, and one at a time."""
+    pages = [*PAGES, ROOT / "examples" / "monitoring" / "prometheus.yml"]
+    commands = [
+        line
+        for page in pages
+        for line in re.findall(r"^[$#] (prometheus .*)", page.read_text(), re.MULTILINE)
+    ]
+    assert len(commands) > 3
+    assert [line for line in commands if not re.search(r" --storage\.\w+\.path=", line)] == []
+
+
 def test_the_command_line_is_what_the_commands_say() -> None:
     """docs/command_line.md is what packaging/command_line_page.py makes."""
     made = run(sys.executable, ROOT / "packaging" / "command_line_page.py").stdout
