@@ -158,7 +158,7 @@ class _Course:
             self._say(f"statsfs: {reason}; the recording goes on")
         self._failing = failing
         if self._shown:
-            click.echo(f"\r\033[K{self._describe()}", nl=False, err=True)
+            self._write(f"\r\033[K{self._describe()}", end="")
 
     def close(self) -> None:
         """Finish the recording, and say what it has."""
@@ -167,8 +167,11 @@ class _Course:
             self._say(f"statsfs: recorded {self._describe()}")
 
     def _say(self, text: str) -> None:
+        self._write(f"\r\033[K{text}" if self._shown else text)
+
+    def _write(self, text: str, *, end: str = "\n") -> None:
         with contextlib.suppress(OSError):  # nobody reads it
-            click.echo(f"\r\033[K{text}" if self._shown else text, err=True)
+            click.echo(f"{text}{end}", nl=False, err=True)
 
     def _describe(self) -> str:
         size = format_number(self._recorder.size, _BYTES)

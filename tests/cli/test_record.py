@@ -1,6 +1,7 @@
 """`statsfs record` and `statsfs plot`, with a real mount, real kills and the real promtool."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -72,6 +73,34 @@ def test_a_recorder_that_ends_leaves_a_recording(
     picture = tmp_path / "r.png"
     assert run("plot", str(file)).returncode == 0  # cuts off what is unfinished
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert count_samples(file) >= 3
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["ends", "goes on"])
+def test_a_terminal_that_is_closed(demo: CommandServer, tmp_path: Path, ignored: bool) -> None:
+    """That is SIGHUP, and no failure; a recorder that ignores it goes on, with nobody to tell."""
+    file = tmp_path / "r.parquet"
+    options = ["-o", str(file), "-i", "0.1", "-p", str(demo.mountpoint)]
+    command = f"exec {shlex.join([*STATSFS, 'record', *options])}"
+    if ignored:
+        command = f"trap '' HUP; {command}"
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", "sh", "-c", command], stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
+        try:
+            os.close(theirs)
+            seen = b""
+            while b"2 samples" not in seen:
+                seen += os.read(ours, 1 << 16)
+            os.close(ours)
+            if ignored:
+                size = file.stat().st_size
+                wait_until(lambda: file.stat().st_size > size + 4096, "more samples")
+                process.terminate()
+            assert process.wait(DEADLINE) == 0
+        finally:
+            process.kill()
     assert count_samples(file) >= 3
 
 
