@@ -22,6 +22,7 @@ from tests.support.kvm_mounts import number
 from tests.support.mounts import detach, is_mounted
 from tests.support.prometheus_server import fetch, free_port
 from tests.support.qemus import WITHOUT_BPF, find_qemu, running
+from tests.support.repeating import repeating
 
 pytestmark = [pytest.mark.mount, pytest.mark.root, pytest.mark.kvm, pytest.mark.host]
 
@@ -134,28 +135,21 @@ def never_falling(made: Daemons, *paths: str, patient: bool = False) -> Iterator
 
     Patient, it may be that there are no data: a QEMU that is slow to answer a new client.
     """
+    most = dict.fromkeys(paths, 0)
     wrong: list[object] = []
-    ended = threading.Event()
 
     def read() -> None:
-        most = dict.fromkeys(paths, 0)
-        while not ended.wait(0.001):
-            for path, before in most.items():
-                now = number(made.stats / "kvm" / path)
-                if patient and now == "ENODATA":
-                    continue
-                if isinstance(now, str) or now < before:
-                    wrong.append((path, before, now))
-                else:
-                    most[path] = now
+        for path, before in most.items():
+            now = number(made.stats / "kvm" / path)
+            if patient and now == "ENODATA":
+                continue
+            if isinstance(now, str) or now < before:
+                wrong.append((path, before, now))
+            else:
+                most[path] = now
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
+    with repeating(read, 0.001):
         yield
-    finally:
-        ended.set()
-        thread.join()
     assert wrong == []
 
 

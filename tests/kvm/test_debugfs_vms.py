@@ -37,6 +37,7 @@ from tests.kvm.test_host import (  # noqa: F401  # the fixture
 )
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.debugfs import Debugfs
+from tests.support.repeating import repeating
 
 pytestmark = [pytest.mark.kvm, pytest.mark.root, pytest.mark.host]
 
@@ -363,26 +364,20 @@ def without_bpf(host: KvmHost, source: Source) -> Iterator[None]:
 @contextmanager
 def never_falling(*sources: Source) -> Iterator[None]:
     """Read the exits of sources all the time: none is ever less than it was, or too many."""
-    most, wrong, ended = dict.fromkeys(sources, 0), [], threading.Event()
+    most, wrong = dict.fromkeys(sources, 0), []
 
     def read() -> None:
-        while not ended.wait(0.0002):
-            for source, before in most.items():
-                try:
-                    now = source.get_value("exits")
-                except UnavailableError:  # BPF fails, and that is not known yet
-                    continue
-                if now < before:
-                    wrong.append((source.path, before, now))
-                most[source] = now
+        for source, before in most.items():
+            try:
+                now = source.get_value("exits")
+            except UnavailableError:  # BPF fails, and that is not known yet
+                continue
+            if now < before:
+                wrong.append((source.path, before, now))
+            most[source] = now
 
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
+    with repeating(read, 0.0002):
         yield
-    finally:
-        ended.set()
-        thread.join()
     assert wrong == []
 
 
