@@ -11,7 +11,7 @@ import pytest
 from tests.fleet.servers import MONITORING, RULES
 from tests.support.deadlines import DEADLINE
 from tests.support.mounts import ROOT
-from tests.support.prometheus_server import tool
+from tests.support.prometheus_server import promtool, tool
 
 PAGE = (ROOT / "docs" / "fleet.md").read_text()
 BLOCK = re.compile(r"^```yaml\n# (\S+\.yml)\b.*\n((?:.*\n)+?)```$", re.MULTILINE)
@@ -76,27 +76,13 @@ def write_files(directory: Path) -> None:
         shutil.copy(MONITORING / name, directory)
 
 
-def promtool(directory: Path, *arguments: str) -> str:
-    """What promtool prints, if it is content."""
-    done = subprocess.run(
-        [tool("promtool"), *arguments],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.tools
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_configurations(name: str, tmp_path: Path) -> None:
     """Each is complete, and valid."""
     write_files(tmp_path)
     agent = ["--agent"] if name == "agent.yml" else []
-    said = promtool(tmp_path, "check", "config", *agent, name)
+    said = promtool(tmp_path, "check", "config", *agent, name).stdout
     assert f"SUCCESS: {name} is valid" in said
     assert "WARNING" not in said
 
@@ -117,7 +103,7 @@ def test_there_are_configurations() -> None:
 def find_kept(directory: Path, name: str) -> set[str]:
     """The targets that a configuration scrapes; those that it drops have no labels."""
     command = ("check", "service-discovery", "--timeout=1s", name, "statsfs")
-    found = json.loads(promtool(directory, *command))
+    found = json.loads(promtool(directory, *command).stdout)
     assert {one["discoveredLabels"]["__address__"] for one in found} == {*HOSTS}
     return {one["discoveredLabels"]["__address__"] for one in found if one["labels"]}
 

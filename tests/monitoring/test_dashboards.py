@@ -27,7 +27,7 @@ from tests.support.dashboards import (
     watched,
 )
 from tests.support.deadlines import DEADLINE, wait_until
-from tests.support.prometheus_server import PrometheusServer, free_port, observing, tool
+from tests.support.prometheus_server import PrometheusServer, free_port, observing, promtool
 
 SCRIPT = MONITORING / "make_dashboards.py"
 DASHBOARDS = ("kvm.json", "application.json")
@@ -317,15 +317,7 @@ def test_the_script_reads_a_schema(script: Any, tmp_path: Path) -> None:
 )
 def test_promtool_agrees(command: list[str]) -> None:
     """The configuration is valid, as are its rules, which give what their tests say."""
-    done = subprocess.run(
-        [tool("promtool"), *command],
-        cwd=MONITORING,
-        capture_output=True,
-        timeout=DEADLINE,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = promtool(MONITORING, *command)
     assert "SUCCESS" in done.stdout + done.stderr
 
 

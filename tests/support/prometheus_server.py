@@ -29,6 +29,7 @@ __all__ = [
     "fetch",
     "free_port",
     "observing",
+    "promtool",
     "running",
     "scraping",
     "tool",
@@ -41,6 +42,20 @@ def tool(name: str) -> str:
     if path is None:
         pytest.skip(f"there is no {name}: make tools")
     return path
+
+
+def promtool(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run promtool in a directory; it must be content."""
+    done = subprocess.run(
+        [tool("promtool"), *arguments],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 @contextlib.contextmanager
