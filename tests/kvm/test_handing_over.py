@@ -90,6 +90,14 @@ def daemons() -> Iterator[Daemons]:
         yield Daemons(stack, [])
 
 
+def start_with_vm(guests: RealKvm, daemons: Daemons) -> tuple[Daemon, RealVm]:
+    """Start one, with a VM that made 50 exits."""
+    old = daemons.start()
+    vm = guests.create_vm(1)
+    run(wait_for(old.host, vm), vm, 50)
+    return old, vm
+
+
 def end(guests: RealKvm, daemon: Daemon, vm: RealVm) -> None:
     """End a VM, and wait until that is noticed."""
     guests.destroy_vm(vm)
@@ -165,9 +173,7 @@ def test_a_successor_that_fails(guests: RealKvm, daemons: Daemons) -> None:
 
 def test_another_vm_of_the_same_name(guests: RealKvm, daemons: Daemons) -> None:
     """It came in the last moment, perhaps where the other one was: it begins at 0, and counts."""
-    old = daemons.start()
-    vm = guests.create_vm(1)
-    run(wait_for(old.host, vm), vm, 50)
+    old, vm = start_with_vm(guests, daemons)
     old.find(vm.name).clear_value(COUNT)
     run(old.find(vm.name), vm, 30)
     again: list[RealVm] = []
@@ -187,9 +193,7 @@ def test_a_process_that_has_another_ones_number(
     guests: RealKvm, daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it began tells: what the other one's VM counted is kept, and its clear is not."""
-    old = daemons.start()
-    vm = guests.create_vm(1)
-    run(wait_for(old.host, vm), vm, 50)
+    old, vm = start_with_vm(guests, daemons)
     old.find(vm.name).clear_value(COUNT)
     run(old.find(vm.name), vm, 20)
     new = daemons.start(held=True)
@@ -204,9 +208,7 @@ def test_clears_meanwhile(
     guests: RealKvm, daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They wait; and are made, or refused as they are the successor's."""
-    old = daemons.start()
-    vm = guests.create_vm(1)
-    run(wait_for(old.host, vm), vm, 50)
+    old, vm = start_with_vm(guests, daemons)
     source = old.find(vm.name)
 
     def begin() -> tuple[threading.Thread, list[BaseException | None]]:
@@ -249,9 +251,7 @@ def test_numbers_of_the_last_moment(
     guests: RealKvm, daemons: Daemons, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They stay for a second at most: then a successor hangs."""
-    old = daemons.start()
-    vm = guests.create_vm(1)
-    run(wait_for(old.host, vm), vm, 50)
+    old, vm = start_with_vm(guests, daemons)
     old.handover.hold()
     vm.vcpus[0].make_exits(5)
     assert old.exits == 50
@@ -274,9 +274,7 @@ def test_a_host_that_is_busy(
 
 def test_what_cannot_be_used(guests: RealKvm, daemons: Daemons) -> None:
     """Of another version, or broken: why, and all begins anew."""
-    old = daemons.start()
-    vm = guests.create_vm(1)
-    run(wait_for(old.host, vm), vm, 50)
+    old, vm = start_with_vm(guests, daemons)
     old.find(vm.name).clear_value(COUNT)
     kept = old.handover.hold()
     for bad, why in (
