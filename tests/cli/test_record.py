@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,14 +20,6 @@ pytestmark = pytest.mark.mount
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    path = tmp_path_factory.mktemp("record") / "stats"
-    with serving("demo", path, "--vms", "2", "--vcpus", "2") as server:
-        yield server
-        server.stop()
-
-
-@pytest.fixture(scope="module")
 def recording(demo: CommandServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recording of a few samples."""
     file = tmp_path_factory.mktemp("recording") / "r.parquet"
@@ -35,6 +28,17 @@ def recording(demo: CommandServer, tmp_path_factory: pytest.TempPathFactory) -> 
     assert (done.returncode, done.stdout) == (5, "")
     assert done.stderr.startswith("statsfs: recorded ")
     return file
+
+
+@contextmanager
+def recorder(file: Path, place: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
+    """Start recording a place; the test ends it."""
+    command: list[str | Path] = [*STATSFS, "record", "-o", file, "-p", place, *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def count_samples(file: Path) -> int:
@@ -54,17 +58,7 @@ def test_a_recorder_that_ends_leaves_a_recording(
 ) -> None:
     """Also one that is killed: all of the samples that it had written are there."""
     file = tmp_path / "r.parquet"
-    command: list[str | Path] = [
-        *STATSFS,
-        "record",
-        "-o",
-        file,
-        "-i",
-        "0.05",
-        "-p",
-        demo.mountpoint,
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with recorder(file, demo.mountpoint, "-i", "0.05") as process:
         wait_until(lambda: file.exists() and file.stat().st_size > 20_000)
         process.send_signal(number)
         _, stderr = process.communicate(timeout=DEADLINE)
@@ -129,18 +123,7 @@ def test_pictures_of_a_recording(recording: Path, tmp_path: Path, options: list[
 def test_promtool_takes_openmetrics(demo: CommandServer, tmp_path: Path) -> None:
     """Each sample with its time becomes one of a block; also of a recorder that was killed."""
     file = tmp_path / "r.om"
-    command: list[str | Path] = [
-        *STATSFS,
-        "record",
-        "--openmetrics",
-        "-o",
-        file,
-        "-i",
-        "0.1",
-        "-p",
-        demo.mountpoint,
-    ]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with recorder(file, demo.mountpoint, "-i", "0.1", "--openmetrics") as process:
         wait_until(lambda: file.exists() and file.read_text().count("kvm_exits_total{") >= 12)
         process.kill()
         process.communicate(timeout=DEADLINE)
@@ -256,23 +239,15 @@ def test_top_prints_a_recording(recording: Path) -> None:
 def test_a_mount_that_goes_and_comes_back(tmp_path: Path) -> None:
     """The recording goes on; it is said once that there were no numbers."""
     file = tmp_path / "r.parquet"
-    with serving("demo", tmp_path / "s", "--vms", "1") as server:
-        command: list[str | Path] = [
-            *STATSFS,
-            "record",
-            "-o",
-            file,
-            "-i",
-            "0.05",
-            "-p",
-            tmp_path / "s",
-        ]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with (
+        serving("demo", tmp_path / "s", "--vms", "1") as server,
+        recorder(file, tmp_path / "s", "-i", "0.05") as process,
+    ):
         wait_until(lambda: file.exists() and file.stat().st_size > 5_000)
         server.stop()
-    size = file.stat().st_size
-    wait_until(lambda: file.stat().st_size > size + 3_000)
-    process.terminate()
-    _, stderr = process.communicate(timeout=DEADLINE)
+        size = file.stat().st_size
+        wait_until(lambda: file.stat().st_size > size + 3_000)
+        process.terminate()
+        _, stderr = process.communicate(timeout=DEADLINE)
     assert process.returncode == 0
     assert stderr.count("the recording goes on") == 1

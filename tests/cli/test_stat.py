@@ -5,25 +5,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.commands import STATSFS, CommandServer, assert_error, mounting, run, serving
+from tests.support.commands import STATSFS, CommandServer, assert_error, mounting, run
 from tests.support.deadlines import DEADLINE, wait_until
 
 pytestmark = pytest.mark.mount
 
 GO = "sleep 0.5; echo go; exec sleep 60"  # something moves before it
-
-
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
-    path = tmp_path_factory.mktemp("stat") / "stats"
-    with serving("demo", path, "--vms", "2", "--vcpus", "2") as server:
-        yield server
-        server.stop()
 
 
 def test_what_moved_is_on_stderr_and_the_status_is_kept(demo: CommandServer) -> None:
