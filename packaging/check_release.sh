@@ -2,7 +2,7 @@
 # Part of `make release`: whether this commit can be released as the version that it has.
 #
 #   check_release.sh before     is refused before anything is built
-#   check_release.sh after      looks at what was built, and says what is to be done
+#   check_release.sh after      checks the built files, and says what to do next
 #
 # It publishes nothing, and changes nothing.
 set -eu
