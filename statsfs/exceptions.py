@@ -234,7 +234,7 @@ class QmpError(StatsfsError, OSError):
 
 
 class KvmError(StatsfsError, OSError):
-    """A way to KVM's statistics does not work here, and why; `offender` is what it lacks.
+    """A way to KVM's statistics does not work here, and why; `offender` is the missing thing.
 
     >>> from statsfs.exceptions import KvmError
     >>> issubclass(KvmError, StatsfsError), issubclass(KvmError, OSError)

@@ -35,7 +35,7 @@ path_option: Final = click.option(
 
 def find_places(paths: Sequence[str]) -> list[Place]:
     """Return the places that a user names; without any, all mounts of statsfs."""
-    # What is not there is called as the user has it; the error may tell what was meant.
+    # Messages name a missing file as the user wrote it; the error may suggest a correction.
     names = [
         name if "://" in name or not os.path.exists(name) else os.path.realpath(name)
         for name in paths

@@ -11,7 +11,7 @@ __all__ = ["DIRECTORY", "PATH"]
 
 
 class _Path(click.ParamType[str]):
-    # A path that a system call may get; what is there each command finds out.
+    # A path that a system call accepts; each command checks the file itself.
     def __init__(self, name: str) -> None:
         self.name = name
 

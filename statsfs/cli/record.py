@@ -95,7 +95,7 @@ def record(
         raise click.UsageError("--for and COMMAND: give one of them")
     places = find_places(paths)
     for place in places:
-        place.read_sample()  # what is wrong with it is told before there is a file
+        place.read_sample()  # its errors come before there is a file
     if openmetrics:
         recorder: Recorder | MetricsRecorder = MetricsRecorder(output, [p.name for p in places])
     else:
@@ -132,7 +132,7 @@ class _Course:
         self._recorder = recorder
         self._interval = interval
         self._due = time.monotonic()
-        # Times go on as that clock does, which nobody sets, and which suspends do not stop.
+        # Times follow that clock: it is never set, and suspends do not stop it.
         self._offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         self._failing: set[str] = set()
         self._failed = False
@@ -143,7 +143,7 @@ class _Course:
         now = time.monotonic()
         if now >= self._due:
             self.record()
-            # What was missed is not made up for.
+            # Missed samples are left out.
             now = time.monotonic()
             self._due += self._interval * (1 + max(0, now - self._due) // self._interval)
         return max(0.0, self._due - now)
@@ -161,7 +161,7 @@ class _Course:
             self._write(f"\r\033[K{self._describe()}", end="")
 
     def close(self) -> None:
-        """Finish the recording, and say what it has."""
+        """Finish the recording, and print its size."""
         self._recorder.close()
         if not self._failed:
             self._say(f"statsfs: recorded {self._describe()}")
@@ -170,7 +170,7 @@ class _Course:
         self._write(f"\r\033[K{text}" if self._shown else text)
 
     def _write(self, text: str, *, end: str = "\n") -> None:
-        with contextlib.suppress(OSError):  # nobody reads it
+        with contextlib.suppress(OSError):  # stderr has no reader
             click.echo(f"{text}{end}", nl=False, err=True)
 
     def _describe(self) -> str:

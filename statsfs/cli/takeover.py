@@ -53,7 +53,7 @@ class DaemonHandover(Handover):
 
     Attributes:
         collectors: the collectors whose locks and records are handed over.
-        vms: what is handed over of VMs, or None.
+        vms: the counts and clears of VMs to hand over, or None.
         server: the server of scrapes, or None.
         address: the argument of `--listen`.
     """
@@ -64,7 +64,7 @@ class DaemonHandover(Handover):
         self._begun: Final = Flag()
         self.collectors: Sequence[Collector] = ()
         self.vms: KvmHandover | None = None
-        self._memory = -1  # the file with what is handed over of VMs
+        self._memory = -1  # the file with the VMs' counts and clears
         self._told = False  # whether the successor got that
         self.server: MetricsServer | None = None
         self.address = address
@@ -246,7 +246,7 @@ class Inheritance:
 
 
 def _read_memory(answer: Mapping[str, Any], descriptors: Sequence[int]) -> bytes | None:
-    # What a predecessor hands over of VMs; None if it has none, or is of another release.
+    # A predecessor's counts and clears of VMs; None if it has none, or is of another release.
     if not (answer.get("vms") and descriptors):
         return None
     with open(descriptors[0], "rb", closefd=False) as file:

@@ -109,7 +109,7 @@ def top(
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
         raise click.ClickException(_NO_TEXTUAL) from None
-    _ask(place.read_sample)  # what is wrong with PATH is told before the screen is taken
+    _ask(place.read_sample)  # errors of PATH come before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("not a terminal; --once and --csv are for scripts")
     if Console().is_dumb_terminal:

@@ -15,7 +15,7 @@ __all__ = ["add_rows", "clear_rows"]
 
 
 def add_rows(kept: RetainedSource, rows: RetainedRows) -> RetainedSource:
-    """Return what a source retains after more rows were added."""
+    """Return the retained rows of a source after more rows were added."""
     added = kept.rows.copy()
     for array, row in rows.items():
         before = added.get(array, (None,) * len(array))

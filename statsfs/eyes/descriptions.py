@@ -134,7 +134,7 @@ def parse_schema(text: bytes) -> Schema:
 
 
 def _check(root: Any) -> None:
-    # Whatever a server sends, or a file that has the name, is a tree of descriptions.
+    # A server may send anything, and any file may have the name: refuses all but descriptions.
     waiting = [root]
     while waiting:
         node = waiting.pop()

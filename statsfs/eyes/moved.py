@@ -53,7 +53,7 @@ class Moved:
 
 
 def find_totals(sample: Sample) -> set[Path]:
-    """Return the outermost sources with numbers: each is the total of what is below it."""
+    """Return the outermost sources with numbers: each is the total of its subtree."""
     found = set()
     waiting: list[tuple[Path, Mapping[str, Any]]] = [((), sample.root)]
     while waiting:
@@ -73,7 +73,7 @@ def list_moved(
     Args:
         before: the sample of the beginning.
         after: that of the end.
-        schema: describes what is in `after`.
+        schema: describes the files in `after`.
         sources: only these; without it, all.
     """
     chosen = None if sources is None else set(sources)
@@ -86,7 +86,7 @@ def list_moved(
         below = after.find(path)
         total = bool(below and below["subordinates"])
         for name, number in numbers.items():
-            # What a schema does not have is a level: of those, nothing more is said.
+            # A file that the schema lacks is a level, or a histogram.
             what = known.get(name, Description(name, kind="instant"))
             counter = isinstance(number, list) or what.counts(known, total)
             moved = Moved(path, what, counter, old.get(name), number)
@@ -100,7 +100,7 @@ class Repeated:
 
     Attributes:
         last: in the last of them in which it moved.
-        counts: what it grew by in each in which that is known.
+        counts: its growth in each run in which that is known.
         elapsed: the seconds between the samples of these.
     """
 
@@ -110,13 +110,13 @@ class Repeated:
 
     @property
     def rate(self) -> float | None:
-        """What a counter grew by in a second."""
+        """The growth of a counter in a second."""
         known = self.last.counter and self.counts and self.elapsed
         return sum(self.counts) / self.elapsed if known else None
 
     @property
     def mean(self) -> float:
-        """The mean of what it grew by in a run."""
+        """The mean of its growth in a run."""
         return measure(self.counts)[0]
 
     @property

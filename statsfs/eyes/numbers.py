@@ -29,7 +29,7 @@ _LARGE: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 
 
 def clean_text(text: str) -> str:
-    """Return a text that does nothing to a terminal: what is not printable is a blank.
+    """Return a text that does nothing to a terminal: unprintable characters are blanks.
 
     Descriptions are anyone's, and so are the names that a server sends.
     """
@@ -41,7 +41,7 @@ def clean_text(text: str) -> str:
 def format_number(number: float, what: Description) -> str:
     """Return a number of a file in its unit, with three digits where it is scaled.
 
-    What has no unit to scale is shown whole.
+    A number without a unit to scale is shown whole.
     """
     if what.unit == "seconds":
         return _format_seconds(_scale(number, what))
@@ -113,7 +113,7 @@ def _scale(number: float, what: Description) -> float:
 
 
 def _digits(number: float) -> str:
-    # Three digits: 1.23, 12.3, 123; what is 0 after the point is left out.
+    # Three digits: 1.23, 12.3, 123; zeros after the point are left out.
     size = abs(number)
     if size >= 99.95 or number == 0:
         return f"{number:,.0f}"

@@ -240,7 +240,7 @@ def _parse_url(url: str) -> tuple[str, int, Path] | None:
 
 @contextlib.contextmanager
 def _naming(name: str) -> Iterator[None]:
-    # Has an error of what was read there begin with the place.
+    # Has an error of a read there begin with the place.
     try:
         yield
     except SampleError as error:

@@ -12,7 +12,7 @@ __all__ = ["Rates", "subtract"]
 
 
 def subtract(before: Number | None, after: Number | None) -> Number | None:
-    """Return what a counter, or each bucket, grew by; None if that is not known."""
+    """Return the growth of a counter, or of each bucket; None if it is not known."""
     if before is None or after is None:
         return None
     if isinstance(before, list) or isinstance(after, list):
@@ -47,13 +47,13 @@ class Rates:
         self.before, self.after = self.after, sample
 
     def difference(self, path: Path, name: str) -> Number | None:
-        """Return what a file's number, or each bucket, grew by."""
+        """Return the growth of a file's number, or of each bucket."""
         if self.before is None or self.after is None:
             return None
         return subtract(self.before.number(path, name), self.after.number(path, name))
 
     def rate(self, path: Path, name: str) -> float | None:
-        """Return what a file's number grew by in a second; of a histogram, how much was observed.
+        """Return the growth of a file's number in a second; of a histogram, its observations.
 
         Whether a file counts at all its description tells (`Description.counts`).
         """

@@ -37,13 +37,13 @@ _ALWAYS: Final = ("nosuid", "nodev")
 
 
 def _call(number: int, *arguments: int | bytes | None) -> int:
-    # The caller gives all arguments: the kernel reads the registers of those that are missing.
+    # The caller gives all arguments: the kernel reads the registers of missing ones, too.
     found: int = _libc.syscall(ctypes.c_long(number), *map(_convert, arguments))
     return _check(found)
 
 
 def _check(found: int) -> int:
-    # Returns what a call returned, or raises OSError if that tells of an error.
+    # Returns the result of a call, or raises OSError if that is an error.
     if found < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))

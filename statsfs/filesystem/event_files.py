@@ -1,6 +1,6 @@
 """Event files: `.events` of the root, which tells what comes and leaves, and how it is read.
 
-Owns what a late reader gets. The size of the file is that of all lines that were ever written, so
+Owns what a late reader gets. The size of the file is the size of all lines ever written, so
 clients that follow it see it grow; only the newest lines are kept, and the number of the others.
 
 Threading: for the serving thread.

@@ -1,4 +1,4 @@
-"""Takeovers: what is known of the VMs below one `kvm` goes to the process that replaces this one.
+"""Takeovers: counts and clears of the VMs below one `kvm` go to the process that replaces this.
 
 Owns which part hands over what, and in which order: clears wait, nothing in the tree changes any
 more, and then all of it is one moment. The successor shows the same, and goes on.
@@ -19,7 +19,7 @@ __all__ = ["KvmHandover"]
 
 
 class KvmHandover:
-    """What is handed over of the VMs below a source.
+    """The counts and clears to hand over, of the VMs below a source.
 
     Args:
         source: `kvm`.

@@ -53,7 +53,7 @@ class HostTakeover:
         self._freeze(time.monotonic() + _FROZEN)
 
     def keep(self) -> list[KeptVm]:
-        """Return what the next process needs of each VM."""
+        """Return each VM's record for the next process."""
         return [vm.keep() for vm in self._host._vms.values()]
 
     def go_on(self) -> None:
@@ -81,7 +81,7 @@ class HostTakeover:
         return self._host._find().keys()
 
     def adopt(self, kept: KeptVm) -> None:
-        """Show what the process before this one showed of a VM."""
+        """Show the numbers of a VM that the previous process showed."""
         host = self._host
         vm = host._make_shown(kept.name, kept.pid, scanning.find_user(kept.pid), kept.label)
         vm.read_by, vm.key, vm.began = kept.way, kept.key, kept.began

@@ -82,7 +82,7 @@ class HostVm:
         return self.read_by == way.name and self.key != describe_key(found.key)
 
     def keep(self) -> KeptVm:
-        """Return what the next process needs of it."""
+        """Return its record for the next process."""
         known, declared, targets = self.sources.keep()
         return KeptVm(
             self.name, self.pid, self.began, self.read_by, self.key or "", self.label, self.shown,

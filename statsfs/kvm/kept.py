@@ -33,7 +33,7 @@ VERSION: Final = 1
 
 Values = tuple[Value, ...]
 Rows = Mapping[Values, tuple[Any, ...]]
-"""What a source retains, by array, as `Source.retained` has it."""
+"""The retained rows of a source, by array, as in `Source.retained`."""
 
 Names = tuple[Sequence[str], Sequence[str]]
 """The names of values of a VM, and of a vCPU."""
@@ -68,7 +68,7 @@ class KeptVm:
         shown: whether it is in the tree.
         known: the values that the way knows.
         declared: all values that it had.
-        retained: what its source retains.
+        retained: the retained rows of its source.
         targets: the VM and its vCPUs.
         socket: of QMP; else "".
         arrays: with a socket, the arrays of the VM, and of each vCPU.
@@ -89,7 +89,7 @@ class KeptVm:
     arrays: tuple[Values, Values] = ((), ())
 
     def find_baselines(self, vcpu: int | None) -> Mapping[str, Any]:
-        """Return what was cleared of a vCPU, or of the VM for None."""
+        """Return the baselines of a vCPU, or of the VM for None."""
         return next((one.baselines for one in self.targets if one.vcpu == vcpu), {})
 
 
@@ -98,7 +98,7 @@ class KeptKvm:
     """All of it.
 
     Attributes:
-        retained: what the source `kvm` retains.
+        retained: the retained rows of the source `kvm`.
         vms: the VMs that have not ended.
         heard: the number of the last uevent that was heard; 0 if there was none.
     """

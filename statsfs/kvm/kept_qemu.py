@@ -24,7 +24,7 @@ class KeptQemu:
     """Its source, with those of the vCPUs.
 
     Args:
-        kept: what the other process handed over.
+        kept: the record from the other process.
         recorder: that of all sources.
 
     Attributes:
@@ -71,6 +71,6 @@ class KeptQemu:
         return scanning.find_beginning(self._kept.pid) == self._kept.began
 
     def find_baselines(self, vcpu: int | None) -> Mapping[str, Any]:
-        """Return what was cleared by now of a vCPU, or of the VM for None."""
+        """Return the present baselines of a vCPU, or of the VM for None."""
         shown = self._numbers.get(vcpu) if self.socket else None
         return self._kept.find_baselines(vcpu) if shown is None else shown.baselines

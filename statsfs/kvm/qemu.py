@@ -148,7 +148,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
             shown.vm.freeze(until)
 
     def keep(self) -> list[KeptVm]:
-        """Return what the next process needs of each VM, while this is held."""
+        """Return each VM's record for the next process, while this is held."""
         kept = []
         for name, (vm, channel, began) in self._shown.items():
             arrays = vm.arrays
@@ -189,7 +189,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     def adopt(self, kept: KeptVm) -> None:
         """Show a VM as the process before this one did until it is connected; before `begin`.
 
-        Of one that is behind none of the sockets only what was cleared is kept.
+        Of a VM behind none of the sockets only the clears are kept.
         """
         vm = self._kept[kept.name] = KeptQemu(kept, self._recorder)
         if vm.socket in {one.path for one in qmp_sockets.find_sockets(self._patterns)}:

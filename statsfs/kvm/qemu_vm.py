@@ -65,7 +65,7 @@ class _Target:
         return KeptTarget(vcpu, self._numbers.numbers, self._numbers.baselines)
 
     def restore(self, baselines: Mapping[str, Any]) -> None:
-        # Subtracts what was cleared before.
+        # Subtracts the earlier clears.
         for value in self.values:
             if value.name in baselines and fits(value, baselines[value.name]):
                 self._numbers.baselines[value.name] = baselines[value.name]

@@ -32,7 +32,7 @@ class _Baselines(dict[int, Any]):
         self.owner = ref(owner)
 
     def subtract(self, value: Value, index: int, number: Any) -> Any:
-        """Return what a base holds for a value, less the baseline, if it is a number."""
+        """Return a base's number for a value, less the baseline; other objects as they are."""
         baseline = self.get(index)
         if baseline is None:
             return number

@@ -58,7 +58,7 @@ class GrowingFile:
         """Replace what was added since the last time by tables of the same rows.
 
         Args:
-            sorted_: those that stay as they are.
+            sorted_: the tables that stay as they are.
             newer: those behind them, which are replaced the next time.
 
         Raises:

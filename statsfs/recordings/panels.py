@@ -1,4 +1,4 @@
-"""What is drawn of a recording: rates of counters, levels, histograms over time.
+"""The panels of a picture: rates of counters, levels, histograms over time.
 
 Owns which sources are chosen, and what is added up. Threading: pure.
 """

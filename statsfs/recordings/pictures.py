@@ -164,7 +164,7 @@ def _make_page(panels: Sequence[Panel], title: str) -> str:
         svg = svg[svg.index("<svg") :]
         name = html.escape(panel.value)
         links.append(f'<a href="#p{number}">{name}</a>')
-        # The ids in the picture are those of its parts: each needs others.
+        # The parts of a picture have ids: each picture needs others.
         svg = svg.replace('id="', f'id="p{number}-').replace("url(#", f"url(#p{number}-")
         svg = svg.replace('href="#', f'href="#p{number}-')
         sections.append(f'<section id="p{number}" aria-label="{name}">\n{svg}</section>')

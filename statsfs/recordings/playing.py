@@ -149,7 +149,7 @@ class Playback:
         return self._sample
 
     def clear(self, path: Path, name: str) -> None:
-        """Refuse: what is recorded stays."""
+        """Refuse: a recording stays as it is."""
         raise SampleError(f"{self.name}: a recording is read-only", self.name)
 
     def replay(self, last: int | None = None) -> Iterator[Sample]:

@@ -84,14 +84,14 @@ class Series:
     numbers: _Times
 
     def sample(self, moments: _Times) -> "Series":
-        """Return what the number was at each of some moments."""
+        """Return the number at each of some moments."""
         index = np.searchsorted(self.times, moments + _HALF, side="right") - 1
         kept = np.maximum(index, 0)
         numbers = np.where(index < 0, np.nan, self.numbers[kept])
         return Series(moments, self.exact[kept], numbers)
 
     def differences(self) -> _Times:
-        """Return what a counter grew by from one time to the next.
+        """Return the growth of a counter from one time to the next.
 
         It is not a number where that is not known: it was cleared, came or left.
         """

@@ -43,7 +43,7 @@ def join(place: str, path: Path) -> str:
 
 
 def describe(descriptions: Mapping[str, Description]) -> str:
-    """Return the descriptions of a source's files as JSON, without what is as usual."""
+    """Return the descriptions of a source's files as JSON, without the usual settings."""
     usual = Description("")
     return json.dumps(
         [
@@ -152,7 +152,7 @@ class Recorder:
         self._waiting_size = self._waiting_rows = 0
 
     def _settle(self) -> None:
-        # Writes what was sorted, and behind it what came since.
+        # Writes the sorted rows, and behind them the later ones.
         if self._sorted is not None:
             self._file.settle(self._sorted.result(), self._appended)
             self._sorted = None

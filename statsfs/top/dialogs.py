@@ -1,4 +1,4 @@
-"""What is asked and told over the panes: whether to write 0, and the keys.
+"""The dialogs over the panes: whether to write 0, and the keys.
 
 Threading: textual's.
 """

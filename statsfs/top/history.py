@@ -1,4 +1,4 @@
-"""The last two minutes of what is on the screen, and how they look as a line of bars.
+"""The last two minutes of the visible numbers, and their look as a line of bars.
 
 Of ten thousand sources only those are kept that were shown last: `SOURCES_MAX` of them.
 Threading: one thread's.

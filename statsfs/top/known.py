@@ -20,7 +20,7 @@ _NOTHING: Final[Mapping[str, Description]] = {}
 
 
 class Known:
-    """The descriptions of what is shown.
+    """The descriptions of the shown files.
 
     Args:
         place: where schemas are read.

@@ -90,7 +90,7 @@ class Outline:
         shown = None if self.pattern is None else self._match(sample, self.pattern)
         blocks = self._list_blocks(sample, shown)
         gone = followed if sample.find(followed) is None else None
-        # Most ticks change numbers only: then the rows are those of the tick before.
+        # Most ticks change numbers only: then the rows stay the same.
         if (gone, blocks) != self._made_of:
             self._made_of = gone, blocks
             self._rows = _lay_out(blocks)
@@ -99,7 +99,7 @@ class Outline:
         return self._rows
 
     def _list_blocks(self, sample: Sample, shown: set[Path] | None) -> dict[Path, list[str]]:
-        # What is directly below each unfolded source.
+        # The sources directly below each unfolded one.
         blocks: dict[Path, list[str]] = {}
         waiting: list[tuple[Path, Any]] = [((), sample.root)] if self.is_open(()) else []
         while waiting:

@@ -37,7 +37,7 @@ class TreePane(Rows):
     Attributes:
         outline: which sources are shown.
         total_of: the name of that value.
-        title: what the first column is called.
+        title: the title of the first column.
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [

@@ -74,7 +74,7 @@ def list_entries(
     since: Sample | None = None,
     pattern: re.Pattern[str] | None = None,
 ) -> list[Entry]:
-    """Return what the newest sample has of a source.
+    """Return the newest numbers of a source.
 
     Args:
         path: the source.
@@ -113,7 +113,7 @@ def sort_entries(entries: list[Entry], order: str, reverse: bool) -> list[Entry]
 
 
 def measure(number: Number | float | None) -> float:
-    """Return what to sort a number by; what is not known comes last."""
+    """Return the sort key of a number; an unknown one comes last."""
     if isinstance(number, list):
         return sum(number)
     return -math.inf if number is None else number
