@@ -59,10 +59,10 @@ def stat(
 ) -> int:
     """Run COMMAND and print what moved meanwhile: differences and rates, on stderr.
 
-    Shown are the totals of the outermost sources. Of a level (a gauge) it is what it rose by, and
-    what it is now; of a histogram the percentiles of what was observed meanwhile. A counter of a
-    source that came meanwhile counts from 0; one that was cleared is not known. As `perf stat`
-    does, SIGINT ends COMMAND, and the report comes nevertheless.
+    The report has the totals of the outermost sources. A level (a gauge) has its change and its
+    present number; a histogram has the percentiles of the observations meanwhile. A counter of a
+    new source counts from 0; the difference of a cleared counter is unknown. As with `perf stat`,
+    SIGINT ends COMMAND, and the report comes nevertheless.
 
     \b
     Examples:

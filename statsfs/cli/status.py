@@ -39,10 +39,10 @@ _USER_COLUMNS: Final = {
 @click.argument("mountpoint", required=False, type=PATH, shell_complete=complete_directory)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: without MOUNTPOINT a list.")
 def status(mountpoint: str | None, as_json: bool) -> None:
-    """Show how the statsfs at MOUNTPOINT is: since when, what it shows, and what it refuses.
+    """Show the state of the statsfs at MOUNTPOINT: its start, its sources, and its refusals.
 
     Without MOUNTPOINT it is the one of this host; if there are several, there is a line for each.
-    Any user who may read the mount can ask. Why something is refused is told to its owner and root.
+    Any user who may read the mount can ask. Only the owner of a refused file and root see why.
 
     \b
     Example:

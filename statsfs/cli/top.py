@@ -79,10 +79,10 @@ def top(
 ) -> None:
     """Look at the numbers of PATH: values, rates, the last two minutes.
 
-    PATH is a directory of a mounted statsfs, http://HOST:PORT, where --listen of a daemon is, or a
+    PATH is a directory of a mounted statsfs, the http://HOST:PORT of a daemon with --listen, or a
     recording of `statsfs record`, which is played: --once is its end, --csv all of it. Without
-    PATH, it is the current directory, or the only mount that there is. Nobody needs more rights
-    than to read. F1 shows the keys.
+    PATH, it is the current directory, or the only mount of the host. The right to read is enough.
+    F1 shows the keys.
 
     \b
     Examples:
