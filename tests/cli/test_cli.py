@@ -16,7 +16,15 @@ import pytest
 
 import statsfs
 from statsfs.cli.commands import cli
-from tests.support.commands import STATSFS, assert_error, is_mounted, on_terminal, run, serving
+from tests.support.commands import (
+    STATSFS,
+    assert_error,
+    is_mounted,
+    on_terminal,
+    run,
+    run_here,
+    serving,
+)
 from tests.support.deadlines import DEADLINE, wait_until
 
 # Words
@@ -101,7 +109,9 @@ def test_no_command() -> None:
 def test_wrong_usage(args: list[str], word: str, tmp_path: Path) -> None:
     """What is not there, or not understood, is one line and status 2."""
     (tmp_path / "app.py").write_text("number = 1\nasync def wait(registry): ...\n")
-    assert_error(run(*args, cwd=tmp_path), 2, word)
+    # What is loaded stays in its process.
+    done = (run if "--load" in args else run_here)(*args, cwd=tmp_path)
+    assert_error(done, 2, word)
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])

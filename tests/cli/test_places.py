@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.answers import answering
-from tests.support.commands import assert_error, mounting, run, serving
+from tests.support.commands import assert_error, mounting, run, run_here, serving
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import NOBODY, ROOT, children, directory_for_a_mount
 
@@ -34,7 +34,8 @@ NO_PATH = "No such file or directory"
 def refused(command: str, place: str, directory: Path, *words: str) -> None:
     """The command ends with one line, and has begun nothing."""
     arguments = [place if one == "PLACE" else one for one in COMMANDS[command]]
-    assert_error(run(*arguments, cwd=directory), 1, *words)
+    tried = run if command == "top" else run_here  # it handles signals, and then looks
+    assert_error(tried(*arguments, cwd=directory), 1, *words)
     assert not (directory / "begun").exists()
     assert not (directory / "new").exists()
 

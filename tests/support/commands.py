@@ -1,5 +1,7 @@
 """The command line as processes: run to their end, serving a mount, on a terminal."""
 
+import contextlib
+import io
 import os
 import pty
 import select
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from statsfs.cli import main
 from statsfs.filesystem.mountpoints import find_mount
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import detach
@@ -27,6 +30,7 @@ __all__ = [
     "mounting",
     "on_terminal",
     "run",
+    "run_here",
     "serving",
 ]
 
@@ -43,6 +47,23 @@ def run(*args: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]
         timeout=DEADLINE,
         check=False,
     )
+
+
+def run_here(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """As `run`, in this process: a refusal takes milliseconds, and half a second in its own.
+
+    For commands that are refused before they handle signals.
+    """
+    handlers = {number: signal.getsignal(number) for number in signal.Signals}
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        status = main(args)
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+    return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
 
 
 def is_mounted(path: Path) -> bool:
