@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.deadlines import DEADLINE, wait_until
+from tests.support.qemus import IDLE_ROM
 
 __all__ = ["UUID", "Libvirtd", "running_libvirtd"]
 
@@ -57,7 +58,7 @@ _DOMAIN = """
   <uuid>{uuid}</uuid>
   <memory unit="MiB">16</memory>
   <vcpu>{vcpus}</vcpu>
-  <os><type arch="x86_64" machine="pc">hvm</type></os>
+  <os><type arch="x86_64" machine="pc">hvm</type><loader type="rom">{rom}</loader></os>
   <cpu><topology sockets="{sockets}" cores="{cores}" threads="1"/></cpu>
   <devices><emulator>{emulator}</emulator></devices>
 </domain>
@@ -137,7 +138,9 @@ class Libvirtd:
     ) -> int:
         """Start a domain; return its process."""
         domain: dict[str, Any] = {"name": name, "uuid": uuid, "emulator": emulator}
-        domain |= {"sockets": sockets, "cores": cores, "vcpus": sockets * cores}
+        rom = self._directory / "rom"
+        rom.write_bytes(IDLE_ROM)
+        domain |= {"rom": rom, "sockets": sockets, "cores": cores, "vcpus": sockets * cores}
         file = self._directory / f"{name}.xml"
         file.write_text(_DOMAIN.format(**domain))
         self.virsh("create", file)

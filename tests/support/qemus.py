@@ -1,4 +1,4 @@
-"""Real virtual machines for tests: QEMU on KVM, which boots a BIOS and finds nothing to run.
+"""Real virtual machines for tests: QEMU on KVM, whose guest waits for its timer.
 
 Of the versions with which they are tried, one is installed, and one is of Debian 13, which
 `unpack_qemu.sh` unpacks. They differ: from 8.1 QEMU keeps statistics descriptors.
@@ -28,6 +28,7 @@ from tests.support.mounts import ROOT
 from tests.support.other_users import AS_USER
 
 __all__ = [
+    "IDLE_ROM",
     "QEMUS",
     "UUID",
     "WITHOUT_BPF",
@@ -58,6 +59,34 @@ from statsfs.cli import main
 sys.exit(main())
 """
 """`statsfs` for `python -c`, as on a machine whose system calls are not known: BPF is not tried."""
+
+# What a guest runs in place of a BIOS, which takes seconds where KVM emulates each instruction.
+# At its end it does what a BIOS that finds no disk does: 18 interrupts a second, all vCPUs halted.
+_ROM = {
+    0x0000: "fa 31c0 8ed8 8ed0 bc007c"  # cli; zero ds and ss; mov sp,0x7c00
+    "c706200000f1 c706220000f0"  # interrupt 8, the timer's, is at f000:f100
+    "66b91b000000 0f32 80cc0c 0f30 6631d2"  # the APIC's registers are MSRs; edx is 0
+    "66b90f080000 66b8ff010000 0f30 66b935080000 66b800870000 0f30"  # it takes the PIC's interrupts
+    "66b930080000 66b800450c00 0f30 66b8f1460c00 0f30"  # the other vCPUs start at f100:0
+    "b011e620 b008e621 b004e621 b001e621 b0fee621"  # the PIC lets the timer through
+    "b034e643 b000e640 e640"  # the timer's longest interval
+    "b9f203 e680 e2fc fb f4ebfd",  # 1010 exits, as tests wait for 1000; sti; hlt, for ever
+    0x1000: "fa f4ebfd",  # cli; hlt, for ever
+    0xF100: "50 b020e620 58 cf",  # tell the PIC that it is done; iret
+    0xFFF0: "ea000000f0",  # where a vCPU begins: jmp f000:0
+}
+
+
+def _lay_out(parts: dict[int, str]) -> bytes:
+    rom = bytearray(1 << 16)
+    for start, text in parts.items():
+        code = bytes.fromhex(text)
+        rom[start : start + len(code)] = code
+    return bytes(rom)
+
+
+IDLE_ROM = _lay_out(_ROM)
+"""For `-bios`."""
 
 _LIFETIME = 90  # seconds; no test leaves one behind, even if it is killed
 
@@ -153,12 +182,15 @@ class Qemu:
     ) -> None:
         self.path = path
         own = path.with_suffix(".own")
+        rom = os.memfd_create("rom")  # no file: some tests look at what is beside the socket
+        os.write(rom, IDLE_ROM)
         self.process = subprocess.Popen(
             [
                 *("timeout", "--foreground", "-s", "KILL", str(_LIFETIME)),
                 *prefix,
                 *(program, "-accel", "kvm", "-machine", "pc", "-nodefaults"),
                 *("-display", "none", "-m", "16", "-smp", smp),
+                *("-bios", f"/proc/self/fd/{rom}"),
                 *("-name", path.stem, "-uuid", UUID),
                 *("-qmp", f"unix:{path},server=on,wait=off"),
                 *("-qmp", f"unix:{own},server=on,wait=off"),
@@ -166,7 +198,9 @@ class Qemu:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
+            pass_fds=(rom,),
         )
+        os.close(rom)
         self._qmp = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._qmp.settimeout(DEADLINE)
         wait_until(lambda: self._qmp.connect_ex(str(own)) == 0, "QEMU")
