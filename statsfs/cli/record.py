@@ -7,6 +7,7 @@ import contextlib
 import math
 import sys
 import time
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -134,7 +135,7 @@ class _Course:
         self._due = time.monotonic()
         # Times follow that clock: it is never set, and suspends do not stop it.
         self._offset = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
-        self._failing: set[str] = set()
+        self._failing: Collection[str] = ()
         self._failed = False
         self._shown = sys.stderr.isatty()
 
@@ -152,11 +153,12 @@ class _Course:
         """Record the numbers of now."""
         moment = self._offset + time.clock_gettime(time.CLOCK_BOOTTIME)
         self._failed = True  # if this raises: then the error is all that is said
-        failing = {str(error) for error in self._recorder.record(moment)}
+        failing = self._recorder.record(moment)
         self._failed = False
-        for reason in sorted(failing - self._failing):
-            self._say(f"statsfs: {reason}; the recording goes on")
-        self._failing = failing
+        # Once a place, until it has numbers again: as it goes, its reasons may change.
+        for name in sorted(failing.keys() - self._failing):
+            self._say(f"statsfs: {failing[name]}; the recording goes on")
+        self._failing = failing.keys()
         if self._shown:
             self._write(f"\r\033[K{self._describe()}", end="")
 

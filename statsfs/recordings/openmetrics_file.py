@@ -47,19 +47,20 @@ class MetricsRecorder:
             os.close(self._descriptor)
             raise
 
-    def record(self, time: float) -> list[SampleError]:
-        """Write the samples of now; the errors say of which places there are none.
+    def record(self, time: float) -> dict[str, SampleError]:
+        """Write the samples of now; the errors, by place, say why there are none.
 
         Raises:
             SampleError: they could not be written. The file is as it was before.
         """
         stamp = b" %.3f" % time
-        lines, errors, described = [], [], set[bytes]()
+        lines, described = [], set[bytes]()
+        errors = {}
         for place in self._places:
             try:
                 text = _read(place)
             except SampleError as error:
-                errors.append(error)
+                errors[place] = error
                 continue
             for line in text.splitlines():
                 if not line.startswith(b"#"):

@@ -89,10 +89,10 @@ class Recorder:
         """The bytes of the file."""
         return self._file.size
 
-    def record(self, time: float) -> list[SampleError]:
+    def record(self, time: float) -> dict[str, SampleError]:
         """Take a sample of each place and write what changed.
 
-        A place without numbers is one whose sources have left; the errors say why.
+        A place without numbers is one whose sources have left; the errors, by its name, say why.
 
         Args:
             time: the seconds since 1970.
@@ -101,13 +101,13 @@ class Recorder:
             SampleError: it could not be written. The file is as it was before.
         """
         interval = Interval(round(time * 1e6))
-        errors = []
+        errors = {}
         for part in self._parts:
             try:
                 part.add(interval, part.place.read_sample())
             except SampleError as error:
                 part.add(interval, None)
-                errors.append(error)
+                errors[part.place.name] = error
         before = self._waiting[-1] if self._waiting else None
         packed = interval.pack(before)
         tables = self._encode([packed])

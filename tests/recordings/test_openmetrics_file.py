@@ -24,9 +24,9 @@ def place(tmp_path: Path) -> Path:
 def test_each_sample_has_its_time(place: Path) -> None:
     """What describes a family is there once; the end is an end after each interval."""
     made = MetricsRecorder(str(place / "out"), [str(place)])
-    assert made.record(1.5) == []
+    assert made.record(1.5) == {}
     (place / ".stats.openmetrics").write_bytes(VIEW % 2)
-    assert made.record(2.5) == []
+    assert made.record(2.5) == {}
     text = (place / "out").read_text()
     assert text == (
         "# HELP a_total A\n# TYPE a counter\n"
@@ -40,7 +40,7 @@ def test_a_place_without_samples_is_told(place: Path) -> None:
     """The others are recorded."""
     places = [str(place / "none"), str(place), "http://127.0.0.1:9", "x://y", str(place / "out")]
     made = MetricsRecorder(str(place / "out"), places)
-    errors = [str(error) for error in made.record(1.0)]
+    errors = [str(error) for error in made.record(1.0).values()]
     made.close()
     assert errors[0] == f"{place}/none: not a directory of a statsfs"
     assert errors[1] == "http://127.0.0.1:9: [Errno 111] Connection refused"
@@ -53,7 +53,7 @@ def test_a_server_is_asked_for_openmetrics(tmp_path: Path) -> None:
     """At /metrics."""
     with answering({"/metrics": (200, VIEW % 3, {})}) as url:
         made = MetricsRecorder(str(tmp_path / "out"), [url])
-        assert made.record(1.0) == []
+        assert made.record(1.0) == {}
         made.close()
     assert 'a_total{b="c"} 3 1.000' in (tmp_path / "out").read_text()
 
@@ -72,7 +72,7 @@ def test_what_does_not_answer_with_http_is_told(place: Path) -> None:
         thread = threading.Thread(target=answer)
         thread.start()
         made = MetricsRecorder(str(place / "out"), [url])
-        errors = [str(error) for error in made.record(1.0)]
+        errors = [str(error) for error in made.record(1.0).values()]
         thread.join()
         made.close()
     assert errors == [f"{url}: SSH-2.0-OpenSSH\r\n"]

@@ -130,9 +130,9 @@ def test_a_place_without_numbers_is_told(tree: Tree) -> None:
     """Its sources have left until it is back."""
     tree.tick()
     tree.place.error = "gone"
-    assert [str(error) for error in tree.tick()] == ["/run/stats: gone"]
+    assert [str(error) for error in tree.tick().values()] == ["/run/stats: gone"]
     tree.place.error = ""
-    assert tree.tick() == []
+    assert tree.tick() == {}
     assert np.array_equal(numbers(tree, WORKER, "requests"), [0, math.nan, 0], equal_nan=True)
 
 

@@ -89,7 +89,7 @@ class Tree:
         (source,) = (one for one in self.app.subordinates if one.name == name)
         self.app.remove_subordinate(source)
 
-    def tick(self) -> list[SampleError]:
+    def tick(self) -> dict[str, SampleError]:
         """Record the numbers of a second later."""
         errors = self.recorder.record(self.time)
         self.time += 1
