@@ -1,6 +1,7 @@
 """What one daemon hands over of VMs to the next: two hosts in this process, and our own guests."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -104,6 +105,27 @@ def end(guests: RealKvm, daemon: Daemon, vm: RealVm) -> None:
     wait_until(lambda: find(daemon.host, vm) is None, "the end")
 
 
+def create_as(guests: RealKvm, name: str) -> RealVm:
+    """Create a VM with the name of one that ended: its descriptor has the same number."""
+    made: list[RealVm] = []
+
+    def create() -> bool:
+        # Lower numbers are taken; another thread may still be the first to take this one.
+        lower = []
+        while (descriptor := os.dup(0)) < int(name.rpartition("-")[2]):
+            lower.append(descriptor)
+        os.close(descriptor)
+        made.append(guests.create_vm(1))
+        for descriptor in lower:
+            os.close(descriptor)
+        if made[-1].name != name:
+            guests.destroy_vm(made.pop())
+        return bool(made)
+
+    wait_until(create, name)
+    return made[0]
+
+
 def test_what_is_handed_over(guests: RealKvm, daemons: Daemons) -> None:
     """Retained counts of every kind, clears, VMs that end and that come meanwhile; three times."""
     old = daemons.start()
@@ -180,7 +202,7 @@ def test_another_vm_of_the_same_name(guests: RealKvm, daemons: Daemons) -> None:
 
     def happen() -> None:
         guests.destroy_vm(vm)
-        again.append(guests.create_vm(1))
+        again.append(create_as(guests, vm.name))
         again[0].vcpus[0].make_exits(7)
 
     daemon = daemons.replace(old, happen)
