@@ -15,6 +15,7 @@ __all__ = ["Known"]
 
 _READS_MAX: Final = 8  # of schemas in a tick
 _EACH: Final = 10.0  # seconds between two reads of a whole schema
+_FOUND_MAX: Final = 1024  # sources that are described one by one; more are not on a screen
 
 _NOTHING: Final[Mapping[str, Description]] = {}
 
@@ -59,4 +60,6 @@ class Known:
                 self._found[path] = self._place.read_schema(path).find(()) or _NOTHING
             except SampleError:
                 self._found.pop(path, None)  # it has gone since
+        while len(self._found) > _FOUND_MAX:  # the oldest; asked for again if it is shown
+            del self._found[next(iter(self._found))]
         return bool(paths)

@@ -113,6 +113,8 @@ class Outline:
                 opened = names
             blocks[path] = names
             waiting += [((*path, name), below[name]) for name in opened]
+        if len(self._sorted) > 2 * len(blocks) + _ROWS_MAX:  # most have gone, or are folded
+            self._sorted = {path: self._sorted[path] for path in blocks if path in self._sorted}
         return blocks
 
     def _order(self, path: Path, below: Iterable[str]) -> list[str]:

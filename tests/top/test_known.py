@@ -87,3 +87,29 @@ def test_a_schema_that_cannot_be_read_is_read_again() -> None:
     place.change = lambda schema: schema
     assert known.read(2)
     assert description(known) == "VM exits of every kind"
+
+
+class EndlessPlace(CountingPlace):
+    """Sources of every name come, and are as the VM."""
+
+    def read_schema(self, path: Path = ()) -> Schema:
+        """That of the VM."""
+        self.asked.append(path)
+        return empty(MadePlace.read_schema(self)) if not path else MadePlace.read_schema(self, VM)
+
+
+def test_sources_that_come_for_days_are_forgotten() -> None:
+    """The oldest; one that is shown again is asked for again."""
+    place = EndlessPlace(partial=True)
+    known = Known(place)
+    assert known.read(1)
+    shown = ("kvm", "shown")
+    first = [("kvm", f"first{number}") for number in range(100)]
+    for path in (*first, shown, *(("kvm", f"vm{number}") for number in range(1000))):
+        assert description(known, path) == ""
+        assert known.read(2)
+    assert {description(known, path) for path in first[:70]} == {""}
+    assert description(known, shown) == "VM exits of every kind"
+    while known.read(3):
+        pass
+    assert {description(known, path) for path in first[:70]} == {"VM exits of every kind"}

@@ -1,6 +1,8 @@
 """The rows of a tree: folds, filters, orders, and what has gone."""
 
+import gc
 import re
+import tracemalloc
 from typing import Any
 
 from statsfs.eyes.samples import Sample
@@ -86,3 +88,22 @@ def test_a_source_that_has_gone_keeps_its_row_while_it_is_followed() -> None:
     assert texts(outline)[:3] == ["", "kvm", "kvm/vm1"]
     empty = sample(node({}))
     assert texts(outline, empty, ("kvm",)) == ["", "kvm"]
+
+
+def test_sources_that_come_for_days_are_forgotten() -> None:
+    """Each was unfolded, and had its order."""
+    outline = Outline()
+    outline.pattern = re.compile("vcpu")
+
+    def show(numbers: range) -> int:
+        tracemalloc.start()
+        for number in numbers:
+            tree = sample(node({}, **{f"vm{number}": node({}, **VCPUS)}))
+            assert len(texts(outline, tree)) == 5
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        return kept
+
+    show(range(200))
+    assert show(range(200, 2000)) < 100_000
