@@ -407,19 +407,19 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
     """Commands to try, then `statsfs top`; Ctrl-C is the way out, and q."""
     for key, root in ((b"\x03", ()), (b"q", ("--root", "kvm"))):
         with on_terminal(tmp_path, "demo", "stats", "--vms", "2", *root) as until:
-            seen = until(b"2 minutes").decode()
+            seen = until("2 minutes")
             kvm = tmp_path / "stats" / ("" if root else "kvm")
             for vm in kvm.glob("*-*"):
-                until(vm.name.encode())
+                until(vm.name)
             commands = re.findall(r"^statsfs: try: (.*)\r$", seen, re.MULTILINE)
             assert commands[0] == show_looking(tmp_path / "stats")
             done = subprocess.run(["sh", "-c", commands[1]], check=True, capture_output=True)
             assert re.match(rb"[0-9]+\n\{", done.stdout)
             assert commands[1].endswith(f"echo 0 > {kvm}/exits")
-            seen = until(b"unmounted", keys=key).decode()
+            seen = until("unmounted", keys=key)
             assert "\x1b[?25h" in seen  # the cursor is back
             assert "Traceback" not in seen
-            until(b"never, so that all of it is read")
+            until("never, so that all of it is read")
         assert not is_mounted(tmp_path / "stats")
         assert not (tmp_path / "stats").exists()
 
@@ -428,7 +428,7 @@ def test_demo_on_a_terminal(tmp_path: Path) -> None:
 def test_demo_ends_its_top_when_its_time_is_over(tmp_path: Path) -> None:
     """The terminal is then as it was."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "1", "--for", "3") as until:
-        seen = until(b"unmounted").decode()
+        seen = until("unmounted")
         assert "\x1b[?1049h" in seen  # another screen
         assert "\x1b[?1049l" in seen[seen.index("\x1b[?1049h") :]  # and back
         assert "Traceback" not in seen
@@ -449,11 +449,11 @@ def test_demo_without_textual(tmp_path: Path) -> None:
     )
     arguments = ("demo", "stats", "--vms", "30", "--vcpus", "1")
     with on_terminal(tmp_path, *arguments, program=(sys.executable, str(program))) as until:
-        seen = until(b"19 more").decode()
+        seen = until("19 more")
         assert "per second" in seen
-        until(b"max_mmu_rmap_size")
-        assert b"\x1b[?25l" in until(b"\x1b[")  # no cursor while it draws
-        seen = until(b"unmounted", keys=b"\x03").decode()
+        until("max_mmu_rmap_size")
+        assert "\x1b[?25l" in until("\x1b[")  # no cursor while it draws
+        seen = until("unmounted", keys=b"\x03")
         assert "\x1b[?25h" in seen  # the cursor is back
         assert "Traceback" not in seen
 
@@ -462,9 +462,9 @@ def test_demo_without_textual(tmp_path: Path) -> None:
 def test_demo_on_a_dumb_terminal(tmp_path: Path) -> None:
     """A terminal that cannot move its cursor gets plain lines."""
     with on_terminal(tmp_path, "demo", "stats", "--vms", "1", term="dumb") as until:
-        seen = until(b"1 VM ")
-        assert b"\x1b" not in seen
-        until(b"unmounted", keys=b"\x03")
+        seen = until("1 VM ")
+        assert "\x1b" not in seen
+        until("unmounted", keys=b"\x03")
 
 
 # mount

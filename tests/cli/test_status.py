@@ -242,7 +242,7 @@ def test_a_terminal(tmp_path: Path) -> None:
         daemon(tmp_path / "log", "--segments", tmp_path / "a") as served,
         on_terminal(tmp_path, "status", str(served.mountpoint)) as see,
     ):
-        assert b"\x1b[1mCPU time" in see(b"scrapes")
+        assert "\x1b[1mCPU time" in see("scrapes")
 
 
 def test_a_server_that_hangs(tmp_path: Path) -> None:

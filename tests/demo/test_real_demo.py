@@ -71,9 +71,9 @@ def test_real_guests_on_a_terminal(tmp_path: Path) -> None:
     """The tree has each VM, and beside it what this kernel counts; Ctrl-C ends it."""
     with on_terminal(tmp_path, "demo", "stats", "--real", "--vms", "2") as until:
         for vm in (tmp_path / "stats" / "kvm").glob("*-*"):
-            until(vm.name.encode())
-        until(b"pf_mmio_spte_created")  # among the totals
-        assert "Traceback" not in until(b"unmounted", keys=b"\x03").decode()
+            until(vm.name)
+        until("pf_mmio_spte_created")  # among the totals
+        assert "Traceback" not in until("unmounted", keys=b"\x03")
     assert not is_mounted(tmp_path / "stats")
 
 

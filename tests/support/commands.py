@@ -184,7 +184,7 @@ def assert_error(done: subprocess.CompletedProcess[str], status: int, *words: st
 class Terminal(Protocol):
     """What `on_terminal` yields: types some keys, then reads until a marker was seen."""
 
-    def __call__(self, marker: bytes, keys: bytes = b"") -> bytes:
+    def __call__(self, marker: str, keys: bytes = b"") -> str:
         """Return all that was seen from the start."""
 
 
@@ -207,18 +207,18 @@ def on_terminal(
         os.close(theirs)
         seen = b""
 
-        def until(marker: bytes, keys: bytes = b"") -> bytes:
+        def until(marker: str, keys: bytes = b"") -> str:
             nonlocal seen
             os.write(ours, keys)
             deadline = time.monotonic() + DEADLINE
-            while marker not in seen:
+            while marker.encode() not in seen:
                 assert time.monotonic() < deadline, seen
                 if select.select([ours], [], [], 0.1)[0]:
                     try:
                         seen += os.read(ours, 1 << 16)
                     except OSError:  # EIO: it has ended
                         break
-            return seen
+            return seen.decode(errors="replace")  # a read may end inside a character
 
         try:
             yield until
