@@ -61,7 +61,7 @@ class _Since(click.ParamType[float]):
     "--since",
     type=_Since(),
     metavar="TIME",
-    help="Only later numbers: 90s, 10m, 2h before its end, or 2026-01-31T12:00, of UTC.",
+    help="Only numbers since then: 90s, 10m, 2h before the end of FILE, or 2026-01-31T12:00 (UTC).",
 )
 @click.option(
     "-o",

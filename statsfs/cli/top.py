@@ -81,7 +81,7 @@ def top(
 
     PATH is a directory of a mounted statsfs, the http://HOST:PORT of a daemon with --listen, or a
     recording of `statsfs record`, which is played: --once is its end, --csv all of it. Without
-    PATH, it is the current directory, or the only mount of the host. The right to read is enough.
+    PATH, it is the current directory, or the only mount of a statsfs. The right to read is enough.
     F1 shows the keys.
 
     \b
@@ -109,7 +109,7 @@ def top(
         if (error.name or "").partition(".")[0] not in ("textual", "rich"):
             raise
         raise click.ClickException(_NO_TEXTUAL) from None
-    _ask(place.read_sample)  # errors of PATH come before the screen is taken
+    _ask(place.read_sample)  # reports errors of PATH before the screen is taken
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise click.ClickException("not a terminal; --once and --csv are for scripts")
     if Console().is_dumb_terminal:
