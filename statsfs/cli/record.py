@@ -96,7 +96,7 @@ def record(
         raise click.UsageError("--for and COMMAND: give one of them")
     places = find_places(paths)
     for place in places:
-        place.read_sample()  # its errors come before there is a file
+        place.read_sample()  # raises errors before the file is made
     if openmetrics:
         recorder: Recorder | MetricsRecorder = MetricsRecorder(output, [p.name for p in places])
     else:
@@ -163,7 +163,7 @@ class _Course:
             self._write(f"\r\033[K{self._describe()}", end="")
 
     def close(self) -> None:
-        """Finish the recording, and print its size."""
+        """Finish the recording, and print its samples, numbers and size."""
         self._recorder.close()
         if not self._failed:
             self._say(f"statsfs: recorded {self._describe()}")

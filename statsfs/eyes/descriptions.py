@@ -134,7 +134,7 @@ def parse_schema(text: bytes) -> Schema:
 
 
 def _check(root: Any) -> None:
-    # A server may send anything, and any file may have the name: refuses all but descriptions.
+    # Refuses all but a tree of descriptions: a server, or a file of the name, may have anything.
     waiting = [root]
     while waiting:
         node = waiting.pop()

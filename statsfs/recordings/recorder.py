@@ -43,7 +43,7 @@ def join(place: str, path: Path) -> str:
 
 
 def describe(descriptions: Mapping[str, Description]) -> str:
-    """Return the descriptions of a source's files as JSON, without the usual settings."""
+    """Return the descriptions of a source's files as JSON, without defaults."""
     usual = Description("")
     return json.dumps(
         [

@@ -74,7 +74,7 @@ def list_entries(
     since: Sample | None = None,
     pattern: re.Pattern[str] | None = None,
 ) -> list[Entry]:
-    """Return the newest numbers of a source.
+    """Return the entries of a source, with the numbers of the newest sample.
 
     Args:
         path: the source.
