@@ -21,7 +21,7 @@ from statsfs.kvm.bpf import BpfIterator
 from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.debugfs_vms import DebugfsVms
-from statsfs.kvm.host_vm import HostVm, describe_key, describe_vm, find_label
+from statsfs.kvm.host_vm import HostVm, describe_vm, find_label
 from statsfs.kvm.identity import identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
@@ -181,8 +181,11 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         way = vm.way
         if way is None:
             raise KvmError("no way to read it", vm.name)
-        if time.monotonic() >= self._frozen:
-            vm.take(way, way.read(vm.name))
+        # Again if a look took numbers meanwhile: these may be older than this reader's question.
+        for _ in range(2):
+            begun = time.monotonic()
+            if begun < self._frozen or vm.take(way, way.read(vm.name), begun):
+                return
 
     # BPF
 
@@ -282,6 +285,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             self._unseen.add("")
 
     def _look(self) -> None:
+        begun = time.monotonic()
         found = self._find()
         self._note_unread(found.keys())
         for vm in list(self._vms.values()):
@@ -289,7 +293,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 (self._hide if self._is_there(vm) else self._end)(vm)
         for way_found, one in found.values():
             try:
-                self._show(way_found, one)
+                self._show(way_found, one, begun)
             except Exception:  # one VM that is odd must not hide all others for ever
                 log.exception("kvm: %s cannot be shown", one.name)
 
@@ -342,7 +346,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     # The tree
 
-    def _show(self, way: "Way | BpfVms", found: FoundVm) -> None:
+    def _show(self, way: "Way | BpfVms", found: FoundVm, begun: float) -> None:
         vm = self._vms.get(found.name)
         if vm is not None and vm.is_another(way, found):
             self._end(vm)
@@ -351,9 +355,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if vm is None:
             return
         if vm.way is not way:
-            self._read_by(vm, way, found)
+            found = vm.read_by(way, found, begun, self._told)
         elif way is not self._bpf:
-            vm.take_all(found.numbers)
+            vm.take(way, found.numbers, begun)
         if vm.sources.vcpus != found.numbers[1].keys():
             try:
                 vm.sources.arrange(self._limit(vm, found.numbers[1]))
@@ -407,20 +411,6 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 # Once: until its VMs are gone it would go on.
                 self._poll.register(pidfd, select.EPOLLIN | select.EPOLLONESHOT)
         return vm
-
-    def _read_by(self, vm: HostVm, way: "Way | BpfVms", found: FoundVm) -> None:
-        with vm.lock:
-            vm.way, vm.read_by, vm.key, vm.moving = way, way.name, describe_key(found.key), True
-        try:
-            vm.sources.show(way.known, found.numbers[1])
-            vm.sources.set_refresh(idle=way is self._bpf, blocking=way.blocking)
-            vm.sources.source.info = {**vm.info, "kvm.source": way.name}
-            vm.take_all(found.numbers)
-        finally:
-            vm.moving = False
-        if isinstance(way, BpfVms):
-            way.bind(found.key, vm.sources)
-        log.info("kvm: %s is read by %s", vm.name, way.name)
 
     def _hide(self, vm: HostVm) -> None:
         # It runs on, but nothing can read it now: what it counted is kept.

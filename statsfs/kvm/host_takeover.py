@@ -84,7 +84,7 @@ class HostTakeover:
         """Show the numbers of a VM that the previous process showed."""
         host = self._host
         vm = host._make_shown(kept.name, kept.pid, scanning.find_user(kept.pid), kept.label)
-        vm.read_by, vm.key, vm.began = kept.way, kept.key, kept.began
+        vm.way_name, vm.key, vm.began = kept.way, kept.key, kept.began
         vm.sources.restore(kept)
         host.source.add_subordinate(vm.sources.source)
         vm.shown = True

@@ -3,10 +3,11 @@
 Threading: as `host`; the lock is for readers' numbers.
 """
 
+import logging
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +18,8 @@ from statsfs.kvm.vm_sources import VmSources
 from statsfs.kvm.ways import FoundVm, Numbers, Way
 
 __all__ = ["HostVm", "describe_key", "describe_vm", "find_label"]
+
+log = logging.getLogger(__name__)
 
 _A_NAME: Final = re.compile(r"\d+-\d+")
 
@@ -34,13 +37,14 @@ class HostVm:
         sources: it in the tree.
         info: its texts.
         way: how it is read; None if nothing can read it.
-        read_by: the name of the way that reads it, or read it last.
+        way_name: the name of the way that reads it, or read it last.
         key: as text, what tells it from other VMs of that name for this way.
         shown: whether it is in the tree. Hidden it may come back: it runs on, but nothing can read
             it.
         moving: from one way to another: readers' numbers are dropped.
         frozen: until when they are dropped as well, as its numbers were handed over.
-        lock: held while readers' numbers are taken.
+        read_at: when the numbers that it shows had been read.
+        lock: held while numbers are taken.
     """
 
     name: str
@@ -51,19 +55,34 @@ class HostVm:
     sources: VmSources
     info: dict[str, str]
     way: "Way | BpfVms | None" = None
-    read_by: str = ""
+    way_name: str = ""
     key: str | None = None
     shown: bool = False
     moving: bool = False
     frozen: float = 0.0
+    read_at: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, way: "Way | BpfVms", numbers: Numbers) -> None:
-        """Take a reader's numbers, unless they are late: those of another way, or handed over."""
+    def take(self, way: "Way | BpfVms", numbers: Numbers, begun: float) -> bool:
+        """Take numbers, unless they are late: those of another way, handed over, or older ones.
+
+        Args:
+            way: who read them.
+            numbers: what was read.
+            begun: when that began. Others that were read meanwhile may be newer.
+
+        Returns:
+            False if there may be newer ones.
+        """
+        read_at = time.monotonic()
         with self.lock:
-            late = self.moving or time.monotonic() < self.frozen
-            if self.way is way and not late:
-                self.take_all(numbers)
+            if self.moving or read_at < self.frozen or self.way is not way:
+                return True
+            if begun < self.read_at:
+                return False
+            self.take_all(numbers)
+            self.read_at = read_at
+            return True
 
     def take_all(self, numbers: Numbers) -> None:
         """Take numbers of it and its vCPUs."""
@@ -72,6 +91,38 @@ class HostVm:
             if one is not None:
                 self.sources.take(number, one)
 
+    def read_by(
+        self, way: "Way | BpfVms", found: FoundVm, begun: float, told: Collection[str]
+    ) -> FoundVm:
+        """Read it by another way from now on, and return what it begins with.
+
+        Args:
+            way: the way.
+            found: what that found.
+            begun: when it began to look.
+            told: the names of VMs that uevents told.
+
+        Raises:
+            OSError: it cannot be read by this way either.
+        """
+        with self.lock:
+            self.moving = True  # no reader's numbers from now on
+        try:
+            if begun < self.read_at:  # a reader's numbers by the way before may be newer
+                found = _read_again(way, found, told)
+            self.way, self.way_name, self.key = way, way.name, describe_key(found.key)
+            self.sources.show(way.known, found.numbers[1])
+            self.sources.set_refresh(idle=isinstance(way, BpfVms), blocking=way.blocking)
+            self.sources.source.info = {**self.info, "kvm.source": way.name}
+            self.take_all(found.numbers)
+            self.read_at = time.monotonic()
+        finally:
+            self.moving = False
+        if isinstance(way, BpfVms):
+            way.bind(found.key, self.sources)
+        log.info("kvm: %s is read by %s", self.name, way.name)
+        return found
+
     def freeze(self, until: float) -> None:
         """Have the numbers stay as they are until some moment."""
         with self.lock:
@@ -79,15 +130,21 @@ class HostVm:
 
     def is_another(self, way: "Way | BpfVms", found: FoundVm) -> bool:
         """Tell whether a way found another VM of the same name."""
-        return self.read_by == way.name and self.key != describe_key(found.key)
+        return self.way_name == way.name and self.key != describe_key(found.key)
 
     def keep(self) -> KeptVm:
         """Return its record for the next process."""
         known, declared, targets = self.sources.keep()
         return KeptVm(
-            self.name, self.pid, self.began, self.read_by, self.key or "", self.label, self.shown,
+            self.name, self.pid, self.began, self.way_name, self.key or "", self.label, self.shown,
             known, declared, self.sources.source.retained, targets,
         )  # fmt: skip
+
+
+def _read_again(way: "Way | BpfVms", found: FoundVm, told: Collection[str]) -> FoundVm:
+    if isinstance(way, BpfVms):
+        return next((one for one in way.look(told) if one.name == found.name), found)
+    return found._replace(numbers=way.read(found.name))
 
 
 def describe_key(key: object) -> str:

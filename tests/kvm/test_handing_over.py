@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -475,7 +476,7 @@ def test_a_refresh_that_comes_late(
     exits[0] = 60
     hosted = old.host._vms[vm.name]
     assert hosted.way is not None
-    hosted.take(hosted.way, hosted.way.read(vm.name))
+    hosted.take(hosted.way, hosted.way.read(vm.name), monotonic())
     assert old.exits == 50
     old.handover.go_on()
     assert old.exits == 60

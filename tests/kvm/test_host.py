@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +16,8 @@ from statsfs.kvm import scanning
 from statsfs.kvm.bpf import BpfIterator, BpfPass, BpfRow
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.identity import Identity
+from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.vm_sources import read_sections
 from statsfs.kvm.ways import Numbers, Way
 from statsfs.tree.source import Source
 from tests.kvm.conftest import refuse
@@ -398,6 +400,101 @@ def test_a_way_of_another_kind(guests: RealKvm, no_bpf: None) -> None:
     assert way.closed
     assert isinstance(way, OtherWay)
     _: Way = way
+
+
+class Interrupted(OtherWay):
+    """One VM that makes ten exits at each read; something may happen before these are taken.
+
+    Attributes:
+        exits: how many it made.
+        interrupt: what happens, in so many reads as `times` says.
+    """
+
+    known = (None, None)
+
+    def __init__(self, name: str) -> None:
+        super().__init__(self._read)
+        self.exits = self.times = 0
+        self.interrupt: Callable[[], object] = lambda: None
+        self._name = name
+        with OwnVm() as own:
+            self._vm, self._vcpu = read_sections(own)
+
+    def _read(self) -> dict[str, Numbers]:
+        self.exits += 10
+        block = self._vcpu.pack({"exits": self.exits})
+        if self.times > 0:
+            times, self.times = self.times - 1, 0
+            self.interrupt()
+            self.times = times
+        return {self._name: (bytes(self._vm.size), {0: block})}
+
+
+def taken(host: KvmHost, vm: RealVm) -> int:
+    """The exits of a VM that the tree has, without asking for newer ones."""
+    numbers = host._vms[vm.name].sources.find(0)
+    assert numbers is not None
+    return int(numbers.numbers["exits"])
+
+
+@pytest.mark.usefixtures("no_bpf")
+def test_numbers_of_a_look_that_are_late(guests: RealKvm) -> None:
+    """A reader's are newer: the file never goes back to those of the look."""
+    vm, _ = guests.create_vm(1), guests.create_vm(1)  # of two no descriptors are taken
+    way = Interrupted(vm.name)
+    with KvmHost([lambda *_: way]) as host, paused(host):
+        source = wait_for(host, vm)
+        for way.times in (1, 0):
+            way.interrupt = lambda: source.get_value("exits")
+            KvmHost._look(host)
+            assert taken(host, vm) == way.exits
+
+
+@pytest.mark.usefixtures("no_bpf")
+@pytest.mark.parametrize("times", [1, 2])
+def test_numbers_of_a_reader_that_are_late(guests: RealKvm, times: int) -> None:
+    """A look's may be newer, or older than the question: it asks once more, and not for ever."""
+    vm, _ = guests.create_vm(1), guests.create_vm(1)  # of two no descriptors are taken
+    way = Interrupted(vm.name)
+    with KvmHost([lambda *_: way]) as host, paused(host):
+        source = wait_for(host, vm)
+        before, way.times = way.exits, times
+        way.interrupt = lambda: KvmHost._look(host)
+        shown = source.get_value("exits")
+        assert shown == taken(host, vm) == before + (30 if times == 1 else 40)
+        assert way.times == 0
+
+
+@pytest.mark.usefixtures("no_bpf")
+def test_another_way_whose_numbers_are_late(guests: RealKvm) -> None:
+    """A reader's by the way before are newer: the other one is asked again."""
+    vm, _ = guests.create_vm(1), guests.create_vm(1)  # of two no descriptors are taken
+    before, better = Interrupted(vm.name), Interrupted(vm.name)
+    better.vms, read = dict, better.vms
+    with KvmHost([lambda *_: better, lambda *_: before]) as host, paused(host):
+        source = wait_for(host, vm)
+
+        def count_on() -> None:
+            better.exits = before.exits + 50
+            source.get_value("exits")
+
+        better.vms, better.times, better.interrupt = read, 1, count_on
+        KvmHost._look(host)
+        assert source.info["kvm.source"] == "other"
+        assert taken(host, vm) == better.exits > before.exits
+
+
+def test_bpf_whose_numbers_are_late(guests: RealKvm) -> None:
+    """As it returns, a reader's numbers of a moment ago are newer than those that it found."""
+    vm = guests.create_vm(1)
+    with KvmHost() as host, paused(host):
+        run(wait_for(host, vm), vm, 50)
+        bpf, hosted = host._bpf, host._vms[vm.name]
+        assert bpf is not None
+        (found,) = (one for one in bpf.look(()) if one.name == vm.name)
+        vm.vcpus[0].make_exits(10)
+        hosted.read_by(bpf, found, hosted.read_at - 1, ())
+        assert taken(host, vm) >= 60
 
 
 def test_a_vm_that_no_way_reads(
