@@ -1,5 +1,6 @@
 """Scanning: directories take turns, and what was not looked at yet is not shown."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -323,6 +324,31 @@ def test_a_scan_that_is_wanted_of_what_is_gone(
         collector._scanning.end()
         collector._scanning._scan_again("")
         assert not collector._turns
+
+
+def test_a_directory_that_cannot_be_listed(
+    directory: Path, www: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told once why, others are shown, and it is, too, once it can be read."""
+    monkeypatch.setattr("statsfs.collector.collector._RESCAN", 0.05)
+    entries = TrustedDirectory.entries
+    broken = ["www/"]
+
+    def fail(self: TrustedDirectory) -> Iterator["os.DirEntry[str]"]:
+        if self.prefix in broken:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return entries(self)
+
+    monkeypatch.setattr(TrustedDirectory, "entries", fail)
+    leave(www, "www/w1", 3, "dead")
+    leave(directory, "app/w1", 5, "dead")
+    with collecting(directory) as registry:
+        wait_until(lambda: total(registry, "sum") == 5)
+        wait_until(lambda: "www is not read: Input/output error" in caplog.text)
+        assert find(registry, "www") is None
+        broken.clear()
+        wait_until(lambda: total(registry, "sum", "www") == 3)
+    assert caplog.text.count("is not read") == 1
 
 
 def test_what_was_refused_in_a_directory_that_comes_back(
