@@ -198,7 +198,7 @@ def measure_memory() -> Iterator[Line]:
             segments += publish_many(directory, values, [f"app/w{n}" for n in range(FEW)])
             wait_for(server, FEW + 1)
             each = (server.call(collect_garbage) - before) / FEW
-            files = (server.call(descriptors) - files) // FEW
+            files = round((server.call(descriptors) - files) / FEW)
             yield Line(f"a segment of {count} values: memory", f"{each:.0f} bytes")
             server.call(stop)
             for segment in segments:
