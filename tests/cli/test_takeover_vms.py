@@ -381,6 +381,7 @@ def test_a_successor_without_vms(guests: RealKvm, tmp_path: Path) -> None:
 # QEMUs
 
 
+@pytest.mark.alone  # the total is of all VMs of the host, also those of other tests
 @pytest.mark.parametrize(
     ("version", "way"), [("installed", "qmp"), ("debian13", "qmp"), ("debian13", "descriptors")]
 )
