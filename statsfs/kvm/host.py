@@ -85,6 +85,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._files: dict[int, scanning.KvmFiles] = {}
         self._pidfds: dict[int, int] = {}  # by process
         self._told: set[str] = set()  # the names of VMs that uevents told
+        # Names that another VM has had since, before the end was told: somebody held the first.
+        self._replaced: list[str] = []
         self._unseen: set[str] = set()  # those of them that no look has found yet
         self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
         self._young: dict[str, float] = {}  # VMs that uevents told, and until when they are young
@@ -272,6 +274,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._young[name] = time.monotonic() + _YOUTH
                 self._told.add(name)
                 self._unseen.add(name)
+            elif name in self._replaced:
+                self._replaced.remove(name)
             else:
                 self._told.discard(name)
                 self._young.pop(name, None)
@@ -281,6 +285,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 if name in self._vms:
                     self._end(self._vms[name])
         if overrun:
+            self._replaced.clear()
             self._next_scan = 0.0
             self._unseen.add("")
 
@@ -349,6 +354,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _show(self, way: "Way | BpfVms", found: FoundVm, begun: float) -> None:
         vm = self._vms.get(found.name)
         if vm is not None and vm.is_another(way, found):
+            self._replaced.append(vm.name)
             self._end(vm)
             vm = None
         vm = vm or self._make(found)

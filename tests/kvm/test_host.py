@@ -17,6 +17,7 @@ from statsfs.kvm.bpf import BpfIterator, BpfPass, BpfRow
 from statsfs.kvm.host import KvmHost
 from statsfs.kvm.identity import Identity
 from statsfs.kvm.own_vm import OwnVm
+from statsfs.kvm.uevents import KvmUevent
 from statsfs.kvm.vm_sources import read_sections
 from statsfs.kvm.ways import Numbers, Way
 from statsfs.tree.source import Source
@@ -482,6 +483,26 @@ def test_another_way_whose_numbers_are_late(guests: RealKvm) -> None:
         KvmHost._look(host)
         assert source.info["kvm.source"] == "other"
         assert taken(host, vm) == better.exits > before.exits
+
+
+def test_the_end_of_a_vm_is_told_late(guests: RealKvm) -> None:
+    """Of one that somebody held: another one has its name by then, and is not counted twice."""
+    vm = guests.create_vm(1)
+    with KvmHost() as host, paused(host):
+        run(wait_for(host, vm), vm, 30)
+        before = host.source.get_value("exits")
+        shown = host._vms[vm.name]
+        shown.key = "another one, which had ended"
+        KvmHost._look(host)
+        assert host._vms[vm.name] is not shown
+        ended = KvmUevent(created=False, thread=0, name=vm.name, number=0)
+        total = host.source.get_value("exits")
+        assert total == 2 * before  # as if both had made them
+        for late in (True, False):
+            host._uevents.read = lambda: ([ended], False)  # type: ignore[method-assign]
+            KvmHost._hear(host)
+            assert (vm.name in host._vms) is late
+            assert host.source.get_value("exits") == total
 
 
 def test_bpf_whose_numbers_are_late(guests: RealKvm) -> None:
