@@ -24,7 +24,14 @@ from tests.support.prometheus_server import fetch, free_port
 from tests.support.qemus import WITHOUT_BPF, find_qemu, running
 from tests.support.repeating import repeating
 
-pytestmark = [pytest.mark.mount, pytest.mark.root, pytest.mark.kvm, pytest.mark.host]
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.root,
+    pytest.mark.kvm,
+    pytest.mark.host,
+    # The totals are of all VMs of the host; and a daemon of another test may hold some that ended.
+    pytest.mark.alone,
+]
 
 # More exits than the VMs of other tests end with meanwhile.
 MANY = 30_000
@@ -381,7 +388,6 @@ def test_a_successor_without_vms(guests: RealKvm, tmp_path: Path) -> None:
 # QEMUs
 
 
-@pytest.mark.alone  # the total is of all VMs of the host, also those of other tests
 @pytest.mark.parametrize(
     ("version", "way"), [("installed", "qmp"), ("debian13", "qmp"), ("debian13", "descriptors")]
 )
