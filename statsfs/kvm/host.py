@@ -11,6 +11,7 @@ import os
 import select
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Final
@@ -84,9 +85,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._vms: dict[str, HostVm] = {}
         self._files: dict[int, scanning.KvmFiles] = {}
         self._pidfds: dict[int, int] = {}  # by process
-        self._told: set[str] = set()  # the names of VMs that uevents told
-        # Names that another VM has had since, before the end was told: somebody held the first.
-        self._replaced: list[str] = []
+        # How many VMs of a name uevents told. One that somebody holds, as a reader of its
+        # descriptors does, ends late; its process may have given its name to another by then.
+        self._told: Counter[str] = Counter()
         self._unseen: set[str] = set()  # those of them that no look has found yet
         self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
         self._young: dict[str, float] = {}  # VMs that uevents told, and until when they are young
@@ -272,12 +273,12 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._own.remove(name)
             elif event.created:
                 self._young[name] = time.monotonic() + _YOUTH
-                self._told.add(name)
+                self._told[name] += 1
                 self._unseen.add(name)
-            elif name in self._replaced:
-                self._replaced.remove(name)
+            elif self._told[name] > 1:
+                self._told[name] -= 1
             else:
-                self._told.discard(name)
+                del self._told[name]
                 self._young.pop(name, None)
                 # The next VM may have its name, its address and its numbers.
                 if self._bpf is not None:
@@ -285,7 +286,6 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 if name in self._vms:
                     self._end(self._vms[name])
         if overrun:
-            self._replaced.clear()
             self._next_scan = 0.0
             self._unseen.add("")
 
@@ -295,7 +295,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._note_unread(found.keys())
         for vm in list(self._vms.values()):
             if vm.name not in found:
-                (self._hide if self._is_there(vm) else self._end)(vm)
+                (self._hide if self._is_there(vm) else self._end_early)(vm)
         for way_found, one in found.values():
             try:
                 self._show(way_found, one, begun)
@@ -354,8 +354,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
     def _show(self, way: "Way | BpfVms", found: FoundVm, begun: float) -> None:
         vm = self._vms.get(found.name)
         if vm is not None and vm.is_another(way, found):
-            self._replaced.append(vm.name)
-            self._end(vm)
+            self._end_early(vm)
             vm = None
         vm = vm or self._make(found)
         if vm is None:
@@ -425,6 +424,11 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if vm.shown:
             vm.shown = False
             self.source.remove_subordinate(vm.sources.source)
+
+    def _end_early(self, vm: HostVm) -> None:
+        # Its end will be told.
+        self._told.setdefault(vm.name, 1)
+        self._end(vm)
 
     def _end(self, vm: HostVm) -> None:
         del self._vms[vm.name]

@@ -77,7 +77,8 @@ class HostTakeover:
 
     def find_names(self, kept: Iterable[KeptVm]) -> Collection[str]:
         """Return the names of all VMs that can be read now, where one has several its old one."""
-        self._host._told |= {vm.name for vm in kept}
+        for vm in kept:
+            self._host._told.setdefault(vm.name, 1)
         return self._host._find().keys()
 
     def adopt(self, kept: KeptVm) -> None:

@@ -495,11 +495,13 @@ def test_the_end_of_a_vm_is_told_late(guests: RealKvm) -> None:
         shown.key = "another one, which had ended"
         KvmHost._look(host)
         assert host._vms[vm.name] is not shown
-        ended = KvmUevent(created=False, thread=0, name=vm.name, number=0)
+        created, ended = (
+            KvmUevent(created=kind, thread=0, name=vm.name, number=0) for kind in (True, False)
+        )
         total = host.source.get_value("exits")
         assert total == 2 * before  # as if both had made them
-        for late in (True, False):
-            host._uevents.read = lambda: ([ended], False)  # type: ignore[method-assign]
+        for late, events in ((True, [created, ended]), (False, [ended])):
+            host._uevents.read = lambda: (events, False)  # type: ignore[method-assign]  # noqa: B023
             KvmHost._hear(host)
             assert (vm.name in host._vms) is late
             assert host.source.get_value("exits") == total
