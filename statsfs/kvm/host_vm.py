@@ -68,7 +68,7 @@ class HostVm:
 
         Args:
             way: who read them.
-            numbers: what was read.
+            numbers: the new numbers.
             begun: when that began. Others that were read meanwhile may be newer.
 
         Returns:

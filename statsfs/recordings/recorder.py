@@ -92,7 +92,7 @@ class Recorder:
     def record(self, time: float) -> dict[str, SampleError]:
         """Take a sample of each place and write what changed.
 
-        A place without numbers is one whose sources have left; the errors, by its name, say why.
+        The sources of a place without numbers have left. The errors say why, by the place's name.
 
         Args:
             time: the seconds since 1970.

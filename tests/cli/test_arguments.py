@@ -8,10 +8,9 @@ import click
 import pytest
 
 from statsfs.cli.commands import cli
-from statsfs.cli.commands import run as run_here
+from statsfs.cli.commands import run as run_command
 from statsfs.cli.paths import DIRECTORY, PATH
-from tests.support.commands import assert_error, run
-from tests.support.commands import run_here as run_in_process
+from tests.support.commands import assert_error, run, run_here
 
 # Parameters that are texts and no paths.
 TEXTS = {"by", "gid", "listen", "load", "root", "uid", "values"}
@@ -54,7 +53,7 @@ def test_what_cannot_be_a_path(
     """One line and status 2: the empty text was the current directory to some commands."""
     is_option = isinstance(param, click.Option)
     shown = param.opts[0] if is_option else str(param.name).upper()
-    assert run_here([name, param.opts[0], text] if is_option else [name, text]) == 2
+    assert run_command([name, param.opts[0], text] if is_option else [name, text]) == 2
     said = capsys.readouterr()
     assert (said.out, said.err.count("\n")) == ("", 1)
     why = "it has a NUL character" if text else "it is empty"
@@ -67,7 +66,7 @@ def test_an_option_without_its_argument(
     name: str, option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The line names the help of its command, not that of `statsfs`."""
-    assert run_here([name, option]) == 2
+    assert run_command([name, option]) == 2
     said = capsys.readouterr()
     expected = f"Option '{option}' requires an argument. (see statsfs {name} --help)"
     assert (said.out, said.err) == ("", f"statsfs: error: {expected}\n")
@@ -111,7 +110,7 @@ def test_paths_that_lead_elsewhere(path: str, tmp_path: Path) -> None:
     for command in COMMANDS:
         # A log is a file; it may not be a directory.
         is_log = command[-1] == "--log"
-        tried = run if command[0] == "mount" else run_in_process
+        tried = run if command[0] == "mount" else run_here
         done = tried(*command, f"{path}/log" if is_log else path, cwd=tmp_path)
         assert_error(done, 1, OTHERS.get((command[0], path)) or OTHERS.get(command[0], WRONG[path]))
     assert sorted(os.listdir(tmp_path)) == before

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from tests.support.other_users import (
     put,
     shared_directory,
 )
+from tests.support.repeating import repeating
 
 WAITS = Value("waits", aggregate=Aggregate.SUM, kind=Kind.LOG_HIST, size=3)
 LEVEL = Value("level", aggregate=Aggregate.SUM, kind=Kind.INSTANT)
@@ -51,19 +51,8 @@ def modes(registry: Registry, path: str) -> dict[str, int]:
 def watching(registry: Registry, path: str, wanted: int) -> Iterator[None]:
     """Read a total all the time; it must always be the same."""
     seen: set[object] = set()
-    stop = threading.Event()
-
-    def read() -> None:
-        while not stop.is_set():
-            seen.add(total(registry, "sum", path))
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
+    with repeating(lambda: seen.add(total(registry, "sum", path)), 0):
         yield
-    finally:
-        stop.set()
-        thread.join()
     assert seen == {wanted}
 
 
