@@ -23,7 +23,7 @@ from statsfs.model.foreign import foreign
 from statsfs.model.histograms import add_buckets
 from statsfs.model.readers import Reader, convert_number
 from statsfs.model.values import Aggregate, Type, Value
-from statsfs.tree.lock import TreeChange, apply_change, is_changing, lock_tree
+from statsfs.tree.lock import TreeChange, apply_change, is_changing, lock_tree, number_changes
 from statsfs.tree.rows import add_numbers, convert_items
 
 if TYPE_CHECKING:
@@ -291,11 +291,12 @@ def record_clear(parts: Sequence[Part], clear: Callable[[], object]) -> None:
 def reduce_parts(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
     """Compute one aggregate; return it, and an entry that it leaves out as its base is broken."""
     if not _is_retained(file, parts):
+        (numbers,) = number_changes
         number, broken = _reduce_living(file, parts)
-        # Something may have left for the first time meanwhile.
-        if not _is_retained(file, parts):
+        # Something may have left for the first time meanwhile, or numbers came with a change.
+        if number_changes[0] is numbers and not _is_retained(file, parts):
             return _combine(file, number, []), broken
-    return _reduce_retaining(file, parts)
+    return _reduce_locked(file, parts)
 
 
 def _is_retained(file: File, parts: Sequence[Part]) -> bool:
@@ -320,7 +321,7 @@ def _reduce_living(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None
     return _reduce_each(_read_each(list_entries(parts)), file)
 
 
-def _reduce_retaining(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
+def _reduce_locked(file: File, parts: Sequence[Part]) -> tuple[Any, Entry | None]:
     taken = lock_tree(lambda: _take(parts))
     if taken is not None:
         column, retained = taken
@@ -426,7 +427,7 @@ def _reduce(column: Sequence[Any], file: File) -> Any:
 
 
 def _combine(file: File, number: Any, retained: list[Any]) -> Any:
-    if not retained:
+    if not retained or not file.retained:
         return file.value.zero if number is None else number
     numbers = [one for one in (number, *retained) if one is not None]
     return add_numbers(file.value, numbers) if numbers else file.value.zero

@@ -35,6 +35,7 @@ __all__ = [
     "apply_change",
     "is_changing",
     "lock_tree",
+    "number_changes",
     "suspend_collection",
     "tree_change",
     "tree_lock",
@@ -122,6 +123,10 @@ class TreeChange:
         self.garbage.append(getattr(thing, name))
         self._steps.append((setattr, thing, name, item))
 
+    def renumber(self) -> None:
+        """Note that the change replaces numbers of bases that stay; see `number_changes`."""
+        self.do(number_changes.__setitem__, 0, object())
+
     def touch(self, top: object, place: int, name: str | None = None) -> None:
         """Note that a directory below a registry changed; `name` is what came to it or went."""
         if isinstance(top, Listening):
@@ -168,6 +173,9 @@ class TreeChange:
 
 tree_lock: Final = threading.RLock()
 """The lock. `call_locked(tree_lock, …)` is for a step that changes only a number."""
+number_changes: Final = [object()]
+"""Has another object after each change that comes with numbers: a total of the bases from before it,
+with the numbers from after it, is of no moment."""
 _is_owned: Final[Callable[[], bool]] = tree_lock._is_owned  # type: ignore[attr-defined]
 _changing = False  # a change is being made, and those queued behind it
 _waiting: Final[deque[Callable[[TreeChange], None]]] = deque()

@@ -276,6 +276,7 @@ def _sync(
     _check(source, coming, leaving, new)
     entries = [entry for found in new.values() for entry in found.values()]
     if exchange(change, folding, lineage, coming=coming, leaving=leaving, entries=entries):
+        change.renumber()
         for name, member in members.items():
             if former.get(name) is member:
                 member.update(change, lineage, rows[name], new.get(member, {}))

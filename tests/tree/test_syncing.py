@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +24,7 @@ from statsfs.model.fields import boolean, counter, gauge, log_hist, peak, s64, u
 from statsfs.model.histograms import Histogram
 from statsfs.model.stats import Stats, values_of
 from statsfs.model.values import Aggregate, Kind, Value
+from statsfs.tree import index
 from statsfs.tree.lock import ChangeNotice
 from statsfs.tree.registry import Registry
 from statsfs.tree.source import Source, directory_of
@@ -505,6 +506,27 @@ def test_readers_see_all_of_a_sync_or_nothing(registry: Registry) -> None:
             thread.join(DEADLINE)
     assert not failures
     assert seen <= {25, 100}
+
+
+@pytest.mark.parametrize("name", ["cpu", "rss"])
+def test_a_sync_in_the_middle_of_a_total(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """After its bases are listed, and before they are read."""
+    top = Source("top")
+    registry.register(top)
+    few = {str(n): {name: 4} for n in range(25)}
+    many = {str(n): {name: 5 if n < 25 else 1} for n in range(100)}
+    top.sync(few, ProcStats)
+    bases = index._bases
+
+    def sync_then_read(parts: Sequence[index.Part]) -> Iterator[Any]:
+        for one in list(bases(parts)):
+            top.sync(many, ProcStats)
+            yield one
+
+    monkeypatch.setattr(index, "_bases", sync_then_read)
+    assert top.get_value(name) == 200
 
 
 @pytest.mark.slow
