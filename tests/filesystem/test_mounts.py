@@ -39,7 +39,9 @@ def test_a_mount_test_that_is_skipped_fails(
     # On CI pytest says each reason twice.
     monkeypatch.delenv("CI", raising=False)
     (tmp_path / "test_skips.py").write_text(TESTS)
-    options = ("-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-o", "addopts=")
+    # Else pytest looks at what is beside it too, as the mounts of other tests.
+    here = f"--rootdir={tmp_path}"
+    options = ("-q", "-p", "tests.conftest", "-p", "no:cacheprovider", "-o", "addopts=", here)
     done = run(sys.executable, "-m", "pytest", *options, tmp_path, status=1, cwd=ROOT)
     assert "1 failed, 1 skipped, 1 xfailed, 1 error" in done.stdout
     assert done.stdout.count("skipped, though there is a /dev/fuse") == 2

@@ -26,7 +26,7 @@ from typing import Final, NamedTuple
 
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT, detach
-from tests.support.prometheus_server import free_port
+from tests.support.prometheus_server import free_ports
 
 __all__ = ["Block", "Command", "Shell", "blocks_of", "commands_in", "files_of", "type_page"]
 
@@ -126,7 +126,7 @@ class Shell:
 
     def __init__(self, directory: Path, environment: Mapping[str, str] | None = None) -> None:
         self.directory = directory
-        self._ports = {port: str(free_port()) for port in _PORTS}
+        self._ports = dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True))
         self._seen = b""
         self._changed = threading.Condition()
         commands, self._commands = os.pipe()

@@ -28,6 +28,7 @@ __all__ = [
     "answers",
     "fetch",
     "free_port",
+    "free_ports",
     "observing",
     "promtool",
     "running",
@@ -81,10 +82,16 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 def free_port() -> int:
     """A free port of the loopback address."""
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """So many, each another one."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def fetch(url: str, **headers: str) -> bytes:
