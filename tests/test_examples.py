@@ -37,7 +37,7 @@ from tests.support.moves import (
     scrape_workers,
     uvicorn,
 )
-from tests.support.prometheus_server import Job, answers, fetch, free_port, scraping
+from tests.support.prometheus_server import Job, answers, fetch, free_port, free_ports, scraping
 from tests.support.scrapes import hang_up
 from tests.support.segment_files import alive, read_segment, segments_in
 
@@ -237,7 +237,7 @@ def test_prometheus_daemon(number: signal.Signals, tmp_path: Path) -> None:
 @ENDS
 def test_aiohttp_service(number: signal.Signals, tmp_path: Path) -> None:
     """Requests by endpoint and method; what no route has is refused, and counted together."""
-    port, metrics = free_port(), free_port()
+    port, metrics = free_ports(2)
     ports = "--port", str(port), "--metrics-port", str(metrics)
     with example("aiohttp_service.py", tmp_path / "stats", number, *ports) as mountpoint:
         url = f"http://127.0.0.1:{port}"

@@ -174,8 +174,8 @@ class TreeChange:
 tree_lock: Final = threading.RLock()
 """The lock. `call_locked(tree_lock, …)` is for a step that changes only a number."""
 number_changes: Final = [object()]
-"""Has another object after each change that comes with numbers: a total of the bases from before it,
-with the numbers from after it, is of no moment."""
+"""Has another object after each change that comes with numbers. A total of the bases from before
+it, with the numbers from after it, is of no moment."""
 _is_owned: Final[Callable[[], bool]] = tree_lock._is_owned  # type: ignore[attr-defined]
 _changing = False  # a change is being made, and those queued behind it
 _waiting: Final[deque[Callable[[TreeChange], None]]] = deque()

@@ -16,7 +16,7 @@ from statsfs import Collector, Registry, serve_metrics
 from tests.support.code_lines import count_code_lines
 from tests.support.deadlines import wait_until
 from tests.support.mounts import ROOT
-from tests.support.prometheus_server import answers, fetch, free_port, running
+from tests.support.prometheus_server import answers, fetch, free_port, free_ports, running
 
 __all__ = [
     "EXAMPLES",
@@ -95,7 +95,7 @@ def compare_samples(before: Samples, after: Samples) -> tuple[int, int]:
 
 def scrape_aiohttp(program: Path, mountpoint: Path) -> Samples:
     """Run either program of aiohttp, ask it a few times, and scrape it."""
-    port, metrics = free_port(), free_port()
+    port, metrics = free_ports(2)
     with running(
         sys.executable,
         program,
