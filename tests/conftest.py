@@ -76,7 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "host: needs the kernel's own numbers of processes")
     config.addinivalue_line("markers", "tools: runs programs of Debian packages: cc, promtool")
     config.addinivalue_line("markers", "browser: shows the page in chromium; where it is, it must")
-    config.addinivalue_line("markers", "alone: measures how long things take; see --alone")
+    config.addinivalue_line(
+        "markers", "alone: measures how long things take, or all VMs; see --alone"
+    )
     config.addinivalue_line("markers", "slow: not among the tests of `make quick`")
 
 

@@ -29,8 +29,7 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.kvm,
     pytest.mark.host,
-    # The totals are of all VMs of the host; and a daemon of another test may hold some that ended.
-    pytest.mark.alone,
+    pytest.mark.alone,  # the totals are of all VMs of the host
 ]
 
 # More exits than the VMs of other tests end with meanwhile.

@@ -194,7 +194,6 @@ def test_a_successor_that_fails(guests: RealKvm, daemons: Daemons) -> None:
     assert old.find(vm.name).get_value(COUNT) == 0
 
 
-@pytest.mark.alone  # daemons of other tests may hold the first VM for a moment
 def test_another_vm_of_the_same_name(guests: RealKvm, daemons: Daemons) -> None:
     """It came in the last moment, perhaps where the other one was: it begins at 0, and counts."""
     old, vm = start_with_vm(guests, daemons)
