@@ -69,9 +69,12 @@ class Daemon:
         with urllib.request.urlopen(url[1], timeout=DEADLINE) as answer:
             return str(answer.read().decode())
 
-    def number(self, name: str) -> int:
-        """The number of a file in `statsfs/`."""
-        return int((self.mountpoint / "statsfs" / name).read_text())
+    def number(self, name: str) -> int | None:
+        """The number of a file in `statsfs/`; None before the collector has seen its user."""
+        try:
+            return int((self.mountpoint / "statsfs" / name).read_text())
+        except FileNotFoundError:
+            return None
 
 
 @contextmanager
