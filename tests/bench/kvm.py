@@ -30,7 +30,7 @@ from tests.bench.measuring import (
     time_once,
 )
 from tests.support.deadlines import wait_until
-from tests.support.kvm_mounts import mounted, number
+from tests.support.kvm_mounts import has_counted, mounted
 from tests.support.mounts import ROOT
 from tests.support.qemus import find_kvm_files
 
@@ -152,7 +152,7 @@ def main() -> None:
         directories = [kvm / find_name(pid) / f"vcpu{VCPUS - 1}" for pid in pids]
         wait_until(lambda: all(map(Path.is_dir, directories)), "all VMs")
         guests = [directory.parent for directory in directories[:GUESTS]]
-        wait_until(lambda: all(int(number(one / "exits")) > BOOTED for one in guests), "the guests")
+        wait_until(lambda: all(has_counted(one / "exits", BOOTED) for one in guests), "the guests")
         lines = [
             *measure_reads(kvm),
             measure_idle(daemon.pid),

@@ -17,7 +17,7 @@ from statsfs.kvm.debugfs_vms import DebugfsVms
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.tree.registry import Registry
 from tests.support.deadlines import wait_until
-from tests.support.kvm_mounts import STATSFS, mounted, number, shown, wait_for
+from tests.support.kvm_mounts import STATSFS, has_counted, mounted, number, shown, wait_for
 from tests.support.mounts import ROOT, run
 from tests.support.qemus import UUID, find_qemu, running, take_stats
 
@@ -82,7 +82,7 @@ def test_a_vm_that_is_killed(mountpoint: Path, tmp_path: Path) -> None:
     with mounted(mountpoint, "--kvm"), running(tmp_path / "a.qmp") as vm:
         kvm = mountpoint / "kvm"
         wait_for(kvm / vm.name)
-        wait_until(lambda: int(number(kvm / vm.name / "exits")) > 1000, "exits")
+        wait_until(lambda: has_counted(kvm / vm.name / "exits"), "exits")
         counted = int(number(kvm / vm.name / "exits"))
         vm.send_signal(signal.SIGKILL)
         began = time.monotonic()
@@ -108,7 +108,7 @@ def test_reading_disturbs_no_guest(mountpoint: Path, tmp_path: Path) -> None:
     with mounted(mountpoint, "--kvm"), running(tmp_path / "a.qmp") as vm:
         directory = mountpoint / "kvm" / vm.name
         wait_for(directory)
-        wait_until(lambda: int(number(directory / "exits")) > 1000, "exits")
+        wait_until(lambda: has_counted(directory / "exits"), "exits")
         vm.execute("stop")
         before = settled(directory / "signal_exits")
         for _ in range(50):

@@ -12,7 +12,7 @@ from tests.support.commands import STATSFS, is_mounted, mounting
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.mounts import ROOT
 
-__all__ = ["STATSFS", "mounted", "number", "shown", "wait_for"]
+__all__ = ["STATSFS", "has_counted", "mounted", "number", "shown", "wait_for"]
 
 
 @contextmanager
@@ -46,6 +46,12 @@ def number(path: Path) -> int | str:
         return int(path.read_text())
     except OSError as error:
         return errno.errorcode[error.errno or 0]
+
+
+def has_counted(path: Path, least: int = 1000) -> bool:
+    """Whether a file has an integer now, and at least this one."""
+    found = number(path)
+    return isinstance(found, int) and found >= least
 
 
 def wait_for(path: Path) -> None:
