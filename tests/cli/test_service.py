@@ -22,7 +22,8 @@ def serving(
 ) -> contextlib.AbstractContextManager["subprocess.Popen[str]"]:
     """Run a server until the test has ended it; or at the end."""
     arguments = [*STATSFS, command, mountpoint, *options]
-    return mounting(arguments, mountpoint, env={**os.environ, **environment})
+    # A group of its own, as in a shell: one that is orphaned, as after `setsid`, ignores SIGTSTP.
+    return mounting(arguments, mountpoint, env={**os.environ, **environment}, process_group=0)
 
 
 def wait_until_idle(process: "subprocess.Popen[str]") -> None:

@@ -114,7 +114,7 @@ def play_with_locks(directory: str, *others: str) -> None:
 
     def open_some() -> None:
         place = chance.choice([directory, *others])
-        name = chance.choice(os.listdir(place))
+        name = chance.choice(os.listdir(place) or ["nothing"])
         held.append(os.open(f"{place}/{name}", os.O_RDONLY | os.O_NONBLOCK))
         fd = held[-1]
         how = chance.choice(("ofd", "flock", "posix", "lease"))
