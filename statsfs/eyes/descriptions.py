@@ -6,11 +6,11 @@ Threading: pure.
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, get_origin
+from typing import Any, Final, get_args, get_origin
 
 from statsfs.exceptions import SampleError
 
-__all__ = ["Description", "Path", "Schema", "find_node", "parse_schema"]
+__all__ = ["INTEGERS", "Description", "Path", "Schema", "find_node", "parse_schema"]
 
 Path = tuple[str, ...]
 """The names of sources, from the directory that is looked at downwards; of itself ()."""
@@ -64,6 +64,11 @@ class Description:
 
 
 _FIELDS = {field.name: get_origin(field.type) or field.type for field in fields(Description)}
+_ITEMS = {
+    field.name: get_args(field.type)[0] for field in fields(Description) if get_args(field.type)
+}
+INTEGERS: Final = range(-(1 << 63), 1 << 64)
+"""What a number of statsfs can be. Another one has no place in a float, or in a file's column."""
 
 
 class Schema:
@@ -149,6 +154,11 @@ def _describe(found: Mapping[str, Any]) -> Description:
 
     described = {key: freeze(item) for key, item in found.items() if key in _FIELDS}
     for key, item in described.items():
-        if type(item) is not _FIELDS[key]:
+        items = item if type(item) is tuple else ()
+        if type(item) is not _FIELDS[key] or any(type(one) is not _ITEMS[key] for one in items):
             raise TypeError(f"{key} is {item!r}")
+        if any(type(one) is int and one not in INTEGERS for one in (item, *items)):
+            raise ValueError(f"{key} is {item!r}")
+    if described.get("base", 10) not in (2, 10):
+        raise ValueError(f"base is {described['base']!r}")
     return Description(**described)

@@ -84,6 +84,11 @@ def test_what_counts_has_a_rate_and_what_does_not_has_none(registry: Registry) -
      b'{"labels": {}, "values": [], "subordinates": {"a": {"values": [], "subordinates": {}}}}',
      b'{"labels": {}, "subordinates": {}, '
      b'"values": [{"name": "n", "kind": "", "unit": "", "aggregate": [], "mode": ""}]}',
+     *(b'{"labels": {}, "subordinates": {}, "values": [{"name": "n", "kind": "", "unit": "", '
+       b'"aggregate": ["sum"], %b}]}' % wrong for wrong in (
+           b'"base": 0', b'"base": 16', b'"exponent": 1e2', b'"exponent": 18446744073709551616',
+           b'"bounds": [1, "x"]', b'"bounds": [true]', b'"bounds": [18446744073709551616]',
+           b'"aggregate": [7]')),
      json.dumps({"values": {"n": 1}}).encode() * 2, b"[" * 100_000, b"\xff"],
 )  # fmt: skip
 def test_what_is_no_schema_is_refused(text: bytes) -> None:

@@ -1,5 +1,7 @@
 """Samples: what is one, and what is something else."""
 
+import json
+
 import pytest
 
 from statsfs.exceptions import SampleError
@@ -23,7 +25,22 @@ LEAF = '{"values": {"n": 1, "h": [1, 2]}, "subordinates": {}}'
         '{"values": {}, "subordinates": {"a": {"values": {}}}}',
         *(
             f'{{"values": {{"n": {wrong}}}, "subordinates": {{}}}}'
-            for wrong in ('"x"', "null", "1.5", "true", "{}", "[1, 2.5]", '["x"]', "[[1]]", "NaN")
+            for wrong in (
+                '"x"',
+                "null",
+                "1.5",
+                "true",
+                "{}",
+                "[1, 2.5]",
+                '["x"]',
+                "[[1]]",
+                "NaN",
+                "18446744073709551616",
+                "-9223372036854775809",
+                "1" * 309,
+                "9" * 5000,
+                "[0, 18446744073709551616]",
+            )
         ),
     ],
 )
@@ -43,3 +60,10 @@ def test_what_is_one() -> None:
     assert [path for path, _ in sample.walk()] == [(), ("a",), ("b",)]
     assert (sample.number(("b",), "n"), sample.number(("a",), "h")) == (1, [1, 2])
     assert (sample.number((), "h"), sample.number((), "x")) == ([], None)
+
+
+def test_64_bits() -> None:
+    """All that a file can have; a name may be a longer number."""
+    ends = [-(1 << 63), (1 << 64) - 1]
+    root = {"values": {"9" * 30: ends[0], "b": ends}, "subordinates": {}}
+    assert parse_sample(json.dumps(root).encode(), 0, 0).root == root
