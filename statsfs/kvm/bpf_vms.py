@@ -17,7 +17,7 @@ from statsfs.kvm.bpf import BpfIterator, BpfPass, BpfRow
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import find_process
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE, VmSources
-from statsfs.kvm.ways import FoundVm, Known, Numbers
+from statsfs.kvm.ways import FoundVm, Known, Numbers, Which
 from statsfs.model.packed import PackedNumbers, Target
 
 __all__ = ["BpfVms"]
@@ -83,7 +83,7 @@ class BpfVms:
         with self._lock:
             self._passed = until - _FRESH
 
-    def read(self, name: str) -> Numbers:
+    def read(self, name: str, which: Which = None) -> Numbers:
         """Bring all up to date, for a reader who comes as a VM moves; there is nothing to take."""
         self.refresh()
         return None, {}

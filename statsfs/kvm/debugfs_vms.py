@@ -20,7 +20,7 @@ from statsfs.exceptions import KvmError
 from statsfs.kvm.scanning import KvmFiles, find_process
 from statsfs.kvm.steal import SCHEDULER_VALUES, ThreadTimes
 from statsfs.kvm.vm_sources import Section
-from statsfs.kvm.ways import ALL, FoundVm, Known, Numbers
+from statsfs.kvm.ways import ALL, FoundVm, Known, Numbers, Which
 from statsfs.model.locking import locked
 from statsfs.model.values import Kind
 
@@ -71,8 +71,8 @@ class DebugfsVms:
                 pid = find_process(int(name.partition("-")[0]))
                 if pid in left and name not in others:
                     with suppress(OSError):  # it is just ending, or unreadable
-                        key = os.stat(name, dir_fd=self._fd).st_ino
-                        found.append(FoundVm(name, pid, key, self.read(name)))
+                        key, numbers = self._read(name)
+                        found.append(FoundVm(name, pid, key, numbers, (self, key)))
         self._keep({one.name for one in found})
         return found
 
@@ -104,8 +104,13 @@ class DebugfsVms:
         """Return why a process's VM was not found."""
         return "no directory of it can be read"
 
-    def read(self, name: str) -> Numbers:
+    def read(self, name: str, which: Which = None) -> Numbers:
         """Return the numbers of a VM, and the sums of its vCPUs; OSError if they are not there."""
+        key, numbers = self._read(name)
+        return numbers if which in (None, (self, key)) else (None, {})
+
+    def _read(self, name: str) -> tuple[int, Numbers]:
+        # Returns what tells its directory from a later one, too.
         fd = self._open(name)
         try:
             found = map(_A_VCPU.fullmatch, os.listdir(fd))
@@ -113,7 +118,7 @@ class DebugfsVms:
             vcpus = {number: one.ljust(self._vcpu.size, b"\0") for number, one in schedules.items()}
             if self._sums:
                 vcpus[ALL] = _read_block(self._vcpu, fd)
-            return _read_block(self._vm, fd), vcpus
+            return os.fstat(fd).st_ino, (_read_block(self._vm, fd), vcpus)
         finally:
             os.close(fd)
 

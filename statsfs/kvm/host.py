@@ -11,7 +11,6 @@ import os
 import select
 import threading
 import time
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Final
@@ -27,6 +26,7 @@ from statsfs.kvm.identity import identify
 from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.taken import NEEDED, TakenVms
+from statsfs.kvm.told_vms import ToldVms
 from statsfs.kvm.uevents import KvmUevents
 from statsfs.kvm.vm_sources import VmSources, read_sections
 from statsfs.kvm.ways import FoundVm, MakeWay, Way
@@ -85,10 +85,8 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._vms: dict[str, HostVm] = {}
         self._files: dict[int, scanning.KvmFiles] = {}
         self._pidfds: dict[int, int] = {}  # by process
-        # How many VMs of a name uevents told. One that somebody holds, as a reader of its
-        # descriptors does, ends late; its process may have given its name to another by then.
-        self._told: Counter[str] = Counter()
-        self._unseen: set[str] = set()  # those of them that no look has found yet
+        self._told = ToldVms()
+        self._unseen: set[str] = set()  # those that uevents told and no look has found yet
         self._own: list[str] = []  # names of VMs of our own, whose uevents have not come yet
         self._young: dict[str, float] = {}  # VMs that uevents told, and until when they are young
         self._unread: dict[str, float] = {}  # VMs that no way reads, and since when
@@ -187,7 +185,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         # Again if a look took numbers meanwhile: these may be older than this reader's question.
         for _ in range(2):
             begun = time.monotonic()
-            if begun < self._frozen or vm.take(way, way.read(vm.name), begun):
+            if begun < self._frozen or vm.take(way, way.read(vm.name, vm.which), begun):
                 return
 
     # BPF
@@ -227,7 +225,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if self._bpf is None:
             return []
         try:
-            found = self._bpf.look(self._told)
+            found = self._bpf.look(self._told.names)
             self._unseen -= {one.name for one in found}
             if self._unseen:
                 self._unseen.clear()
@@ -273,12 +271,9 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 self._own.remove(name)
             elif event.created:
                 self._young[name] = time.monotonic() + _YOUTH
-                self._told[name] += 1
+                self._told.create(name)
                 self._unseen.add(name)
-            elif self._told[name] > 1:
-                self._told[name] -= 1
-            else:
-                del self._told[name]
+            elif self._told.destroy(name):
                 self._young.pop(name, None)
                 # The next VM may have its name, its address and its numbers.
                 if self._bpf is not None:
@@ -286,6 +281,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                 if name in self._vms:
                     self._end(self._vms[name])
         if overrun:
+            self._told.lose()
             self._next_scan = 0.0
             self._unseen.add("")
 
@@ -360,7 +356,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if vm is None:
             return
         if vm.way is not way:
-            found = vm.read_by(way, found, begun, self._told)
+            found = vm.read_by(way, found, begun, self._told.names)
         elif way is not self._bpf:
             vm.take(way, found.numbers, begun)
         if vm.sources.vcpus != found.numbers[1].keys():
@@ -427,7 +423,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _end_early(self, vm: HostVm) -> None:
         # Its end will be told.
-        self._told.setdefault(vm.name, 1)
+        self._told.end_early(vm.name)
         self._end(vm)
 
     def _end(self, vm: HostVm) -> None:

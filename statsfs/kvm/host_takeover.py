@@ -78,7 +78,7 @@ class HostTakeover:
     def find_names(self, kept: Iterable[KeptVm]) -> Collection[str]:
         """Return the names of all VMs that can be read now, where one has several its old one."""
         for vm in kept:
-            self._host._told.setdefault(vm.name, 1)
+            self._host._told.know(vm.name)
         return self._host._find().keys()
 
     def adopt(self, kept: KeptVm) -> None:

@@ -15,7 +15,7 @@ from statsfs.kvm.bpf_vms import BpfVms
 from statsfs.kvm.identity import Identity
 from statsfs.kvm.kept import KeptVm
 from statsfs.kvm.vm_sources import VmSources
-from statsfs.kvm.ways import FoundVm, Numbers, Way
+from statsfs.kvm.ways import FoundVm, Numbers, Way, Which
 
 __all__ = ["HostVm", "describe_key", "describe_vm", "find_label"]
 
@@ -39,6 +39,7 @@ class HostVm:
         way: how it is read; None if nothing can read it.
         way_name: the name of the way that reads it, or read it last.
         key: as text, what tells it from other VMs of that name for this way.
+        which: the same in this process.
         shown: whether it is in the tree. Hidden it may come back: it runs on, but nothing can read
             it.
         moving: from one way to another: readers' numbers are dropped.
@@ -57,6 +58,7 @@ class HostVm:
     way: "Way | BpfVms | None" = None
     way_name: str = ""
     key: str | None = None
+    which: Which = None
     shown: bool = False
     moving: bool = False
     frozen: float = 0.0
@@ -110,7 +112,8 @@ class HostVm:
         try:
             if begun < self.read_at:  # a reader's numbers by the way before may be newer
                 found = _read_again(way, found, told)
-            self.way, self.way_name, self.key = way, way.name, describe_key(found.key)
+            self.way, self.way_name = way, way.name
+            self.key, self.which = describe_key(found.key), found.which
             self.sources.show(way.known, found.numbers[1])
             self.sources.set_refresh(idle=isinstance(way, BpfVms), blocking=way.blocking)
             self.sources.source.info = {**self.info, "kvm.source": way.name}
@@ -130,7 +133,16 @@ class HostVm:
 
     def is_another(self, way: "Way | BpfVms", found: FoundVm) -> bool:
         """Tell whether a way found another VM of the same name."""
-        return self.way_name == way.name and self.key != describe_key(found.key)
+        if self.way_name != way.name:
+            return False
+        if self.key != describe_key(found.key):
+            return True
+        if found.which is None:
+            return False
+        if self.which is not None and self.which[0] is found.which[0]:
+            return self.which != found.which
+        # It could not be read for a while, or another process read it. Then numbers must tell.
+        return found.key is None and self.sources.has_fallen(found.numbers[1])
 
     def keep(self) -> KeptVm:
         """Return its record for the next process."""
@@ -144,7 +156,7 @@ class HostVm:
 def _read_again(way: "Way | BpfVms", found: FoundVm, told: Collection[str]) -> FoundVm:
     if isinstance(way, BpfVms):
         return next((one for one in way.look(told) if one.name == found.name), found)
-    return found._replace(numbers=way.read(found.name))
+    return found._replace(numbers=way.read(found.name, found.which))
 
 
 def describe_key(key: object) -> str:

@@ -16,7 +16,7 @@ from statsfs.exceptions import KvmError
 from statsfs.kvm.libvirt_source import LibvirtSource
 from statsfs.kvm.scanning import KvmFiles
 from statsfs.kvm.vm_sources import Section
-from statsfs.kvm.ways import FoundVm, Known, Numbers
+from statsfs.kvm.ways import FoundVm, Known, Numbers, Which
 
 __all__ = ["LibvirtVms"]
 
@@ -123,7 +123,7 @@ class LibvirtVms:
         """Return why a process's VM was not found."""
         return "no domain of libvirt's" if files.vcpus else "it has no vCPUs"
 
-    def read(self, name: str) -> Numbers:
+    def read(self, name: str, which: Which = None) -> Numbers:
         """Return the numbers of a domain; KvmError if it or libvirtd does not answer."""
         domain = self._domains.get(name)
         if domain is None:

@@ -20,7 +20,7 @@ from statsfs.kvm.capabilities import find_missing
 from statsfs.kvm.scanning import KvmFiles, parse_link
 from statsfs.kvm.steal import ThreadTimes
 from statsfs.kvm.vm_sources import SCHEDULE_SIZE
-from statsfs.kvm.ways import FoundVm, Known, Numbers
+from statsfs.kvm.ways import FoundVm, Known, Numbers, Which
 from statsfs.model.locking import locked
 
 __all__ = ["NEEDED", "TakenVm", "TakenVms"]
@@ -58,11 +58,16 @@ class TakenVm(AbstractContextManager["TakenVm"]):
         pid: the process.
         size: how many bytes of statistics a vCPU has here.
 
+    Attributes:
+        exchanges: how often `take` found that all it had was gone: the process closed the VM, and
+            another one may have its number.
+
     Raises:
         KvmError: the process has ended.
     """
 
     def __init__(self, pid: int, size: int) -> None:
+        self.exchanges = 0
         self._pid = pid
         self._size = size
         self._lock = threading.RLock()
@@ -96,7 +101,9 @@ class TakenVm(AbstractContextManager["TakenVm"]):
         Raises:
             OSError: one cannot be taken (CAP_SYS_PTRACE), or is something else.
         """
-        self._keep({n for n, theirs in fds.items() if n in self._vcpus and self._same(n, theirs)})
+        same = {n for n, theirs in fds.items() if n in self._vcpus and self._same(n, theirs)}
+        self.exchanges += bool(self._vcpus and not same)
+        self._keep(same)
         for number in fds.keys() - self._vcpus.keys():
             self._vcpus[number] = self._take(number, fds[number])
 
@@ -175,7 +182,7 @@ class TakenVms:
         wanted = {}
         for pid, one in files.items():
             name = one.name(pid)
-            if one.stats and name not in others:
+            if (one.stats or name in self._vms) and name not in others:
                 if len(one.vms) == 1:
                     wanted[name] = (pid, one.stats)
                 else:  # nothing tells whose they are
@@ -187,7 +194,9 @@ class TakenVms:
             try:
                 vm = self._vms[name] = self._vms.get(name) or TakenVm(pid, self._size)
                 vm.take(fds)
-                found.append(FoundVm(name, pid, None, self.read(name)))
+                if fds:
+                    which = (vm, vm.exchanges)
+                    found.append(FoundVm(name, pid, None, self.read(name), which))
             except OSError as error:
                 self._complain(f"{name}: statistics descriptors cannot be taken: {error}")
         return found
@@ -203,12 +212,13 @@ class TakenVms:
             return f"its process has {len(files.vms)} VMs"
         return "cannot be taken" if files.stats else "its process keeps none open (QEMU since 8.1)"
 
-    def read(self, name: str) -> Numbers:
+    def read(self, name: str, which: Which = None) -> Numbers:
         """Return nothing of the VM, and the numbers of its vCPUs; OSError if they are not there."""
         vm = self._vms.get(name)
         if vm is None:
             raise KvmError(f"{name} has ended", name)
-        return None, vm.read()
+        blocks = vm.read()
+        return None, blocks if which in (None, (vm, vm.exchanges)) else {}
 
     def close(self) -> None:
         """Close all descriptors."""

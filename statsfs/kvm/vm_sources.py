@@ -300,6 +300,17 @@ class VmSources:
                 left[field] = max(_read(block, field) - before, 0).to_bytes(_SLOT, sys.byteorder)
         return bytes(left)
 
+    def has_fallen(self, blocks: Mapping[int, bytes]) -> bool:
+        """Tell whether a counter of a vCPU is less than before: then it is another VM's."""
+        places = self._section.places
+        cumulative = [name for name in self._section.plain if places[name].value.cumulative]
+        return any(
+            _read(block, field) < _read(self._vcpus[number].numbers.raw, field)
+            for number, block in blocks.items()
+            if number in self._vcpus
+            for _, field in self._fields(cumulative)
+        )
+
     def take(self, vcpu: int | None, block: bytes) -> None:
         """Take the numbers of a vCPU, or of the VM for None; of an unknown one they are dropped."""
         numbers = self.find(vcpu)

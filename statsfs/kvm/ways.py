@@ -11,7 +11,7 @@ from statsfs.kvm.scanning import KvmFiles
 if TYPE_CHECKING:
     from statsfs.kvm.vm_sources import Section
 
-__all__ = ["ALL", "FoundVm", "Known", "MakeWay", "Numbers", "Way"]
+__all__ = ["ALL", "FoundVm", "Known", "MakeWay", "Numbers", "Way", "Which"]
 
 ALL: Final = -1
 """Stands for the number of a vCPU where a way has only sums over all vCPUs of the VM. Its block has
@@ -24,6 +24,9 @@ Numbers = tuple[bytes | None, Mapping[int, bytes]]
 """The block of a VM, or None where it is not known, and of each vCPU by its number, or of `ALL`."""
 
 
+Which = tuple[object, int] | None
+
+
 class FoundVm(NamedTuple):
     """A VM that a way found, and its numbers of that moment.
 
@@ -32,12 +35,15 @@ class FoundVm(NamedTuple):
         pid: the process that has it.
         key: another one is another VM, even of the same name.
         numbers: of that moment.
+        which: the same in this process, for `Way.read`: what tells VMs of that name from each
+            other, and its number for this one. None if nothing does.
     """
 
     name: str
     pid: int
     key: object
     numbers: Numbers
+    which: Which = None
 
 
 class Way(Protocol):
@@ -70,8 +76,13 @@ class Way(Protocol):
     def explain(self, files: KvmFiles) -> str:
         """Return why a look did not find the VM of a process with these descriptors."""
 
-    def read(self, name: str) -> Numbers:
-        """Return the numbers of a VM that it found; OSError if they are not there."""
+    def read(self, name: str, which: Which = None) -> Numbers:
+        """Return the numbers of a VM that it found; OSError if they are not there.
+
+        Args:
+            name: its name.
+            which: that of the found VM. If another one has the name now, nothing is returned.
+        """
 
     def close(self) -> None:
         """Let go of all VMs."""

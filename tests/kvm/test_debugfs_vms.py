@@ -96,8 +96,16 @@ def test_a_vm(debugfs: Debugfs, vms: DebugfsVms, sections: tuple[Section, Sectio
     assert vms.known[1] == ("run_ns", "wait_ns", "timeslices")
     assert {"remote_tlb_flush", "max_mmu_rmap_size"} <= set(vms.known[0] or ())
     debugfs.write(NAME, {"exits": 9})
-    assert get(vcpu, vms.read(NAME)[1][ALL], "exits") == 9
+    assert get(vcpu, vms.read(NAME, found.which)[1][ALL], "exits") == 9
     assert vms.find_failure() == ""
+    # Another VM has the name: its numbers are not those of the first one.
+    debugfs.write("new", {"exits": 5})
+    debugfs.remove(NAME)
+    (debugfs.path / "new").rename(debugfs.path / NAME)
+    assert vms.read(NAME, found.which) == (None, {})
+    (another,) = vms.look(FILES, ())
+    assert another.key != found.key
+    assert get(vcpu, vms.read(NAME, another.which)[1][ALL], "exits") == 5
 
 
 def test_nothing_is_written_or_kept_open(
@@ -540,8 +548,8 @@ def test_numbers_that_come_late(
         tell(debugfs, other)
         asked, answer, real = threading.Event(), threading.Event(), DebugfsVms.read
 
-        def read(self: DebugfsVms, name: str) -> Any:
-            numbers = real(self, name)
+        def read(self: DebugfsVms, *which: Any) -> Any:
+            numbers = real(self, *which)
             if threading.current_thread().name != "statsfs-kvm":
                 asked.set()
                 assert answer.wait(DEADLINE)

@@ -1,7 +1,6 @@
 """What one daemon hands over of VMs to the next: two hosts in this process, and our own guests."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ from statsfs.kvm.vm_sources import Section, read_sections
 from statsfs.kvm.ways import MakeWay, Numbers
 from statsfs.tree.source import Source
 from tests.kvm.test_debugfs_vms import tell
-from tests.kvm.test_host import alone, find, look_again, run, shown, wait_for  # noqa: F401
+from tests.kvm.test_host import alone, create_as, find, look_again, run, shown, wait_for  # noqa: F401
 from tests.support.deadlines import DEADLINE, wait_until
 from tests.support.debugfs import Debugfs
 from tests.support.kvm_ways import OtherWay
@@ -104,27 +103,6 @@ def end(guests: RealKvm, daemon: Daemon, vm: RealVm) -> None:
     """End a VM, and wait until that is noticed."""
     guests.destroy_vm(vm)
     wait_until(lambda: find(daemon.host, vm) is None, "the end")
-
-
-def create_as(guests: RealKvm, name: str) -> RealVm:
-    """Create a VM with the name of one that ended: its descriptor has the same number."""
-    made: list[RealVm] = []
-
-    def create() -> bool:
-        # Lower numbers are taken; another thread may still be the first to take this one.
-        lower = []
-        while (descriptor := os.dup(0)) < int(name.rpartition("-")[2]):
-            lower.append(descriptor)
-        os.close(descriptor)
-        made.append(guests.create_vm(1))
-        for descriptor in lower:
-            os.close(descriptor)
-        if made[-1].name != name:
-            guests.destroy_vm(made.pop())
-        return bool(made)
-
-    wait_until(create, name)
-    return made[0]
 
 
 def test_what_is_handed_over(guests: RealKvm, daemons: Daemons) -> None:
@@ -210,6 +188,21 @@ def test_another_vm_of_the_same_name(guests: RealKvm, daemons: Daemons) -> None:
     assert again[0].name == vm.name
     assert daemon.find(vm.name).get_value(COUNT) == 7
     assert daemon.exits == 37
+
+
+def test_another_vm_by_descriptors(guests: RealKvm, daemons: Daemons, no_bpf: None) -> None:
+    """They keep the first one in the kernel: no uevent tells of its end, only its numbers do."""
+    old, vm = start_with_vm(guests, daemons)
+    again: list[RealVm] = []
+
+    def happen() -> None:
+        guests.destroy_vm(vm)
+        again.append(create_as(guests, vm.name))
+        again[0].vcpus[0].make_exits(7)
+
+    daemon = daemons.replace(old, happen)
+    assert daemon.find(vm.name).get_value(COUNT) == 7
+    assert daemon.exits == 57
 
 
 def test_a_process_that_has_another_ones_number(

@@ -121,6 +121,27 @@ def look_again(host: KvmHost) -> None:
     del looking._look
 
 
+def create_as(guests: RealKvm, name: str) -> RealVm:
+    """Create a VM with the name of one that ended: its descriptor has the same number."""
+    made: list[RealVm] = []
+
+    def create() -> bool:
+        # Lower numbers are taken; another thread may still be the first to take this one.
+        lower = []
+        while (descriptor := os.dup(0)) < int(name.rpartition("-")[2]):
+            lower.append(descriptor)
+        os.close(descriptor)
+        made.append(guests.create_vm(1))
+        for descriptor in lower:
+            os.close(descriptor)
+        if made[-1].name != name:
+            guests.destroy_vm(made.pop())
+        return bool(made)
+
+    wait_until(create, name)
+    return made[0]
+
+
 SCHEDULE = {"run_ns", "wait_ns", "timeslices"}
 
 
@@ -354,6 +375,20 @@ def test_descriptors_that_a_process_keeps(guests: RealKvm, no_bpf: None) -> None
         guests.destroy_vm(vm)
         wait_until(lambda: source.parent is None, "the end")
         assert host.source.get_value("exits") >= 40
+
+
+@pytest.mark.parametrize("exits", [7, 70])
+def test_another_vm_by_descriptors(guests: RealKvm, no_bpf: None, exits: int) -> None:
+    """It has the name of one that ended between two looks: what that counted stays in the total."""
+    with KvmHost() as host:
+        vm = guests.create_vm(1)
+        run(wait_for(host, vm), vm, 50)
+        with paused(host):
+            guests.destroy_vm(vm)
+            again = create_as(guests, vm.name)
+            again.vcpus[0].make_exits(exits)
+        wait_until(lambda: host.source.get_value("fpu_reload") == 50 + exits, "both")
+        assert wait_for(host, again).get_value("fpu_reload") == exits
 
 
 def test_without_any_way(

@@ -76,6 +76,10 @@ def test_a_number_that_is_another_file(guests: RealKvm) -> None:
             os.dup2(stats_of(second)[0], theirs)
             taken.take({0: theirs})
             assert read(taken, second) == said(second) != said(first)
+            assert taken.exchanges == 1
+            for fds, exchanges in (({0: theirs}, 1), ({}, 2), ({}, 2), ({0: theirs}, 2)):
+                taken.take(fds)
+                assert taken.exchanges == exchanges
     finally:
         os.close(theirs)
 
@@ -174,7 +178,14 @@ def test_the_vms_of_processes(guests: RealKvm) -> None:
     assert taken.explain(files) == "cannot be taken"
     assert taken.explain(files._replace(stats={})) == "its process keeps none open (QEMU since 8.1)"
     assert taken.find_failure() == ""
-    taken.look({os.getpid(): files}, ())
+    (first,) = taken.look({os.getpid(): files}, ())
+    assert taken.look({os.getpid(): files._replace(stats={})}, ()) == []
+    (second,) = taken.look({os.getpid(): files}, ())
+    assert first.which is not None
+    assert second.which == (first.which[0], 1) != first.which
+    # A reader who knew the first one is not told of the second one.
+    assert taken.read(vm.name, first.which) == (None, {})
+    assert taken.read(vm.name, second.which) == second.numbers
     taken.close()
 
 

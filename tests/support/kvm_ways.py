@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 
 from statsfs.kvm.scanning import KvmFiles
-from statsfs.kvm.ways import FoundVm, Known, Numbers
+from statsfs.kvm.ways import FoundVm, Known, Numbers, Which
 
 __all__ = ["OtherWay"]
 
@@ -32,7 +32,7 @@ class OtherWay:
     def explain(self, files: KvmFiles) -> str:
         return f"none of {files.vms}"
 
-    def read(self, name: str) -> Numbers:
+    def read(self, name: str, which: Which = None) -> Numbers:
         return self.vms()[name]
 
     def close(self) -> None:
