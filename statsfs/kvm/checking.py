@@ -69,8 +69,9 @@ def check_ways(others: Sequence[MakeWay] = (LibvirtVms, DebugfsVms)) -> CheckedW
     Raises:
         KvmError: there is no KVM here.
     """
-    by_bpf, why_not = _look_by_bpf()
+    # First: a VM that is made after this is found by BPF.
     files = {pid: one for pid, one in scanning.scan().items() if pid != os.getpid()}
+    by_bpf, why_not = _look_by_bpf()
     unseen = files.keys() - set(by_bpf.values())
     names = by_bpf | {files[pid].name(pid): pid for pid in unseen}
     vms = [CheckedVm(name, identify(pid), {}) for name, pid in sorted(names.items())]
@@ -89,7 +90,14 @@ def check_ways(others: Sequence[MakeWay] = (LibvirtVms, DebugfsVms)) -> CheckedW
             no_files = "its descriptors cannot be seen" if its is None else way.explain(its)
             vm.ways[way.name] = "" if vm.name in found else why_not or no_files
         way.close()
+    # One that has ended meanwhile is not one that cannot be read.
+    checked.vms = [vm for vm in vms if vm.way is not None or _is_there(vm.name, names[vm.name])]
     return checked
+
+
+def _is_there(name: str, pid: int) -> bool:
+    files = scanning.find_files(pid)
+    return files is not None and files.name(pid) == name
 
 
 def _look(way: Way, files: Mapping[int, scanning.KvmFiles]) -> set[str]:

@@ -17,6 +17,7 @@ from statsfs.kvm.debugfs_vms import DebugfsVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.scanning import scan
 from statsfs.kvm.vm_sources import read_sections
+from statsfs.kvm.ways import Numbers
 from tests.support.deadlines import wait_until
 from tests.support.debugfs import Debugfs
 from tests.support.kvm_mounts import STATSFS
@@ -68,6 +69,19 @@ def test_without_bpf(qemus: tuple[Qemu, Qemu]) -> None:
     assert old.ways == {"bpf": "BPF needs CAP_BPF", "descriptors": KEEPS_NONE}
     assert (old.way, late.way) == (None, "descriptors")
     assert check_ways([]).ways == {"bpf": "BPF needs CAP_BPF", "descriptors": ""}
+
+
+@pytest.mark.usefixtures("no_bpf")
+def test_a_vm_that_ends_meanwhile(qemus: tuple[Qemu, Qemu]) -> None:
+    """It is not one that cannot be read."""
+
+    def end() -> dict[str, Numbers]:
+        qemus[0].end()
+        return {}
+
+    names = {vm.name for vm in check_ways([lambda *_: OtherWay(end)]).vms}
+    assert qemus[1].name in names
+    assert qemus[0].name not in names
 
 
 @pytest.mark.usefixtures("no_bpf")
@@ -125,6 +139,7 @@ def test_no_kvm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         check_ways()
 
 
+@pytest.mark.alone  # it is of all VMs of the host
 def test_the_command(qemus: tuple[Qemu, Qemu]) -> None:
     """It prints each way, and for each VM why it is not read by the others."""
     done = run(*STATSFS, "kvm-check", cwd=ROOT)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -162,6 +163,9 @@ with host:
 """
 
 
+ANOTHER = re.compile(r"kvm: \d+-\d+: ")
+
+
 @pytest.mark.parametrize(
     ("lost", "way", "says"),
     [
@@ -193,4 +197,6 @@ def test_capabilities_that_are_lost(lost: str, way: str, says: str) -> None:
         command = ["setpriv", f"--bounding-set={dropped}", "--inh-caps=-all"]
         done = run(*command, *(STATSFS[0], "-c", HOST, name), cwd=ROOT, status=0 if way else 1)
     assert done.stdout.strip() == way
-    assert done.stderr.splitlines() == [says] * bool(says)
+    # Other processes of the host may have several VMs each, of which a line is right.
+    lines = [one for one in done.stderr.splitlines() if not ANOTHER.match(one) or name in one]
+    assert lines == [says] * bool(says)

@@ -32,7 +32,7 @@ def test_an_end_that_is_told_after_the_next_beginning() -> None:
 
 
 def test_a_beginning_without_a_name() -> None:
-    """The kernel gives no name where one that has ended has it: only the first one's end is told."""
+    """The kernel gives no name where one that has ended has it: of that one the end is told."""
     told = ToldVms()
     told.create("1-2")
     told.end_early("1-2")  # the second one is shown
