@@ -23,6 +23,7 @@ from statsfs.model.packed import PackedNumbers, Target
 __all__ = ["BpfVms"]
 
 _FRESH: Final = 0.02  # seconds for which a pass is new enough
+_TRIES: Final = 10  # passes of one look, while uevents come
 _VM: Final = re.compile(rb"kvm-(\d{1,10})\0*")
 
 
@@ -44,15 +45,23 @@ class BpfVms:
     Args:
         iterator: what reads them.
         changed: called where a reader's pass had other VMs or vCPUs than the last look.
+        behind: tells whether there are uevents that nobody has heard. The kernel tells the end of a
+            VM before it frees it: without one, what a pass has at an address is the VM of before.
     """
 
     name = "bpf"
     known: Known = (None, None)
     blocking = False
 
-    def __init__(self, iterator: BpfIterator, changed: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        iterator: BpfIterator,
+        changed: Callable[[], object],
+        behind: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._iterator = iterator
         self._changed = changed
+        self._behind = behind
         self._lock = threading.Lock()
         self._closed = False
         self._passed = 0.0
@@ -74,8 +83,11 @@ class BpfVms:
         with self._lock:
             if time.monotonic() - self._passed < _FRESH:
                 return
-            rows = self._pass().rows
-        if len(rows) != self._rows:
+            found = self._pass()
+            if self._behind():
+                return  # a VM that has ended may have left its address to another
+            self._take(found)
+        if len(found.rows) != self._rows:
             self._changed()
 
     def freeze(self, until: float) -> None:
@@ -91,24 +103,35 @@ class BpfVms:
     def _pass(self) -> BpfPass:
         if self._closed:  # its number may be another file's by now
             raise KvmError("BPF has ended")
-        before, bound, targets = self._last
-        found = self._iterator.read(before)
+        found = self._iterator.read(self._last[0])
         self._passed = time.monotonic()
+        return found
+
+    def _take(self, found: BpfPass) -> None:
+        before, bound, targets = self._last
         if before is None or before.rows is not found.rows or bound is not self._bound:
             bound = self._bound
             targets = [_find_target(row, bound) for row in found.rows]
         self._last = (found, bound, targets)
         PackedNumbers.take_all(targets, found.blocks)
-        return found
 
-    def look(self, told: Collection[str]) -> list[FoundVm]:
+    def look(
+        self, told: Collection[str], hear: Callable[[], object] | None = None
+    ) -> list[FoundVm]:
         """Return all VMs; OSError if the kernel refuses.
 
         Args:
             told: the names of VMs that uevents told.
+            hear: called if there are more of them meanwhile, before the next try.
         """
-        with self._lock:
-            passed = self._pass()
+        for left in reversed(range(_TRIES if hear else 1)):
+            with self._lock:
+                passed = self._pass()
+                if not self._behind():
+                    self._take(passed)
+                    break
+            if left and hear:
+                hear()
         self._rows = len(passed.rows)
         names: dict[object, str] = {}
         found = []

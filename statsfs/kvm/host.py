@@ -11,7 +11,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Final
 
@@ -27,7 +27,7 @@ from statsfs.kvm.libvirt_vms import LibvirtVms
 from statsfs.kvm.own_vm import OwnVm
 from statsfs.kvm.taken import NEEDED, TakenVms
 from statsfs.kvm.told_vms import ToldVms
-from statsfs.kvm.uevents import KvmUevents
+from statsfs.kvm.uevents import KvmUevent, KvmUevents
 from statsfs.kvm.vm_sources import VmSources, read_sections
 from statsfs.kvm.ways import FoundVm, MakeWay, Way
 from statsfs.tree.index import ClearRecorder
@@ -95,7 +95,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._complaints: set[str] = set()
         self._stopping, self._recorder = False, recorder
         # The number of the last uevent; until when readers get numbers that were handed over.
-        self._heard, self._frozen = 0, 0.0
+        self._heard, self._frozen, self._deaf = 0, 0.0, False
         self._turn = threading.Lock()  # to hear and to look; taken while this is held
         self._holding: list[bool] = []
         self._thread = threading.Thread(target=self._run, name="statsfs-kvm", daemon=True)
@@ -195,12 +195,16 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._tried = time.monotonic()
         try:
             with self._make_own() as own:
-                self._bpf = BpfVms(BpfIterator(own), self._wake_up)
+                self._bpf = BpfVms(BpfIterator(own), self._wake_up, self._is_behind)
         except KvmError as error:
             return str(error)
         self._next_try = None
         log.info("kvm: all VMs are read by BPF")
         return ""
+
+    def _is_behind(self) -> bool:
+        # A successor that hangs must not stop all numbers: nothing is heard meanwhile.
+        return not self._deaf and self._uevents.is_behind()
 
     def _make_own(self) -> OwnVm:
         own = OwnVm()
@@ -217,7 +221,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         self._next_try = max(now, self._tried + _RETRY)
         self._next_scan = now
 
-    def _look_by_bpf(self) -> list[FoundVm]:
+    def _look_by_bpf(self, hear: Callable[[], object] | None) -> list[FoundVm]:
         if self._next_try is not None and time.monotonic() >= self._next_try:
             self._next_try += _RETRY
             if why_not := self._try_bpf():
@@ -225,7 +229,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         if self._bpf is None:
             return []
         try:
-            found = self._bpf.look(self._told.names)
+            found = self._bpf.look(self._told.names, hear)
             self._unseen -= {one.name for one in found}
             if self._unseen:
                 self._unseen.clear()
@@ -234,7 +238,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
                         raise KvmError("KVM was unloaded, and loaded again")
         except OSError as error:
             self._drop_bpf(error)
-            return self._look_by_bpf()
+            return self._look_by_bpf(hear)
         return found
 
     # Looking
@@ -261,7 +265,10 @@ class KvmHost(AbstractContextManager["KvmHost"]):
         return _EAGER if self._young else _LOOK
 
     def _hear(self) -> None:
-        events, overrun = self._uevents.read()
+        with self._uevents.hear() as (events, overrun):
+            self._learn(events, overrun)
+
+    def _learn(self, events: Sequence[KvmUevent], overrun: bool) -> None:
         for event in events:
             if 0 < event.number <= self._heard:
                 continue  # the process before this one heard it
@@ -287,7 +294,7 @@ class KvmHost(AbstractContextManager["KvmHost"]):
 
     def _look(self) -> None:
         begun = time.monotonic()
-        found = self._find()
+        found = self._find(self._hear)
         self._note_unread(found.keys())
         for vm in list(self._vms.values()):
             if vm.name not in found:
@@ -298,9 +305,11 @@ class KvmHost(AbstractContextManager["KvmHost"]):
             except Exception:  # one VM that is odd must not hide all others for ever
                 log.exception("kvm: %s cannot be shown", one.name)
 
-    def _find(self) -> "dict[str, tuple[Way | BpfVms, FoundVm]]":
+    def _find(
+        self, hear: Callable[[], object] | None = None
+    ) -> "dict[str, tuple[Way | BpfVms, FoundVm]]":
         found: dict[str, tuple[Way | BpfVms, FoundVm]] = {}
-        for one in self._look_by_bpf():
+        for one in self._look_by_bpf(hear):
             assert self._bpf is not None
             found[one.name] = (self._bpf, one)
         if self._bpf is None:

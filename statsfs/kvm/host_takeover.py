@@ -22,9 +22,9 @@ from statsfs.tree.index import Part
 
 __all__ = ["HostTakeover"]
 
-# Seconds. Readers get the numbers that were handed over while the mounts are swapped, which takes a
-# few ms; and if the successor hangs, new ones again.
-_FROZEN: Final = 1.0
+# Seconds. Readers get the numbers that were handed over while the mounts are swapped, and if the
+# successor hangs, new ones again. That takes some 20 ms; 640 on a busy machine, once in 227 times.
+_FROZEN: Final = 5.0
 _PATIENCE: Final = 5.0  # seconds for the end of a look
 
 
@@ -46,11 +46,12 @@ class HostTakeover:
     # The old one
 
     def hold(self) -> None:
-        """Leave the tree as it is, and its numbers, for a second at most; KvmError: it is busy."""
+        """Leave the tree as it is, and its numbers, for a while; KvmError: it is busy."""
         if not self._host._turn.acquire(timeout=_PATIENCE):
             raise KvmError("its VMs cannot be handed over: a look at them does not end", self)
         self._host._holding.append(True)
         self._freeze(time.monotonic() + _FROZEN)
+        self._host._deaf = True
 
     def keep(self) -> list[KeptVm]:
         """Return each VM's record for the next process."""
@@ -61,6 +62,7 @@ class HostTakeover:
         if self._host._holding:
             # First: another VM may be where one was that has ended, with its name.
             self._host._hear()
+        self._host._deaf = False
         self._freeze(0.0)
         self._host.go_on()
 

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _RESCAN: Final = 1.0  # seconds between two looks for sockets
 _RETRY: Final = 10.0  # seconds until the next try of a socket that failed
 _SETUP: Final = 5.0  # seconds that a VM may take to describe itself
-_FROZEN: Final = 1.0  # seconds for which readers get old numbers while the mounts are swapped
+_FROZEN: Final = 5.0  # seconds for which readers get old numbers while the mounts are swapped
 _RESTING: Final = 0.5  # seconds for the queries under way when a successor comes
 _CONNECTING: Final = 0.5  # seconds that a successor waits until it reads the same VMs
 
@@ -123,7 +123,7 @@ class QemuMonitor(AbstractContextManager["QemuMonitor"]):
     # Takeovers
 
     def hold(self) -> None:
-        """Leave the tree as it is until `go_on` or `leave`, and its numbers for a second at most.
+        """Leave the tree as it is until `go_on` or `leave`, and its numbers for a while.
 
         Nothing is connected any more.
 

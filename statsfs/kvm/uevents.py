@@ -2,15 +2,17 @@
 
 Owns the netlink socket and the text of the messages (lib/kobject_uevent.c, and
 kvm_uevent_notify_change() in virt/kvm/kvm_main.c). vCPUs have no uevents.
-Threading: one thread.
+Threading: one thread reads; any may ask whether there is something to read.
 """
 
 import contextlib
 import ctypes
 import errno
 import re
+import select
 import socket
 import struct
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
 
@@ -53,6 +55,7 @@ class KvmUevents(AbstractContextManager["KvmUevents"]):
     """
 
     def __init__(self) -> None:
+        self._hearing = False
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         try:
             self._socket = socket.socket(socket.AF_NETLINK, kind, _KOBJECT_UEVENT)
@@ -77,6 +80,22 @@ class KvmUevents(AbstractContextManager["KvmUevents"]):
     def fileno(self) -> int:
         """Return the descriptor, for epoll."""
         return self._socket.fileno()
+
+    def is_behind(self) -> bool:
+        """Tell whether some have come, or were dropped, that nobody has heard; for any thread."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        # In this order: what is being heard has left the socket.
+        return bool(poll.poll(0)) or self._hearing
+
+    @contextlib.contextmanager
+    def hear(self) -> Iterator[tuple[list[KvmUevent], bool]]:
+        """Read them; until the end of the context they are not heard."""
+        self._hearing = True
+        try:
+            yield self.read()
+        finally:
+            self._hearing = False
 
     def read(self) -> tuple[list[KvmUevent], bool]:
         """Return what has come, and whether the kernel dropped some as it was too much."""

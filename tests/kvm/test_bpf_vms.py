@@ -1,7 +1,7 @@
 """Which rows of a pass are one VM's, how it is called, and how often a pass is made."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -64,11 +64,13 @@ def vcpu(number: int, schedule: bytes = b"s", **changes: Any) -> Found:
     return row(block, vcpu=number, fd=20 + number, id=id, **changes)
 
 
-def make(*rows: Found) -> tuple[BpfVms, Rows, list[int]]:
+def make(
+    *rows: Found, behind: Callable[[], bool] = lambda: False
+) -> tuple[BpfVms, Rows, list[int]]:
     """What finds VMs in these rows, and notes how often others are there."""
     iterator, changed = Rows(*rows), list[int]()
     found: Any = iterator
-    return BpfVms(found, lambda: changed.append(1)), iterator, changed
+    return BpfVms(found, lambda: changed.append(1), behind), iterator, changed
 
 
 def names(vms: BpfVms, told: set[str] | None = None) -> dict[str, int]:
@@ -117,6 +119,34 @@ def test_the_address_of_a_vm_that_has_ended() -> None:
     vms.forget(f"{PID}-8")
     iterator.rows = [row(fd=20), row(kvm=7, fd=31)]
     assert names(vms) == {f"{PID}-20": PID, f"{PID}-30": PID}
+
+
+def test_uevents_that_nobody_has_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look tries again after it has heard them; no numbers are taken meanwhile."""
+    monkeypatch.setattr("statsfs.kvm.bpf_vms._FRESH", 0.0)
+    unheard, heard = 0, list[int]()
+
+    def hear() -> None:
+        nonlocal unheard
+        unheard -= 1
+        heard.append(unheard)
+
+    vms, iterator, changed = make(row(), behind=lambda: unheard > 0)
+    sources: Any = Taken()
+    (found,) = vms.look(())
+    vms.bind(found.key, sources)
+    unheard = 2
+    iterator.rows = [row(b"ab"), row(kvm=7)]
+    vms.refresh()
+    assert (changed, sources.raw) == ([], {None: bytes(2)})
+    assert (len(vms.look(())), heard, sources.raw) == (2, [], {None: bytes(2)})
+    assert (len(vms.look((), hear)), heard, sources.raw) == (2, [1, 0], {None: b"ab"})
+    unheard = 100  # more come all the time: what is found is shown, and is not counted yet
+    iterator.rows = [row(b"cd"), row(kvm=7)]
+    assert (len(vms.look((), hear)), len(heard), sources.raw) == (2, 11, {None: b"ab"})
+    unheard = 0
+    vms.refresh()
+    assert sources.raw == {None: b"cd"}
 
 
 def test_a_reader_gets_numbers_of_20_ms_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -377,6 +377,31 @@ def test_descriptors_that_a_process_keeps(guests: RealKvm, no_bpf: None) -> None
         assert host.source.get_value("exits") >= 40
 
 
+def test_the_address_of_another_vm(guests: RealKvm) -> None:
+    """A VM that is made before the end of another is heard is often where that was: not in BPF.
+
+    Readers get the last numbers until the end is heard, and then the new VM's as well.
+    """
+    with KvmHost() as host:
+        total = 0
+        for _ in range(5):
+            vm = guests.create_vm(1)
+            run(wait_for(host, vm), vm, 50)
+            total += 50
+            with paused(host):
+                guests.destroy_vm(vm)
+                again = create_as(guests, vm.name)
+                again.vcpus[0].make_exits(7)
+                assert host._bpf is not None
+                host._bpf._passed = 0.0  # the next reader makes a pass
+                assert host.source.get_value("fpu_reload") == total
+            total += 7
+            wait_until(lambda: host.source.get_value("fpu_reload") == total, "both")  # noqa: B023
+            assert wait_for(host, again).get_value("fpu_reload") == 7
+            guests.destroy_vm(again)
+            wait_until(lambda: find(host, again) is None, "the end")  # noqa: B023
+
+
 @pytest.mark.parametrize("exits", [7, 70])
 def test_another_vm_by_descriptors(guests: RealKvm, no_bpf: None, exits: int) -> None:
     """It has the name of one that ended between two looks: what that counted stays in the total."""

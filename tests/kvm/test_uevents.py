@@ -51,6 +51,27 @@ def test_what_is_about_something_else(old: bytes, new: bytes) -> None:
 
 @pytest.mark.kvm
 @pytest.mark.host
+def test_what_is_not_heard_yet() -> None:
+    """From the moment when the kernel tells it to the end of the hearing."""
+    with KvmUevents() as events, OwnVm() as own:
+        name = f"{os.getpid()}-{own.fd}"
+        wait_until(events.is_behind)
+        heard: list[KvmUevent] = []
+
+        def hear() -> bool:
+            with events.hear() as (more, overrun):
+                assert events.is_behind()
+                assert not overrun
+                heard.extend(more)
+            return any(one.name == name for one in heard)
+
+        wait_until(hear, "the VM")
+        # Other VMs of the host may come at any time.
+        wait_until(lambda: hear() and not events.is_behind(), "silence")
+
+
+@pytest.mark.kvm
+@pytest.mark.host
 def test_a_vm_that_comes_and_goes() -> None:
     """The kernel tells both, with the thread and the name of debugfs."""
     with KvmUevents() as events:
