@@ -45,8 +45,8 @@ class BpfVms:
     Args:
         iterator: what reads them.
         changed: called where a reader's pass had other VMs or vCPUs than the last look.
-        behind: tells whether there are uevents that nobody has heard. The kernel tells the end of a
-            VM before it frees it: without one, what a pass has at an address is the VM of before.
+        behind: tells whether there are unheard uevents. The kernel tells the end of a VM before it
+            frees it. So, if there are none, a pass has the same VM at an address as before.
     """
 
     name = "bpf"

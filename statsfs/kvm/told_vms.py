@@ -1,8 +1,8 @@
 """What uevents told of VMs, by name: one that has ended may have given its name to another.
 
-A VM that somebody holds, as a reader of its statistics descriptors does, ends in the kernel later
-than for its process. Its end may be told when another one has its name, and even when a look has
-found that already. Threading: one thread uses it.
+A reader of statistics descriptors holds the VM: in the kernel it ends later than for its process.
+The kernel may tell its end when another VM has its name, and even when a look has found that.
+Threading: one thread uses it.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ class ToldVms:
 
     def __init__(self) -> None:
         self.names: Counter[str] = Counter()
-        # Of each name: how many ended early, less those that are shown and whose end was told.
+        # By name: how many ended early, less the shown ones of which the end was told.
         self._early: Counter[str] = Counter()
 
     def know(self, name: str) -> None:
@@ -31,7 +31,7 @@ class ToldVms:
         self.names[name] += 1
 
     def end_early(self, name: str) -> None:
-        """Note that a VM is not shown any more whose end was not told yet."""
+        """Note that a VM is shown no more, and that its end was not told yet."""
         self.know(name)
         self._add(self._early, name, 1)
 

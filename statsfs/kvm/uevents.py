@@ -82,10 +82,10 @@ class KvmUevents(AbstractContextManager["KvmUevents"]):
         return self._socket.fileno()
 
     def is_behind(self) -> bool:
-        """Tell whether some have come, or were dropped, that nobody has heard; for any thread."""
+        """Tell whether there are unheard ones, or dropped ones; for any thread."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        # In this order: what is being heard has left the socket.
+        # First the socket: a uevent leaves it before the hearing ends.
         return bool(poll.poll(0)) or self._hearing
 
     @contextlib.contextmanager

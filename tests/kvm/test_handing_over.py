@@ -105,6 +105,14 @@ def end(guests: RealKvm, daemon: Daemon, vm: RealVm) -> None:
     wait_until(lambda: find(daemon.host, vm) is None, "the end")
 
 
+def exchange(guests: RealKvm, vm: RealVm) -> None:
+    """End a VM, and have another one of its name make 7 exits."""
+    guests.destroy_vm(vm)
+    again = create_as(guests, vm.name)
+    assert again.name == vm.name
+    again.vcpus[0].make_exits(7)
+
+
 def test_what_is_handed_over(guests: RealKvm, daemons: Daemons) -> None:
     """Retained counts of every kind, clears, VMs that end and that come meanwhile; three times."""
     old = daemons.start()
@@ -177,15 +185,7 @@ def test_another_vm_of_the_same_name(guests: RealKvm, daemons: Daemons) -> None:
     old, vm = start_with_vm(guests, daemons)
     old.find(vm.name).clear_value(COUNT)
     run(old.find(vm.name), vm, 30)
-    again: list[RealVm] = []
-
-    def happen() -> None:
-        guests.destroy_vm(vm)
-        again.append(create_as(guests, vm.name))
-        again[0].vcpus[0].make_exits(7)
-
-    daemon = daemons.replace(old, happen)
-    assert again[0].name == vm.name
+    daemon = daemons.replace(old, lambda: exchange(guests, vm))
     assert daemon.find(vm.name).get_value(COUNT) == 7
     assert daemon.exits == 37
 
@@ -193,14 +193,7 @@ def test_another_vm_of_the_same_name(guests: RealKvm, daemons: Daemons) -> None:
 def test_another_vm_by_descriptors(guests: RealKvm, daemons: Daemons, no_bpf: None) -> None:
     """They keep the first one in the kernel: no uevent tells of its end, only its numbers do."""
     old, vm = start_with_vm(guests, daemons)
-    again: list[RealVm] = []
-
-    def happen() -> None:
-        guests.destroy_vm(vm)
-        again.append(create_as(guests, vm.name))
-        again[0].vcpus[0].make_exits(7)
-
-    daemon = daemons.replace(old, happen)
+    daemon = daemons.replace(old, lambda: exchange(guests, vm))
     assert daemon.find(vm.name).get_value(COUNT) == 7
     assert daemon.exits == 57
 
